@@ -1,0 +1,399 @@
+//! The only types that the engine and the screen share.
+//!
+//! Commands go in; two lanes come out. The **text lane** ([`Event`]) is never lost. The **telemetry lane**
+//! ([`StepRecord`]) is lossy: the engine never waits for the screen, so records may be dropped, and the
+//! number of dropped records is counted and shown. Every record carries the whole occupancy, so one record
+//! is enough to be right again after a gap. Slow gauges ([`Gauges`]) are "latest wins".
+//!
+//! Everything here is plain data without behaviour beyond small accessors.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Identifies one generation request; answers carry it so that late events of a cancelled turn can be told apart.
+pub type RequestId = u64;
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModelSource {
+    /// The toy model that is embedded in the binary.
+    Demo,
+    /// A GGUF file, or the first file of a split set.
+    Path(PathBuf),
+}
+
+/// How a model is to be loaded. `None` means "derive it"; the plan says what was derived.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadOptions {
+    /// Budget of host memory in bytes for everything the process keeps (`--ram`).
+    pub ram: Option<u64>,
+    /// Slots per layer; derived from the budget when absent.
+    pub slots: Option<usize>,
+    /// Context length in tokens; derived when absent.
+    pub context: Option<usize>,
+    /// Worker threads, the calling one included; physical cores when absent.
+    pub threads: Option<usize>,
+    /// Replacement policy by name: `rotary`, `lru`, `lfu`.
+    pub policy: Option<String>,
+    /// Keep keys and values in 32-bit floats (exact comparison) instead of 16-bit.
+    pub kv_f32: bool,
+}
+
+/// Who said a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Standing instructions.
+    System,
+    /// The person at the keyboard.
+    User,
+    /// The model.
+    Assistant,
+    /// The result of a tool call.
+    Tool,
+}
+
+/// One message of a chat, as the template sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who said it.
+    pub role: Role,
+    /// What was said, without markup of the template.
+    pub content: String,
+    /// The reasoning that preceded the answer, where the model has such a block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<String>,
+}
+
+/// How the next token is drawn from the logits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Keep the k most likely tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens at least this fraction as likely as the best; 0 keeps all.
+    pub min_p: f32,
+    /// Divides (multiplies, if negative) the logits of tokens seen before; 1 is off.
+    pub repetition_penalty: f32,
+    /// Subtracted once from the logits of tokens seen before; 0 is off.
+    pub presence_penalty: f32,
+    /// Seed of the random draw; `None` takes a fresh one, which the turn's stats report.
+    pub seed: Option<u64>,
+    /// Most tokens to generate; 0 is "until the context is full".
+    pub max_tokens: usize,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 0.7,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            seed: None,
+            max_tokens: 0,
+        }
+    }
+}
+
+/// What the screen (or a report) asks of the engine. Cancelling and the slot target are atomics on the
+/// engine's handle, because they must act in the middle of a command.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Close the model at hand, if any, and load another.
+    Open { source: ModelSource, options: LoadOptions },
+    /// Answer this chat. The engine reuses whatever prefix of it is already in its cache.
+    Generate { id: RequestId, messages: Vec<Message>, sampling: Sampling, thinking: Option<bool> },
+    /// Continue raw text without a template.
+    Complete { id: RequestId, prompt: String, sampling: Sampling },
+    /// Change the replacement policy by name at the next step boundary.
+    SetPolicy(String),
+    /// Leave the thread; the model is dropped first.
+    Shutdown,
+}
+
+/// What is loaded, for titles, the memory pane and the cursor card.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// `general.name` or the file's stem.
+    pub name: String,
+    /// `general.architecture`.
+    pub arch: String,
+    /// A toy that must be labelled as one.
+    pub toy: bool,
+    /// Layers that have routed experts, in order of appearance; index = "layer" everywhere in the telemetry.
+    pub layers: usize,
+    /// Routed experts per layer.
+    pub experts: usize,
+    /// Experts that one token uses in a layer.
+    pub top_k: usize,
+    /// Vocabulary size.
+    pub vocab: usize,
+    /// Context length granted, in tokens.
+    pub context: usize,
+    /// Bytes of one expert, per layer (types may differ between layers).
+    pub expert_bytes: Vec<u64>,
+    /// The plan that the load followed.
+    pub plan: Plan,
+    /// Sampling defaults of the file (`general.sampling.*`) laid over the program's.
+    pub sampling: Sampling,
+    /// The template knows `enable_thinking`.
+    pub can_think: bool,
+    /// The file has no chat template and the built-in ChatML is used.
+    pub template_fallback: bool,
+    /// What computes: "CPU, AVX2, 2 threads".
+    pub device: String,
+}
+
+/// The memory plan, computed and shown before anything is loaded. All sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The budget that was kept to; `None` if none was asked for.
+    pub budget: Option<u64>,
+    /// Weights that every token uses.
+    pub trunk: u64,
+    /// Keys, values and recurrent state at the granted context.
+    pub cache: u64,
+    /// Activations, logits and the process itself.
+    pub buffers: u64,
+    /// All slots of all layers.
+    pub slots: u64,
+    /// One slot in every layer.
+    pub slot_step: u64,
+    /// All routed experts of the file.
+    pub experts: u64,
+    /// Slots per layer.
+    pub slots_per_layer: usize,
+    /// Fewest slots per layer that can be set.
+    pub min_slots: usize,
+    /// Most slots per layer: the number of experts.
+    pub max_slots: usize,
+    /// Context length in tokens.
+    pub context: usize,
+}
+
+/// Which part of an answer a piece of text belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextKind {
+    /// The answer itself.
+    Answer,
+    /// Reasoning between the model's thinking marks.
+    Thinking,
+}
+
+/// Why a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FinishReason {
+    /// The model ended its turn.
+    Stop,
+    /// `max_tokens` was reached.
+    Length,
+    /// The context is full.
+    ContextFull,
+    /// The person cancelled.
+    Cancelled,
+    /// An error event came before.
+    Failed,
+}
+
+/// Counts and times of one finished turn.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TurnStats {
+    /// Tokens of the rendered prompt.
+    pub prompt_tokens: usize,
+    /// Of those, tokens that were already in the cache and not read again.
+    pub reused_tokens: usize,
+    /// Tokens generated, the end token not counted.
+    pub generated_tokens: usize,
+    /// Of those, tokens inside the thinking block.
+    pub thinking_tokens: usize,
+    /// Wall time of the prompt in seconds.
+    pub prefill_s: f64,
+    /// Wall time of the generation in seconds.
+    pub decode_s: f64,
+    /// Routed experts found in a slot, and all routed experts, over the decode steps of this turn.
+    pub hits: u64,
+    /// See `hits`.
+    pub routed: u64,
+    /// The seed that was used.
+    pub seed: u64,
+}
+
+/// The text lane. Never lost, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// Loading goes on: a stage in words, bytes done and in all (0 if unknown).
+    Loading { stage: String, done: u64, total: u64 },
+    /// A model is open.
+    Ready { card: Box<ModelCard> },
+    /// The model could not be opened; the engine is idle and another can be tried.
+    LoadFailed { message: String },
+    /// The prompt is being read.
+    Prefill { id: RequestId, done: usize, total: usize, reused: usize },
+    /// A piece of text, cut at grapheme borders. `step` names the step that produced its last token.
+    Text { id: RequestId, text: String, kind: TextKind, step: u64 },
+    /// The turn is over.
+    Finished { id: RequestId, reason: FinishReason, stats: TurnStats },
+    /// A change of the slot count was carried out, in full, in part or not at all.
+    Slots { asked: usize, granted: usize, why: Option<String> },
+    /// Something failed; the engine goes on. `id` is the turn that failed, if one did.
+    Failed { id: Option<RequestId>, message: String },
+    /// Something worth a line on the screen.
+    Notice { message: String },
+}
+
+/// Prompt reading or token generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// A chunk of the prompt.
+    Prefill,
+    /// One token.
+    #[default]
+    Decode,
+}
+
+/// What became of one routed expert in one layer of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It was in a slot.
+    Hit,
+    /// It was not, and stayed out.
+    Miss,
+    /// It was not, and got a slot in this step.
+    Admitted,
+}
+
+/// One routed expert of one layer in one step. In prefill one entry stands for all tokens of the chunk
+/// that chose the expert.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoutedExpert {
+    /// Expert id within its layer.
+    pub expert: u16,
+    /// Tokens of the step that chose it (1 in decode).
+    pub tokens: u16,
+    /// Gate weight, summed over those tokens.
+    pub weight: f32,
+    /// What happened.
+    pub outcome: Outcome,
+}
+
+/// An expert that lost its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eviction {
+    /// Layer index.
+    pub layer: u16,
+    /// Expert that lost its slot.
+    pub expert: u16,
+}
+
+/// Where the time of a step went, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepTime {
+    /// The whole step, sampling included.
+    pub total_us: u32,
+    /// Everything that is not named below: embeddings, attention, norms, routers, head.
+    pub trunk_us: u32,
+    /// Routed experts that were in slots.
+    pub hits_us: u32,
+    /// Routed experts computed from host memory.
+    pub misses_us: u32,
+    /// Copying admitted experts into slots.
+    pub upload_us: u32,
+    /// Drawing the token.
+    pub sampling_us: u32,
+}
+
+/// One step of the engine. Fixed in size for a given model and slot count.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Counts steps since the model was opened, from 0; a gap means dropped records.
+    pub step: u64,
+    /// Prompt or generation.
+    pub phase: Phase,
+    /// Tokens in this step (1 in decode).
+    pub tokens: u32,
+    /// Position of the first of them in the context.
+    pub position: u32,
+    /// The token that this step chose (decode and last prefill chunk only).
+    pub chosen: Option<u32>,
+    /// Slots per layer in force during the step.
+    pub slots: u16,
+    /// `routed[ends[l-1]..ends[l]]` are layer l's experts, best gate first in decode.
+    pub ends: Vec<u32>,
+    /// All routed experts, layer after layer.
+    pub routed: Vec<RoutedExpert>,
+    /// Experts that lost their slot.
+    pub evicted: Vec<Eviction>,
+    /// Occupancy after the step: `slot_of[layer * experts + expert]`, [`NO_SLOT`] if none.
+    pub slot_of: Vec<u16>,
+    /// Time split.
+    pub time: StepTime,
+    /// Bytes copied into slots.
+    pub bytes_uploaded: u64,
+    /// Bytes of experts read from host memory to compute misses.
+    pub bytes_missed: u64,
+    /// Tokens in the context after the step.
+    pub context_used: u32,
+}
+
+/// Marks an expert without a slot in [`StepRecord::slot_of`].
+pub const NO_SLOT: u16 = u16::MAX;
+
+impl StepRecord {
+    /// Layers in this record.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The routed experts of one layer; empty for a layer out of range.
+    #[must_use]
+    pub fn layer(&self, layer: usize) -> &[RoutedExpert] {
+        let Some(&end) = self.ends.get(layer) else {
+            return &[];
+        };
+        let start = if layer == 0 { 0 } else { self.ends[layer - 1] };
+        self.routed.get(start as usize..end as usize).unwrap_or(&[])
+    }
+
+    /// Hits and routed experts, each counted once per token that chose it.
+    #[must_use]
+    pub fn hits_and_routed(&self) -> (u64, u64) {
+        self.routed.iter().fold((0, 0), |(hits, all), r| {
+            let n = u64::from(r.tokens);
+            (hits + if r.outcome == Outcome::Hit { n } else { 0 }, all + n)
+        })
+    }
+}
+
+/// Slow gauges, sampled about once a second; the latest wins. All sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gauges {
+    /// Resident set of this process.
+    pub rss: u64,
+    /// Peak of it.
+    pub rss_peak: u64,
+    /// Model file bytes that are in the page cache (sampled), if known.
+    pub page_cache: Option<u64>,
+    /// Size of the model file(s).
+    pub file: u64,
+    /// Bytes in occupied slots.
+    pub slots_used: u64,
+    /// Bytes of keys, values and recurrent state in use.
+    pub cache_used: u64,
+    /// Memory that the machine could still give.
+    pub available: u64,
+    /// Bytes per second that the process reads from disk.
+    pub disk_rate: u64,
+}
