@@ -1,1 +1,3 @@
-//! (to be written)
+//! The terminal front end: state, one pure update, panes, keys and the life of the terminal.
+
+pub mod panes;
