@@ -1,9 +1,21 @@
 //! Quantized dot products on the CPU, and the worker pool that runs them.
 //!
-//! Weights stay in their GGUF quantization, in the mapped file or in a slot, from file to dot product.
+//! Weights stay in their GGUF quantization, in the mapped file or in a slot, from file to dot product: nothing is repacked for
+//! keeps. A result depends on the weights and the input row only, not on the number of threads, on the other
+//! tokens of the batch, or on where the weights lie.
+
+mod activations;
+mod block;
+mod pool;
+mod product;
+mod scalar;
+
+pub use activations::Activations;
+pub use pool::Pool;
+pub use product::{matmul, Job};
 
 use crate::gguf::{Bytes, GgmlType};
-use std::sync::Arc;
+use block::Form;
 
 /// Why a kernel call was refused.
 #[derive(Debug, thiserror::Error)]
@@ -29,70 +41,40 @@ pub struct Matrix {
     pub bytes: Bytes,
 }
 
-/// A fork-join pool of our own: no spinning longer than a few microseconds, no barrier that collapses on a busy machine.
-pub struct Pool {}
-
-impl Pool {
-    /// `threads` includes the calling thread; 0 takes the physical cores.
-    #[must_use]
-    pub fn new(_threads: usize) -> Arc<Self> {
-        unimplemented!()
+/// Exact values of `bytes` (whole blocks) as f32, bit for bit those of `gguf-py`.
+///
+/// # Errors
+/// A type without a known layout, or an `out` that is not as long as `bytes` says.
+pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), KernelError> {
+    let form = block::form(ty).ok_or(KernelError::Unsupported(ty))?;
+    let (size, elems) = (ty.block_bytes(), ty.block_elems());
+    if bytes.len() % size != 0 || bytes.len() / size * elems != out.len() {
+        return Err(KernelError::Shape(format!("{} bytes of {ty:?} do not hold {} values", bytes.len(), out.len())));
     }
-    /// Threads, the caller included.
-    #[must_use]
-    pub fn threads(&self) -> usize {
-        unimplemented!()
+    match form {
+        Form::Float => block::float_row(ty, bytes, out),
+        Form::Block32 { offset } => {
+            for (b, o) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(elems)) {
+                block::unpack32(ty, b).values(offset, o);
+            }
+        }
+        Form::Block256 { offset } => {
+            for (b, o) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(elems)) {
+                block::unpack256(ty, b).values(offset, o);
+            }
+        }
     }
-    /// Run `task(i)` for every `i < tasks` on all threads, work-stealing by an atomic counter; returns when all are done.
-    /// A panic in a task is propagated to the caller after the join.
-    pub fn run(&self, _tasks: usize, _task: &(dyn Fn(usize) + Sync)) {
-        unimplemented!()
-    }
-}
-
-/// Input rows `[tokens, cols]` in f32 with, made on demand, the quantized forms that the weight types want. Reusable: keeps its buffers.
-#[derive(Default)]
-pub struct Activations {}
-
-impl Activations {
-    /// Take new rows; quantized forms of the old ones are dropped.
-    pub fn set(&mut self, _x: &[f32], _tokens: usize, _cols: usize) {
-        unimplemented!()
-    }
-}
-
-/// One product of a batch: `out[token * rows + r]`, for the tokens named in `pick` (all, in order, if `None`).
-pub struct Job<'a> {
-    /// Weights as raw rows (mapped file or slot).
-    pub ty: GgmlType,
-    /// Output size.
-    pub rows: usize,
-    /// `rows * row_bytes` bytes.
-    pub weights: &'a [u8],
-    /// Which rows of the activations to use.
-    pub pick: Option<&'a [u32]>,
-    /// `[picked tokens, rows]`.
-    pub out: &'a mut [f32],
-}
-
-/// All products of `jobs` over the same activations in one fork-join.
-pub fn matmul(_pool: &Pool, _x: &mut Activations, _jobs: &mut [Job<'_>]) -> Result<(), KernelError> {
-    unimplemented!()
-}
-
-/// Exact values of `bytes` (whole blocks) as f32.
-pub fn dequantize(_ty: GgmlType, _bytes: &[u8], _out: &mut [f32]) -> Result<(), KernelError> {
-    unimplemented!()
+    Ok(())
 }
 
 /// Whether [`matmul`] takes weights of this type.
 #[must_use]
-pub fn supported(_ty: GgmlType) -> bool {
-    unimplemented!()
+pub fn supported(ty: GgmlType) -> bool {
+    block::form(ty).is_some()
 }
 
 /// What the kernels use on this machine, for the screen: "AVX2+FMA", "scalar".
 #[must_use]
 pub fn instruction_set() -> &'static str {
-    unimplemented!()
+    "scalar"
 }
