@@ -25,7 +25,7 @@ print('cfg', vars(c), 'params total/active', c.params(), sum(p.numel() for p in 
 
 @torch.no_grad()
 def ns(G):                                   # batched Newton-Schulz orthogonalisation (Muon)
-    two = G.ndim == 2; X = G.to(torch.bfloat16); X = X[None] if two else X; tr = X.shape[-2] > X.shape[-1]
+    two = G.ndim == 2; X = G.to(dt); X = X[None] if two else X; tr = X.shape[-2] > X.shape[-1]
     if tr: X = X.mT
     X = X / (X.float().norm(dim=(-2, -1), keepdim=True).to(X.dtype) + 1e-7)
     for _ in range(5):
