@@ -227,6 +227,21 @@ pub struct TurnStats {
     pub seed: u64,
 }
 
+/// What kind of failure a load ended with: scripts tell them apart by exit code, the screen by the remedy it offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailureKind {
+    /// The file is missing, damaged, or of a kind that can't be run.
+    File,
+    /// The budget or the machine has too little memory.
+    Memory,
+    /// The person gave up.
+    Cancelled,
+    /// Everything else.
+    #[default]
+    Other,
+}
+
 /// The text lane. Never lost, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -236,7 +251,7 @@ pub enum Event {
     /// A model is open.
     Ready { card: Box<ModelCard> },
     /// The model could not be opened; the engine is idle and another can be tried.
-    LoadFailed { message: String },
+    LoadFailed { message: String, kind: FailureKind },
     /// The prompt is being read.
     Prefill { id: RequestId, done: usize, total: usize, reused: usize },
     /// A piece of text, cut at grapheme borders. `step` names the step that produced its last token.

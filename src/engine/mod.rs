@@ -1,5 +1,20 @@
 //! The inference thread: commands in, two lanes out.
 
+mod error;
+#[cfg(test)]
+mod fake;
+pub mod gauges;
+mod lanes;
+pub mod open;
+mod prompt;
+pub mod runtime;
+pub mod sampling;
+mod thread;
+mod turn;
+
+pub use error::EngineError;
+pub use runtime::Loader;
+
 use crate::events::{Command, Event, Gauges, StepRecord};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -40,8 +55,48 @@ impl Signals {
     }
 }
 
-/// Start the inference thread.
+/// Events that may wait for the listener before the engine does. An answer of a few hundred tokens fits.
+const EVENT_ROOM: usize = 256;
+/// Records that may wait: about a second of fast decoding. A record of a 48-layer model has some 20 kB.
+const TELEMETRY_ROOM: usize = 64;
+
+/// Start the inference thread. It ends by [`Command::Shutdown`] or when the handle's ends are dropped.
 #[must_use]
 pub fn spawn() -> EngineHandle {
-    unimplemented!()
+    spawn_with(open::open)
+}
+
+/// Start the inference thread with another way to open models (tests; an embedding program's own source).
+#[must_use]
+pub fn spawn_with(loader: impl Loader + 'static) -> EngineHandle {
+    let (commands, inbox) = crossbeam_channel::unbounded();
+    let (event_tx, events) = tokio::sync::mpsc::channel(EVENT_ROOM);
+    let (record_tx, telemetry) = tokio::sync::mpsc::channel(TELEMETRY_ROOM);
+    let (gauge_tx, gauges) = tokio::sync::watch::channel(gauges::process_memory());
+    let signals = Arc::new(Signals::default());
+    let lanes = lanes::Lanes {
+        events: event_tx,
+        telemetry: record_tx,
+        signals: signals.clone(),
+        // A system that refuses a thread still gets a chat; the gauges stay at their first sample.
+        gauges: gauges::start(gauge_tx).ok(),
+    };
+    let worker = thread::Worker { commands: inbox, lanes, loader, session: None };
+    let spawned = std::thread::Builder::new().name(THREAD_NAME.into()).spawn(move || worker.run());
+    if let Err(e) = spawned {
+        // The closed text lane tells the listener; the log tells why.
+        tracing::error!(%e, "the inference thread could not be started");
+    }
+    EngineHandle { commands, events, telemetry, gauges, signals }
+}
+
+/// Name of the inference thread.
+const THREAD_NAME: &str = "rotary-engine";
+
+/// Whether a panic on the calling thread is caught by the engine and becomes an event, so that a panic hook must
+/// neither print it nor give the terminal back. Worker threads that hand their panics to the engine carry names
+/// that begin in the same way.
+#[must_use]
+pub fn catches_panics_here() -> bool {
+    std::thread::current().name().is_some_and(|n| n.starts_with("rotary-"))
 }

@@ -1,0 +1,66 @@
+//! Why the engine could not do what it was asked.
+
+use super::sampling::{SamplingError, SettingError};
+use crate::events::FailureKind;
+use crate::experts::ExpertError;
+use crate::gguf::GgufError;
+use crate::model::ModelError;
+use crate::text::TextError;
+
+/// Why the engine could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The file is no usable GGUF.
+    #[error(transparent)]
+    File(#[from] GgufError),
+    /// Tokenizer or chat template.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The model could not be loaded or run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Experts could not be set up or run.
+    #[error(transparent)]
+    Experts(#[from] ExpertError),
+    /// No token could be drawn.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// A sampling setting out of range.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// A prompt that does not fit, refused before any work.
+    #[error(
+        "the prompt has {prompt} tokens, but the context holds {context}: start a new chat, shorten the message, \
+         or open the model with a larger --ctx"
+    )]
+    ContextOverflow {
+        /// Tokens of the rendered prompt.
+        prompt: usize,
+        /// Tokens that the context holds.
+        context: usize,
+    },
+    /// Nothing to read.
+    #[error("the prompt is empty: there is nothing for the model to continue")]
+    EmptyPrompt,
+    /// A command that needs a model came while none is open.
+    #[error("no model is open: open one first")]
+    NoModel,
+    /// The load was given up on request.
+    #[error("loading was cancelled")]
+    Cancelled,
+    /// Anything else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl EngineError {
+    /// The kind of failure, as scripts and the screen tell them apart.
+    #[must_use]
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::File(_) | Self::Text(_) | Self::Model(_) => FailureKind::File,
+            Self::Cancelled => FailureKind::Cancelled,
+            _ => FailureKind::Other,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The slow gauges: memory of the process, page cache, disk rate. A thread of its own samples them once a second,
+//! so that they cost the inference thread nothing and stay fresh while it is idle or deep in a long step.
+
+use crate::events::Gauges;
+use crossbeam_channel::{bounded, RecvTimeoutError, Sender};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Time between two samples.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// A model file whose share in the page cache is watched.
+#[derive(Clone)]
+pub struct MappedFile {
+    /// Bytes of all files of the model.
+    pub size: u64,
+    /// Estimates how many of them are in the page cache; `None` if the system can't tell. Must be cheap (a sample).
+    pub resident: Arc<dyn Fn() -> Option<u64> + Send + Sync>,
+}
+
+/// What the inference thread tells the sampler; written at step boundaries, read once a second.
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) slots_used: AtomicU64,
+    pub(super) cache_used: AtomicU64,
+    file: Mutex<Option<MappedFile>>,
+}
+
+impl Shared {
+    /// The model changed, or is gone.
+    pub(super) fn watch_file(&self, file: Option<MappedFile>) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        self.slots_used.store(0, Ordering::Relaxed);
+        self.cache_used.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Stops the sampling thread when dropped.
+pub(super) struct Sampling {
+    pub(super) shared: Arc<Shared>,
+    /// Sending asks for a sample at once; dropping ends the thread.
+    wake: Sender<()>,
+}
+
+impl Sampling {
+    /// Ask for a sample now instead of at the next second (a model was opened or closed, the slots changed).
+    pub(super) fn now(&self) {
+        // Full means that a sample is already on its way.
+        let _ = self.wake.try_send(());
+    }
+}
+
+/// Start sampling into `gauges`. The thread ends when the returned value is dropped or nobody looks any more.
+pub(super) fn start(gauges: tokio::sync::watch::Sender<Gauges>) -> std::io::Result<Sampling> {
+    let shared = Arc::new(Shared::default());
+    let (wake, asked) = bounded::<()>(1);
+    let state = shared.clone();
+    std::thread::Builder::new().name("rotary-gauges".into()).spawn(move || {
+        let mut disk = DiskRate::default();
+        loop {
+            let file = state.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let sample = Gauges {
+                slots_used: state.slots_used.load(Ordering::Relaxed),
+                cache_used: state.cache_used.load(Ordering::Relaxed),
+                file: file.as_ref().map_or(0, |f| f.size),
+                page_cache: file.as_ref().and_then(|f| (f.resident)()),
+                disk_rate: disk.sample(Instant::now(), read_bytes(&proc_file("/proc/self/io"))),
+                ..process_memory()
+            };
+            drop(file);
+            if gauges.send(sample).is_err() {
+                return;
+            }
+            match asked.recv_timeout(PERIOD) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    })?;
+    Ok(Sampling { shared, wake })
+}
+
+/// RSS, its peak and the memory that the machine could still give. Zeros where the system does not say.
+#[must_use]
+pub fn process_memory() -> Gauges {
+    let status = proc_file("/proc/self/status");
+    Gauges {
+        rss: kib_field(&status, "VmRSS:"),
+        rss_peak: kib_field(&status, "VmHWM:"),
+        available: kib_field(&proc_file("/proc/meminfo"), "MemAvailable:"),
+        ..Gauges::default()
+    }
+}
+
+fn proc_file(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// `NAME   123 kB` in bytes; 0 if absent.
+fn kib_field(text: &str, name: &str) -> u64 {
+    text.lines()
+        .find_map(|l| l.strip_prefix(name))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|n| n.parse::<u64>().ok())
+        .map_or(0, |kib| kib.saturating_mul(1024))
+}
+
+/// `read_bytes` of `/proc/self/io`: what really came from the disk, page faults of mapped files included.
+fn read_bytes(io: &str) -> Option<u64> {
+    io.lines().find_map(|l| l.strip_prefix("read_bytes:")).and_then(|n| n.trim().parse().ok())
+}
+
+/// Turns a growing count into a rate between two samples.
+#[derive(Default)]
+struct DiskRate {
+    last: Option<(Instant, u64)>,
+}
+
+impl DiskRate {
+    fn sample(&mut self, now: Instant, count: Option<u64>) -> u64 {
+        let Some(count) = count else { return 0 };
+        let rate = match self.last {
+            Some((then, before)) if now > then => (count.saturating_sub(before) as f64 / (now - then).as_secs_f64()) as u64,
+            _ => 0,
+        };
+        self.last = Some((now, count));
+        rate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_proc_files_are_read_in_bytes_and_absence_is_zero() {
+        let status = "Name:\trotary\nVmHWM:\t  2048 kB\nVmRSS:\t     12 kB\n";
+        assert_eq!(kib_field(status, "VmRSS:"), 12 * 1024);
+        assert_eq!(kib_field(status, "VmHWM:"), 2048 * 1024);
+        assert_eq!(kib_field(status, "VmSwap:"), 0);
+        assert_eq!(kib_field("VmRSS:\tmany kB", "VmRSS:"), 0);
+        assert_eq!(read_bytes("rchar: 5\nread_bytes: 4096\nwrite_bytes: 1\n"), Some(4096));
+    }
+
+    #[test]
+    fn the_disk_rate_is_bytes_per_second_between_samples() {
+        let (mut rate, t) = (DiskRate::default(), Instant::now());
+        assert_eq!(rate.sample(t, Some(1000)), 0, "nothing to compare with");
+        assert_eq!(rate.sample(t + Duration::from_secs(2), Some(5000)), 2000);
+        assert_eq!(rate.sample(t + Duration::from_secs(3), Some(5000)), 0);
+    }
+
+    #[test]
+    fn samples_carry_what_the_engine_wrote_and_the_thread_ends_with_its_owner() {
+        let (tx, mut rx) = tokio::sync::watch::channel(Gauges::default());
+        let sampling = start(tx).unwrap();
+        sampling.shared.watch_file(Some(MappedFile { size: 77, resident: Arc::new(|| Some(33)) }));
+        sampling.shared.slots_used.store(5, Ordering::Relaxed);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let wait = async {
+                loop {
+                    sampling.now();
+                    rx.changed().await.unwrap();
+                    let g = rx.borrow_and_update().clone();
+                    if g.file == 77 {
+                        assert_eq!((g.page_cache, g.slots_used), (Some(33), 5));
+                        if cfg!(target_os = "linux") {
+                            assert!(g.rss > 0 && g.rss_peak >= g.rss && g.available > 0, "{g:?}");
+                        }
+                        break;
+                    }
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), wait).await.expect("a sample with the file");
+            drop(sampling);
+            let gone = async { while rx.changed().await.is_ok() {} };
+            tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the thread ends");
+        });
+    }
+}

@@ -1,0 +1,92 @@
+//! What the inference thread needs of an open model, as two small traits: the numbers ([`Runtime`]) and the words
+//! ([`Language`]). The thread itself knows nothing of files, tensors or tokenizers, so its tests run it with fakes
+//! that panic, fail or stall on purpose.
+
+use super::EngineError;
+use crate::events::{LoadOptions, Message, ModelCard, ModelSource, StepRecord};
+use crate::model::Logits;
+
+/// A model with its experts and its context: computes steps.
+pub trait Runtime: Send {
+    /// One step: read `tokens` at the end of the context. Returns logits `[tokens or 1, vocab]`, empty for
+    /// [`Logits::None`]; `Ok(None)` if `stop` answered true, the context then being as before.
+    ///
+    /// The caller has set `record.phase`; the step fills in the expert part of the record and its own times.
+    fn step(
+        &mut self,
+        tokens: &[u32],
+        logits: Logits,
+        stop: &dyn Fn() -> bool,
+        record: &mut StepRecord,
+    ) -> Result<Option<Vec<f32>>, EngineError>;
+    /// Tokens in the context.
+    fn len(&self) -> usize;
+    /// Whether the context is empty.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Shorten the context to `len` tokens or to the nearest point below that it can go back to; returns the new length.
+    fn truncate(&mut self, len: usize) -> usize;
+    /// Bytes of keys, values and recurrent state in use.
+    fn cache_bytes(&self) -> u64;
+    /// Slots per layer now.
+    fn slots(&self) -> usize;
+    /// Bytes in occupied slots.
+    fn slot_bytes(&self) -> u64;
+    /// Change the slots per layer at a step boundary. Returns what was granted.
+    fn resize(&mut self, slots: usize) -> Result<usize, EngineError>;
+    /// Change the replacement policy by name.
+    fn set_policy(&mut self, name: &str) -> Result<(), EngineError>;
+    /// The most tokens that one prefill step takes well.
+    fn chunk(&self) -> usize {
+        256
+    }
+}
+
+/// Tokenizer and chat template of an open model.
+pub trait Language: Send {
+    /// The prompt text of a chat, ending where the assistant is to go on.
+    fn render(&self, messages: &[Message], thinking: Option<bool>) -> Result<String, EngineError>;
+    /// Token ids of `text`. With `special`, special tokens written out in it become their ids.
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, EngineError>;
+    /// The bytes of one token as they appear in text; empty for control tokens unless `special`.
+    fn token_bytes(&self, id: u32, special: bool) -> Vec<u8>;
+    /// Whether this token ends a turn.
+    fn is_end(&self, id: u32) -> bool;
+    /// Vocabulary size.
+    fn vocab(&self) -> usize;
+    /// Id of a token written exactly so.
+    fn token_id(&self, text: &str) -> Option<u32>;
+    /// The token that every prompt must begin with, if any.
+    fn bos(&self) -> Option<u32>;
+}
+
+/// An open model: everything a turn needs.
+pub struct Opened {
+    /// What the screen is told.
+    pub card: ModelCard,
+    /// The numbers.
+    pub runtime: Box<dyn Runtime>,
+    /// The words.
+    pub language: Box<dyn Language>,
+    /// Mapped file, for the page-cache gauge; `None` for the embedded model.
+    pub mapped: Option<super::gauges::MappedFile>,
+}
+
+/// Progress of a load: a stage in words, bytes done, bytes in all (0 if unknown). Answers false to give up.
+pub type Progress<'a> = dyn FnMut(&str, u64, u64) -> bool + 'a;
+
+/// Opens models for the thread. [`super::open::open`] in the program, fakes in tests.
+pub trait Loader: Send {
+    /// Open `source` as `options` ask, reporting progress.
+    fn open(&mut self, source: &ModelSource, options: &LoadOptions, progress: &mut Progress<'_>) -> Result<Opened, EngineError>;
+}
+
+impl<F> Loader for F
+where
+    F: FnMut(&ModelSource, &LoadOptions, &mut Progress<'_>) -> Result<Opened, EngineError> + Send,
+{
+    fn open(&mut self, source: &ModelSource, options: &LoadOptions, progress: &mut Progress<'_>) -> Result<Opened, EngineError> {
+        self(source, options, progress)
+    }
+}

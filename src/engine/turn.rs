@@ -1,0 +1,320 @@
+//! One turn: from a prompt to its last token.
+//!
+//! A turn reads the part of the prompt that the context does not hold yet, in chunks, then generates token by
+//! token. Between two steps it looks at the signals: cancel, and the slot count that the person wants. Every step
+//! leaves one record on the telemetry lane.
+
+use super::lanes::{Gone, Lanes};
+use super::prompt::{reusable, Prompt, PromptReader};
+use super::runtime::{Language, Opened};
+use super::sampling::{validate, Sampler};
+use super::EngineError;
+use crate::events::{Event, FinishReason, Phase, RequestId, Sampling, StepRecord, TextKind, TurnStats};
+use crate::model::Logits;
+use crate::text::StreamDecoder;
+use std::time::Instant;
+
+/// An open model, what its context holds, and how many steps it has made.
+pub(super) struct Session {
+    pub(super) opened: Opened,
+    pub(super) reader: PromptReader,
+    /// Token ids in the context, as far as the engine knows.
+    pub(super) cache: Vec<u32>,
+    /// Steps since the model was opened.
+    pub(super) steps: u64,
+    /// A record whose buffers can be used again, because the lane was full.
+    spare: StepRecord,
+}
+
+/// Why a turn stopped early.
+pub(super) enum Halt {
+    /// Nobody listens: leave the thread.
+    Gone,
+    /// It failed; the model's state is sound.
+    Failed(EngineError),
+}
+
+impl From<Gone> for Halt {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl<E: Into<EngineError>> From<E> for Halt {
+    fn from(e: E) -> Self {
+        Self::Failed(e.into())
+    }
+}
+
+/// What is to be read.
+pub(super) enum Request<'a> {
+    Chat { messages: &'a [crate::events::Message], thinking: Option<bool> },
+    Raw(&'a str),
+}
+
+impl Session {
+    pub(super) fn new(opened: Opened) -> Self {
+        let reader = PromptReader::new(opened.language.as_ref());
+        Self { opened, reader, cache: Vec::new(), steps: 0, spare: StepRecord::default() }
+    }
+
+    /// Run a turn to its end. The last event is [`Event::Finished`], unless this returns `Err`; the stats gathered
+    /// so far are left in `stats` either way.
+    pub(super) fn turn(
+        &mut self,
+        lanes: &mut Lanes,
+        id: RequestId,
+        request: &Request<'_>,
+        sampling: &Sampling,
+        stats: &mut TurnStats,
+    ) -> Result<(), Halt> {
+        validate(sampling)?;
+        let Prompt { tokens: prompt, thinking } = match request {
+            Request::Chat { messages, thinking } => self.reader.chat(self.opened.language.as_ref(), messages, *thinking, &self.cache)?,
+            Request::Raw(text) => self.reader.raw(self.opened.language.as_ref(), text, &self.cache)?,
+        };
+        let context = self.opened.card.context;
+        if prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt.into());
+        }
+        // One more than the prompt, or there is no room for an answer.
+        if prompt.len() >= context {
+            return Err(EngineError::ContextOverflow { prompt: prompt.len(), context }.into());
+        }
+        let mut sampler = Sampler::new(sampling, &prompt);
+        stats.seed = sampler.seed();
+        stats.prompt_tokens = prompt.len();
+
+        let begin = Instant::now();
+        let first = self.prefill(lanes, id, &prompt, &mut sampler, stats);
+        stats.prefill_s = begin.elapsed().as_secs_f64();
+        let Some(first) = first? else {
+            return Ok(self.finish(lanes, id, FinishReason::Cancelled, stats)?);
+        };
+
+        let begin = Instant::now();
+        let mut answer = Answer::new(thinking);
+        let reason = self.decode(lanes, id, first, sampling.max_tokens, &mut sampler, &mut answer, stats);
+        stats.decode_s = begin.elapsed().as_secs_f64();
+        // Text that waited for the rest of a character comes out even if the turn failed.
+        for (text, kind) in answer.end() {
+            lanes.event(Event::Text { id, text, kind, step: self.steps.saturating_sub(1) })?;
+        }
+        let reason = reason?;
+        Ok(self.finish(lanes, id, reason, stats)?)
+    }
+
+    fn finish(&self, lanes: &Lanes, id: RequestId, reason: FinishReason, stats: &TurnStats) -> Result<(), Gone> {
+        lanes.event(Event::Finished { id, reason, stats: stats.clone() })
+    }
+
+    /// Read what is new of the prompt. Returns the first token of the answer; `None` if cancelled.
+    fn prefill(
+        &mut self,
+        lanes: &mut Lanes,
+        id: RequestId,
+        prompt: &[u32],
+        sampler: &mut Sampler,
+        stats: &mut TurnStats,
+    ) -> Result<Option<u32>, Halt> {
+        let wanted = reusable(prompt, &self.cache);
+        let reused = self.opened.runtime.truncate(wanted).min(wanted);
+        self.cache.truncate(reused);
+        stats.reused_tokens = reused;
+        lanes.event(Event::Prefill { id, done: reused, total: prompt.len(), reused })?;
+
+        let chunk = self.opened.runtime.chunk().max(1);
+        let mut at = reused;
+        while at < prompt.len() {
+            self.obey_slot_wish(lanes)?;
+            if lanes.cancelled() {
+                return Ok(None);
+            }
+            let end = prompt.len().min(at + chunk);
+            let last = end == prompt.len();
+            let Some(token) = self.step(lanes, Phase::Prefill, &prompt[at..end], last.then_some(&mut *sampler), stats)? else {
+                return Ok(None);
+            };
+            at = end;
+            lanes.event(Event::Prefill { id, done: at, total: prompt.len(), reused })?;
+            if last {
+                return Ok(token);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Generate from `token`, the first of the answer, on.
+    #[allow(clippy::too_many_arguments)]
+    fn decode(
+        &mut self,
+        lanes: &mut Lanes,
+        id: RequestId,
+        mut token: u32,
+        max_tokens: usize,
+        sampler: &mut Sampler,
+        answer: &mut Answer,
+        stats: &mut TurnStats,
+    ) -> Result<FinishReason, Halt> {
+        loop {
+            if self.opened.language.is_end(token) {
+                return Ok(FinishReason::Stop);
+            }
+            stats.generated_tokens += 1;
+            if answer.kind == TextKind::Thinking {
+                stats.thinking_tokens += 1;
+            }
+            for (text, kind) in answer.take(token, &self.reader, self.opened.language.as_ref()) {
+                lanes.event(Event::Text { id, text, kind, step: self.steps.saturating_sub(1) })?;
+            }
+            if max_tokens > 0 && stats.generated_tokens >= max_tokens {
+                return Ok(FinishReason::Length);
+            }
+            if self.cache.len() + 1 >= self.opened.card.context {
+                return Ok(FinishReason::ContextFull);
+            }
+            self.obey_slot_wish(lanes)?;
+            if lanes.cancelled() {
+                return Ok(FinishReason::Cancelled);
+            }
+            match self.step(lanes, Phase::Decode, &[token], Some(sampler), stats)? {
+                Some(Some(next)) => token = next,
+                _ => return Ok(FinishReason::Cancelled),
+            }
+        }
+    }
+
+    /// One step: forward, draw (if a sampler is given), record. `None` if cancelled; the context is then as before.
+    fn step(
+        &mut self,
+        lanes: &mut Lanes,
+        phase: Phase,
+        tokens: &[u32],
+        sampler: Option<&mut Sampler>,
+        stats: &mut TurnStats,
+    ) -> Result<Option<Option<u32>>, Halt> {
+        let mut record = std::mem::take(&mut self.spare);
+        record.step = self.steps;
+        record.phase = phase;
+        record.tokens = tokens.len() as u32;
+        record.position = self.cache.len() as u32;
+        record.chosen = None;
+        record.time = crate::events::StepTime::default();
+        let which = if sampler.is_some() { Logits::Last } else { Logits::None };
+
+        let begin = Instant::now();
+        let stop = lanes.stop();
+        let forward = self.opened.runtime.step(tokens, which, &stop, &mut record);
+        let mut logits = match forward {
+            Ok(Some(logits)) => logits,
+            Ok(None) => return Ok(None),
+            Err(e) => {
+                // What the failed pass left in the context is unknown: go back to what is known, or to nothing.
+                let back = self.opened.runtime.truncate(self.cache.len());
+                self.cache.truncate(back);
+                return Err(e.into());
+            }
+        };
+        self.cache.extend_from_slice(tokens);
+        let before_draw = begin.elapsed();
+        let drawn = sampler.map(|s| s.draw(&mut logits)).transpose();
+        let total = begin.elapsed();
+
+        let time = &mut record.time;
+        time.total_us = micros(total);
+        time.sampling_us = micros(total.saturating_sub(before_draw));
+        let named = time.hits_us.saturating_add(time.misses_us).saturating_add(time.upload_us).saturating_add(time.sampling_us);
+        time.trunk_us = time.total_us.saturating_sub(named);
+        record.context_used = self.cache.len() as u32;
+        record.slots = self.opened.runtime.slots().min(usize::from(u16::MAX)) as u16;
+        record.chosen = drawn.as_ref().ok().copied().flatten();
+        if phase == Phase::Decode {
+            let (hits, routed) = record.hits_and_routed();
+            stats.hits += hits;
+            stats.routed += routed;
+        }
+        self.steps += 1;
+        lanes.level(self.opened.runtime.slot_bytes(), self.opened.runtime.cache_bytes());
+        if let Some(back) = lanes.record(record) {
+            self.spare = back;
+        }
+        Ok(Some(drawn?))
+    }
+
+    /// Carry out the slot count that the person wants, if there is a wish; answered by [`Event::Slots`].
+    pub(super) fn obey_slot_wish(&mut self, lanes: &mut Lanes) -> Result<(), Gone> {
+        let Some(asked) = lanes.slot_wish() else { return Ok(()) };
+        let plan = &self.opened.card.plan;
+        let (least, most) = (plan.min_slots.max(1), plan.max_slots.max(1));
+        let wanted = asked.clamp(least.min(most), most);
+        let before = self.opened.runtime.slots();
+        let (granted, why) = match self.opened.runtime.resize(wanted) {
+            Ok(granted) if granted == asked => (granted, None),
+            Ok(granted) if asked > most => (granted, Some(format!("a layer has {most} experts"))),
+            Ok(granted) if asked < least => (granted, Some(format!("one token uses {least} experts of a layer"))),
+            Ok(granted) => {
+                let more = (wanted.saturating_sub(granted)) as u64 * plan.slot_step;
+                (granted, Some(format!("memory for {more} more bytes of slots could not be had")))
+            }
+            Err(e) => (self.opened.runtime.slots(), Some(e.to_string())),
+        };
+        tracing::info!(asked, before, granted, "slots per layer");
+        lanes.event(Event::Slots { asked, granted, why })?;
+        lanes.level(self.opened.runtime.slot_bytes(), self.opened.runtime.cache_bytes());
+        lanes.sample_now();
+        Ok(())
+    }
+}
+
+fn micros(d: std::time::Duration) -> u32 {
+    u32::try_from(d.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// The answer as it comes: token bytes in, text of two kinds out.
+struct Answer {
+    decoder: StreamDecoder,
+    kind: TextKind,
+    /// Nothing but line ends came since this kind began: the marks stand on lines of their own, which are layout.
+    fresh: bool,
+}
+
+impl Answer {
+    fn new(thinking: bool) -> Self {
+        let kind = if thinking { TextKind::Thinking } else { TextKind::Answer };
+        Self { decoder: StreamDecoder::default(), kind, fresh: thinking }
+    }
+
+    /// Text that `token` completes.
+    fn take(&mut self, token: u32, reader: &PromptReader, language: &dyn Language) -> Vec<(String, TextKind)> {
+        let next = match self.kind {
+            TextKind::Answer if reader.opens_thinking(token) => TextKind::Thinking,
+            TextKind::Thinking if reader.closes_thinking(token) => TextKind::Answer,
+            _ => {
+                let text = self.decoder.push(&language.token_bytes(token, false));
+                return self.shown(text).into_iter().collect();
+            }
+        };
+        let rest = self.decoder.finish();
+        let out = self.shown(rest).into_iter().collect();
+        self.decoder = StreamDecoder::default();
+        self.kind = next;
+        self.fresh = true;
+        out
+    }
+
+    fn end(&mut self) -> Option<(String, TextKind)> {
+        let rest = self.decoder.finish();
+        self.shown(rest)
+    }
+
+    fn shown(&mut self, mut text: String) -> Option<(String, TextKind)> {
+        if self.fresh {
+            text = text.trim_start_matches(['\n', '\r']).to_owned();
+        }
+        if text.is_empty() {
+            return None;
+        }
+        self.fresh = false;
+        Some((text, self.kind))
+    }
+}
