@@ -3,7 +3,8 @@
 //! Three measures of use are kept for every expert of every layer, whatever policy is in force, so that the
 //! policy can be changed in the middle of a session without a cold start:
 //!
-//! - **decayed use**: one per token that chose the expert, fading by [`DECAY`] per token of the session;
+//! - **decayed use**: one per token that chose the expert, fading by [`DECAY`] per token of the session; for the screen as
+//!   it is, for the policy `rotary` bounded by a *ceiling* (see [`ceiling`]);
 //! - **recency**: the order of last uses within the layer (a counter, not a clock);
 //! - **count**: uses since the model was opened.
 //!
@@ -14,13 +15,29 @@ use std::cmp::Ordering;
 /// Factor by which one token of distance fades a use (peers and our own traces agree on about 0.97).
 pub const DECAY: f64 = 0.97;
 
+/// How many tokens' worth of experts the slots must hold for recency to say all there is to say (see [`ceiling`]).
+pub const SPAN: f64 = 16.0;
+
+/// The ceiling of decayed use under `rotary`, in uses, for a layer with `slots` slots in which a token uses `per_token`
+/// experts.
+///
+/// Plain decayed use ranks an expert that was busy long ago above one that was used once just now; each use counts like
+/// `ln 2 / -ln DECAY`, some 23 tokens, of recency when it doubles the sum. With few slots that is right: what is hot must
+/// survive the passers-by. With many slots it is wrong: they hold everything of the last `slots / per_token` tokens anyway,
+/// and the rest is best ranked by age. The ceiling goes from one to the other: `SPAN * per_token / slots` uses, at least
+/// one. At one, the policy *is* LRU.
+#[must_use]
+pub fn ceiling(per_token: f64, slots: usize) -> f64 {
+    (SPAN * per_token / slots.max(1) as f64).max(1.0)
+}
+
 /// Largest growth of the unit of use before all measures are scaled back (see [`Measures`]).
 const RESCALE_AT: f64 = 1e120;
 
 /// Who loses a slot when a layer is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Policy {
-    /// The expert with the least decayed use; ties go to the one used longest ago.
+    /// The expert with the least decayed use below the [`ceiling`]; ties go to the one used longest ago.
     #[default]
     Rotary,
     /// The expert used longest ago.
@@ -91,7 +108,7 @@ impl Admission {
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { margin: 1.1, per_tick: 2, per_prefill_tick: usize::MAX }
+        Self { margin: 0.25, per_tick: 4, per_prefill_tick: usize::MAX }
     }
 }
 
@@ -134,7 +151,10 @@ impl Eq for Worth {}
 #[derive(Clone, Debug)]
 pub struct Measures {
     experts: usize,
+    /// Decayed use in units that grow.
     faded: Vec<f64>,
+    /// The same, bounded by the ceiling at each use.
+    bounded: Vec<f64>,
     last: Vec<u64>,
     count: Vec<u64>,
     clock: Vec<u64>,
@@ -149,7 +169,16 @@ impl Measures {
     #[must_use]
     pub fn new(layers: usize, experts: usize) -> Self {
         let n = layers * experts;
-        Self { experts, faded: vec![0.0; n], last: vec![0; n], count: vec![0; n], clock: vec![0; layers], unit: 1.0, share: 1.0 }
+        Self {
+            experts,
+            faded: vec![0.0; n],
+            bounded: vec![0.0; n],
+            last: vec![0; n],
+            count: vec![0; n],
+            clock: vec![0; layers],
+            unit: 1.0,
+            share: 1.0,
+        }
     }
 
     /// A step of `tokens` tokens begins. In a step of many tokens it is not known which of them chose an expert, so each
@@ -164,18 +193,21 @@ impl Measures {
             self.unit = grown;
         } else {
             let scale = 1.0 / grown;
-            self.faded.iter_mut().for_each(|f| *f *= scale);
+            self.faded.iter_mut().chain(&mut self.bounded).for_each(|f| *f *= scale);
             self.unit = 1.0;
         }
     }
 
-    /// Note that `tokens` tokens of the step at hand chose the expert. Later calls are more recent.
-    pub fn note(&mut self, layer: usize, expert: u16, tokens: u32) {
+    /// Note that `tokens` tokens of the step at hand chose the expert. Later calls are more recent. The decayed use that
+    /// `rotary` sees is bounded by `ceiling` uses.
+    pub fn note(&mut self, layer: usize, expert: u16, tokens: u32, ceiling: f64) {
         let i = layer * self.experts + usize::from(expert);
         self.clock[layer] += 1;
         self.last[i] = self.clock[layer];
         self.count[i] += u64::from(tokens);
-        self.faded[i] += f64::from(tokens) * self.share * self.unit;
+        let more = f64::from(tokens) * self.share * self.unit;
+        self.faded[i] += more;
+        self.bounded[i] = (self.bounded[i] + more).min(ceiling * self.unit);
     }
 
     /// The expert's place in the policy's order.
@@ -183,7 +215,7 @@ impl Measures {
     pub fn worth(&self, policy: Policy, layer: usize, expert: u16) -> Worth {
         let i = layer * self.experts + usize::from(expert);
         let uses = match policy {
-            Policy::Rotary => self.faded[i],
+            Policy::Rotary => self.bounded[i],
             Policy::Lru => 0.0,
             Policy::Lfu => self.count[i] as f64,
         };

@@ -10,7 +10,7 @@
 //! - A miss need not be admitted; it is then computed from the host tier.
 //! - The plan is a function of the routing so far (and of resizes and policy changes), of nothing else.
 
-use super::policy::{Admission, Measures, Policy, Worth};
+use super::policy::{ceiling, Admission, Measures, Policy, Worth};
 use crate::events::{Outcome, Phase, NO_SLOT};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -100,6 +100,7 @@ pub struct Scheduler {
     policy: Policy,
     admission: Admission,
     phase: Phase,
+    tokens: u32,
     measures: Measures,
     /// `[layers * experts]`, [`NO_SLOT`] if none.
     slot_of: Vec<u16>,
@@ -136,6 +137,7 @@ impl Scheduler {
             policy,
             admission,
             phase: Phase::Decode,
+            tokens: 1,
             measures: Measures::new(layers, experts),
             slot_of: vec![NO_SLOT; layers * experts],
             expert_in: (0..layers).map(|_| room(slots)).collect(),
@@ -151,6 +153,7 @@ impl Scheduler {
     /// A step of `tokens` tokens begins; its ticks follow, each layer at most once.
     pub fn begin_step(&mut self, phase: Phase, tokens: u32) {
         self.phase = phase;
+        self.tokens = tokens.max(1);
         self.measures.begin_step(tokens);
     }
 
@@ -168,13 +171,15 @@ impl Scheduler {
         }
         self.tick += 1;
         let base = layer * self.experts;
+        let uses: u32 = routed.iter().map(|r| u32::from(r.tokens)).sum();
+        let ceiling = ceiling(f64::from(uses) / f64::from(self.tokens), self.expert_in[layer].len());
         for r in routed {
             let i = base + usize::from(r.expert);
             if usize::from(r.expert) >= self.experts || self.used[i] == self.tick {
                 continue;
             }
             self.used[i] = self.tick;
-            self.measures.note(layer, r.expert, u32::from(r.tokens));
+            self.measures.note(layer, r.expert, u32::from(r.tokens), ceiling);
             let slot = self.slot_of[i];
             let outcome = if slot == NO_SLOT { Outcome::Miss } else { Outcome::Hit };
             if slot == NO_SLOT {
@@ -635,10 +640,10 @@ mod tests {
         let mut at_once = Measures::new(1, 2);
         let mut singly = Measures::new(1, 2);
         at_once.begin_step(100);
-        at_once.note(0, 0, 100);
+        at_once.note(0, 0, 100, 1.0);
         for _ in 0..100 {
             singly.begin_step(1);
-            singly.note(0, 0, 1);
+            singly.note(0, 0, 1, 1.0);
         }
         assert!((at_once.heat(0, 0) - singly.heat(0, 0)).abs() < 1e-6);
     }
@@ -648,7 +653,7 @@ mod tests {
         let mut m = Measures::new(1, 2);
         for tokens in [1, 5_000, u32::MAX, 1, 9_000, 9_000, 1] {
             m.begin_step(tokens);
-            m.note(0, 0, tokens);
+            m.note(0, 0, tokens, 2.0);
             assert!(m.heat(0, 0) > 0.02 && m.heat(0, 0) <= 1.0, "{}", m.heat(0, 0));
         }
     }

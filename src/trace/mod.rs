@@ -1,1 +1,16 @@
-//! (to be written)
+//! Sessions in files: record, replay and simulate expert routing.
+//!
+//! - [`session`]: Rotary's own format, text and routing of a whole session, readable up to where a file was cut;
+//! - [`record`]: the sink that writes it while a session runs;
+//! - [`csv`]: reader and writer of the `route_trace v1` format that other projects publish;
+//! - [`routes`]: the routing alone, as any of these sources gives it;
+//! - [`simulate`]: what other policies and slot counts would have done with that routing;
+//! - [`player`]: plays a session through the engine's lanes, with no model.
+//!
+//! `docs/trace-format.md` describes the formats byte by byte.
+
+pub mod csv;
+pub mod routes;
+pub mod simulate;
+
+pub use routes::Routes;

@@ -1,0 +1,156 @@
+//! The routing of a session, without its text: what the scheduler saw.
+
+use crate::events::{ModelCard, Outcome, Phase, RoutedExpert, StepRecord};
+
+/// Most layers that a trace may have.
+pub const MAX_LAYERS: usize = 4096;
+/// Most experts per layer: ids are 16-bit and the last is reserved.
+pub const MAX_EXPERTS: usize = u16::MAX as usize;
+
+/// What is known of the model whose routing this is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RoutesHead {
+    /// Name or file of the model.
+    pub model: String,
+    /// Architecture, as `general.architecture` names it.
+    pub arch: String,
+    /// Layers with routed experts.
+    pub layers: usize,
+    /// Routed experts per layer.
+    pub experts: usize,
+    /// Experts that one token uses in a layer.
+    pub top_k: usize,
+    /// Bytes of one expert, per layer; empty if unknown.
+    pub expert_bytes: Vec<u64>,
+    /// Bytes of the dense part of each layer; empty if unknown.
+    pub dense_bytes: Vec<u64>,
+}
+
+/// What is known of one step beside its routing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoutesStep {
+    /// Turn of the chat, from 0.
+    pub turn: u32,
+    /// Prompt or generation.
+    pub phase: Phase,
+    /// Number of the step in its session.
+    pub step: u64,
+    /// Tokens read in it.
+    pub tokens: u32,
+}
+
+/// The routing of a session: steps, each with its layers, each with the experts that were chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Routes {
+    /// The model.
+    pub head: RoutesHead,
+    steps: Vec<RoutesStep>,
+    /// `[steps * layers]`: end of each layer's experts in `routed`.
+    ends: Vec<usize>,
+    routed: Vec<RoutedExpert>,
+}
+
+impl Routes {
+    /// No steps yet.
+    #[must_use]
+    pub fn new(head: RoutesHead) -> Self {
+        Self { head, steps: Vec::new(), ends: Vec::new(), routed: Vec::new() }
+    }
+
+    /// What a model card says, as the head of its routes.
+    #[must_use]
+    pub fn head_of(card: &ModelCard) -> RoutesHead {
+        RoutesHead {
+            model: card.name.clone(),
+            arch: card.arch.clone(),
+            layers: card.layers,
+            experts: card.experts,
+            top_k: card.top_k,
+            expert_bytes: card.expert_bytes.clone(),
+            dense_bytes: Vec::new(),
+        }
+    }
+
+    /// Add a step. `layers` are the routed experts layer after layer; layers that are missing at the end are empty.
+    pub fn push<'a>(&mut self, step: RoutesStep, layers: impl IntoIterator<Item = &'a [RoutedExpert]>) {
+        self.steps.push(step);
+        let mut given = 0;
+        for routed in layers.into_iter().take(self.head.layers) {
+            self.routed.extend_from_slice(routed);
+            self.ends.push(self.routed.len());
+            given += 1;
+        }
+        for _ in given..self.head.layers {
+            self.ends.push(self.routed.len());
+        }
+    }
+
+    /// Add a step of a recorded session. Experts beyond the head's count are left out.
+    pub fn push_record(&mut self, turn: u32, record: &StepRecord) {
+        let step = RoutesStep { turn, phase: record.phase, step: record.step, tokens: record.tokens };
+        if record.routed.iter().all(|r| usize::from(r.expert) < self.head.experts) {
+            self.push(step, (0..record.layers()).map(|l| record.layer(l)));
+        }
+    }
+
+    /// Steps.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether there is no step.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// The steps in order.
+    #[must_use]
+    pub fn steps(&self) -> &[RoutesStep] {
+        &self.steps
+    }
+
+    /// Routed experts in all steps and layers.
+    #[must_use]
+    pub fn routed(&self) -> usize {
+        self.routed.len()
+    }
+
+    /// The routed experts of a layer in a step, best gate first in decode; empty if there are none.
+    #[must_use]
+    pub fn tick(&self, step: usize, layer: usize) -> &[RoutedExpert] {
+        if layer >= self.head.layers || step >= self.steps.len() {
+            return &[];
+        }
+        let i = step * self.head.layers + layer;
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.routed[start..self.ends[i]]
+    }
+
+    /// Bytes of one expert of a layer; 0 if unknown.
+    #[must_use]
+    pub fn expert_bytes(&self, layer: usize) -> u64 {
+        self.head.expert_bytes.get(layer).copied().unwrap_or(0)
+    }
+
+    /// Keep the first `steps` steps.
+    pub fn truncate(&mut self, steps: usize) {
+        self.steps.truncate(steps);
+        self.ends.truncate(self.steps.len() * self.head.layers);
+        self.routed.truncate(self.ends.last().copied().unwrap_or(0));
+    }
+
+    /// A step as a record of the telemetry lane, without slots, times and occupancy: those are of the session that was
+    /// recorded, or of a simulation.
+    #[must_use]
+    pub fn record(&self, step: usize) -> StepRecord {
+        let head = self.steps.get(step).copied().unwrap_or_default();
+        let mut record = StepRecord { step: step as u64, phase: head.phase, tokens: head.tokens, ..StepRecord::default() };
+        for layer in 0..self.head.layers {
+            record.routed.extend(self.tick(step, layer).iter().map(|r| RoutedExpert { outcome: Outcome::Miss, ..*r }));
+            record.ends.push(record.routed.len() as u32);
+        }
+        record
+    }
+}
