@@ -1,21 +1,68 @@
 //! The heart: routed experts in a host store, some of them in slots, and the schedule that decides which.
+//!
+//! | file | idea |
+//! |---|---|
+//! | [`store`] | host tier: where every expert's bytes are in the mapped file |
+//! | [`tier`] | what a device tier offers: run, upload, resize |
+//! | [`slots`] | the CPU tier: slots in RAM |
+//! | `run` | the products of a layer's routed experts, on the CPU |
+//! | [`schedule`], [`policy`] | pure: which expert gets a slot, who leaves |
+//! | [`curve`] | hit rate for every slot count, from stack distances |
+//! | [`budget`] | the memory plan |
 
+pub mod budget;
 pub mod curve;
 pub mod policy;
+mod run;
 pub mod schedule;
+pub mod slots;
+pub mod store;
+pub mod tier;
 
-use crate::events::StepRecord;
+pub use budget::BudgetError;
+
+use crate::events::{Eviction, Outcome, Phase, RoutedExpert, StepRecord};
 use candle_core::Tensor;
+use curve::Curve;
+use policy::Policy;
+use schedule::{Routed, Scheduler};
+use std::time::Instant;
+use tier::{Grouped, Source, Tier, TierTime};
 
 /// Why experts could not be set up or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ExpertError {
-    /// To be replaced by precise variants.
-    #[error("{0}")]
-    Other(String),
+    /// Address space for slots could not be had.
+    #[error("the system refuses {bytes} bytes of address space for expert slots: {why}; lift the limit (ulimit -v)")]
+    Reserve {
+        /// Bytes asked for.
+        bytes: u64,
+        /// From the operating system.
+        why: String,
+    },
+    /// The router named an expert or a layer that does not exist.
+    #[error("layer {layer} has {experts} experts, but number {expert} was routed to")]
+    Routing {
+        /// Layer index.
+        layer: usize,
+        /// Expert id.
+        expert: u32,
+        /// Experts per layer.
+        experts: usize,
+    },
+    /// From the policies.
+    #[error(transparent)]
+    Policy(#[from] policy::UnknownPolicy),
+    /// From the dot products.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernels::KernelError),
+    /// From the tensor library.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
 }
 
 /// What the router of one layer decided for the tokens of this step.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Routing {
     /// Experts per token.
     pub top_k: usize,
@@ -25,29 +72,230 @@ pub struct Routing {
     pub weights: Vec<f32>,
 }
 
+/// The expert part of a record in the making.
+#[derive(Default)]
+struct Tally {
+    ends: Vec<u32>,
+    routed: Vec<RoutedExpert>,
+    evicted: Vec<Eviction>,
+    time: TierTime,
+    uploaded: u64,
+    missed: u64,
+}
+
 /// All routed experts of a model behind one call; models see nothing else of tiers and slots.
-pub struct Experts {}
+pub struct Experts {
+    tier: Box<dyn Tier>,
+    scheduler: Scheduler,
+    curve: Curve,
+    expert_bytes: Vec<u64>,
+    slots: usize,
+    limit: usize,
+    min: usize,
+    phase: Phase,
+    tokens: usize,
+    tally: Tally,
+    grouped: Grouped,
+    routed: Vec<Routed>,
+    /// Place of an expert in `routed`, by id, while a prompt chunk is counted.
+    place: Vec<u16>,
+}
 
 impl Experts {
+    /// Experts of `expert_bytes.len()` layers in `tier`, with empty slots. `plan` gives the slot count and its bounds.
+    #[must_use]
+    pub fn new(tier: Box<dyn Tier>, expert_bytes: Vec<u64>, experts: usize, plan: &crate::events::Plan, policy: Policy) -> Self {
+        let layers = expert_bytes.len();
+        let slots = plan.slots_per_layer.min(experts);
+        Self {
+            tier,
+            scheduler: Scheduler::new(layers, experts, slots, policy, policy.admission()),
+            curve: Curve::new(layers, experts, Some(CURVE_HALF_LIFE)),
+            expert_bytes,
+            slots,
+            limit: budget::slot_limit(plan),
+            min: plan.min_slots,
+            phase: Phase::Decode,
+            tokens: 0,
+            tally: Tally::default(),
+            grouped: Grouped::default(),
+            routed: Vec::with_capacity(experts),
+            place: vec![u16::MAX; experts],
+        }
+    }
+
     /// The weighted sum of the routed experts of `layer` (index among MoE layers): `[tokens, hidden]` in, the same out.
-    pub fn forward(&mut self, _layer: usize, _x: &Tensor, _routing: &Routing) -> candle_core::Result<Tensor> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// From the dot products or the device. All slots are then forgotten, since some may be half filled.
+    pub fn forward(&mut self, layer: usize, x: &Tensor, routing: &Routing) -> Result<Tensor, ExpertError> {
+        let done = self.tick(layer, x, routing);
+        if done.is_err() {
+            self.forget();
+        }
+        done
     }
+
+    fn tick(&mut self, layer: usize, x: &Tensor, routing: &Routing) -> Result<Tensor, ExpertError> {
+        let experts = self.scheduler.experts();
+        let bad = routing.ids.iter().find(|&&id| id as usize >= experts);
+        if bad.is_some() || layer >= self.expert_bytes.len() {
+            return Err(ExpertError::Routing { layer, expert: bad.copied().unwrap_or(0), experts });
+        }
+        self.count(routing);
+        self.curve.tick(layer, &self.routed, self.phase);
+        let plan = self.scheduler.tick(layer, &self.routed);
+        let hit = |p: &&schedule::Placed| p.outcome == Outcome::Hit;
+        let slots = plan.placed.iter().filter(hit).map(|p| (p.routed.expert, Source::Slot(p.slot)));
+        let host = plan.placed.iter().filter(|p| !hit(p)).map(|p| (p.routed.expert, Source::Host));
+        self.grouped.fill(routing, experts, slots.chain(host));
+
+        let tally = &mut self.tally;
+        for p in &plan.placed {
+            let Routed { expert, tokens, weight } = p.routed;
+            tally.routed.push(RoutedExpert { expert, tokens, weight, outcome: p.outcome });
+            if p.outcome != Outcome::Hit {
+                tally.missed += self.expert_bytes[layer];
+            }
+        }
+        // Layers run in order; one that was left out (a stopped step) keeps an empty range.
+        tally.ends.resize(layer, tally.ends.last().copied().unwrap_or(0));
+        tally.ends.push(tally.routed.len() as u32);
+        let left = plan.swaps.iter().filter_map(|s| s.evicted);
+        tally.evicted.extend(left.map(|expert| Eviction { layer: layer as u16, expert }));
+
+        let y = self.tier.run(layer, x, routing, &self.grouped, &mut tally.time)?;
+        if !plan.swaps.is_empty() {
+            let start = Instant::now();
+            for swap in &plan.swaps {
+                tally.uploaded += self.tier.upload(layer, swap.expert, swap.slot)?;
+            }
+            tally.time.upload += start.elapsed();
+        }
+        Ok(y)
+    }
+
+    /// One entry per routed expert: in the router's order for a single token, by rising id otherwise.
+    fn count(&mut self, routing: &Routing) {
+        self.routed.clear();
+        for (&id, &weight) in routing.ids.iter().zip(&routing.weights) {
+            let place = &mut self.place[id as usize];
+            if *place == u16::MAX {
+                *place = self.routed.len() as u16;
+                self.routed.push(Routed { expert: id as u16, tokens: 0, weight: 0.0 });
+            }
+            let r = &mut self.routed[usize::from(*place)];
+            r.tokens = r.tokens.saturating_add(1);
+            r.weight += weight;
+        }
+        for r in &self.routed {
+            self.place[usize::from(r.expert)] = u16::MAX;
+        }
+        if routing.ids.len() > routing.top_k {
+            self.routed.sort_unstable_by_key(|r| r.expert);
+        }
+    }
+
+    /// Nothing is resident any more.
+    fn forget(&mut self) {
+        self.scheduler.resize(0);
+        self.scheduler.resize(self.slots);
+    }
+
     /// Begin a step; what happens until [`Experts::end_step`] goes into one record.
-    pub fn begin_step(&mut self, _phase: crate::events::Phase, _tokens: usize) {
-        unimplemented!()
+    pub fn begin_step(&mut self, phase: Phase, tokens: usize) {
+        self.phase = phase;
+        self.tokens = tokens;
+        self.scheduler.begin_step(phase, tokens as u32);
+        let t = &mut self.tally;
+        t.ends.clear();
+        t.routed.clear();
+        t.evicted.clear();
+        (t.time, t.uploaded, t.missed) = (TierTime::default(), 0, 0);
     }
+
     /// Fill the expert part of the step's record (routing, occupancy, bytes, expert times).
-    pub fn end_step(&mut self, _record: &mut StepRecord) {
-        unimplemented!()
+    pub fn end_step(&mut self, record: &mut StepRecord) {
+        self.curve.end_step(self.tokens as u32);
+        let t = &mut self.tally;
+        record.phase = self.phase;
+        record.tokens = self.tokens as u32;
+        record.slots = self.slots as u16;
+        record.ends.clone_from(&t.ends);
+        record.routed.clone_from(&t.routed);
+        record.evicted.clone_from(&t.evicted);
+        record.slot_of.clear();
+        record.slot_of.extend_from_slice(self.scheduler.slot_table());
+        let micros = |d: std::time::Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX);
+        record.time.hits_us = micros(t.time.hits);
+        record.time.misses_us = micros(t.time.misses);
+        record.time.upload_us = micros(t.time.upload);
+        record.bytes_uploaded = t.uploaded;
+        record.bytes_missed = t.missed;
     }
-    /// Change the slots per layer at a step boundary. Returns what was granted.
-    pub fn resize(&mut self, _slots: usize) -> Result<usize, ExpertError> {
-        unimplemented!()
+
+    /// Change the slots per layer at a step boundary. Returns what was granted: never more than the budget allows
+    /// ([`Experts::slot_limit`]), never fewer than the least.
+    ///
+    /// # Errors
+    /// From the device; the slots are then as before, and empty.
+    pub fn resize(&mut self, slots: usize) -> Result<usize, ExpertError> {
+        let granted = slots.min(self.slot_limit()).max(self.min).min(self.scheduler.experts());
+        let change = self.scheduler.resize(granted);
+        if let Err(e) = self.tier.resize(granted, &change.moves) {
+            self.forget();
+            return Err(e);
+        }
+        self.slots = granted;
+        Ok(granted)
     }
+
     /// Slots per layer now.
     #[must_use]
     pub fn slots(&self) -> usize {
-        unimplemented!()
+        self.slots
+    }
+
+    /// Most slots per layer that memory gives: by the plan if there was a budget, by what is free now if there was none.
+    #[must_use]
+    pub fn slot_limit(&self) -> usize {
+        self.limit.min(self.scheduler.experts())
+    }
+
+    /// Fewest slots per layer.
+    #[must_use]
+    pub fn min_slots(&self) -> usize {
+        self.min
+    }
+
+    /// Change the replacement policy by name; residents stay.
+    ///
+    /// # Errors
+    /// A name that is not a policy.
+    pub fn set_policy(&mut self, name: &str) -> Result<(), ExpertError> {
+        let policy: Policy = name.parse()?;
+        self.scheduler.set_policy(policy, policy.admission());
+        Ok(())
+    }
+
+    /// The scheduler, to look at.
+    #[must_use]
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// Predicted hit rates for every slot count.
+    #[must_use]
+    pub fn curve(&self) -> &Curve {
+        &self.curve
+    }
+
+    /// Bytes in occupied slots.
+    #[must_use]
+    pub fn bytes_used(&self) -> u64 {
+        self.expert_bytes.iter().enumerate().map(|(l, b)| b * self.scheduler.occupied(l) as u64).sum()
     }
 }
+
+/// Tokens after which a use counts half in the curve, so that it follows the conversation.
+const CURVE_HALF_LIFE: f64 = 2000.0;

@@ -1,17 +1,34 @@
 //! Architectures, one file each, over shared layers. They see experts only as [`Experts::forward`].
+//!
+//! Between layers, activations are candle tensors `[tokens, hidden]` in f32, so an architecture is written once for every
+//! device. On the CPU, weights stay in the mapped file in their GGUF type and are multiplied by [`crate::kernels`].
+
+pub mod attention;
+pub mod cache;
+pub mod config;
+pub mod decoder;
+pub mod embedding;
+mod error;
+mod expert_weights;
+pub mod feed_forward;
+pub mod head;
+pub mod linear;
+pub mod norm;
+mod olmoe;
+mod open;
+mod qwen3moe;
+pub mod rope;
+pub mod router;
+mod weights;
+
+pub use config::ModelConfig;
+pub use error::ModelError;
+pub use open::{load, open, plan, LoadSettings, Opened};
 
 use crate::experts::Experts;
 
-/// Why a model could not be loaded or run.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// To be replaced by precise variants.
-    #[error("{0}")]
-    Other(String),
-    /// From the tensor library.
-    #[error(transparent)]
-    Candle(#[from] candle_core::Error),
-}
+/// Architectures that can be loaded, as `general.architecture` names them.
+pub const ARCHITECTURES: &[&str] = &["qwen3moe", "olmoe"];
 
 /// Which logits a forward pass returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +46,9 @@ pub trait Model: Send {
     /// Read `tokens` at the end of the context. Returns logits `[tokens or 1, vocab]`, row-major; empty for [`Logits::None`].
     ///
     /// `stop` is asked between layers; if it answers true the pass ends with `Ok(None)` and the context is as before.
+    ///
+    /// # Errors
+    /// A context that is full, a token outside the vocabulary, damaged weights; the context is then as before.
     fn forward(
         &mut self,
         tokens: &[u32],
@@ -38,10 +58,24 @@ pub trait Model: Send {
     ) -> Result<Option<Vec<f32>>, ModelError>;
     /// Tokens in the context.
     fn len(&self) -> usize;
+    /// Whether the context is empty.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
     /// Shorten the context to `len` tokens or to the nearest point below that the model can go back to; returns the new length.
     fn truncate(&mut self, len: usize) -> usize;
     /// Bytes of the context in use.
     fn cache_bytes(&self) -> u64;
     /// Vocabulary size.
     fn vocab(&self) -> usize;
+}
+
+/// Keep candle's and rayon's own thread pools at one thread: this program computes on a pool of its own, and theirs would spin
+/// on cores that it needs. To be called before the first tensor is made.
+pub fn quiet_candle() {
+    for key in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        if std::env::var_os(key).is_none() {
+            std::env::set_var(key, "1");
+        }
+    }
 }

@@ -1,0 +1,244 @@
+//! The memory plan: from one number, what goes where. Pure; the caller says what the machine can give.
+
+use crate::events::Plan;
+
+/// The program itself: code, threads, screen.
+const PROCESS: u64 = 40 << 20;
+/// The tokenizer, per token of the vocabulary: the text twice, its merges and their tables.
+const PER_TOKEN_OF_VOCABULARY: u64 = 512;
+/// Pages of the file that misses may hold at a time under a budget.
+const WINDOW: u64 = 64 << 20;
+/// Slots are counted with their rounding up to pages.
+const PAGE: u64 = 4096;
+/// Without a budget, this share of the available memory is taken.
+const COMFORT: f64 = 0.7;
+/// Context to ask for when nobody says otherwise.
+const USUAL_CONTEXT: usize = 8192;
+/// Least context that a derived plan goes down to.
+const LEAST_CONTEXT: usize = 512;
+
+/// What a model takes, from its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Bytes of weights that every token uses.
+    pub trunk: u64,
+    /// Bytes of keys, values and state per token of context.
+    pub cache_per_token: u64,
+    /// Bytes of activations and logits for the longest pass.
+    pub buffers: u64,
+    /// Size of the vocabulary.
+    pub vocab: u64,
+    /// Bytes of one expert, per layer that has experts.
+    pub expert_bytes: Vec<u64>,
+    /// Experts per layer.
+    pub experts: usize,
+    /// Context that the model was trained for.
+    pub context: usize,
+}
+
+/// What the person asks for. See [`crate::events::LoadOptions`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Budget of memory in bytes.
+    pub ram: Option<u64>,
+    /// Slots per layer.
+    pub slots: Option<usize>,
+    /// Context in tokens.
+    pub context: Option<usize>,
+    /// Memory that the machine can give, in bytes.
+    pub available: u64,
+}
+
+/// Why there is no plan. The messages carry the numbers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BudgetError {
+    /// Even the least does not fit.
+    #[error(
+        "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {slots} slot(s) per layer {}); \
+         raise --ram, lower --context or --slots, or take a smaller model",
+        gib(*budget), gib(trunk + cache + buffers + slot_bytes), gib(*trunk), gib(*cache), gib(*buffers), gib(*slot_bytes)
+    )]
+    TooSmall {
+        /// What there is.
+        budget: u64,
+        /// Weights that every token uses.
+        trunk: u64,
+        /// The context.
+        cache: u64,
+        /// Buffers and the process.
+        buffers: u64,
+        /// Slots per layer that were asked for.
+        slots: usize,
+        /// Bytes of them.
+        slot_bytes: u64,
+        /// Tokens of context.
+        context: usize,
+    },
+    /// More context than the model knows.
+    #[error("a context of {asked} tokens is more than this model was trained for; choose at most {most}")]
+    Context {
+        /// What was asked for.
+        asked: usize,
+        /// What the file says.
+        most: usize,
+    },
+    /// More slots than experts.
+    #[error("{asked} slots per layer are more than the {most} experts of a layer")]
+    Slots {
+        /// What was asked for.
+        asked: usize,
+        /// Experts per layer.
+        most: usize,
+    },
+    /// A context of nothing.
+    #[error("a context of 0 tokens holds nothing; choose at least 1")]
+    NoContext,
+}
+
+/// "1.50 GiB", or MiB below one GiB.
+fn gib(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib >= 1024.0 {
+        format!("{:.2} GiB", mib / 1024.0)
+    } else {
+        format!("{mib:.1} MiB")
+    }
+}
+
+/// Derive context and slots, or say with numbers why it can't be.
+///
+/// With a budget, slots take what is left after trunk, context and buffers. Without one, all experts get slots if that
+/// fits comfortably into the available memory, and otherwise as many as do; an explicit slot count is then taken as it is.
+///
+/// # Errors
+/// See [`BudgetError`].
+pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
+    let min_slots = 1.min(needs.experts);
+    if let Some(asked) = wish.context.filter(|&c| c > needs.context) {
+        return Err(BudgetError::Context { asked, most: needs.context });
+    }
+    if wish.context == Some(0) {
+        return Err(BudgetError::NoContext);
+    }
+    if let Some(asked) = wish.slots.filter(|&s| s > needs.experts) {
+        return Err(BudgetError::Slots { asked, most: needs.experts });
+    }
+    let budget = wish.ram.unwrap_or((wish.available as f64 * COMFORT) as u64);
+    let window = if wish.ram.is_some() { WINDOW + 2 * needs.expert_bytes.iter().copied().max().unwrap_or(0) } else { 0 };
+    let buffers = needs.buffers + PROCESS + needs.vocab * PER_TOKEN_OF_VOCABULARY + window;
+    let slot_step: u64 = needs.expert_bytes.iter().map(|b| b.next_multiple_of(PAGE)).sum();
+    let fixed = needs.trunk + buffers;
+    let least_slots = wish.slots.unwrap_or(min_slots).max(min_slots);
+    let context = wish.context.unwrap_or_else(|| {
+        // Context may take a quarter of what is left; the rest is for slots.
+        let room = budget.saturating_sub(fixed + least_slots as u64 * slot_step);
+        let fits = usize::try_from(room / 4 / needs.cache_per_token.max(1)).unwrap_or(usize::MAX);
+        fits.clamp(LEAST_CONTEXT, USUAL_CONTEXT).min(needs.context)
+    });
+    let cache = needs.cache_per_token * context as u64;
+    let left = budget.checked_sub(fixed + cache);
+    let fits = left.map(|left| usize::try_from(left.checked_div(slot_step).unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
+    if fits.is_none_or(|fits| fits < least_slots) {
+        return Err(BudgetError::TooSmall {
+            budget,
+            trunk: needs.trunk,
+            cache,
+            buffers,
+            slots: least_slots,
+            slot_bytes: slot_step * least_slots as u64,
+            context,
+        });
+    }
+    let slots = wish.slots.map_or_else(|| fits.unwrap_or(0).min(needs.experts), |_| least_slots);
+    Ok(Plan {
+        budget: wish.ram,
+        trunk: needs.trunk,
+        cache,
+        buffers,
+        slots: slot_step * slots as u64,
+        slot_step,
+        experts: needs.expert_bytes.iter().sum::<u64>() * needs.experts as u64,
+        slots_per_layer: slots,
+        min_slots,
+        max_slots: needs.experts,
+        context,
+    })
+}
+
+/// Most slots per layer that the plan's budget allows; all of them if there is no budget.
+#[must_use]
+pub fn slot_limit(plan: &Plan) -> usize {
+    let Some(budget) = plan.budget else { return plan.max_slots };
+    let left = budget.saturating_sub(plan.trunk + plan.cache + plan.buffers);
+    usize::try_from(left.checked_div(plan.slot_step).unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(plan.max_slots)
+}
+
+/// How many bytes of file pages misses may hold at a time under this plan; `None` if there is no budget.
+#[must_use]
+pub fn window(plan: &Plan) -> Option<u64> {
+    plan.budget.map(|_| WINDOW)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Eight layers of Qwen3-30B-A3B at Q4_K_M.
+    fn needs() -> Needs {
+        Needs {
+            trunk: 530 * MIB,
+            cache_per_token: 16 << 10,
+            buffers: 60 * MIB,
+            vocab: 151_936,
+            expert_bytes: vec![2_867_200; 8],
+            experts: 128,
+            context: 32768,
+        }
+    }
+
+    #[test]
+    fn a_budget_is_filled_with_slots_and_never_exceeded() {
+        let plan = plan(&needs(), &Wish { ram: Some(1536 * MIB), available: 20 << 30, ..Wish::default() }).unwrap();
+        let used = plan.trunk + plan.cache + plan.buffers + plan.slots;
+        assert!(used <= 1536 * MIB && used + plan.slot_step > 1536 * MIB);
+        assert!((16..64).contains(&plan.slots_per_layer), "{plan:?}");
+        assert_eq!(slot_limit(&plan), plan.slots_per_layer);
+    }
+
+    #[test]
+    fn without_a_budget_all_experts_get_slots_if_they_fit_comfortably() {
+        let all = plan(&needs(), &Wish { available: 20 << 30, ..Wish::default() }).unwrap();
+        assert_eq!((all.slots_per_layer, all.budget), (128, None));
+        let some = plan(&needs(), &Wish { available: 3 << 30, ..Wish::default() }).unwrap();
+        assert!(some.slots_per_layer < 128 && some.slots_per_layer > 8);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_numbers() {
+        let small = plan(&needs(), &Wish { ram: Some(500 * MIB), ..Wish::default() }).unwrap_err();
+        let text = small.to_string();
+        assert!(text.starts_with("500.0 MiB are not enough") && text.contains("trunk 530.0 MiB") && text.contains("--ram"), "{text}");
+        let many = plan(&needs(), &Wish { ram: Some(1536 * MIB), slots: Some(100), ..Wish::default() }).unwrap_err();
+        assert!(matches!(many, BudgetError::TooSmall { slots: 100, .. }));
+        let long = plan(&needs(), &Wish { context: Some(40_000), available: 20 << 30, ..Wish::default() }).unwrap_err();
+        assert_eq!(long, BudgetError::Context { asked: 40_000, most: 32_768 });
+        assert!(plan(&needs(), &Wish { context: Some(0), available: 20 << 30, ..Wish::default() }).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn every_plan_keeps_its_promise(ram in 0u64..8 << 30, slots in proptest::option::of(0usize..200),
+                                        context in proptest::option::of(0usize..40_000)) {
+            let wish = Wish { ram: Some(ram), slots, context, available: 0 };
+            if let Ok(p) = plan(&needs(), &wish) {
+                prop_assert!(p.trunk + p.cache + p.buffers + p.slots <= ram);
+                prop_assert!(p.slots_per_layer >= p.min_slots && p.slots_per_layer <= p.max_slots);
+                prop_assert!(slot_limit(&p) >= p.slots_per_layer);
+                prop_assert!(context.is_none_or(|c| c == p.context));
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The CPU tier: slots are a bounded pool in RAM, the host tier is the mapped file.
+//!
+//! Hits are computed from their slot, misses straight from the file. Under a memory budget the pages of the file that a
+//! miss touched are dropped after use, and so are those of an expert that got a slot, so that nothing is held twice.
+
+use super::run::{Buffers, Parts};
+use super::schedule::Move;
+use super::store::{ExpertStore, HostExpert};
+use super::tier::{Group, Grouped, Source, Tier, TierTime};
+use super::{ExpertError, Routing};
+use crate::gguf::Advice;
+use crate::kernels::memory::SlotMemory;
+use crate::kernels::rows::{from_rows, with_rows};
+use crate::kernels::Pool;
+use candle_core::Tensor;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// Parts of an expert begin at multiples of this in a slot.
+const ALIGN: usize = 64;
+/// A copy into a slot is cut into pieces of this size for the pool.
+const COPY: usize = 256 * 1024;
+
+/// Slots of one layer: `experts * stride` bytes of address space, of which the first `slots * stride` may be in use.
+struct LayerSlots {
+    memory: SlotMemory,
+    stride: usize,
+    /// Where gate, up and down begin in a slot.
+    offsets: [usize; 3],
+    sizes: [usize; 3],
+}
+
+/// Slots in RAM.
+pub struct CpuTier {
+    store: ExpertStore,
+    layers: Vec<LayerSlots>,
+    slots: usize,
+    pool: Arc<Pool>,
+    buffers: Buffers,
+    /// Largest amount of file pages that misses may hold at a time; `None` leaves them to the operating system.
+    window: Option<u64>,
+}
+
+impl CpuTier {
+    /// Reserve address space for all experts of every layer, with no memory used yet. See [`super::Settings::window`].
+    ///
+    /// # Errors
+    /// The operating system refuses the reservation.
+    pub fn new(store: ExpertStore, slots: usize, pool: Arc<Pool>, window: Option<u64>) -> Result<Self, ExpertError> {
+        let page = SlotMemory::page();
+        let mut layers = Vec::with_capacity(store.layers.len());
+        for layer in &store.layers {
+            let sizes = layer.shape.map(|p| p.bytes());
+            let mut offsets = [0; 3];
+            let mut at = 0usize;
+            for (offset, size) in offsets.iter_mut().zip(sizes) {
+                *offset = at;
+                at = (at + size).next_multiple_of(ALIGN);
+            }
+            // Whole pages per slot, so that each can be given back by itself.
+            let stride = at.next_multiple_of(page);
+            let bytes = stride.saturating_mul(store.experts);
+            let memory = SlotMemory::reserve(bytes).map_err(|e| ExpertError::Reserve { bytes: bytes as u64, why: e.to_string() })?;
+            memory.prefer_huge_pages();
+            layers.push(LayerSlots { memory, stride, offsets, sizes });
+        }
+        Ok(Self { store, layers, slots, pool, buffers: Buffers::default(), window })
+    }
+}
+
+impl LayerSlots {
+    fn parts(&self, slot: u16) -> Parts<'_> {
+        let base = usize::from(slot) * self.stride;
+        std::array::from_fn(|i| {
+            let at = base + self.offsets[i];
+            &self.memory[at..at + self.sizes[i]]
+        })
+    }
+}
+
+fn host_parts(expert: &HostExpert) -> Parts<'_> {
+    std::array::from_fn(|i| &*expert[i])
+}
+
+/// Drop the pages of this expert from the process. A failure costs memory, never correctness.
+fn drop_pages(expert: &HostExpert) {
+    for part in expert {
+        if let Err(e) = part.advise(Advice::DontNeed) {
+            tracing::debug!("pages of an expert could not be dropped: {e}");
+        }
+    }
+}
+
+impl Tier for CpuTier {
+    fn run(
+        &mut self,
+        layer: usize,
+        x: &Tensor,
+        routing: &Routing,
+        grouped: &Grouped,
+        time: &mut TierTime,
+    ) -> Result<Tensor, ExpertError> {
+        let (tokens, hidden) = x.dims2()?;
+        let Self { store, layers, pool, buffers, window, .. } = self;
+        let (host, slots) = (&store.layers[layer], &layers[layer]);
+        let start = Instant::now();
+        with_rows(x, |values| buffers.begin(values, tokens, hidden, grouped.token_of.len()))?;
+        let hits = grouped.groups.iter().take_while(|g| g.source != Source::Host).count();
+        let (hits, mut misses) = grouped.groups.split_at(hits);
+        let weights: Vec<Parts<'_>> = hits
+            .iter()
+            .map(|g| match g.source {
+                Source::Slot(slot) => slots.parts(slot),
+                Source::Host => host_parts(&host.experts[usize::from(g.expert)]),
+            })
+            .collect();
+        buffers.run(pool, &host.shape, hits, grouped, &weights)?;
+        time.hits += start.elapsed();
+
+        let start = Instant::now();
+        let per_expert = host.expert_bytes().max(1);
+        let wave = window.map_or(usize::MAX, |w| usize::try_from(w / per_expert).unwrap_or(usize::MAX).max(1));
+        while !misses.is_empty() {
+            let (now, later) = misses.split_at(wave.min(misses.len()));
+            let expert = |g: &Group| &host.experts[usize::from(g.expert)];
+            let weights: Vec<Parts<'_>> = now.iter().map(|g| host_parts(expert(g))).collect();
+            buffers.run(pool, &host.shape, now, grouped, &weights)?;
+            if window.is_some() {
+                now.iter().for_each(|g| drop_pages(expert(g)));
+            }
+            misses = later;
+        }
+        time.misses += start.elapsed();
+
+        let start = Instant::now();
+        let y = buffers.sum(pool, routing, grouped, tokens, hidden);
+        time.hits += start.elapsed();
+        Ok(from_rows(y, tokens, hidden)?)
+    }
+
+    fn upload(&mut self, layer: usize, expert: u16, slot: u16) -> Result<u64, ExpertError> {
+        let host = &self.store.layers[layer].experts[usize::from(expert)];
+        let slots = &mut self.layers[layer];
+        let base = usize::from(slot) * slots.stride;
+        let target = &mut slots.memory[base..base + slots.stride];
+        let mut pieces: Vec<Mutex<(&mut [u8], &[u8])>> = Vec::new();
+        let mut rest = target;
+        let mut at = 0;
+        for (i, part) in host.iter().enumerate() {
+            let (_, from) = std::mem::take(&mut rest).split_at_mut(slots.offsets[i] - at);
+            let (mine, after) = from.split_at_mut(slots.sizes[i]);
+            rest = after;
+            at = slots.offsets[i] + slots.sizes[i];
+            pieces.extend(mine.chunks_mut(COPY).zip(part.chunks(COPY)).map(Mutex::new));
+        }
+        self.pool.run(pieces.len(), &|i| {
+            let mut piece = pieces[i].lock().unwrap_or_else(PoisonError::into_inner);
+            let (to, from) = &mut *piece;
+            to.copy_from_slice(from);
+        });
+        drop_pages(host);
+        Ok(self.store.layers[layer].expert_bytes())
+    }
+
+    fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<(), ExpertError> {
+        for m in moves {
+            let layer = &mut self.layers[m.layer];
+            let (from, to) = (usize::from(m.from) * layer.stride, usize::from(m.to) * layer.stride);
+            layer.memory.copy_within(from..from + layer.stride, to);
+        }
+        for layer in &mut self.layers {
+            layer.memory.release(slots * layer.stride..usize::MAX);
+        }
+        self.slots = slots;
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! What a device tier offers: room in slots, copies into them, and the product of routed rows with experts wherever
+//! those are. The CPU tier is in [`super::slots`].
+
+use super::schedule::Move;
+use super::{ExpertError, Routing};
+use candle_core::Tensor;
+use std::ops::Range;
+use std::time::Duration;
+
+/// Where the weights of a routed expert are read in this tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In a slot of the tier.
+    Slot(u16),
+    /// In the host store.
+    Host,
+}
+
+/// All tokens of a step that chose one expert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Expert id.
+    pub expert: u16,
+    /// Where to read it.
+    pub source: Source,
+    /// Its (token, expert) pairs in [`Grouped::token_of`].
+    pub pairs: Range<usize>,
+}
+
+/// A step's routing turned around, from "experts of each token" to "tokens of each expert", so that each expert is read once.
+#[derive(Debug, Default)]
+pub struct Grouped {
+    /// One per routed expert; first the ones in slots, then the ones in host memory.
+    pub groups: Vec<Group>,
+    /// `[pairs]`: the token of each pair, group after group, rising within a group.
+    pub token_of: Vec<u32>,
+    /// `[tokens * top_k]`: where the pair of a token's j-th choice is. Sums follow this order, so a result does not depend on
+    /// where experts are or in which order they ran.
+    pub pair_of: Vec<u32>,
+}
+
+impl Grouped {
+    /// Rearrange `routing` for the experts listed in `order`. Every routed id must be listed once.
+    pub fn fill(&mut self, routing: &Routing, experts: usize, order: impl Iterator<Item = (u16, Source)>) {
+        const ABSENT: u32 = u32::MAX;
+        self.groups.clear();
+        let mut next = vec![ABSENT; experts];
+        let mut count = vec![0usize; experts];
+        for &id in &routing.ids {
+            count[id as usize] += 1;
+        }
+        let mut at = 0;
+        for (expert, source) in order {
+            let n = count[usize::from(expert)];
+            next[usize::from(expert)] = at as u32;
+            self.groups.push(Group { expert, source, pairs: at..at + n });
+            at += n;
+        }
+        self.token_of.clear();
+        self.token_of.resize(at, 0);
+        self.pair_of.clear();
+        let k = routing.top_k.max(1);
+        for (i, &id) in routing.ids.iter().enumerate() {
+            let pair = next[id as usize];
+            debug_assert_ne!(pair, ABSENT, "every routed expert is in the plan");
+            next[id as usize] += 1;
+            self.token_of[pair as usize] = (i / k) as u32;
+            self.pair_of.push(pair);
+        }
+    }
+}
+
+/// Where the time of a tick went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TierTime {
+    /// Experts in slots, and the weighted sum.
+    pub hits: Duration,
+    /// Experts read from host memory.
+    pub misses: Duration,
+    /// Copies into slots.
+    pub upload: Duration,
+}
+
+/// Fast memory with slots. The scheduler decides what goes where; a tier carries it out.
+pub trait Tier: Send {
+    /// Products of the routed rows `x` `[tokens, hidden]` with their experts, summed by gate weight: `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// From the dot products or the device.
+    fn run(
+        &mut self,
+        layer: usize,
+        x: &Tensor,
+        routing: &Routing,
+        grouped: &Grouped,
+        time: &mut TierTime,
+    ) -> Result<Tensor, ExpertError>;
+
+    /// Copy an expert from the host store into a slot. Returns the bytes copied.
+    ///
+    /// # Errors
+    /// From the device.
+    fn upload(&mut self, layer: usize, expert: u16, slot: u16) -> Result<u64, ExpertError>;
+
+    /// Change the slots of every layer: carry out the moves, then give back (or make) room.
+    ///
+    /// # Errors
+    /// No room; then nothing has changed.
+    fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<(), ExpertError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_lead_from_tokens_to_experts_and_back() {
+        let routing = Routing { top_k: 2, ids: vec![3, 1, 1, 0, 3, 0], weights: vec![0.5; 6] };
+        let mut g = Grouped::default();
+        g.fill(&routing, 4, [(1, Source::Slot(0)), (0, Source::Host), (3, Source::Host)].into_iter());
+        assert_eq!(g.token_of, [0, 1, 1, 2, 0, 2]);
+        for (i, &pair) in g.pair_of.iter().enumerate() {
+            let group = g.groups.iter().find(|g| g.pairs.contains(&(pair as usize))).unwrap();
+            assert_eq!(u32::from(group.expert), routing.ids[i]);
+            assert_eq!(g.token_of[pair as usize], i as u32 / 2);
+        }
+    }
+}

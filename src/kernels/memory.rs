@@ -1,0 +1,116 @@
+//! Anonymous memory that is reserved at once, filled on first touch, and given back page by page.
+//!
+//! Expert slots and the key/value cache live here: their address space is fixed at load, but only what is
+//! really used counts as resident.
+#![allow(unsafe_code)]
+
+use memmap2::{MmapMut, MmapOptions};
+use std::ops::Range;
+
+/// A zeroed, page-aligned region. Pages become resident when they are first written.
+pub struct SlotMemory {
+    map: Option<MmapMut>,
+}
+
+impl SlotMemory {
+    /// Reserve `bytes` of address space. No memory is used yet.
+    ///
+    /// # Errors
+    /// The operating system refuses the reservation.
+    pub fn reserve(bytes: usize) -> std::io::Result<Self> {
+        if bytes == 0 {
+            return Ok(Self { map: None });
+        }
+        let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
+        Ok(Self { map: Some(map) })
+    }
+
+    /// Ask for huge pages, which spare the processor most address look-ups when whole experts are streamed. Only a hint.
+    pub fn prefer_huge_pages(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(map) = &self.map {
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+    }
+
+    /// Size of a page of this machine.
+    #[must_use]
+    pub fn page() -> usize {
+        // SAFETY: sysconf only reads a constant of the system.
+        let n = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        usize::try_from(n).unwrap_or(4096).max(1)
+    }
+
+    /// Give the whole pages inside `range` back to the system; they read as zeros afterwards.
+    pub fn release(&mut self, range: Range<usize>) {
+        let Some(map) = &mut self.map else { return };
+        let page = Self::page();
+        let from = range.start.div_ceil(page) * page;
+        let to = range.end.min(map.len()) / page * page;
+        if from >= to {
+            return;
+        }
+        #[cfg(target_os = "linux")]
+        // SAFETY: `MADV_DONTNEED` on private anonymous memory turns the pages to zeros. `&mut self` proves that no
+        // slice into the region is alive, and the range is inside the mapping (clamped above).
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from) };
+        #[cfg(not(target_os = "linux"))]
+        map[from..to].fill(0);
+    }
+}
+
+/// Memory that the machine could give now, in bytes: `MemAvailable`, or a tight cgroup limit if there is one. A large
+/// number where the system does not tell.
+#[must_use]
+pub fn available() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let meminfo = read("/proc/meminfo");
+    let free = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))
+        .and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
+        .map_or(u64::MAX / 4, |kib| kib * 1024);
+    let limit = |path: &str| read(path).trim().parse::<u64>().ok();
+    match (limit("/sys/fs/cgroup/memory.max"), limit("/sys/fs/cgroup/memory.current")) {
+        (Some(max), Some(used)) => free.min(max.saturating_sub(used)),
+        _ => free,
+    }
+}
+
+impl std::ops::Deref for SlotMemory {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&[])
+    }
+}
+
+impl std::ops::DerefMut for SlotMemory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.map.as_deref_mut().unwrap_or(&mut [])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_pages_read_as_zeros_and_their_neighbours_stay() {
+        let page = SlotMemory::page();
+        let mut m = SlotMemory::reserve(page * 4).unwrap();
+        m.fill(7);
+        m.release(1..page * 3 - 1);
+        assert!(m[..page].iter().all(|&b| b == 7), "the first page is only partly inside");
+        assert!(m[page..2 * page].iter().all(|&b| b == 0));
+        assert!(m[2 * page..].iter().all(|&b| b == 7), "the third page is only partly inside");
+        m.release(0..usize::MAX);
+        assert!(m.iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn an_empty_region_is_an_empty_slice() {
+        let mut m = SlotMemory::reserve(0).unwrap();
+        m.release(0..10);
+        assert!(m.is_empty());
+    }
+}

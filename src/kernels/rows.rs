@@ -1,0 +1,84 @@
+//! The f32 rows inside a CPU tensor, and loops over rows that use the pool when that pays.
+
+use super::Pool;
+use candle_core::{CpuStorage, Device, Storage, Tensor};
+use std::sync::Mutex;
+
+/// Below this many values a row loop stays on the calling thread: a fork-join would cost more.
+const SERIAL_BELOW: usize = 64 * 1024;
+
+/// Hands the row-major values of a contiguous f32 CPU tensor to `f`, without a copy.
+///
+/// # Errors
+/// The tensor is elsewhere, of another type, or not contiguous.
+pub fn with_rows<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
+        candle_core::bail!("expected f32 rows on the CPU, found {:?} on {:?}", x.dtype(), x.device());
+    };
+    match layout.contiguous_offsets() {
+        Some((from, to)) => Ok(f(&values[from..to])),
+        None => candle_core::bail!("expected contiguous rows, found strides {:?}", layout.stride()),
+    }
+}
+
+/// A CPU tensor `[rows, cols]` that takes over the buffer.
+///
+/// # Errors
+/// The buffer does not hold `rows * cols` values.
+pub fn from_rows(values: Vec<f32>, rows: usize, cols: usize) -> candle_core::Result<Tensor> {
+    Tensor::from_vec(values, (rows, cols), &Device::Cpu)
+}
+
+/// Calls `f(row index, row)` for every row of `out`, on all threads if there is enough to do.
+/// What is written into a row must not depend on the thread, so the result is the same either way.
+pub fn for_rows(pool: &Pool, out: &mut [f32], row: usize, f: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    if row == 0 {
+        return;
+    }
+    if out.len() < SERIAL_BELOW || pool.threads() == 1 {
+        out.chunks_mut(row).enumerate().for_each(|(i, r)| f(i, r));
+        return;
+    }
+    let rows = out.len() / row;
+    let per_task = rows.div_ceil(pool.threads() * 4).max(1);
+    // Each task takes one lock once: the lock is how disjoint pieces travel to the threads without `unsafe`.
+    let pieces: Vec<Mutex<&mut [f32]>> = out.chunks_mut(per_task * row).map(Mutex::new).collect();
+    pool.run(pieces.len(), &|task| {
+        let mut piece = pieces[task].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        piece.chunks_mut(row).enumerate().for_each(|(i, r)| f(task * per_task + i, r));
+    });
+}
+
+/// `gate = silu(gate) * up`, value by value.
+pub fn swiglu(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = *g / (1.0 + (-*g).exp()) * u;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_out_as_they_went_in() {
+        let t = from_rows(vec![1., 2., 3., 4., 5., 6.], 3, 2).unwrap();
+        assert_eq!(with_rows(&t, <[f32]>::to_vec).unwrap(), [1., 2., 3., 4., 5., 6.]);
+        let last = t.narrow(0, 2, 1).unwrap();
+        assert_eq!(with_rows(&last, <[f32]>::to_vec).unwrap(), [5., 6.]);
+        assert!(with_rows(&t.t().unwrap(), |_| ()).is_err(), "a transposed view has no rows");
+    }
+
+    #[test]
+    fn every_row_is_visited_once_whatever_the_threads() {
+        for threads in [1, 3] {
+            let pool = Pool::new(threads);
+            for rows in [1, 7, 1000] {
+                let mut out = vec![0.0; rows * 128];
+                for_rows(&pool, &mut out, 128, &|i, r| r.iter_mut().for_each(|v| *v += i as f32 + 1.0));
+                assert!(out.chunks(128).enumerate().all(|(i, r)| r.iter().all(|&v| v == i as f32 + 1.0)));
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Grouped-query self-attention with rotary positions, as the Qwen and OLMo families use it.
+
+use super::cache::KvCache;
+use super::linear::{Compute, Linear};
+use super::norm::RmsNorm;
+use super::rope::Angles;
+use super::config::ModelConfig;
+use super::weights::Weights;
+use super::{LoadSettings, ModelError};
+use crate::kernels::attention::{attention, Heads};
+use crate::kernels::rows::{from_rows, with_rows};
+use candle_core::Tensor;
+
+/// One attention layer with its cache.
+///
+/// The norms of queries and keys decide by their length what they run over: a head (`qwen3moe`), or the whole
+/// projected width (`olmoe`).
+pub struct SelfAttention {
+    /// Head counts and sizes.
+    pub heads: Heads,
+    /// hidden -> query heads.
+    pub query: Linear,
+    /// hidden -> key heads.
+    pub key: Linear,
+    /// hidden -> value heads.
+    pub value: Linear,
+    /// query heads -> hidden.
+    pub output: Linear,
+    /// Norm of the queries, before the rotation.
+    pub query_norm: Option<RmsNorm>,
+    /// Norm of the keys, before the rotation.
+    pub key_norm: Option<RmsNorm>,
+    /// Queries, keys and values are clamped to plus or minus this (`attention.clamp_kqv`).
+    pub clamp: Option<f32>,
+    /// Keys and values so far.
+    pub cache: KvCache,
+}
+
+/// What the norms of queries and keys run over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head by itself.
+    PerHead,
+    /// The whole projected width.
+    Whole,
+}
+
+impl SelfAttention {
+    /// The attention of block `block` by its usual tensor names.
+    pub(crate) fn load(
+        weights: &Weights<'_>,
+        config: &ModelConfig,
+        settings: &LoadSettings,
+        block: usize,
+        norm: QkNorm,
+    ) -> Result<Self, ModelError> {
+        let heads = config.heads;
+        let Heads { query, groups, key_dim, value_dim } = heads;
+        let (q, k, v) = (query * key_dim, groups * key_dim, groups * value_dim);
+        let name = |part: &str| format!("blk.{block}.attn_{part}");
+        let width = |whole: usize| if norm == QkNorm::Whole { whole } else { key_dim };
+        let rms = |part: &str, len: usize| -> Result<RmsNorm, ModelError> {
+            Ok(RmsNorm::new(weights.vector(&format!("{}.weight", name(part)), len)?, config.eps))
+        };
+        Ok(Self {
+            heads,
+            query: weights.linear(&name("q"), config.hidden, q)?,
+            key: weights.linear(&name("k"), config.hidden, k)?,
+            value: weights.linear(&name("v"), config.hidden, v)?,
+            output: weights.linear(&name("output"), query * value_dim, config.hidden)?,
+            query_norm: Some(rms("q_norm", width(q))?),
+            key_norm: Some(rms("k_norm", width(k))?),
+            clamp: config.clamp_qkv,
+            cache: KvCache::new(heads, settings.context, settings.kv_f32)?,
+        })
+    }
+
+    /// `[tokens, hidden]` at positions `position..` in, the same out. The cache gains the tokens.
+    ///
+    /// # Errors
+    /// From the dot products.
+    pub fn forward(&mut self, compute: &mut Compute, x: &Tensor, position: usize, angles: &Angles) -> Result<Tensor, ModelError> {
+        let (tokens, _) = x.dims2()?;
+        let mut qkv = Linear::many(compute, [&self.query, &self.key, &self.value], x)?;
+        if let Some(limit) = self.clamp {
+            for t in &mut qkv {
+                *t = t.clamp(-limit, limit)?;
+            }
+        }
+        let [mut q, mut k, v] = qkv;
+        if let Some(norm) = &self.query_norm {
+            q = norm.forward(compute, &q)?;
+        }
+        if let Some(norm) = &self.key_norm {
+            k = norm.forward(compute, &k)?;
+        }
+        let q = angles.rotate(compute, &q, self.heads.key_dim)?;
+        let k = angles.rotate(compute, &k, self.heads.key_dim)?;
+        with_rows(&k, |k| with_rows(&v, |v| self.cache.write(position, k, v)))??;
+        let width = self.heads.query * self.heads.value_dim;
+        let mut out = vec![0.0; tokens * width];
+        let scale = 1.0 / (self.heads.key_dim as f32).sqrt();
+        let context = self.cache.context();
+        with_rows(&q, |q| attention(&compute.pool, self.heads, self.cache.view(), context, q, position, scale, &mut out))?;
+        self.output.forward(compute, &from_rows(out, tokens, width)?)
+    }
+}

@@ -1,0 +1,219 @@
+//! Hyperparameters of a model, read from GGUF metadata with every number checked.
+//!
+//! Keys are llama.cpp's (`ARCH.block_count` and so on); defaults are the ones that llama.cpp takes where a key is
+//! absent.
+
+use super::rope::Scaling;
+use super::weights::Weights;
+use super::ModelError;
+use crate::kernels::attention::Heads;
+
+/// Sizes beyond this are taken for damage, long before they could be multiplied into an overflow.
+const LIMIT: u64 = 1 << 24;
+
+/// What the metadata says about a decoder with routed experts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// `general.architecture`.
+    pub arch: String,
+    /// Layers.
+    pub blocks: usize,
+    /// Context that the model was trained for, in tokens.
+    pub context: usize,
+    /// Width of the hidden state.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: Heads,
+    /// Epsilon of the norms.
+    pub eps: f32,
+    /// Base of the rotation.
+    pub rope_base: f32,
+    /// Rotated dimensions of a head.
+    pub rope_dims: usize,
+    /// Stretching of positions.
+    pub rope_scaling: Scaling,
+    /// Routed experts per layer.
+    pub experts: usize,
+    /// Experts per token.
+    pub top_k: usize,
+    /// Width inside an expert.
+    pub expert_ff: usize,
+    /// Width inside a dense feed-forward, if the file names one.
+    pub dense_ff: usize,
+    /// Layers at the start that have a dense feed-forward.
+    pub leading_dense: usize,
+    /// Factor on the gate weights.
+    pub expert_scale: f32,
+    /// `expert_weights_norm`, if the file says it.
+    pub renormalise: Option<bool>,
+    /// Clamp on queries, keys and values.
+    pub clamp_qkv: Option<f32>,
+    /// Vocabulary size, from the embedding table.
+    pub vocab: usize,
+}
+
+/// Typed access to `ARCH.*`.
+struct Keys<'a, 'g> {
+    weights: &'a Weights<'g>,
+    arch: &'a str,
+}
+
+impl Keys<'_, '_> {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.arch)
+    }
+
+    fn bad(&self, name: &str, value: impl ToString, why: impl Into<String>) -> ModelError {
+        ModelError::BadKey { file: self.weights.file.clone(), key: self.key(name), value: value.to_string(), why: why.into() }
+    }
+
+    /// A size from 1 to the limit.
+    fn size(&self, name: &str) -> Result<Option<usize>, ModelError> {
+        match self.weights.gguf.u64(&self.key(name))? {
+            None => Ok(None),
+            Some(n) if (1..=LIMIT).contains(&n) => Ok(Some(n as usize)),
+            Some(n) => Err(self.bad(name, n, format!("must be from 1 to {LIMIT}"))),
+        }
+    }
+
+    /// A size that may be 0 and then counts as absent.
+    fn size_or_zero(&self, name: &str) -> Result<Option<usize>, ModelError> {
+        match self.weights.gguf.u64(&self.key(name))? {
+            Some(0) => Ok(None),
+            _ => self.size(name),
+        }
+    }
+
+    fn need(&self, name: &str) -> Result<usize, ModelError> {
+        self.size(name)?.ok_or_else(|| ModelError::MissingKey { file: self.weights.file.clone(), key: self.key(name) })
+    }
+
+    /// A finite number.
+    fn number(&self, name: &str) -> Result<Option<f32>, ModelError> {
+        match self.weights.gguf.f32(&self.key(name))? {
+            Some(x) if !x.is_finite() => Err(self.bad(name, x, "must be a finite number")),
+            x => Ok(x),
+        }
+    }
+
+    /// A finite number above zero.
+    fn positive(&self, name: &str) -> Result<Option<f32>, ModelError> {
+        match self.number(name)? {
+            Some(x) if x <= 0.0 => Err(self.bad(name, x, "must be above 0")),
+            x => Ok(x),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Read and check the keys of a `qwen3moe`-like decoder.
+    pub(crate) fn read(weights: &Weights<'_>) -> Result<Self, ModelError> {
+        let arch = weights.gguf.arch()?.to_owned();
+        let keys = Keys { weights, arch: &arch };
+        let blocks = keys.need("block_count")?;
+        let hidden = keys.need("embedding_length")?;
+        let heads = Self::heads(&keys, hidden)?;
+        let experts = keys.need("expert_count")?;
+        if experts > usize::from(u16::MAX) {
+            return Err(keys.bad("expert_count", experts, "more than 65534 experts per layer can't be addressed"));
+        }
+        let top_k = keys.need("expert_used_count")?;
+        if top_k > experts {
+            return Err(keys.bad("expert_used_count", top_k, format!("exceeds expert_count = {experts}")));
+        }
+        match weights.gguf.u64(&keys.key("expert_gating_func"))? {
+            None | Some(0 | 1) => {}
+            Some(f) => return Err(keys.bad("expert_gating_func", f, "only softmax gating (1) is known for this architecture")),
+        }
+        let dense_ff = keys.size_or_zero("feed_forward_length")?.unwrap_or(0);
+        let expert_ff = match keys.size_or_zero("expert_feed_forward_length")? {
+            Some(n) => n,
+            // qwen3moe files without the key split the dense width among the chosen experts; olmoe means the expert.
+            None if arch == "qwen3moe" && dense_ff / top_k > 0 => dense_ff / top_k,
+            None if dense_ff > 0 => dense_ff,
+            None => return Err(ModelError::MissingKey { file: weights.file.clone(), key: keys.key("expert_feed_forward_length") }),
+        };
+        let rope_dims = keys.size_or_zero("rope.dimension_count")?.unwrap_or(heads.key_dim);
+        if rope_dims > heads.key_dim || rope_dims % 2 != 0 {
+            return Err(keys.bad("rope.dimension_count", rope_dims, format!("must be even and at most key_length = {}", heads.key_dim)));
+        }
+        let table = weights
+            .gguf
+            .tensor("token_embd.weight")
+            .ok_or_else(|| ModelError::MissingTensor { file: weights.file.clone(), tensor: "token_embd.weight".into() })?;
+        let vocab = table.dims.get(1).copied().unwrap_or(1);
+        let leading_dense = keys.size_or_zero("leading_dense_block_count")?.unwrap_or(0);
+        Ok(Self {
+            blocks,
+            context: keys.need("context_length")?,
+            hidden,
+            heads,
+            eps: keys.number("attention.layer_norm_rms_epsilon")?.ok_or_else(|| ModelError::MissingKey {
+                file: weights.file.clone(),
+                key: keys.key("attention.layer_norm_rms_epsilon"),
+            })?,
+            rope_base: keys.positive("rope.freq_base")?.unwrap_or(10_000.0),
+            rope_dims,
+            rope_scaling: Self::scaling(&keys)?,
+            experts,
+            top_k,
+            expert_ff,
+            dense_ff,
+            leading_dense,
+            expert_scale: keys.number("expert_weights_scale")?.filter(|s| *s != 0.0).unwrap_or(1.0),
+            renormalise: weights.gguf.bool(&keys.key("expert_weights_norm"))?,
+            clamp_qkv: keys.number("attention.clamp_kqv")?.filter(|c| *c > 0.0),
+            vocab,
+            arch,
+        })
+    }
+
+    /// Bytes of keys and values that one token takes in all layers.
+    #[must_use]
+    pub fn cache_bytes_per_token(&self, f32: bool) -> u64 {
+        self.blocks as u64 * super::cache::KvCache::token_bytes(self.heads, f32)
+    }
+
+    fn heads(keys: &Keys<'_, '_>, hidden: usize) -> Result<Heads, ModelError> {
+        let query = keys.need("attention.head_count")?;
+        let groups = keys.size("attention.head_count_kv")?.unwrap_or(query);
+        if query % groups != 0 {
+            return Err(keys.bad("attention.head_count_kv", groups, format!("does not divide head_count = {query}")));
+        }
+        let default = hidden / query;
+        let key_dim = keys.size("attention.key_length")?.unwrap_or(default);
+        let value_dim = keys.size("attention.value_length")?.unwrap_or(default);
+        if key_dim == 0 || value_dim == 0 {
+            return Err(keys.bad("attention.head_count", query, format!("exceeds embedding_length = {hidden}")));
+        }
+        if query.saturating_mul(key_dim.max(value_dim)) as u64 > LIMIT {
+            return Err(keys.bad("attention.key_length", key_dim, format!("{query} heads of it exceed {LIMIT} values")));
+        }
+        Ok(Heads { query, groups, key_dim, value_dim })
+    }
+
+    fn scaling(keys: &Keys<'_, '_>) -> Result<Scaling, ModelError> {
+        let kind = keys.weights.gguf.str(&keys.key("rope.scaling.type"))?.map(str::to_owned);
+        let factor = match keys.positive("rope.scaling.factor")? {
+            Some(f) => f,
+            // The name of the key in the first files that had one.
+            None => keys.positive("rope.scale_linear")?.unwrap_or(1.0),
+        };
+        match kind.as_deref() {
+            Some("none") => Ok(Scaling::None),
+            None | Some("linear") if factor == 1.0 => Ok(Scaling::None),
+            None | Some("linear") => Ok(Scaling::Linear { factor }),
+            Some("yarn") => Ok(Scaling::Yarn {
+                factor,
+                original: match keys.size("rope.scaling.original_context_length")? {
+                    Some(n) => n,
+                    None => keys.need("context_length")?,
+                },
+                attention: keys.positive("rope.scaling.attn_factor")?.unwrap_or(1.0),
+                beta_fast: keys.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+                beta_slow: keys.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+            }),
+            Some(other) => Err(keys.bad("rope.scaling.type", other, "known are none, linear and yarn")),
+        }
+    }
+}

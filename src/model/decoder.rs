@@ -1,0 +1,181 @@
+//! A pre-norm decoder: `x += mixer(norm(x)); x += feed_forward(norm(x))`, layer after layer, then the head.
+//!
+//! Architectures differ in what they put into it; how a step runs is the same for all of them.
+
+use super::attention::SelfAttention;
+use super::embedding::Embedding;
+use super::feed_forward::FeedForward;
+use super::head::Head;
+use super::linear::{Compute, Linear};
+use super::norm::RmsNorm;
+use super::rope::{Angles, Rope};
+use super::config::ModelConfig;
+use super::weights::Weights;
+use super::{LoadSettings, Logits, Model, ModelError};
+use crate::experts::Experts;
+use crate::kernels::rows::with_rows;
+use candle_core::Tensor;
+
+/// What lets tokens of a layer see each other.
+pub enum Mixer {
+    /// Attention over a cache of keys and values.
+    Attention(Box<SelfAttention>),
+}
+
+impl Mixer {
+    fn forward(&mut self, compute: &mut Compute, x: &Tensor, position: usize, angles: &Angles) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Attention(a) => a.forward(compute, x, position, angles),
+        }
+    }
+
+    /// The nearest length at or below `len` that this layer can go back to.
+    fn reachable(&self, len: usize) -> usize {
+        match self {
+            Self::Attention(_) => len,
+        }
+    }
+}
+
+/// One layer.
+pub struct Layer {
+    /// Before the mixer.
+    pub mixer_norm: RmsNorm,
+    /// Attention or its like.
+    pub mixer: Mixer,
+    /// Before the feed-forward.
+    pub ff_norm: RmsNorm,
+    /// Dense, or routed experts.
+    pub feed_forward: FeedForward,
+}
+
+/// What stands around the layers.
+pub struct Parts {
+    file: String,
+    embedding: Embedding,
+    head: Head,
+    rope: Rope,
+}
+
+impl Parts {
+    /// Embedding, head and rotation by their usual names. Without `output.weight` the head is the embedding table.
+    pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig) -> Result<Self, ModelError> {
+        let table = weights.matrix("token_embd.weight", config.hidden, config.vocab)?;
+        let output = match weights.has("output.weight") {
+            true => weights.linear("output", config.hidden, config.vocab)?,
+            false => Linear::new(table.clone(), None),
+        };
+        let factors = weights.optional_vector("rope_freqs.weight", config.rope_dims / 2)?;
+        Ok(Self {
+            file: weights.file.clone(),
+            embedding: Embedding::new(table),
+            head: Head::new(weights.norm("output_norm", config)?, output),
+            rope: Rope::new(config.rope_dims, config.rope_base, &config.rope_scaling, factors.as_deref()),
+        })
+    }
+}
+
+/// A whole model and its context.
+pub struct Decoder {
+    parts: Parts,
+    layers: Vec<Layer>,
+    /// Room in tokens.
+    context: usize,
+    /// Bytes of cache per token.
+    token_bytes: u64,
+    compute: Compute,
+    /// Tokens in the context.
+    len: usize,
+}
+
+impl Decoder {
+    /// A model with an empty context.
+    pub(crate) fn new(parts: Parts, layers: Vec<Layer>, config: &ModelConfig, settings: &LoadSettings) -> Self {
+        let token_bytes = config.cache_bytes_per_token(settings.kv_f32);
+        Self { parts, layers, context: settings.context, token_bytes, compute: Compute::new(settings.pool.clone()), len: 0 }
+    }
+}
+
+/// An error that names the place if `x` has a NaN or an infinity.
+fn check(x: &Tensor, file: &str, place: impl Fn() -> String) -> Result<(), ModelError> {
+    if with_rows(x, all_finite)? {
+        return Ok(());
+    }
+    Err(ModelError::NotFinite { file: file.to_owned(), place: place() })
+}
+
+/// Whether there is no NaN and no infinity. Branch-free inside, so that the check costs next to nothing.
+fn all_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    !values.chunks(4096).any(|c| c.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT)))
+}
+
+impl Model for Decoder {
+    fn forward(
+        &mut self,
+        tokens: &[u32],
+        experts: &mut Experts,
+        logits: Logits,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<f32>>, ModelError> {
+        if tokens.len() > self.context - self.len {
+            return Err(ModelError::ContextFull { used: self.len, more: tokens.len(), context: self.context });
+        }
+        if tokens.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let mut x = self.parts.embedding.forward(tokens)?;
+        let angles = self.parts.rope.angles(self.len, tokens.len());
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            if stop() {
+                return Ok(None);
+            }
+            let h = layer.mixer_norm.forward(&self.compute, &x)?;
+            x = (x + layer.mixer.forward(&mut self.compute, &h, self.len, &angles)?)?;
+            check(&x, &self.parts.file, || format!("layer {i} (attention)"))?;
+            let h = layer.ff_norm.forward(&self.compute, &x)?;
+            x = (x + layer.feed_forward.forward(&mut self.compute, experts, &h)?)?;
+            check(&x, &self.parts.file, || format!("layer {i} (feed-forward)"))?;
+        }
+        let out = self.parts.head.forward(&mut self.compute, &x, logits)?;
+        if !all_finite(&out) {
+            return Err(ModelError::NotFinite { file: self.parts.file.clone(), place: "the output head".to_owned() });
+        }
+        self.len += tokens.len();
+        Ok(Some(out))
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn truncate(&mut self, len: usize) -> usize {
+        self.len = self.layers.iter().fold(len.min(self.len), |len, l| l.mixer.reachable(len));
+        self.len
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        self.len as u64 * self.token_bytes
+    }
+
+    fn vocab(&self) -> usize {
+        self.parts.embedding.vocab()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::all_finite;
+
+    #[test]
+    fn every_kind_of_non_number_is_seen() {
+        let mut v = vec![1.0f32; 5000];
+        assert!(all_finite(&v));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            v[4999] = bad;
+            assert!(!all_finite(&v));
+        }
+        v[4999] = f32::MAX;
+        assert!(all_finite(&v));
+    }
+}

@@ -1,0 +1,44 @@
+//! Token embeddings: only the rows that are asked for leave their quantization.
+
+use super::ModelError;
+use crate::kernels::rows::from_rows;
+use crate::kernels::{dequantize, Matrix};
+use candle_core::Tensor;
+
+/// The table `[vocab, hidden]`, left in the mapped file.
+pub struct Embedding {
+    table: Matrix,
+    row_bytes: usize,
+}
+
+impl Embedding {
+    /// `table.rows` is the vocabulary.
+    #[must_use]
+    pub fn new(table: Matrix) -> Self {
+        let row_bytes = if table.rows == 0 { 0 } else { table.bytes.len() / table.rows };
+        Self { table, row_bytes }
+    }
+
+    /// Vocabulary size.
+    #[must_use]
+    pub fn vocab(&self) -> usize {
+        self.table.rows
+    }
+
+    /// `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary.
+    pub fn forward(&self, tokens: &[u32]) -> Result<Tensor, ModelError> {
+        let hidden = self.table.cols;
+        let mut out = vec![0.0; tokens.len() * hidden];
+        for (&token, row) in tokens.iter().zip(out.chunks_mut(hidden.max(1))) {
+            let at = token as usize;
+            if at >= self.table.rows {
+                return Err(ModelError::Token { token, vocab: self.table.rows });
+            }
+            dequantize(self.table.ty, &self.table.bytes[at * self.row_bytes..(at + 1) * self.row_bytes], row)?;
+        }
+        Ok(from_rows(out, tokens.len(), hidden)?)
+    }
+}

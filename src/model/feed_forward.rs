@@ -1,0 +1,77 @@
+//! The feed-forward half of a layer: dense SwiGLU (Shazeer, arXiv 2002.05202), or routed experts.
+
+use super::linear::{Compute, Linear};
+use super::router::Router;
+use super::weights::Weights;
+use super::ModelError;
+use crate::experts::Experts;
+use crate::kernels::rows::{for_rows, from_rows, with_rows};
+use candle_core::Tensor;
+
+/// `down(silu(gate(x)) * up(x))`
+pub struct Dense {
+    /// hidden -> ff
+    pub gate: Linear,
+    /// hidden -> ff
+    pub up: Linear,
+    /// ff -> hidden
+    pub down: Linear,
+}
+
+impl Dense {
+    /// The dense feed-forward of block `block`.
+    pub(crate) fn load(weights: &Weights<'_>, block: usize, hidden: usize, ff: usize) -> Result<Self, ModelError> {
+        let name = |part: &str| format!("blk.{block}.ffn_{part}");
+        Ok(Self {
+            gate: weights.linear(&name("gate"), hidden, ff)?,
+            up: weights.linear(&name("up"), hidden, ff)?,
+            down: weights.linear(&name("down"), ff, hidden)?,
+        })
+    }
+
+    /// `[tokens, hidden]` in, the same out.
+    ///
+    /// # Errors
+    /// From the dot products.
+    pub fn forward(&self, compute: &mut Compute, x: &Tensor) -> Result<Tensor, ModelError> {
+        let [gate, up] = Linear::many(compute, [&self.gate, &self.up], x)?;
+        let (tokens, ff) = gate.dims2()?;
+        let h = with_rows(&gate, |gate| {
+            with_rows(&up, |up| {
+                let mut h = gate.to_vec();
+                for_rows(&compute.pool, &mut h, ff, &|i, row| crate::kernels::rows::swiglu(row, &up[i * ff..(i + 1) * ff]));
+                h
+            })
+        })??;
+        self.down.forward(compute, &from_rows(h, tokens, ff)?)
+    }
+}
+
+/// What follows attention in a layer.
+pub enum FeedForward {
+    /// Every token uses all of it.
+    Dense(Dense),
+    /// A router picks experts; `index` counts the layers that have experts.
+    Moe {
+        /// Picks.
+        router: Router,
+        /// Index among layers with experts.
+        index: usize,
+    },
+}
+
+impl FeedForward {
+    /// `[tokens, hidden]` in, the same out.
+    ///
+    /// # Errors
+    /// From the dot products or the experts.
+    pub fn forward(&self, compute: &mut Compute, experts: &mut Experts, x: &Tensor) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Dense(dense) => dense.forward(compute, x),
+            Self::Moe { router, index } => {
+                let routing = router.forward(compute, x)?;
+                Ok(experts.forward(*index, x, &routing)?)
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! From a file to a model that is ready to run: configuration, memory plan, weights, slots.
+
+use super::config::ModelConfig;
+use super::weights::Weights;
+use super::{expert_weights, olmoe, qwen3moe, Model, ModelError, ARCHITECTURES};
+use crate::events::{LoadOptions, Plan};
+use crate::experts::budget::{self, Needs, Wish};
+use crate::experts::policy::Policy;
+use crate::experts::slots::CpuTier;
+use crate::experts::store::ExpertStore;
+use crate::experts::{ExpertError, Experts};
+use crate::gguf::Gguf;
+use crate::kernels::Pool;
+use std::sync::Arc;
+
+/// Most tokens that one pass is planned for; longer prompts are read in chunks of this.
+const CHUNK: u64 = 512;
+
+/// How weights are bound.
+#[derive(Clone)]
+pub struct LoadSettings {
+    /// Room for this many tokens.
+    pub context: usize,
+    /// Keys and values in 32-bit floats.
+    pub kv_f32: bool,
+    /// Computes.
+    pub pool: Arc<Pool>,
+}
+
+/// A model that is ready to run.
+pub struct Opened {
+    /// The model, with an empty context.
+    pub model: Box<dyn Model>,
+    /// Its experts, with empty slots.
+    pub experts: Experts,
+    /// What the metadata says.
+    pub config: ModelConfig,
+    /// The memory plan that was followed.
+    pub plan: Plan,
+    /// Bytes of one expert, per layer that has experts.
+    pub expert_bytes: Vec<u64>,
+}
+
+/// Read the configuration, and refuse architectures that have no code here.
+fn read<'a>(gguf: &'a Gguf) -> Result<(Weights<'a>, ModelConfig), ModelError> {
+    let weights = Weights::new(gguf);
+    let arch = gguf.arch()?;
+    if !ARCHITECTURES.contains(&arch) {
+        return Err(ModelError::Architecture { file: weights.file, arch: crate::gguf::shown(arch) });
+    }
+    let config = ModelConfig::read(&weights)?;
+    Ok((weights, config))
+}
+
+/// Bind the weights of a model. Every tensor that it needs is checked for presence, shape and type.
+///
+/// # Errors
+/// What is missing or wrong, by name.
+pub fn load(gguf: &Gguf, settings: &LoadSettings) -> Result<(Box<dyn Model>, ExpertStore, ModelConfig), ModelError> {
+    let (weights, config) = read(gguf)?;
+    let (model, store) = match config.arch.as_str() {
+        "olmoe" => olmoe::load(&weights, &config, settings)?,
+        _ => qwen3moe::load(&weights, &config, settings)?,
+    };
+    Ok((Box::new(model), store, config))
+}
+
+/// The memory plan for a model, without loading it. `available` is the memory that the machine can give, in bytes.
+///
+/// # Errors
+/// A file that can't be run, or a budget that can't be kept.
+pub fn plan(gguf: &Gguf, options: &LoadOptions, available: u64) -> Result<Plan, ModelError> {
+    let (_, config) = read(gguf)?;
+    planned(gguf, &config, options, available)
+}
+
+fn planned(gguf: &Gguf, config: &ModelConfig, options: &LoadOptions, available: u64) -> Result<Plan, ModelError> {
+    let wish = Wish { ram: options.ram, slots: options.slots, context: options.context, available };
+    Ok(budget::plan(&needs(gguf, config, options.kv_f32), &wish)?)
+}
+
+/// What the model takes, from its header alone.
+fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
+    let mut trunk = 0;
+    let mut per_layer: Vec<u64> = vec![0; config.blocks];
+    for t in gguf.tensors() {
+        if !expert_weights::is_routed(&t.name) {
+            trunk += t.size() as u64;
+            continue;
+        }
+        let block = t.name.split('.').nth(1).and_then(|n| n.parse::<usize>().ok());
+        if let Some(bytes) = block.and_then(|b| per_layer.get_mut(b)) {
+            *bytes += t.size() as u64;
+        }
+    }
+    let expert_bytes = per_layer.into_iter().filter(|b| *b > 0).map(|b| b / config.experts as u64).collect();
+    let heads = config.heads;
+    let attention = heads.query * (2 * heads.key_dim + heads.value_dim) + heads.groups * 2 * (heads.key_dim + heads.value_dim);
+    let row = 8 * config.hidden + attention + config.top_k * (2 * config.hidden + 3 * config.expert_ff);
+    Needs {
+        trunk,
+        cache_per_token: config.cache_bytes_per_token(kv_f32),
+        buffers: row as u64 * 4 * CHUNK.min(config.context as u64) + config.vocab as u64 * 4 * 3,
+        vocab: config.vocab as u64,
+        expert_bytes,
+        experts: config.experts,
+        context: config.context,
+    }
+}
+
+/// Plan, load, and set up the slots.
+///
+/// # Errors
+/// See [`load`] and [`plan`].
+pub fn open(gguf: &Gguf, options: &LoadOptions, pool: Arc<Pool>) -> Result<Opened, ModelError> {
+    let (_, config) = read(gguf)?;
+    let policy = match &options.policy {
+        Some(name) => name.parse::<Policy>().map_err(ExpertError::from)?,
+        None => Policy::default(),
+    };
+    let plan = planned(gguf, &config, options, crate::kernels::memory::available())?;
+    let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, pool: pool.clone() };
+    let (model, store, config) = load(gguf, &settings)?;
+    let expert_bytes = store.expert_bytes();
+    let experts = config.experts;
+    let tier = CpuTier::new(store, plan.slots_per_layer, pool, budget::window(&plan))?;
+    let experts = Experts::new(Box::new(tier), expert_bytes.clone(), experts, &plan, policy);
+    Ok(Opened { model, experts, config, plan, expert_bytes })
+}

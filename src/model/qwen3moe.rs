@@ -1,0 +1,52 @@
+//! `qwen3moe`: Qwen3-30B-A3B, Qwen3-Coder-30B-A3B, Qwen3-235B-A22B (Qwen3 Technical Report, arXiv 2505.09388).
+//!
+//! Grouped-query attention with per-head norms of queries and keys and NEOX rotation of the first dimensions; routed
+//! SwiGLU experts with softmax over all of them. The chosen weights are always divided by their sum, as llama.cpp does
+//! whatever the original configuration said. Layers without a router have a dense feed-forward.
+
+use super::attention::{QkNorm, SelfAttention};
+use super::config::ModelConfig;
+use super::decoder::{Decoder, Layer, Mixer, Parts};
+use super::expert_weights::{self, Sizes};
+use super::feed_forward::{Dense, FeedForward};
+use super::router::{Gating, Router};
+use super::weights::Weights;
+use super::{LoadSettings, ModelError};
+use crate::experts::store::{ExpertStore, LayerExperts};
+
+/// The model and the place of its experts.
+pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadSettings) -> Result<(Decoder, ExpertStore), ModelError> {
+    load_with(weights, config, settings, QkNorm::PerHead, true)
+}
+
+/// What `qwen3moe` and `olmoe` share.
+pub(super) fn load_with(
+    weights: &Weights<'_>,
+    config: &ModelConfig,
+    settings: &LoadSettings,
+    norm: QkNorm,
+    renormalise: bool,
+) -> Result<(Decoder, ExpertStore), ModelError> {
+    let sizes = Sizes { hidden: config.hidden, ff: config.expert_ff, experts: config.experts };
+    let gating = Gating { top_k: config.top_k, renormalise, scale: config.expert_scale };
+    let mut layers = Vec::new();
+    let mut experts: Vec<LayerExperts> = Vec::new();
+    for block in 0..config.blocks {
+        let name = |part: &str| format!("blk.{block}.{part}");
+        let dense = block < config.leading_dense || (!weights.has(&name("ffn_gate_inp.weight")) && weights.has(&name("ffn_gate.weight")));
+        let mixer_norm = weights.norm(&name("attn_norm"), config)?;
+        let attention = SelfAttention::load(weights, config, settings, block, norm)?;
+        let ff_norm = weights.norm(&name("ffn_norm"), config)?;
+        let feed_forward = if dense {
+            FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff)?)
+        } else {
+            let router = Router::new(weights.linear(&name("ffn_gate_inp"), config.hidden, config.experts)?, gating);
+            experts.push(expert_weights::load(weights, block, sizes)?);
+            FeedForward::Moe { router, index: experts.len() - 1 }
+        };
+        layers.push(Layer { mixer_norm, mixer: Mixer::Attention(Box::new(attention)), ff_norm, feed_forward });
+    }
+    let store = ExpertStore { layers: experts, experts: config.experts, top_k: config.top_k, hidden: config.hidden };
+    let model = Decoder::new(Parts::load(weights, config)?, layers, config, settings);
+    Ok((model, store))
+}
