@@ -27,7 +27,7 @@ impl RmsNorm {
         let (tokens, cols) = x.dims2()?;
         let len = self.weight.len();
         if len == 0 || cols % len != 0 {
-            candle_core::bail!("a norm of {len} values can't be applied to rows of {cols}");
+            return Err(candle_core::Error::Msg(format!("a norm of {len} values can't be applied to rows of {cols}")).into());
         }
         let out = with_rows(x, |values| {
             let mut out = vec![0.0; values.len()];

@@ -103,7 +103,7 @@ impl Angles {
         let (tokens, cols) = x.dims2()?;
         let half = self.half;
         if head_dim == 0 || cols % head_dim != 0 || 2 * half > head_dim || self.table.len() < tokens * 2 * half {
-            candle_core::bail!("can't rotate {} of {head_dim} dimensions in rows of {cols}", 2 * half);
+            return Err(candle_core::Error::Msg(format!("can't rotate {} of {head_dim} dimensions in rows of {cols}", 2 * half)).into());
         }
         let out = with_rows(x, |values| {
             let mut out = values.to_vec();
