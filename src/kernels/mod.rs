@@ -5,9 +5,12 @@
 //! tokens of the batch, or on where the weights lie.
 
 mod activations;
+pub mod attention;
 mod block;
+pub mod memory;
 mod pool;
 mod product;
+pub mod rows;
 mod scalar;
 
 pub use activations::Activations;

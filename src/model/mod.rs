@@ -21,6 +21,9 @@ pub mod rope;
 pub mod router;
 mod weights;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use open::{load, open, plan, LoadSettings, Opened};
