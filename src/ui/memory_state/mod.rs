@@ -1,0 +1,382 @@
+//! What the memory pane knows: slots, hit rate, speed and where a step's time goes, folded from step records
+//! and gauges; and what another slot count would do.
+//!
+//! Measured and estimated numbers never mix: everything under [`Forecast`] is an estimate, the rest is counted.
+
+pub mod regret;
+
+use crate::events::{Gauges, ModelCard, Outcome, Phase, StepRecord, StepTime, NO_SLOT};
+use crate::experts::curve::Curve;
+use crate::experts::schedule::Routed;
+use regret::Regret;
+use std::collections::VecDeque;
+
+/// Generated tokens behind every number called "now".
+pub const WINDOW: usize = 64;
+/// Samples kept for the sparkline.
+const SERIES: usize = 512;
+/// Half-life, in tokens, of the samples behind the curve.
+const HALF_LIFE: f64 = 512.0;
+/// Generated tokens before anything is predicted.
+const MIN_SAMPLES: usize = 16;
+/// Most experts, in all layers together, that a curve is kept for.
+const MAX_CELLS: usize = 1 << 20;
+
+/// One generated token, reduced to what the pane needs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    hits: u32,
+    routed: u32,
+    time: StepTime,
+    uploaded: u64,
+    missed: u64,
+}
+
+/// Mean time of a step over the recent tokens, in microseconds, by what it was spent on.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Split {
+    /// Weights that every token uses, and what nothing else accounts for.
+    pub trunk: f64,
+    /// Experts in slots.
+    pub hits: f64,
+    /// Experts computed from host memory.
+    pub misses: f64,
+    /// Copies into slots.
+    pub upload: f64,
+    /// Drawing the token.
+    pub sampling: f64,
+}
+
+impl Split {
+    /// The whole step.
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        self.trunk + self.hits + self.misses + self.upload + self.sampling
+    }
+}
+
+/// What another slot count would do: an estimate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Forecast {
+    /// Slots per layer.
+    pub slots: usize,
+    /// Hit rate, 0..1: today's, moved by what the stack-distance curve says.
+    pub hit_rate: f64,
+    /// Tokens per second, from the measured cost of a hit and of a miss; `None` if one was never measured.
+    pub speed: Option<f64>,
+    /// Bytes of all slots.
+    pub bytes: u64,
+}
+
+/// An estimate beside what then happened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Verdict {
+    /// What was expected.
+    pub forecast: Forecast,
+    /// Hit rate measured over the window that followed.
+    pub hit_rate: f64,
+    /// Tokens per second measured over it.
+    pub speed: f64,
+}
+
+/// The memory pane's state.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryState {
+    gauges: Option<Gauges>,
+    layers: usize,
+    experts: usize,
+    /// Bytes of one slot in every layer.
+    slot_step: u64,
+    recent: VecDeque<Sample>,
+    session_hits: u64,
+    session_routed: u64,
+    session_tokens: u64,
+    session_us: u64,
+    speeds: VecDeque<Option<f32>>,
+    curve: Option<Curve>,
+    routed: Vec<Routed>,
+    slots: usize,
+    occupied: u64,
+    context_used: u32,
+    last_step: Option<u64>,
+    pending: Option<Forecast>,
+    since_change: usize,
+    verdict: Option<Verdict>,
+    regret: Regret,
+}
+
+impl MemoryState {
+    /// An empty state for the model that was opened.
+    #[must_use]
+    pub fn open(card: &ModelCard) -> Self {
+        let cells = card.layers.checked_mul(card.experts);
+        let fits = cells.is_some_and(|n| n <= MAX_CELLS) && card.experts < usize::from(NO_SLOT);
+        Self {
+            layers: card.layers,
+            experts: card.experts,
+            slot_step: match card.plan.slot_step {
+                0 => card.expert_bytes.iter().fold(0u64, |sum, b| sum.saturating_add(*b)),
+                step => step,
+            },
+            slots: card.plan.slots_per_layer,
+            curve: fits.then(|| Curve::new(card.layers, card.experts, Some(HALF_LIFE))),
+            regret: if fits { Regret::new(card.layers, card.experts) } else { Regret::default() },
+            ..Self::default()
+        }
+    }
+
+    /// Takes the latest gauges.
+    pub fn gauges(&mut self, gauges: &Gauges) {
+        self.gauges = Some(gauges.clone());
+    }
+
+    /// Folds one step in.
+    pub fn apply(&mut self, record: &StepRecord) {
+        let gap = self.last_step.is_some_and(|last| record.step != last.saturating_add(1));
+        self.last_step = Some(record.step);
+        self.context_used = record.context_used;
+        self.occupied = record.slot_of.iter().filter(|s| **s != NO_SLOT).count() as u64;
+        self.note_slots(usize::from(record.slots));
+        self.feed_curve(record);
+        // Prompts are read in chunks: their hits and times are of another kind and would blur "now".
+        if record.phase == Phase::Prefill {
+            if self.speeds.back().is_some_and(Option::is_some) {
+                self.push_speed(None);
+            }
+            return;
+        }
+        if gap && self.speeds.back().is_some_and(Option::is_some) {
+            self.push_speed(None);
+        }
+        let (hits, routed) = record.routed.iter().fold((0u32, 0u32), |(hits, all), r| {
+            (hits.saturating_add(u32::from(r.outcome == Outcome::Hit)), all.saturating_add(1))
+        });
+        self.session_hits += u64::from(hits);
+        self.session_routed += u64::from(routed);
+        self.session_tokens += 1;
+        self.session_us = self.session_us.saturating_add(u64::from(record.time.total_us));
+        if record.time.total_us > 0 {
+            self.push_speed(Some(1e6 / record.time.total_us as f32));
+        }
+        if self.recent.len() == WINDOW {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Sample {
+            hits,
+            routed,
+            time: record.time,
+            uploaded: record.bytes_uploaded,
+            missed: record.bytes_missed,
+        });
+        self.regret.push(record, self.slots);
+        self.judge();
+    }
+
+    fn push_speed(&mut self, speed: Option<f32>) {
+        if self.speeds.len() == SERIES {
+            self.speeds.pop_front();
+        }
+        self.speeds.push_back(speed);
+    }
+
+    fn note_slots(&mut self, slots: usize) {
+        if slots == self.slots {
+            return;
+        }
+        self.pending = self.forecast(slots);
+        self.slots = slots;
+        self.since_change = 0;
+        // "Now" is about the slot count in force.
+        self.recent.clear();
+    }
+
+    fn feed_curve(&mut self, record: &StepRecord) {
+        let Some(curve) = &mut self.curve else { return };
+        for layer in 0..self.layers {
+            self.routed.clear();
+            let entries = record.layer(layer).iter();
+            self.routed.extend(entries.map(|r| Routed { expert: r.expert, tokens: r.tokens.max(1), weight: 0.0 }));
+            curve.tick(layer, &self.routed, record.phase);
+        }
+        curve.end_step(record.tokens.max(1));
+    }
+
+    fn judge(&mut self) {
+        self.since_change += 1;
+        if self.since_change < WINDOW {
+            return;
+        }
+        if let (Some(forecast), Some(hit_rate), Some(speed)) = (self.pending, self.hit_rate_now(), self.speed_now()) {
+            self.verdict = Some(Verdict { forecast, hit_rate, speed });
+            self.pending = None;
+        }
+    }
+
+    /// The latest gauges, if any came.
+    #[must_use]
+    pub fn latest_gauges(&self) -> Option<&Gauges> {
+        self.gauges.as_ref()
+    }
+
+    /// Slots per layer in force.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Experts per layer.
+    #[must_use]
+    pub fn experts(&self) -> usize {
+        self.experts
+    }
+
+    /// Slots in use, of all layers together, and how many there are.
+    #[must_use]
+    pub fn occupancy(&self) -> (u64, u64) {
+        (self.occupied, (self.slots as u64).saturating_mul(self.layers as u64))
+    }
+
+    /// Bytes of all slots at a count per layer.
+    #[must_use]
+    pub fn slot_bytes(&self, slots: usize) -> u64 {
+        self.slot_step.saturating_mul(slots as u64)
+    }
+
+    /// Tokens in the context.
+    #[must_use]
+    pub fn context_used(&self) -> u32 {
+        self.context_used
+    }
+
+    /// Generated tokens behind the numbers called "now".
+    #[must_use]
+    pub fn window(&self) -> usize {
+        self.recent.len()
+    }
+
+    /// Generated tokens since the model was opened.
+    #[must_use]
+    pub fn session_tokens(&self) -> u64 {
+        self.session_tokens
+    }
+
+    /// Hits among routed experts over the recent tokens, 0..1.
+    #[must_use]
+    pub fn hit_rate_now(&self) -> Option<f64> {
+        let (hits, routed) =
+            self.recent.iter().fold((0u64, 0u64), |(h, r), s| (h + u64::from(s.hits), r + u64::from(s.routed)));
+        (routed > 0).then(|| hits as f64 / routed as f64)
+    }
+
+    /// Hits among routed experts over all generated tokens, 0..1.
+    #[must_use]
+    pub fn hit_rate_session(&self) -> Option<f64> {
+        (self.session_routed > 0).then(|| self.session_hits as f64 / self.session_routed as f64)
+    }
+
+    /// Tokens per second over the recent tokens.
+    #[must_use]
+    pub fn speed_now(&self) -> Option<f64> {
+        let us: u64 = self.recent.iter().map(|s| u64::from(s.time.total_us)).sum();
+        (us > 0).then(|| self.recent.len() as f64 * 1e6 / us as f64)
+    }
+
+    /// Tokens per second over all generated tokens.
+    #[must_use]
+    pub fn speed_session(&self) -> Option<f64> {
+        (self.session_us > 0).then(|| self.session_tokens as f64 * 1e6 / self.session_us as f64)
+    }
+
+    /// Tokens per second, token by token, oldest first; `None` where records are missing or a prompt was read.
+    pub fn speeds(&self) -> impl DoubleEndedIterator<Item = Option<f32>> + '_ {
+        self.speeds.iter().copied()
+    }
+
+    /// Where a step's time goes, over the recent tokens.
+    #[must_use]
+    pub fn split(&self) -> Option<Split> {
+        let n = self.recent.len() as f64;
+        let mean = |f: fn(&StepTime) -> u32| self.recent.iter().map(|s| f64::from(f(&s.time))).sum::<f64>() / n;
+        let mut split = Split {
+            trunk: 0.0,
+            hits: mean(|t| t.hits_us),
+            misses: mean(|t| t.misses_us),
+            upload: mean(|t| t.upload_us),
+            sampling: mean(|t| t.sampling_us),
+        };
+        let total = mean(|t| t.total_us);
+        // What no part accounts for belongs to the trunk, so that the bar always adds up to the step.
+        split.trunk = mean(|t| t.trunk_us).max(total - split.total());
+        (!self.recent.is_empty() && split.total() > 0.0).then_some(split)
+    }
+
+    /// Bytes per token, over the recent tokens: copied into slots, and read from host memory for misses.
+    #[must_use]
+    pub fn bytes_per_token(&self) -> Option<(u64, u64)> {
+        let n = self.recent.len() as u64;
+        let sum = |f: fn(&Sample) -> u64| self.recent.iter().fold(0u64, |sum, s| sum.saturating_add(f(s)));
+        (n > 0).then(|| (sum(|s| s.uploaded) / n, sum(|s| s.missed) / n))
+    }
+
+    /// Predicted hit rate for every slot count from 0, as plain LRU would have it; empty while too little was seen.
+    #[must_use]
+    pub fn curve(&self) -> Vec<f64> {
+        match &self.curve {
+            Some(curve) if self.session_tokens as usize >= MIN_SAMPLES => curve.hit_rates(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What `slots` per layer would do. `None` while too little was seen.
+    #[must_use]
+    pub fn forecast(&self, slots: usize) -> Option<Forecast> {
+        if (self.session_tokens as usize) < MIN_SAMPLES || self.recent.len() < MIN_SAMPLES {
+            return None;
+        }
+        let curve = self.curve.as_ref()?;
+        let now = self.hit_rate_now()?;
+        let slots = slots.min(self.experts);
+        // The curve is LRU's; the policy in force is a little better or worse. Its distance is kept.
+        let moved = now + curve.hit_rate(slots)? - curve.hit_rate(self.slots)?;
+        let hit_rate = if slots >= self.experts { moved.max(now) } else { moved }.clamp(0.0, 1.0);
+        Some(Forecast { slots, hit_rate, speed: self.speed_at(hit_rate), bytes: self.slot_bytes(slots) })
+    }
+
+    fn speed_at(&self, hit_rate: f64) -> Option<f64> {
+        let split = self.split()?;
+        let n = self.recent.len() as f64;
+        let routed = self.recent.iter().map(|s| f64::from(s.routed)).sum::<f64>() / n;
+        let hits = self.recent.iter().map(|s| f64::from(s.hits)).sum::<f64>() / n;
+        let misses = routed - hits;
+        // Too few of a kind give no cost to go by.
+        let cost = |us: f64, count: f64| (count * n >= 8.0).then(|| us / count);
+        let per_hit = cost(split.hits, hits);
+        let per_miss = cost(split.misses + split.upload, misses);
+        let (per_hit, per_miss) = match (per_hit, per_miss) {
+            (Some(h), Some(m)) => (h, m),
+            (Some(h), None) if (hit_rate * routed - hits).abs() < 0.5 => (h, h),
+            _ => return None,
+        };
+        let us = split.trunk + split.sampling + routed * (hit_rate * per_hit + (1.0 - hit_rate) * per_miss);
+        (us > 0.0).then(|| 1e6 / us)
+    }
+
+    /// The last estimate that was put to the test.
+    #[must_use]
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref()
+    }
+
+    /// How far the policy is from the best that hindsight allows.
+    #[must_use]
+    pub fn regret(&self) -> &Regret {
+        &self.regret
+    }
+
+    /// Hit rate that plain LRU would have now, from the curve.
+    #[must_use]
+    pub fn lru_now(&self) -> Option<f64> {
+        let curve = self.curve.as_ref().filter(|_| self.session_tokens as usize >= MIN_SAMPLES)?;
+        curve.hit_rate(self.slots)
+    }
+}
