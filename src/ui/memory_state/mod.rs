@@ -148,9 +148,10 @@ impl MemoryState {
         if gap && self.speeds.back().is_some_and(Option::is_some) {
             self.push_speed(None);
         }
-        let (hits, routed) = record.routed.iter().fold((0u32, 0u32), |(hits, all), r| {
-            (hits.saturating_add(u32::from(r.outcome == Outcome::Hit)), all.saturating_add(1))
-        });
+        let (hits, routed) = record
+            .routed
+            .iter()
+            .fold((0u32, 0u32), |(hits, all), r| (hits.saturating_add(u32::from(r.outcome == Outcome::Hit)), all.saturating_add(1)));
         self.session_hits += u64::from(hits);
         self.session_routed += u64::from(routed);
         self.session_tokens += 1;
@@ -161,13 +162,7 @@ impl MemoryState {
         if self.recent.len() == WINDOW {
             self.recent.pop_front();
         }
-        self.recent.push_back(Sample {
-            hits,
-            routed,
-            time: record.time,
-            uploaded: record.bytes_uploaded,
-            missed: record.bytes_missed,
-        });
+        self.recent.push_back(Sample { hits, routed, time: record.time, uploaded: record.bytes_uploaded, missed: record.bytes_missed });
         self.regret.push(record, self.slots);
         self.judge();
     }
@@ -263,8 +258,7 @@ impl MemoryState {
     /// Hits among routed experts over the recent tokens, 0..1.
     #[must_use]
     pub fn hit_rate_now(&self) -> Option<f64> {
-        let (hits, routed) =
-            self.recent.iter().fold((0u64, 0u64), |(h, r), s| (h + u64::from(s.hits), r + u64::from(s.routed)));
+        let (hits, routed) = self.recent.iter().fold((0u64, 0u64), |(h, r), s| (h + u64::from(s.hits), r + u64::from(s.routed)));
         (routed > 0).then(|| hits as f64 / routed as f64)
     }
 

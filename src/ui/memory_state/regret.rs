@@ -142,8 +142,7 @@ mod tests {
     #[test]
     fn more_slots_never_cost_hits() {
         let mut random = fastrand::Rng::with_seed(5);
-        let t: VecDeque<Vec<u16>> =
-            (0..60).map(|_| random.choose_multiple(0..16u16, 3)).collect();
+        let t: VecDeque<Vec<u16>> = (0..60).map(|_| random.choose_multiple(0..16u16, 3)).collect();
         let all: Vec<u64> = (0..=16).map(|s| best_hits(&t, 16, s)).collect();
         assert!(all.windows(2).all(|p| p[0] <= p[1]), "{all:?}");
         assert_eq!(all[16], 180);

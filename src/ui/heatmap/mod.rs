@@ -1,0 +1,241 @@
+//! The expert heatmap: layers down, experts across, and what became of each in the latest step.
+//!
+//! Luminance says how much an expert was used lately, a solid cell that it holds a slot; what happened in this
+//! step stands out by its own lightness and hue, and by its own glyph wherever a cell has a character to itself.
+//! When cells must be pooled, events are kept (the rarest wins) and heat is averaged.
+
+mod grid;
+mod side;
+mod words;
+mod zoom;
+
+use super::experts_state::{ExpertsState, HeatmapAction, Side};
+use super::panes::PaneContext;
+use super::theme::{Face, Theme};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use grid::{Grid, Make};
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::Line;
+
+/// What a key means here, if anything.
+#[must_use]
+pub fn action(key: KeyEvent) -> Option<HeatmapAction> {
+    if key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT) {
+        return None;
+    }
+    let far = if key.modifiers.contains(KeyModifiers::SHIFT) { 8 } else { 1 };
+    Some(match key.code {
+        KeyCode::Up | KeyCode::Char('k') => HeatmapAction::Up(far),
+        KeyCode::Down | KeyCode::Char('j') => HeatmapAction::Down(far),
+        KeyCode::Left | KeyCode::Char('h') => HeatmapAction::Left(far),
+        KeyCode::Right | KeyCode::Char('l') => HeatmapAction::Right(far),
+        KeyCode::Char('K') | KeyCode::PageUp => HeatmapAction::Up(8),
+        KeyCode::Char('J') | KeyCode::PageDown => HeatmapAction::Down(8),
+        KeyCode::Char('H') => HeatmapAction::Left(8),
+        KeyCode::Char('L') => HeatmapAction::Right(8),
+        KeyCode::Home => HeatmapAction::First,
+        KeyCode::End => HeatmapAction::Last,
+        KeyCode::Enter => HeatmapAction::Zoom,
+        KeyCode::Esc => HeatmapAction::Back,
+        KeyCode::Char('s') => HeatmapAction::ToggleSort,
+        KeyCode::Char('p') => HeatmapAction::NextSide,
+        _ => return None,
+    })
+}
+
+/// Keys of this pane and what they do, for help and documentation.
+pub const KEYS: [(&str, &str); 6] = [
+    ("arrows, hjkl", "move the cursor; with Shift, or PgUp and PgDn, by eight"),
+    ("Home, End", "first and last expert of the layer"),
+    ("Enter", "zoom into the layer"),
+    ("Esc", "back to all layers"),
+    ("s", "order experts by heat, or by number"),
+    ("p", "beside the grid: this step, layer profile, nothing"),
+];
+
+/// Handles a key while the pane has focus; `false` if it means nothing here.
+pub fn on_key(state: &mut ExpertsState, key: KeyEvent) -> bool {
+    action(key).is_some_and(|a| state.act(a))
+}
+
+/// Words for the pane's frame, with the pool factors in force; `inside` is the rectangle that [`draw`] gets.
+#[must_use]
+pub fn title(inside: Rect, state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme) -> String {
+    let (layers, experts) = (state.layers(), state.experts());
+    let x = theme.glyphs().times;
+    if layers == 0 {
+        return "experts".into();
+    }
+    let mut title = if state.zoomed { format!("experts of layer {}", state.layer) } else { format!("experts {layers} {x} {experts}") };
+    let parts = Parts::of(inside, state, context, theme);
+    let (pool_layers, pool_experts) = if state.zoomed {
+        (1, zoom::Strip::fit(parts.grid, experts).map_or(1, |s| s.pool))
+    } else {
+        Grid::fit(parts.grid, layers, experts, theme).map_or((1, 1), |g| (g.pool_layers, g.pool_experts))
+    };
+    if pool_layers > 1 {
+        title += &format!(", {pool_layers} layers per cell");
+    }
+    if pool_experts > 1 {
+        title += &format!(", {pool_experts} per cell");
+    }
+    if state.sorted {
+        title += ", hottest first";
+    }
+    title
+}
+
+/// Rectangles of the pane, from the middle out: what does not fit is left out, the grid last.
+struct Parts {
+    head: Rect,
+    gutter: Rect,
+    grid: Rect,
+    side: Rect,
+    ruler: Rect,
+    step: Rect,
+    facts: Rect,
+    legend: Rect,
+    side_kind: Side,
+}
+
+impl Parts {
+    fn of(area: Rect, state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme) -> Self {
+        let mut rest = area;
+        let mut bottom = |keep: u16| {
+            if rest.height > keep {
+                rest.height -= 1;
+                Rect::new(rest.x, rest.bottom(), rest.width, 1)
+            } else {
+                Rect::new(rest.x, rest.bottom(), rest.width, 0)
+            }
+        };
+        // The legend is the last to go; of the other lines, the one that the keys drive stays longest.
+        let legend = bottom(1);
+        let (facts, step) = if context.focused {
+            (bottom(4), bottom(8))
+        } else {
+            let step = bottom(5);
+            (Rect { height: 0, ..step }, step)
+        };
+        let ruler = if state.zoomed { Rect::default() } else { bottom(9) };
+        let head = if state.zoomed && rest.height > 3 {
+            let head = Rect { height: 1, ..rest };
+            rest.y += 1;
+            rest.height -= 1;
+            head
+        } else {
+            Rect::default()
+        };
+        if state.zoomed {
+            let empty = Rect::default();
+            return Self { head, gutter: empty, grid: rest, side: empty, ruler: empty, step, facts, legend, side_kind: Side::Bare };
+        }
+        let digits = state.layers().saturating_sub(1).max(1).ilog10() as u16 + 1;
+        let gutter_width = if rest.width > 12 { digits + 2 } else { 0 };
+        let gutter = Rect { width: gutter_width, ..rest };
+        let mut grid = Rect { x: rest.x + gutter_width, width: rest.width - gutter_width, ..rest };
+        // The side may take room that the grid can't use, and a little more where there is plenty.
+        let wanted = side::width(state.side);
+        let experts = u16::try_from(state.experts()).unwrap_or(u16::MAX);
+        let free = grid.width.saturating_sub(experts.min(grid.width));
+        let plenty = state.side == Side::Profile && grid.width >= wanted * 3;
+        let mut side = Rect { width: 0, ..grid };
+        let mut side_kind = Side::Bare;
+        if wanted > 0 && (free >= wanted || plenty || (grid.width >= wanted * 5 && grid.width < experts)) {
+            let inner = Rect { width: grid.width - wanted, ..grid };
+            let used = Grid::fit(inner, state.layers(), state.experts(), theme).map_or(inner.width, |g| g.used_width());
+            grid.width = used;
+            side = Rect { x: grid.right(), width: wanted, ..grid };
+            side_kind = state.side;
+        }
+        Self { head, gutter, grid, side, ruler, step, facts, legend, side_kind }
+    }
+}
+
+/// Draws the inside of the pane.
+pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme) {
+    let area = area.intersection(*buf.area());
+    if area.is_empty() {
+        return;
+    }
+    buf.set_style(area, theme.base());
+    if state.layers() == 0 || state.experts() == 0 {
+        let words = if context.card.is_some() { "waiting for the first token" } else { "no model is open" };
+        buf.set_stringn(area.x, area.y, words, usize::from(area.width), theme.style(Face::Dim));
+        return;
+    }
+    let mut parts = Parts::of(area, state, context, theme);
+    let make = if state.zoomed {
+        line(buf, parts.head, &zoom::head(state, theme));
+        zoom::draw(buf, parts.grid, state, theme, context.focused);
+        if theme.ascii || theme.is_mono() {
+            Make::Glyph
+        } else {
+            Make::Block
+        }
+    } else {
+        let Some(grid) = Grid::fit(parts.grid, state.layers(), state.experts(), theme) else { return };
+        let place = state.place_of(state.layer, state.expert);
+        grid.paint(buf, state, theme, context.focused.then_some((state.layer, place)));
+        gutter(buf, parts.gutter, &grid, state, context, theme);
+        side::draw(buf, parts.side.x, &grid, parts.side_kind, state, theme);
+        // The ruler belongs right under the cells.
+        parts.ruler.y = parts.ruler.y.min(parts.grid.y + grid.used_height());
+        ruler(buf, &parts, &grid, place, context, theme);
+        grid.make
+    };
+    line(buf, parts.step, &words::step(state, context, theme));
+    line(buf, parts.facts, &words::facts(state, theme));
+    line(buf, parts.legend, &words::legend(make, state, theme, area.width));
+}
+
+fn line(buf: &mut Buffer, at: Rect, line: &Line<'_>) {
+    if !at.is_empty() {
+        buf.set_line(at.x, at.y, line, at.width);
+    }
+}
+
+/// Layer numbers: each where rows are few, each eighth where they are many, and always the cursor's.
+fn gutter(buf: &mut Buffer, at: Rect, grid: &Grid, state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme) {
+    if at.width < 3 {
+        return;
+    }
+    let digits = usize::from(at.width) - 2;
+    let every = if state.layers() <= 12 { 1 } else { 8 };
+    for row in 0..grid.rows() {
+        let y = grid.y(row);
+        if y >= at.bottom() {
+            break;
+        }
+        let layers = grid.layers_of_row(row);
+        if context.focused && layers.contains(&state.layer) {
+            let words = format!("{}{:>digits$}", theme.glyphs().pointer, state.layer);
+            buf.set_stringn(at.x, y, words, usize::from(at.width), theme.style(Face::Accent));
+        } else if let Some(layer) = layers.clone().find(|l| l % every == 0) {
+            buf.set_stringn(at.x + 1, y, format!("{layer:>digits$}"), digits, theme.style(Face::Dim));
+        }
+    }
+}
+
+/// Expert numbers under the cells, the cursor's column, and the heads of the side.
+fn ruler(buf: &mut Buffer, parts: &Parts, grid: &Grid, cursor: usize, context: &PaneContext<'_>, theme: &Theme) {
+    let at = parts.ruler;
+    if at.is_empty() {
+        return;
+    }
+    let experts = grid.columns() * grid.pool_experts;
+    let every = [8, 16, 32, 64, 128].into_iter().find(|e| grid.x(*e).saturating_sub(grid.x(0)) >= 8).unwrap_or(256);
+    for place in (0..experts).step_by(every) {
+        let x = grid.x(place);
+        let room = usize::from(parts.grid.right().saturating_sub(x));
+        let words = format!("{}{place}", theme.glyphs().tick);
+        if words.chars().count() <= room {
+            buf.set_stringn(x, at.y, words, room, theme.style(Face::Dim));
+        }
+    }
+    if context.focused && grid.x(cursor) < parts.grid.right() {
+        buf.set_stringn(grid.x(cursor), at.y, theme.glyphs().caret, 1, theme.style(Face::Accent));
+    }
+    buf.set_stringn(parts.side.x, at.y, side::head(parts.side_kind), usize::from(parts.side.width), theme.style(Face::Dim));
+}

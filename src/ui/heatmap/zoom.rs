@@ -1,0 +1,103 @@
+//! One layer, every expert with its own glyph and, where there is room, its number.
+
+use super::grid::{face_of, glyph_of, paint_cell, Make};
+use crate::ui::experts_state::{ExpertsState, Mark};
+use crate::ui::theme::{Face, Theme};
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::Line;
+
+/// Sizes of the zoomed layer in a rectangle: columns of experts, width of a cell, experts per cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Strip {
+    columns: usize,
+    width: usize,
+    pub(super) pool: usize,
+}
+
+impl Strip {
+    /// The widest cells that show all experts; pooled if even single characters don't.
+    pub(super) fn fit(area: Rect, experts: usize) -> Option<Self> {
+        let (w, h) = (usize::from(area.width), usize::from(area.height));
+        if w == 0 || h == 0 || experts == 0 {
+            return None;
+        }
+        for width in [6, 3, 2, 1] {
+            // Columns in a round number, so that an expert's place can be read off.
+            let columns = [64, 32, 16, 8].into_iter().find(|c| c * width <= w).unwrap_or((w / width).max(1));
+            if width <= w && experts.div_ceil(columns) <= h {
+                return Some(Self { columns, width, pool: 1 });
+            }
+        }
+        Some(Self { columns: w, width: 1, pool: experts.div_ceil(w * h) })
+    }
+}
+
+/// Draws the layer under the cursor.
+pub(super) fn draw(buf: &mut Buffer, area: Rect, state: &ExpertsState, theme: &Theme, show_cursor: bool) {
+    let Some(strip) = Strip::fit(area, state.experts()) else { return };
+    let (layer, expert) = state.cursor();
+    let cursor = state.place_of(layer, expert);
+    let make = if theme.ascii || theme.is_mono() { Make::Glyph } else { Make::Block };
+    for index in 0..state.experts().div_ceil(strip.pool) {
+        let places = index * strip.pool..((index + 1) * strip.pool).min(state.experts());
+        let x = area.x + (index % strip.columns * strip.width) as u16;
+        let y = area.y.saturating_add((index / strip.columns) as u16);
+        if y >= area.bottom() {
+            break;
+        }
+        let on = show_cursor && places.contains(&cursor);
+        let cell = state.cell(layer..layer + 1, places.clone());
+        if strip.width < 6 {
+            // Two columns of colour and a gap, where there is room for a gap.
+            let width = if strip.width == 3 { 2 } else { strip.width as u16 };
+            paint_cell(buf, Rect::new(x, y, width, 1).intersection(area), make, cell, state, theme, on);
+            continue;
+        }
+        let number = format!("{:>3}", state.expert_at(layer, places.start));
+        let style = match (on, cell.mark) {
+            (true, _) => theme.style(Face::Cursor),
+            (_, Mark::Quiet) if cell.resident => theme.style(Face::Dim),
+            (_, Mark::Quiet) => theme.style(Face::Track).fg(theme.color(Face::Absent)),
+            (_, mark) => theme.style(face_of(mark)),
+        };
+        buf.set_stringn(x, y, number, 3, style);
+        let at = Rect::new(x + 3, y, 2, 1).intersection(area);
+        if make == Make::Glyph {
+            let style = super::grid::glyph_style(cell, state, theme);
+            buf.set_stringn(at.x, at.y, glyph_of(cell, state, theme), usize::from(at.width), style);
+        } else {
+            paint_cell(buf, at, make, cell, state, theme, false);
+        }
+    }
+}
+
+/// The layer's character in words.
+pub(super) fn head(state: &ExpertsState, theme: &Theme) -> Line<'static> {
+    let (layer, _) = state.cursor();
+    let profile = state.profile(layer);
+    let tally = state.tally(layer);
+    let rate = profile.hit_rate.map_or_else(|| " - ".to_owned(), |r| format!("{:>3.0}%", r * 100.0));
+    let label = |text: &'static str| theme.span(Face::Dim, text);
+    let value = |text: String| theme.span(Face::Text, text);
+    Line::from(vec![
+        theme.span(Face::Accent, format!("layer {layer}")),
+        value(format!("  {}", profile.resident)),
+        label(" resident"),
+        value(format!("  {:>2}", tally.hits)),
+        label(" hit"),
+        value(format!(" {:>2}", tally.misses)),
+        label(" miss"),
+        label("  recent hit rate "),
+        value(rate),
+        label("  effective "),
+        value(format!("{:>3.0}", profile.effective)),
+        label(" experts"),
+        value(format!("  {:>4.1}", profile.entropy)),
+        label(" bits"),
+        value(format!("  {:>4.2}", profile.churn)),
+        label(" admitted per token"),
+    ])
+    .style(Style::new())
+}

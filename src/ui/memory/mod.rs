@@ -1,0 +1,117 @@
+//! The memory pane: what is where, how fast it goes, and what another slot count would do.
+//!
+//! The pane is a list of sections, each a few lines with a rank. As many as fit are shown, in a fixed order;
+//! the curve takes what height remains. Wide panes have two columns. Counted numbers stand plain; estimates
+//! carry a mark for "about" and the word.
+
+mod figures;
+mod plot;
+mod sections;
+
+use super::memory_state::MemoryState;
+use super::panes::PaneContext;
+use super::theme::{Face, Theme};
+use crossterm::event::KeyEvent;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::Line;
+use sections::Section;
+
+/// Width from which there are two columns.
+const TWO_COLUMNS: u16 = 88;
+/// Least and most lines of the curve with its axis and head.
+const CURVE: (u16, u16) = (5, 12);
+
+/// Keys of this pane and what they do: none of its own; the slot keys work everywhere.
+pub const KEYS: [(&str, &str); 0] = [];
+
+/// Handles a key while the pane has focus; `false` if it means nothing here.
+pub fn on_key(_state: &mut MemoryState, _key: KeyEvent) -> bool {
+    false
+}
+
+/// Words for the pane's frame; `inside` is the rectangle that [`draw`] gets.
+#[must_use]
+pub fn title(_inside: Rect, _state: &MemoryState, context: &PaneContext<'_>, _theme: &Theme) -> String {
+    match context.card {
+        Some(card) if card.toy => "memory, toy model".into(),
+        _ => "memory".into(),
+    }
+}
+
+/// Draws the inside of the pane.
+pub fn draw(area: Rect, buf: &mut Buffer, state: &MemoryState, context: &PaneContext<'_>, theme: &Theme) {
+    let area = area.intersection(*buf.area());
+    if area.is_empty() {
+        return;
+    }
+    buf.set_style(area, theme.base());
+    if context.card.is_none() && state.session_tokens() == 0 {
+        buf.set_stringn(area.x, area.y, "no model is open", usize::from(area.width), theme.style(Face::Dim));
+        return;
+    }
+    let curve = state.curve();
+    if area.width >= TWO_COLUMNS {
+        let left = Rect { width: area.width / 2 - 1, ..area };
+        let right = Rect { x: area.x + area.width / 2 + 1, width: area.width - area.width / 2 - 1, ..area };
+        column(left, buf, sections::activity(state, context, theme, left.width), None, theme);
+        let plot = (!curve.is_empty()).then_some((curve.as_slice(), state));
+        column(right, buf, sections::places(state, context, theme, right.width), plot, theme);
+    } else {
+        let mut all = sections::activity(state, context, theme, area.width);
+        all.extend(sections::places(state, context, theme, area.width));
+        let plot = (!curve.is_empty()).then_some((curve.as_slice(), state));
+        column(area, buf, all, plot, theme);
+    }
+}
+
+/// Lays sections into a column: the highest ranks that fit, in their order, then the curve.
+fn column(area: Rect, buf: &mut Buffer, sections: Vec<Section>, plot: Option<(&[f64], &MemoryState)>, theme: &Theme) {
+    let mut by_rank: Vec<usize> = (0..sections.len()).collect();
+    by_rank.sort_by_key(|i| sections[*i].rank);
+    let mut left = usize::from(area.height);
+    let mut shown = vec![false; sections.len()];
+    for i in by_rank {
+        let lines = sections[i].lines.len();
+        if lines > left {
+            break;
+        }
+        left -= lines;
+        shown[i] = true;
+    }
+    let curve_fits = plot.is_some() && left >= usize::from(CURVE.0);
+    // Blank lines between groups, where there is more room than content.
+    let groups = sections.iter().zip(&shown).filter(|(s, on)| **on && s.opens_group).count().saturating_sub(1);
+    let spare = if curve_fits { left.saturating_sub(usize::from(CURVE.1)) } else { left };
+    let gaps = spare >= groups;
+    let mut y = area.y;
+    let mut first = true;
+    for (section, _) in sections.iter().zip(&shown).filter(|(_, on)| **on) {
+        if section.opens_group && gaps && !first {
+            y += 1;
+        }
+        first = false;
+        for line in &section.lines {
+            if y < area.bottom() {
+                buf.set_line(area.x, y, line, area.width);
+                y += 1;
+            }
+        }
+    }
+    let Some((curve, state)) = plot.filter(|_| curve_fits) else { return };
+    let rest = area.bottom().saturating_sub(y);
+    let height = rest.min(CURVE.1);
+    if height < CURVE.0 {
+        return;
+    }
+    // With room to spare the head stands off by a line.
+    let y = if rest > height { y + 1 } else { y };
+    let head = Line::from(vec![
+        theme.span(Face::Dim, "hit rate by slots, predicted (LRU)  "),
+        theme.span(Face::Accent, theme.glyphs().point),
+        theme.span(Face::Dim, " measured now"),
+    ]);
+    buf.set_line(area.x, y, &head, area.width);
+    let at = Rect { y: y + 1, height: (area.bottom() - y - 1).min(height - 1), ..area };
+    plot::draw(buf, at, curve, state.slots(), state.hit_rate_now(), theme);
+}

@@ -1,0 +1,386 @@
+//! The sections of the memory pane, as lines.
+
+use super::figures::{bare_bytes, bytes, percent, signed_bytes, speed, time};
+use crate::ui::memory_state::MemoryState;
+use crate::ui::panes::PaneContext;
+use crate::ui::theme::{Face, Theme};
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+
+/// Columns of the labels at the left.
+const LABEL: usize = 9;
+
+/// A few lines that stand or fall together.
+pub(super) struct Section {
+    /// Who stays when room is short: low ranks first.
+    pub(super) rank: u8,
+    /// A blank line may stand before it.
+    pub(super) opens_group: bool,
+    pub(super) lines: Vec<Line<'static>>,
+}
+
+fn section(rank: u8, opens_group: bool, lines: Vec<Line<'static>>) -> Section {
+    Section { rank, opens_group, lines }
+}
+
+struct Ink<'a> {
+    theme: &'a Theme,
+    width: usize,
+}
+
+impl Ink<'_> {
+    fn label(&self, text: &'static str) -> Span<'static> {
+        self.theme.span(Face::Dim, format!("{text:<LABEL$}"))
+    }
+
+    fn dim(&self, text: impl Into<String>) -> Span<'static> {
+        self.theme.span(Face::Dim, text.into())
+    }
+
+    fn text(&self, text: impl Into<String>) -> Span<'static> {
+        self.theme.span(Face::Text, text.into())
+    }
+
+    fn accent(&self, text: impl Into<String>) -> Span<'static> {
+        self.theme.span(Face::Accent, text.into())
+    }
+
+    /// A bar of `width` columns, `share` of it filled.
+    fn bar(&self, share: f64, width: usize) -> [Span<'static>; 2] {
+        let g = self.theme.glyphs();
+        let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
+        let mut filled = (share * width as f64).round() as usize;
+        if share > 0.0 && filled == 0 {
+            filled = 1.min(width);
+        }
+        [self.theme.span(Face::Bar, g.bar.repeat(filled)), self.theme.span(Face::Track, g.track.repeat(width - filled))]
+    }
+}
+
+/// What happens: slots, hits, speed, time, what other slot counts would do.
+pub(super) fn activity(state: &MemoryState, context: &PaneContext<'_>, theme: &Theme, width: u16) -> Vec<Section> {
+    let ink = Ink { theme, width: usize::from(width) };
+    let mut all = slots(&ink, state, context);
+    all.push(section(2, true, vec![hit_rate(&ink, state)]));
+    all.extend(speeds(&ink, state));
+    all.extend(split(&ink, state));
+    all.extend(forecasts(&ink, state, context));
+    all
+}
+
+/// Where things are: tiers, process, context, lost records.
+pub(super) fn places(state: &MemoryState, context: &PaneContext<'_>, theme: &Theme, width: u16) -> Vec<Section> {
+    let ink = Ink { theme, width: usize::from(width) };
+    let mut all = tiers(&ink, state, context);
+    all.extend(process(&ink, state, context));
+    all.extend(judgement(&ink, state));
+    if context.dropped > 0 {
+        let words = format!("{} records lost: the screen was slower than the model", context.dropped);
+        all.push(section(3, false, vec![Line::from(theme.span(Face::Notice, words))]));
+    }
+    all
+}
+
+fn slots(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
+    let (used, all) = state.occupancy();
+    let digits = state.experts().max(1).to_string().len();
+    let mut line = Line::from(vec![
+        ink.label("slots"),
+        ink.accent(format!("{:>digits$}", state.slots())),
+        ink.dim(format!(" of {} per layer", state.experts())),
+        ink.text(bytes(state.slot_bytes(state.slots()))),
+    ]);
+    let knob = context.slots;
+    if knob.asked != 0 && knob.asked != knob.granted {
+        line.push_span(ink.theme.span(Face::Notice, format!("  asked {}, got {}", knob.asked, knob.granted)));
+    }
+    let mut sections = vec![section(0, false, vec![line])];
+    if let Some(why) = knob.why.as_ref().filter(|_| knob.asked != knob.granted) {
+        let why: String = why.chars().filter(|c| !c.is_control()).collect();
+        sections.push(section(4, false, vec![Line::from(ink.theme.span(Face::Notice, why))]));
+    }
+    let room = ink.width.saturating_sub(LABEL + 22).min(40);
+    if room >= 6 && all > 0 {
+        let digits = all.to_string().len();
+        let mut line = Line::from(vec![ink.label("  in use")]);
+        line.extend(ink.bar(used as f64 / all as f64, room));
+        line.push_span(ink.text(format!(" {used:>digits$}")));
+        line.push_span(ink.dim(format!(" of {all}")));
+        sections.push(section(9, false, vec![line]));
+    }
+    sections
+}
+
+fn hit_rate(ink: &Ink<'_>, state: &MemoryState) -> Line<'static> {
+    Line::from(vec![
+        ink.label("hits"),
+        ink.accent(percent(state.hit_rate_now())),
+        ink.dim(format!(" last {:<3}", state.window().max(1))),
+        ink.text(percent(state.hit_rate_session())),
+        ink.dim(" session"),
+    ])
+}
+
+fn speeds(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
+    let mut line = Line::from(vec![
+        ink.label("speed"),
+        ink.accent(speed(state.speed_now())),
+        ink.dim(" tok/s   "),
+        ink.text(speed(state.speed_session())),
+        ink.dim(" session"),
+    ]);
+    let room = ink.width.saturating_sub(line.width() + 2);
+    if room >= 12 {
+        line.push_span(Span::raw("  "));
+        line.extend(spark(ink, state, room.min(48)));
+        return vec![section(3, false, vec![line])];
+    }
+    let mut own = Line::from(vec![ink.label("")]);
+    own.extend(spark(ink, state, ink.width.saturating_sub(LABEL).min(48)));
+    vec![section(3, false, vec![line]), section(8, false, vec![own])]
+}
+
+/// The latest tokens' speeds, scaled to their highest, newest at the right.
+fn spark(ink: &Ink<'_>, state: &MemoryState, width: usize) -> Vec<Span<'static>> {
+    let g = ink.theme.glyphs();
+    let mut samples: Vec<Option<f32>> = state.speeds().rev().take(width).collect();
+    samples.reverse();
+    let top = samples.iter().flatten().copied().fold(0f32, f32::max);
+    let mut words = " ".repeat(width - samples.len());
+    for sample in samples {
+        words.push_str(match sample {
+            None => g.gap,
+            Some(s) if top > 0.0 => g.spark[((s / top * 8.0).round() as usize).clamp(1, 8)],
+            Some(_) => g.spark[1],
+        });
+    }
+    vec![ink.theme.span(Face::Bar, words)]
+}
+
+fn split(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
+    let Some(split) = state.split() else { return Vec::new() };
+    let parts = [
+        ("trunk", 'T', split.trunk, Face::Trunk),
+        ("hits", 'H', split.hits, Face::TimeHits),
+        ("misses", 'M', split.misses, Face::TimeMisses),
+        ("upload", 'U', split.upload, Face::TimeUpload),
+        ("sample", 'S', split.sampling, Face::TimeSampling),
+    ];
+    let total = split.total();
+    let room = ink.width.saturating_sub(LABEL + 8).clamp(1, 60);
+    let mut bar = Line::from(vec![ink.label("step"), ink.text(time(total)), Span::raw(" ")]);
+    for ((_, letter, _, face), columns) in parts.iter().zip(shares(&parts.map(|p| p.2), room)) {
+        // Without colours the parts are told apart by their letters.
+        let (glyph, style) = if ink.theme.ascii || ink.theme.is_mono() {
+            (letter.to_string(), ink.theme.style(*face))
+        } else {
+            (" ".to_owned(), Style::new().bg(ink.theme.color(*face)))
+        };
+        bar.push_span(Span::styled(glyph.repeat(columns), style));
+    }
+    let mut sections = vec![section(4, true, vec![bar])];
+    let items: Vec<Vec<Span<'static>>> = parts
+        .iter()
+        .map(|(name, letter, us, face)| {
+            let key = if ink.theme.ascii || ink.theme.is_mono() { letter.to_string() } else { "▪".to_owned() };
+            vec![Span::styled(key, ink.theme.style(*face)), ink.dim(format!(" {name:<6}")), ink.text(time(*us)), Span::raw("  ")]
+        })
+        .collect();
+    // As many legend items per line as fit: 5, 3 or 1 of 17 columns.
+    let per_line = match ink.width.saturating_sub(LABEL) / 17 {
+        n if n >= 5 => 5,
+        n if n >= 3 => 3,
+        n => n.max(1),
+    };
+    let lines: Vec<Line<'static>> = items
+        .chunks(per_line)
+        .map(|chunk| {
+            let mut line = Line::from(vec![ink.label("")]);
+            chunk.iter().flatten().for_each(|s| line.push_span(s.clone()));
+            line
+        })
+        .collect();
+    if lines.len() <= 2 {
+        sections.push(section(7, false, lines));
+    }
+    if let Some((uploaded, missed)) = state.bytes_per_token() {
+        let line = Line::from(vec![
+            ink.label("bytes"),
+            ink.text(bytes(uploaded)),
+            ink.dim(" copied,"),
+            ink.text(bytes(missed)),
+            ink.dim(" read per token"),
+        ]);
+        sections.push(section(12, false, vec![line]));
+    }
+    sections
+}
+
+/// Splits `columns` by the sizes of the parts (largest remainder), so that they always fill the bar.
+fn shares(parts: &[f64; 5], columns: usize) -> [usize; 5] {
+    let total: f64 = parts.iter().filter(|p| p.is_finite() && **p > 0.0).sum();
+    let mut whole = [0usize; 5];
+    if total <= 0.0 {
+        return whole;
+    }
+    let exact = parts.map(|p| if p.is_finite() && p > 0.0 { p / total * columns as f64 } else { 0.0 });
+    for (w, e) in whole.iter_mut().zip(exact) {
+        *w = e as usize;
+    }
+    let mut order = [0, 1, 2, 3, 4];
+    order.sort_by(|a, b| (exact[*b] - whole[*b] as f64).total_cmp(&(exact[*a] - whole[*a] as f64)));
+    let missing = columns.saturating_sub(whole.iter().sum());
+    order.iter().take(missing).for_each(|i| whole[*i] += 1);
+    whole
+}
+
+fn forecasts(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
+    let (now, most) = (state.slots(), state.experts());
+    let least = context.card.map_or(1, |c| c.plan.min_slots.max(1));
+    let digits = most.max(1).to_string().len();
+    let about = ink.theme.glyphs().about;
+    let line = |key: &'static str, slots: usize| -> Line<'static> {
+        let mut line = Line::from(vec![
+            ink.dim("  "),
+            ink.theme.span(Face::Key, key),
+            ink.dim(format!("  {}", ink.theme.glyphs().arrow)),
+            ink.text(format!(" {slots:>digits$}")),
+            ink.dim(" slots"),
+        ]);
+        if slots == now {
+            line.push_span(ink.dim("  no further"));
+            return line;
+        }
+        line.push_span(ink.text(signed_bytes(state.slot_bytes(slots), state.slot_bytes(now))));
+        match state.forecast(slots) {
+            None => line.push_span(ink.dim("  learning")),
+            Some(forecast) => {
+                line.push_span(ink.dim(format!("  {about}")));
+                line.push_span(ink.text(percent(Some(forecast.hit_rate))));
+                line.push_span(ink.dim(" hits"));
+                if let (Some(then), Some(today)) = (forecast.speed, state.speed_now()) {
+                    line.push_span(ink.dim(format!(" {about}")));
+                    line.push_span(ink.text(format!("{:>+6.1}", then - today)));
+                    line.push_span(ink.dim(" tok/s"));
+                }
+            }
+        }
+        line
+    };
+    let up = |n: usize| now.saturating_add(n).min(most.max(now));
+    let down = |n: usize| now.saturating_sub(n).max(least.min(now));
+    let head = Line::from(vec![ink.dim("another slot count, estimated")]);
+    vec![
+        section(10, true, vec![head]),
+        section(5, false, vec![line("+", up(1)), line("-", down(1))]),
+        section(6, false, vec![line("]", up(8)), line("[", down(8))]),
+    ]
+}
+
+fn tiers(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
+    let gauges = state.latest_gauges();
+    let experts = context.card.map_or(0, |c| c.plan.experts);
+    let slots = state.slot_bytes(state.slots());
+    let file = gauges.map_or(0, |g| g.file);
+    let largest = file.max(experts).max(slots).max(1);
+    let room = ink.width.saturating_sub(LABEL + 10).min(32);
+    let tier = |label: &'static str, n: Option<u64>| -> Line<'static> {
+        let mut line = Line::from(vec![ink.label(label), ink.text(n.map_or_else(|| format!("{:>9}", "?"), bytes)), Span::raw(" ")]);
+        if room >= 6 {
+            line.extend(ink.bar(n.unwrap_or(0) as f64 / largest as f64, room));
+        }
+        line
+    };
+    let mut lines = vec![tier("slots", Some(gauges.map_or(slots, |g| g.slots_used)))];
+    if let Some(gauges) = gauges {
+        lines.push(tier("cached", gauges.page_cache));
+        lines.push(tier("file", Some(gauges.file)));
+    } else if experts > 0 {
+        lines.push(tier("experts", Some(experts)));
+    }
+    vec![section(11, true, lines)]
+}
+
+fn process(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
+    let mut sections = Vec::new();
+    if let Some(card) = context.card {
+        let (used, all) = (state.context_used(), card.context);
+        let digits = all.to_string().len().max(4);
+        let mut line = Line::from(vec![ink.label("context"), ink.text(format!("{used:>digits$}")), ink.dim(format!(" of {all}"))]);
+        line.push_span(ink.dim(format!(" {:>3.0}%", f64::from(used) * 100.0 / all.max(1) as f64)));
+        if let Some(gauges) = state.latest_gauges() {
+            line.push_span(ink.text(format!(" {}", bytes(gauges.cache_used))));
+        }
+        sections.push(section(8, true, vec![line]));
+    }
+    let Some(gauges) = state.latest_gauges() else { return sections };
+    let mut line = Line::from(vec![ink.label("process"), ink.text(bytes(gauges.rss)), ink.dim(" peak"), ink.text(bytes(gauges.rss_peak))]);
+    if let Some(budget) = context.card.and_then(|c| c.plan.budget) {
+        line.push_span(ink.dim(format!(" of {} budget", bare_bytes(budget))));
+    }
+    sections.push(section(9, false, vec![line]));
+    let line = Line::from(vec![
+        ink.label("free"),
+        ink.text(bytes(gauges.available)),
+        ink.dim(" disk"),
+        ink.text(bytes(gauges.disk_rate)),
+        ink.dim("/s"),
+    ]);
+    sections.push(section(13, false, vec![line]));
+    sections
+}
+
+/// Is it the policy, or is the working set too big? And was the last estimate any good?
+fn judgement(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
+    let mut sections = Vec::new();
+    let (slots, experts) = (state.slots(), state.experts());
+    if let Some((best, achieved)) = state.regret().best_and_achieved() {
+        let chance = (experts > 0).then(|| slots as f64 / experts as f64);
+        let about = ink.theme.glyphs().about;
+        let line = |label: &'static str, share: Option<f64>, words: &'static str, room: usize| {
+            let mut line = Line::from(vec![ink.label(label), ink.text(percent(share)), Span::raw(" ")]);
+            if room >= 6 {
+                line.extend(ink.bar(share.unwrap_or(0.0), room));
+            }
+            line.push_span(ink.dim(format!(" {words}")));
+            line
+        };
+        let room = ink.width.saturating_sub(LABEL + 24).min(24);
+        let lines = vec![
+            line("best", Some(best), "in hindsight", room),
+            line("achieved", Some(achieved), "same tokens", room),
+            line("LRU", state.lru_now(), if about == "~" { "~ estimated" } else { "≈ estimated" }, room),
+            line("chance", chance, "slots/experts", room),
+        ];
+        sections.push(section(14, true, lines));
+    }
+    if let Some(verdict) = state.verdict() {
+        let mut line = Line::from(vec![
+            ink.label("checked"),
+            ink.dim(format!("{} slots: expected", verdict.forecast.slots)),
+            ink.text(percent(Some(verdict.forecast.hit_rate))),
+            ink.dim(", came"),
+            ink.text(percent(Some(verdict.hit_rate))),
+        ]);
+        if let Some(expected) = verdict.forecast.speed {
+            line.push_span(ink.dim(format!(";{} ", speed(Some(expected)))));
+            line.push_span(ink.dim(format!("{}{} tok/s", ink.theme.glyphs().arrow, speed(Some(verdict.speed)))));
+        }
+        sections.push(section(13, false, vec![line]));
+    }
+    sections
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_parts_of_a_step_always_fill_the_bar(parts in prop::array::uniform5(0.0..1e7f64), columns in 1usize..200) {
+            let sum: usize = shares(&parts, columns).iter().sum();
+            prop_assert!(sum == columns || parts.iter().sum::<f64>() == 0.0);
+        }
+    }
+}
