@@ -10,7 +10,9 @@ pub(super) struct Quantized {
     /// `[tokens, cols / block]`.
     pub(super) d: Vec<f32>,
     /// `[tokens, cols / 16]`, sums of `q`.
-    pub(super) sums: Vec<i16>,
+    pub(super) sums16: Vec<i16>,
+    /// `[tokens, cols / 32]`, likewise.
+    pub(super) sums32: Vec<i16>,
     valid: bool,
 }
 
@@ -64,14 +66,16 @@ impl Quantized {
         self.block = block;
         self.q.resize(x.len(), 0);
         self.d.resize(x.len() / block, 0.0);
-        self.sums.resize(x.len() / 16, 0);
-        for (((x, q), d), sums) in
-            x.chunks_exact(block).zip(self.q.chunks_exact_mut(block)).zip(&mut self.d).zip(self.sums.chunks_exact_mut(block / 16))
-        {
+        self.sums16.resize(x.len() / 16, 0);
+        self.sums32.resize(x.len() / 32, 0);
+        for ((x, q), d) in x.chunks_exact(block).zip(self.q.chunks_exact_mut(block)).zip(&mut self.d) {
             *d = quantize(x, q);
-            for (s, q) in sums.iter_mut().zip(q.chunks_exact(16)) {
-                *s = q.iter().map(|&v| i16::from(v)).sum();
-            }
+        }
+        for (s, q) in self.sums16.iter_mut().zip(self.q.chunks_exact(16)) {
+            *s = q.iter().map(|&v| i16::from(v)).sum();
+        }
+        for (s, pair) in self.sums32.iter_mut().zip(self.sums16.chunks_exact(2)) {
+            *s = pair[0] + pair[1];
         }
         self.valid = true;
     }

@@ -6,6 +6,8 @@
 
 mod activations;
 pub mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod block;
 pub mod memory;
 mod pool;
@@ -79,5 +81,9 @@ pub fn supported(ty: GgmlType) -> bool {
 /// What the kernels use on this machine, for the screen: "AVX2+FMA", "scalar".
 #[must_use]
 pub fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if avx2::available() {
+        return "AVX2+FMA";
+    }
     "scalar"
 }

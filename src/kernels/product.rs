@@ -23,14 +23,14 @@ pub struct Job<'a> {
 }
 
 /// A job as its tasks see it: the output as a pointer, since tasks write disjoint columns of it.
-struct Part<'a> {
-    ty: GgmlType,
-    rows: usize,
-    row_bytes: usize,
-    weights: &'a [u8],
-    pick: Option<&'a [u32]>,
-    tokens: usize,
-    out: *mut f32,
+pub(super) struct Part<'a> {
+    pub(super) ty: GgmlType,
+    pub(super) rows: usize,
+    pub(super) row_bytes: usize,
+    pub(super) weights: &'a [u8],
+    pub(super) pick: Option<&'a [u32]>,
+    pub(super) tokens: usize,
+    pub(super) out: *mut f32,
 }
 
 // SAFETY: `out` points into a slice that the caller of `matmul` lent exclusively, and every task writes the columns of its own rows.
@@ -120,6 +120,12 @@ fn cut(parts: &[Part<'_>], threads: usize) -> Vec<(usize, Range<usize>)> {
 
 impl Part<'_> {
     fn run(&self, x: &Activations, rows: Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        if super::avx2::available() {
+            // SAFETY: the features were just found; `matmul` has checked the part; tasks have disjoint rows.
+            unsafe { super::avx2::run(self, x, rows) };
+            return;
+        }
         for r in rows {
             let w = &self.weights[r * self.row_bytes..(r + 1) * self.row_bytes];
             let tokens = (0..self.tokens).map(|i| self.pick.map_or(i, |p| p[i] as usize));
@@ -129,5 +135,154 @@ impl Part<'_> {
                 unsafe { *self.out.add(i * self.rows + r) = v }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+
+    const TYPES: [GgmlType; 13] = {
+        use GgmlType as T;
+        [T::F32, T::F16, T::BF16, T::Q4_0, T::Q4_1, T::Q5_0, T::Q5_1, T::Q8_0, T::Q2K, T::Q3K, T::Q4K, T::Q5K, T::Q6K]
+    };
+
+    /// Random blocks: any bits in the quants, moderate floats as scales.
+    fn weights(ty: GgmlType, values: usize, rng: &mut fastrand::Rng) -> Vec<u8> {
+        use GgmlType as T;
+        let mut float = |low: f32, high: f32| low + (high - low) * rng.f32();
+        let mut bytes = Vec::new();
+        match ty {
+            T::F32 => (0..values).for_each(|_| bytes.extend(float(-1.0, 1.0).to_le_bytes())),
+            T::F16 => (0..values).for_each(|_| bytes.extend(f16::from_f32(float(-1.0, 1.0)).to_le_bytes())),
+            T::BF16 => (0..values).for_each(|_| bytes.extend(bf16::from_f32(float(-1.0, 1.0)).to_le_bytes())),
+            _ => {
+                let scales: &[usize] = match ty {
+                    T::Q4_0 | T::Q5_0 | T::Q8_0 => &[0],
+                    T::Q2K => &[80, 82],
+                    T::Q3K => &[108],
+                    T::Q6K => &[208],
+                    _ => &[0, 2],
+                };
+                for _ in 0..values / ty.block_elems() {
+                    let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| rng.u8(..)).collect();
+                    for &at in scales {
+                        let d = f16::from_f32(rng.f32() * 0.1 - 0.02);
+                        block[at..at + 2].copy_from_slice(&d.to_le_bytes());
+                    }
+                    bytes.extend(block);
+                }
+            }
+        }
+        bytes
+    }
+
+    fn by_scalar(ty: GgmlType, rows: usize, w: &[u8], x: &Activations, tokens: &[u32]) -> Vec<f32> {
+        let mut out = vec![0.0; rows * tokens.len()];
+        for (r, w) in w.chunks_exact(w.len() / rows).enumerate() {
+            scalar::row(ty, w, x, tokens.iter().map(|&t| t as usize), &mut |i, v| out[i * rows + r] = v);
+        }
+        out
+    }
+
+    fn bits(v: &[f32]) -> Vec<u32> {
+        v.iter().map(|v| v.to_bits()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// The batch, the threads and the instruction set change no bit.
+        #[test]
+        fn every_path_gives_the_bits_of_the_scalar_one(
+            seed in any::<u64>(),
+            ty in 0..TYPES.len(),
+            rows in 1usize..40,
+            blocks in 1usize..20,
+            tokens in 1usize..12,
+            threads in 1usize..4,
+        ) {
+            let (ty, mut rng) = (TYPES[ty], fastrand::Rng::with_seed(seed));
+            let cols = if ty.block_elems() == 1 { blocks * 7 } else { blocks * ty.block_elems() };
+            let w = weights(ty, rows * cols, &mut rng);
+            let values: Vec<f32> = (0..tokens * cols).map(|_| rng.f32() * 2.0 - 1.0).collect();
+            let mut x = Activations::default();
+            x.set(&values, tokens, cols);
+            let pick: Vec<u32> = (0..rng.usize(0..10)).map(|_| rng.u32(0..tokens as u32)).collect();
+            let (mut all, mut some) = (vec![0.0; rows * tokens], vec![0.0; rows * pick.len()]);
+            let pool = Pool::new(threads);
+            matmul(&pool, &mut x, &mut [
+                Job { ty, rows, weights: &w, pick: None, out: &mut all },
+                Job { ty, rows, weights: &w, pick: Some(&pick), out: &mut some },
+            ]).unwrap();
+            let every: Vec<u32> = (0..tokens as u32).collect();
+            prop_assert_eq!(bits(&all), bits(&by_scalar(ty, rows, &w, &x, &every)));
+            prop_assert_eq!(bits(&some), bits(&by_scalar(ty, rows, &w, &x, &pick)));
+        }
+
+        /// Against f64 over the exact values of weights and (quantized) activations.
+        #[test]
+        fn the_only_error_is_rounding(seed in any::<u64>(), ty in 0..TYPES.len(), blocks in 1usize..20) {
+            let (ty, mut rng) = (TYPES[ty], fastrand::Rng::with_seed(seed));
+            let cols = 256 * blocks;
+            let w = weights(ty, cols, &mut rng);
+            let values: Vec<f32> = (0..cols).map(|_| rng.f32() * 2.0 - 1.0).collect();
+            let mut x = Activations::default();
+            x.set(&values, 1, cols);
+            let mut out = [0.0];
+            matmul(&Pool::new(1), &mut x, &mut [Job { ty, rows: 1, weights: &w, pick: None, out: &mut out }]).unwrap();
+            let mut exact = vec![0.0; cols];
+            super::super::dequantize(ty, &w, &mut exact).unwrap();
+            let used: Vec<f64> = match form(ty).unwrap() {
+                Form::Float => values.iter().map(|&v| f64::from(v)).collect(),
+                f => {
+                    let q = if matches!(f, Form::Block32 { .. }) { &x.by32 } else { &x.by256 };
+                    q.q.iter().enumerate().map(|(i, &v)| f64::from(v) * f64::from(q.d[i / q.block])).collect()
+                }
+            };
+            // Quantized inputs are within half a step of the true ones.
+            for (i, (u, v)) in used.iter().zip(&values).enumerate() {
+                let block = if matches!(form(ty), Some(Form::Block32 { .. })) { 32 } else { 256 };
+                let max = values[i / block * block..][..block].iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                prop_assert!((u - f64::from(*v)).abs() <= f64::from(max) / 127.0 * 0.501);
+            }
+            let want: f64 = exact.iter().zip(&used).map(|(&a, &b)| f64::from(a) * b).sum();
+            let size: f64 = exact.iter().zip(&used).map(|(&a, &b)| (f64::from(a) * b).abs()).sum();
+            prop_assert!((f64::from(out[0]) - want).abs() <= 2e-6 * size + 1e-12, "{} for {want} of {size}", out[0]);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_reaches_the_output() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for ty in TYPES {
+            let w = weights(ty, 512, &mut rng);
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut values = vec![1.0; 512];
+                values[300] = bad;
+                let (mut x, mut out) = (Activations::default(), [0.0]);
+                x.set(&values, 1, 512);
+                matmul(&Pool::new(1), &mut x, &mut [Job { ty, rows: 1, weights: &w, pick: None, out: &mut out }]).unwrap();
+                assert!(!out[0].is_finite(), "{ty:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_are_refused() {
+        let mut x = Activations::default();
+        x.set(&[0.0; 512], 2, 256);
+        let w = vec![0u8; 144];
+        let mut try_job = |ty, rows, weights: &[u8], pick: Option<&[u32]>, out: &mut [f32]| {
+            matmul(&Pool::new(1), &mut x, &mut [Job { ty, rows, weights, pick, out }]).map_err(|e| e.to_string())
+        };
+        assert!(try_job(GgmlType::Q4K, 1, &w, None, &mut [0.0; 2]).is_ok());
+        assert!(try_job(GgmlType::Q4K, 1, &w[1..], None, &mut [0.0; 2]).unwrap_err().contains("143 bytes"));
+        assert!(try_job(GgmlType::Q4K, 1, &w, None, &mut [0.0; 3]).unwrap_err().contains("3 values"));
+        assert!(try_job(GgmlType::Q4K, 1, &w, Some(&[2]), &mut [0.0; 1]).unwrap_err().contains("token 2"));
+        assert!(try_job(GgmlType::Q4K, usize::MAX, &w, None, &mut [0.0; 2]).is_err());
+        assert!(try_job(GgmlType::IQ1_S, 1, &w, None, &mut [0.0; 2]).unwrap_err().contains("IQ1_S"));
     }
 }

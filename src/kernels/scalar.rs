@@ -40,7 +40,7 @@ pub(super) fn row(
                     }
                     acc = (w.d * d).mul_add(dot as f32, acc);
                     if offset {
-                        let sums = &x.by256.sums[at / 16..at / 16 + 16];
+                        let sums = &x.by256.sums16[at / 16..at / 16 + 16];
                         let m: i32 = w.min.iter().zip(sums).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
                         acc = (-(w.dmin * d)).mul_add(m as f32, acc);
                     }
@@ -59,7 +59,7 @@ pub(super) fn row(
                     let dot: i32 = w.q.iter().zip(q).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
                     acc = (w.d * d).mul_add(dot as f32, acc);
                     if offset {
-                        let sum = i32::from(x.by32.sums[at / 16]) + i32::from(x.by32.sums[at / 16 + 1]);
+                        let sum = i32::from(x.by32.sums32[at / 32]);
                         acc = (w.m * d).mul_add(sum as f32, acc);
                     }
                 }

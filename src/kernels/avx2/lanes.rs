@@ -1,0 +1,114 @@
+//! Moving values between lanes: sums across, transposes, gathers.
+
+use std::arch::x86_64::*;
+
+/// Lane `r` of the result is the sum of the lanes of `v[r]`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn sum8(v: [__m256i; 8]) -> __m256i {
+    let a = pairs64(pairs32(v[0], v[1]), pairs32(v[2], v[3]));
+    let b = pairs64(pairs32(v[4], v[5]), pairs32(v[6], v[7]));
+    _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
+}
+
+/// Lane `i` of the result is the sum of the low half of `v[i]`, lane `4 + i` that of its high half.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn sum4x2(v: [__m256i; 4]) -> __m256i {
+    pairs64(pairs32(v[0], v[1]), pairs32(v[2], v[3]))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pairs32(a: __m256i, b: __m256i) -> __m256i {
+    _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pairs64(a: __m256i, b: __m256i) -> __m256i {
+    _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
+}
+
+/// Lane `r` of `out[k]` is lane `k` of `v[r]`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn transpose8(v: [__m256i; 8]) -> [__m256i; 8] {
+    let lo = |i: usize| _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+    let hi = |i: usize| _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    let a = [lo(0), hi(0), lo(1), hi(1), lo(2), hi(2), lo(3), hi(3)];
+    let q = [
+        _mm256_unpacklo_epi64(a[0], a[2]),
+        _mm256_unpackhi_epi64(a[0], a[2]),
+        _mm256_unpacklo_epi64(a[1], a[3]),
+        _mm256_unpackhi_epi64(a[1], a[3]),
+        _mm256_unpacklo_epi64(a[4], a[6]),
+        _mm256_unpackhi_epi64(a[4], a[6]),
+        _mm256_unpacklo_epi64(a[5], a[7]),
+        _mm256_unpackhi_epi64(a[5], a[7]),
+    ];
+    [
+        _mm256_permute2x128_si256::<0x20>(q[0], q[4]),
+        _mm256_permute2x128_si256::<0x20>(q[1], q[5]),
+        _mm256_permute2x128_si256::<0x20>(q[2], q[6]),
+        _mm256_permute2x128_si256::<0x20>(q[3], q[7]),
+        _mm256_permute2x128_si256::<0x31>(q[0], q[4]),
+        _mm256_permute2x128_si256::<0x31>(q[1], q[5]),
+        _mm256_permute2x128_si256::<0x31>(q[2], q[6]),
+        _mm256_permute2x128_si256::<0x31>(q[3], q[7]),
+    ]
+}
+
+/// Eight f16 values, one per row, as f32.
+///
+/// # Safety
+/// `rows[r] + at` must point to two readable bytes for every `r`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn halves(rows: &[*const u8; 8], at: usize) -> __m256 {
+    let h = |r: usize| rows[r].add(at).cast::<i16>().read_unaligned();
+    let v = _mm_set_epi16(h(7), h(6), h(5), h(4), h(3), h(2), h(1), h(0));
+    _mm256_cvtph_ps(v)
+}
+
+/// The eight lanes in the fixed order of `scalar::reduce8`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn reduce8(v: __m256) -> f32 {
+    let t = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let u = _mm_add_ps(t, _mm_movehl_ps(t, t));
+    _mm_cvtss_f32(_mm_add_ss(u, _mm_shuffle_ps::<1>(u, u)))
+}
+
+/// # Safety
+/// 32 readable bytes at `p`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn load(p: *const u8) -> __m256i {
+    _mm256_loadu_si256(p.cast())
+}
+
+/// Four bytes in all eight lanes.
+///
+/// # Safety
+/// Four readable bytes at `p`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn splat4(p: *const u8) -> __m256i {
+    _mm256_set1_epi32(p.cast::<i32>().read_unaligned())
+}
+
+/// Ask for the cache lines of `bytes` bytes at `p`, which need not be readable.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn prefetch(p: *const u8, bytes: usize) {
+    let mut at = 0;
+    while at < bytes {
+        // SAFETY: a prefetch never faults, whatever the address. Newer compilers know that.
+        #[allow(unused_unsafe)]
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(at).cast())
+        };
+        at += 64;
+    }
+}
