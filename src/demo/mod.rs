@@ -14,3 +14,12 @@ static FILE: &Aligned<[u8]> = &Aligned(*include_bytes!("demo.gguf"));
 pub fn gguf() -> &'static [u8] {
     &FILE.0
 }
+
+/// Slots per layer that the toy gets when nobody says otherwise: few enough that its experts rotate.
+pub const SLOTS: usize = 12;
+
+/// Whether `gguf` is the embedded file.
+#[must_use]
+pub fn is_it(gguf: &crate::gguf::Gguf) -> bool {
+    gguf.parts().first().is_some_and(|p| std::ptr::eq(p.as_ptr(), self::gguf().as_ptr()))
+}

@@ -55,7 +55,7 @@ pub enum BudgetError {
     /// Even the least does not fit.
     #[error(
         "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {slots} slot(s) per layer {}); \
-         raise --ram, lower --context or --slots, or take a smaller model",
+         raise --ram, lower --ctx or --slots, or take a smaller model",
         gib(*budget), gib(trunk + cache + buffers + slot_bytes), gib(*trunk), gib(*cache), gib(*buffers), gib(*slot_bytes)
     )]
     TooSmall {

@@ -90,7 +90,9 @@ pub struct Experts {
     curve: Curve,
     expert_bytes: Vec<u64>,
     slots: usize,
-    limit: usize,
+    /// Most slots by the budget; `None` if there is no budget.
+    limit: Option<usize>,
+    slot_step: u64,
     min: usize,
     phase: Phase,
     tokens: usize,
@@ -113,7 +115,8 @@ impl Experts {
             curve: Curve::new(layers, experts, Some(CURVE_HALF_LIFE)),
             expert_bytes,
             slots,
-            limit: budget::slot_limit(plan),
+            limit: plan.budget.map(|_| budget::slot_limit(plan)),
+            slot_step: plan.slot_step,
             min: plan.min_slots,
             phase: Phase::Decode,
             tokens: 0,
@@ -259,7 +262,12 @@ impl Experts {
     /// Most slots per layer that memory gives: by the plan if there was a budget, by what is free now if there was none.
     #[must_use]
     pub fn slot_limit(&self) -> usize {
-        self.limit.min(self.scheduler.experts())
+        let limit = self.limit.unwrap_or_else(|| {
+            let free = (crate::kernels::memory::available() as f64 * GROWTH) as u64;
+            let more = usize::try_from(free.checked_div(self.slot_step).unwrap_or(0)).unwrap_or(usize::MAX);
+            self.slots.saturating_add(more)
+        });
+        limit.min(self.scheduler.experts())
     }
 
     /// Fewest slots per layer.
@@ -297,5 +305,7 @@ impl Experts {
     }
 }
 
+/// Without a budget, slots may grow into this share of the memory that is free at that moment.
+const GROWTH: f64 = 0.8;
 /// Tokens after which a use counts half in the curve, so that it follows the conversation.
 const CURVE_HALF_LIFE: f64 = 2000.0;

@@ -84,7 +84,7 @@ pub enum ModelError {
         vocab: usize,
     },
     /// More tokens than the context has room for. Nothing was read.
-    #[error("{used} tokens are in the context and {more} more do not fit into {context}; start a new chat or raise --context")]
+    #[error("{used} tokens are in the context and {more} more do not fit into {context}; start a new chat or raise --ctx")]
     ContextFull {
         /// Tokens in the context.
         used: usize,
@@ -102,7 +102,7 @@ pub enum ModelError {
         place: String,
     },
     /// Memory for the context could not be had.
-    #[error("no memory for a context of {context} tokens ({bytes} bytes): {why}; choose a smaller --context")]
+    #[error("no memory for a context of {context} tokens ({bytes} bytes): {why}; choose a smaller --ctx")]
     Memory {
         /// Tokens.
         context: usize,

@@ -75,7 +75,10 @@ pub fn plan(gguf: &Gguf, options: &LoadOptions, available: u64) -> Result<Plan, 
 }
 
 fn planned(gguf: &Gguf, config: &ModelConfig, options: &LoadOptions, available: u64) -> Result<Plan, ModelError> {
-    let wish = Wish { ram: options.ram, slots: options.slots, context: options.context, available };
+    // The toy is so small that all its experts would fit anywhere; fewer slots let it show what the program is about.
+    let toy = options.ram.is_none() && crate::demo::is_it(gguf);
+    let slots = options.slots.or(toy.then_some(crate::demo::SLOTS.min(config.experts)));
+    let wish = Wish { ram: options.ram, slots, context: options.context, available };
     Ok(budget::plan(&needs(gguf, config, options.kv_f32), &wish)?)
 }
 
