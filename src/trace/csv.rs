@@ -363,7 +363,7 @@ mod tests {
             ("0,0,0,0,0,1,nan,0,0\n", "line 5, column `weight`: not a finite number: \"nan\""),
             ("0,2,0,0,0,1,1,0,0\n", "line 5, column `phase`: not a number from 0 to 1: \"2\""),
             ("0,0,0,0,0,1,1,0\n", "line 5: 8 columns instead of 9"),
-            ("0,0,0,0,1,1,1,0,0\n", "line 5, column `slot`: the ranks of a layer have to count from 0"),
+            ("0,0,0,0,1,1,1,0,0\n", "line 5, column `slot`: the ranks of a layer in a step have to count from 0"),
             ("0,0,0,0,0,1,1,0,0\n0,0,0,0,1,1,1,0,0\n", "line 6, column `expert`: chosen twice"),
             ("0,0,0,0,0,1,1,0,0\n0,0,0,0,0,2,1,0,0\n", "line 6, column `slot`: the ranks"),
             ("-1,0,0,0,0,1,1,0,0\n", "line 5, column `turn`"),

@@ -10,7 +10,9 @@
 //! `docs/trace-format.md` describes the formats byte by byte.
 
 pub mod csv;
+pub mod record;
 pub mod routes;
+pub mod session;
 pub mod simulate;
 
 pub use routes::Routes;

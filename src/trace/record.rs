@@ -1,0 +1,177 @@
+//! The sink that writes a session while it runs (`--trace FILE`, `rotary record`).
+//!
+//! It never disturbs the session: a full disk ends the recording, not the chat, and [`Recorder::finish`] says so. What was
+//! written reaches the system about once a second, so a killed process loses about a second.
+
+use super::session::{Question, Writer};
+use crate::events::{Event, RequestId, StepRecord};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Longest time that entries stay in the buffer while others follow.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// Most entries that stay in the buffer.
+const FLUSH_EVERY: u32 = 256;
+
+/// Writes what the engine says, with the time at which it was said.
+pub struct Recorder<W: Write = BufWriter<File>> {
+    writer: Option<Writer<W>>,
+    began: Instant,
+    flushed: Instant,
+    waiting: u32,
+    written: u64,
+    failed: Option<io::Error>,
+}
+
+impl Recorder {
+    /// Record into a new file. Sessions hold what was said, so on Unix only the owner may read it.
+    ///
+    /// # Errors
+    /// If the file exists already (nothing is overwritten) or can't be written.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        Self::new(BufWriter::with_capacity(1 << 16, options.open(path)?))
+    }
+}
+
+impl<W: Write> Recorder<W> {
+    /// Record into anything.
+    ///
+    /// # Errors
+    /// If the header can't be written.
+    pub fn new(out: W) -> io::Result<Self> {
+        let now = Instant::now();
+        let writer = Some(Writer::new(out)?);
+        Ok(Self { writer, began: now, flushed: now, waiting: 0, written: 0, failed: None })
+    }
+
+    /// Something on the text lane.
+    pub fn event(&mut self, event: &Event) {
+        self.write(|w, at| w.event(at, event));
+    }
+
+    /// A step on the telemetry lane.
+    pub fn step(&mut self, record: &StepRecord) {
+        self.write(|w, at| w.step(at, record));
+    }
+
+    /// What the person asked, before the events of the answer.
+    pub fn question(&mut self, id: RequestId, text: &str) {
+        let question = Question { id, text: text.to_owned() };
+        self.write(|w, at| w.question(at, &question));
+    }
+
+    /// Entries written so far.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Why the recording ended early, if it did.
+    #[must_use]
+    pub fn failed(&self) -> Option<&io::Error> {
+        self.failed.as_ref()
+    }
+
+    /// Mark the file as whole. Dropping a recorder does the same, without the answer.
+    ///
+    /// # Errors
+    /// The first error of the whole recording; the file is readable up to there.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.close();
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    fn write(&mut self, entry: impl FnOnce(&mut Writer<W>, u64) -> io::Result<()>) {
+        let Some(writer) = &mut self.writer else { return };
+        let at = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut result = entry(writer, at);
+        self.waiting += 1;
+        if result.is_ok() && (self.waiting >= FLUSH_EVERY || self.flushed.elapsed() >= FLUSH_AFTER) {
+            result = writer.flush();
+            self.waiting = 0;
+            self.flushed = Instant::now();
+        }
+        match result {
+            Ok(()) => self.written += 1,
+            Err(e) => {
+                tracing::warn!(%e, "the recording ends here");
+                self.failed = Some(e);
+                self.writer = None;
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(Err(e)) = self.writer.take().map(Writer::finish) {
+            self.failed.get_or_insert(e);
+        }
+    }
+}
+
+impl<W: Write> Drop for Recorder<W> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::session::{Ending, Entry, Session};
+
+    #[test]
+    fn a_recording_can_be_read_while_it_is_written_and_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.rotary");
+        let mut r = Recorder::create(&path).unwrap();
+        r.question(1, "why?");
+        r.event(&Event::Notice { message: "because".into() });
+        for step in 0..u64::from(FLUSH_EVERY) {
+            r.step(&StepRecord { step, ..StepRecord::default() });
+        }
+        let halfway = Session::open(&path).unwrap();
+        assert!(matches!(halfway.ending(), Ending::Cut { .. }));
+        assert!(halfway.len() >= FLUSH_EVERY as usize);
+        r.finish().unwrap();
+        let mut whole = Session::open(&path).unwrap();
+        assert_eq!((whole.ending(), whole.len()), (Ending::Whole, FLUSH_EVERY as usize + 2));
+        assert!(matches!(whole.get(0).unwrap().entry, Entry::Question(q) if q.text == "why?"));
+        let times: Vec<u64> = (0..whole.len()).map(|i| whole.get(i).unwrap().at).collect();
+        assert!(times.is_sorted());
+    }
+
+    #[test]
+    fn nothing_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.rotary");
+        std::fs::write(&path, "mine").unwrap();
+        assert_eq!(Recorder::create(&path).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_recording_and_is_reported() {
+        struct Full(usize);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut r = Recorder::new(Full(200)).unwrap();
+        for _ in 0..50 {
+            r.event(&Event::Notice { message: "x".into() });
+        }
+        assert!(r.written() < 50 && r.failed().is_some());
+        assert_eq!(r.finish().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+}
