@@ -202,3 +202,32 @@ impl Block32 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::gguf::GgmlType;
+
+    /// Random blocks and their values by `gguf-py`; written by `tests/reference/blocks.py`.
+    const REFERENCE: &[u8] = include_bytes!("blocks.bin");
+
+    #[test]
+    fn values_are_those_of_gguf_py_bit_for_bit() {
+        let mut at = REFERENCE;
+        let mut seen = 0;
+        while !at.is_empty() {
+            let head: Vec<u32> = at[..16].chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
+            let (ty, count) = (GgmlType::from_u32(head[0]), head[1] as usize);
+            assert_eq!((ty.block_bytes(), ty.block_elems()), (head[2] as usize, head[3] as usize), "{ty:?}");
+            let (bytes, values) = (count * ty.block_bytes(), count * ty.block_elems());
+            let want: Vec<u32> =
+                at[16 + bytes..][..values * 4].chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
+            let mut got = vec![0.0; values];
+            super::super::dequantize(ty, &at[16..16 + bytes], &mut got).unwrap();
+            let got: Vec<u32> = got.iter().map(|v| v.to_bits()).collect();
+            assert_eq!(got, want, "{ty:?}");
+            at = &at[16 + bytes + values * 4..];
+            seen += 1;
+        }
+        assert_eq!(seen, 12);
+    }
+}

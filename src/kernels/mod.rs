@@ -8,6 +8,7 @@ mod activations;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod bench;
 mod block;
 pub mod memory;
 mod pool;
@@ -16,6 +17,7 @@ pub mod rows;
 mod scalar;
 
 pub use activations::Activations;
+pub use bench::bench;
 pub use pool::Pool;
 pub use product::{matmul, Job};
 

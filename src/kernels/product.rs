@@ -46,8 +46,8 @@ pub fn matmul(pool: &Pool, x: &mut Activations, jobs: &mut [Job<'_>]) -> Result<
     }
     for job in jobs.iter() {
         match form(job.ty) {
-            Some(Form::Block256 { .. }) => x.need256(),
-            Some(Form::Block32 { .. }) => x.need32(),
+            Some(Form::Block256 { .. }) => x.need256(pool),
+            Some(Form::Block32 { .. }) => x.need32(pool),
             _ => {}
         }
     }
@@ -140,44 +140,9 @@ impl Part<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bench::{random_weights as weights, TYPES};
     use super::*;
-    use half::{bf16, f16};
     use proptest::prelude::*;
-
-    const TYPES: [GgmlType; 13] = {
-        use GgmlType as T;
-        [T::F32, T::F16, T::BF16, T::Q4_0, T::Q4_1, T::Q5_0, T::Q5_1, T::Q8_0, T::Q2K, T::Q3K, T::Q4K, T::Q5K, T::Q6K]
-    };
-
-    /// Random blocks: any bits in the quants, moderate floats as scales.
-    fn weights(ty: GgmlType, values: usize, rng: &mut fastrand::Rng) -> Vec<u8> {
-        use GgmlType as T;
-        let mut float = |low: f32, high: f32| low + (high - low) * rng.f32();
-        let mut bytes = Vec::new();
-        match ty {
-            T::F32 => (0..values).for_each(|_| bytes.extend(float(-1.0, 1.0).to_le_bytes())),
-            T::F16 => (0..values).for_each(|_| bytes.extend(f16::from_f32(float(-1.0, 1.0)).to_le_bytes())),
-            T::BF16 => (0..values).for_each(|_| bytes.extend(bf16::from_f32(float(-1.0, 1.0)).to_le_bytes())),
-            _ => {
-                let scales: &[usize] = match ty {
-                    T::Q4_0 | T::Q5_0 | T::Q8_0 => &[0],
-                    T::Q2K => &[80, 82],
-                    T::Q3K => &[108],
-                    T::Q6K => &[208],
-                    _ => &[0, 2],
-                };
-                for _ in 0..values / ty.block_elems() {
-                    let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| rng.u8(..)).collect();
-                    for &at in scales {
-                        let d = f16::from_f32(rng.f32() * 0.1 - 0.02);
-                        block[at..at + 2].copy_from_slice(&d.to_le_bytes());
-                    }
-                    bytes.extend(block);
-                }
-            }
-        }
-        bytes
-    }
 
     fn by_scalar(ty: GgmlType, rows: usize, w: &[u8], x: &Activations, tokens: &[u32]) -> Vec<f32> {
         let mut out = vec![0.0; rows * tokens.len()];

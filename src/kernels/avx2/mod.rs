@@ -6,6 +6,7 @@ mod float;
 mod lanes;
 mod product256;
 mod product32;
+mod quantize;
 mod unpack256;
 
 use super::activations::{Activations, Quantized};
@@ -14,6 +15,7 @@ use crate::gguf::GgmlType;
 use float::Float;
 use product256::Panel256;
 use product32::{Panel32, Type32};
+pub(super) use quantize::quantize;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::marker::PhantomData;
