@@ -1,1 +1,259 @@
-//! (to be written)
+//! The user's configuration: `rotary/config.toml` under the XDG configuration folder.
+//!
+//! A missing file is fine. A file with a mistake never stops the program: the defaults are used, and a message
+//! names the file, the line, the field and the remedy.
+
+use crate::events::Sampling;
+use etcetera::BaseStrategy;
+use serde::{Deserialize, Deserializer};
+use std::path::{Path, PathBuf};
+
+/// Everything that can be configured. Command line flags are stronger.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the theme: a file of `themes/` beside the configuration, or one of the program's.
+    pub theme: String,
+    /// Draw with plain ASCII. By default the locale decides.
+    pub ascii: Option<bool>,
+    /// Colours to use: `none`, `16`, `256` or `truecolor`. By default the terminal's environment decides.
+    pub color: Option<String>,
+    /// Most frames per second, 1 to 60.
+    #[serde(deserialize_with = "frame_rate")]
+    pub frame_rate: u32,
+    /// What to open when nothing is named: a path, a downloaded name, or `demo`.
+    pub model: Option<String>,
+    /// Folders in which models are looked up by name.
+    pub model_dirs: Vec<PathBuf>,
+    /// Budget of host memory, as `"8GiB"` or in bytes.
+    #[serde(deserialize_with = "bytes")]
+    pub ram: Option<u64>,
+    /// Worker threads.
+    pub threads: Option<usize>,
+    /// Replacement policy: `rotary`, `lru` or `lfu`.
+    pub policy: Option<String>,
+    /// Whether a model that can reason does so.
+    pub thinking: Option<bool>,
+    /// Sampling parameters. Without this table the model file's own defaults are used.
+    pub sampling: Option<Sampling>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            theme: "dark".into(),
+            ascii: None,
+            color: None,
+            frame_rate: 20,
+            model: None,
+            model_dirs: Vec::new(),
+            ram: None,
+            threads: None,
+            policy: None,
+            thinking: None,
+            sampling: None,
+        }
+    }
+}
+
+/// A configuration and what was wrong with its file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// The configuration; defaults if the file is missing or wrong.
+    pub config: Config,
+    /// What to tell the person.
+    pub problems: Vec<String>,
+}
+
+/// The folders that the program uses, by the XDG rules on every Unix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folders {
+    /// Configuration and own themes.
+    pub config: PathBuf,
+    /// Saved chats and logs.
+    pub state: PathBuf,
+    /// Downloaded models.
+    pub data: PathBuf,
+}
+
+impl Folders {
+    /// From `XDG_CONFIG_HOME`, `XDG_STATE_HOME`, `XDG_DATA_HOME`, or their defaults under the home folder. Without
+    /// a home folder they lie under the temporary folder.
+    #[must_use]
+    pub fn find() -> Self {
+        let Ok(xdg) = etcetera::base_strategy::Xdg::new() else {
+            let base = std::env::temp_dir().join("rotary");
+            return Self { config: base.join("config"), state: base.join("state"), data: base.join("data") };
+        };
+        let state = xdg.state_dir().unwrap_or_else(|| xdg.data_dir());
+        Self {
+            config: xdg.config_dir().join("rotary"),
+            state: state.join("rotary"),
+            data: xdg.data_dir().join("rotary"),
+        }
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.config.join("config.toml")
+    }
+
+    /// The user's own themes.
+    #[must_use]
+    pub fn themes(&self) -> PathBuf {
+        self.config.join("themes")
+    }
+
+    /// The saved chats.
+    #[must_use]
+    pub fn chats(&self) -> PathBuf {
+        self.state.join("chats")
+    }
+}
+
+/// Reads the configuration of this user.
+#[must_use]
+pub fn load() -> Loaded {
+    load_from(&Folders::find().config_file())
+}
+
+/// Reads a configuration file.
+#[must_use]
+pub fn load_from(path: &Path) -> Loaded {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Loaded::default(),
+        Err(error) => return broken(format!("{}: {error}; the defaults are used", path.display())),
+    };
+    match toml::from_str::<Config>(&text) {
+        Ok(config) => Loaded { config, problems: Vec::new() },
+        Err(error) => {
+            let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let place = line.map_or(String::new(), |l| format!(":{l}"));
+            let at = line.and_then(|l| text.lines().nth(l - 1)).map_or(String::new(), |l| format!(" (at \"{}\")", l.trim()));
+            let reason = error.message().lines().collect::<Vec<_>>().join(" ");
+            broken(format!(
+                "{}{place}: {reason}{at}; correct or remove this line; until then the defaults are used",
+                path.display()
+            ))
+        }
+    }
+}
+
+fn broken(problem: String) -> Loaded {
+    Loaded { config: Config::default(), problems: vec![problem] }
+}
+
+/// Reads `8GiB`, `512 MiB`, `1.5GB`, `4096`. Units of 1024 have an `i`; a bare `K`, `M`, `G`, `T` counts as one.
+///
+/// # Errors
+/// A sentence that says what is expected.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let expected = || format!("\"{text}\" is not a size; write for example 8GiB, 512MiB or 2000000000");
+    let text_trimmed = text.trim();
+    let split = text_trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text_trimmed.len());
+    let number: f64 = text_trimmed[..split].parse().map_err(|_| expected())?;
+    let factor: f64 = match text_trimmed[split..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => return Err(expected()),
+    };
+    let bytes = number * factor;
+    if bytes.is_finite() && (0.0..9e18).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err(expected())
+    }
+}
+
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Size {
+        Bytes(u64),
+        Words(String),
+    }
+    match Option::<Size>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Size::Bytes(n)) => Ok(Some(n)),
+        Some(Size::Words(text)) => parse_bytes(&text).map(Some).map_err(serde::de::Error::custom),
+    }
+}
+
+fn frame_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let rate = u32::deserialize(deserializer)?;
+    if (1..=60).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err(serde::de::Error::custom(format!("frame_rate is {rate}; it must be 1 to 60")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(text: &str) -> Loaded {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        load_from(&path)
+    }
+
+    #[test]
+    fn a_missing_file_means_defaults_without_complaint() {
+        assert_eq!(load_from(Path::new("/nonexistent/config.toml")), Loaded::default());
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let l = loaded(
+            "theme = \"light\"\nascii = true\ncolor = \"16\"\nframe_rate = 10\nmodel = \"demo\"\n\
+             model_dirs = [\"/models\"]\nram = \"1.5GiB\"\nthreads = 3\npolicy = \"lru\"\nthinking = false\n\
+             [sampling]\ntemperature = 0.2\nseed = 7\n",
+        );
+        assert_eq!(l.problems, Vec::<String>::new());
+        assert_eq!(l.config.ram, Some(3 << 29));
+        assert_eq!(l.config.frame_rate, 10);
+        let sampling = l.config.sampling.unwrap();
+        assert_eq!((sampling.temperature, sampling.seed, sampling.top_k), (0.2, Some(7), 40));
+    }
+
+    #[test]
+    fn mistakes_name_file_line_field_and_remedy_and_keep_the_defaults() {
+        for (text, line, word) in [
+            ("theme = \"dark\"\ntheem = \"x\"\n", ":2:", "theem"),
+            ("\nframe_rate = 900\n", ":2:", "frame_rate"),
+            ("ram = \"lots\"\n", ":1:", "8GiB"),
+            ("theme = \n", ":1:", "theme"),
+            ("[sampling]\ntemperature = \"hot\"\n", ":2:", "temperature"),
+        ] {
+            let l = loaded(text);
+            assert_eq!(l.config, Config::default());
+            let problem = &l.problems[0];
+            for part in ["config.toml", line, word, "defaults"] {
+                assert!(problem.contains(part), "{problem:?} lacks {part:?}");
+            }
+            assert!(!problem.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn sizes_have_the_usual_units() {
+        assert_eq!(parse_bytes("8GiB"), Ok(8 << 30));
+        assert_eq!(parse_bytes(" 512 MiB "), Ok(512 << 20));
+        assert_eq!(parse_bytes("1.5gb"), Ok(1_500_000_000));
+        assert_eq!(parse_bytes("4096"), Ok(4096));
+        for bad in ["", "GiB", "8 bananas", "-1", "1e400", "99999999999999999999GiB"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -10,6 +10,8 @@
 //!
 //! Panes must draw in any rectangle, one cell included, and must say with a glyph what they say with a colour.
 
+pub mod chat;
+
 use crate::events::ModelCard;
 
 /// The slot count as the person turned it and as the engine gave it.

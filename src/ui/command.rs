@@ -1,0 +1,221 @@
+//! Slash commands: from a line of input to what it asks for.
+
+use super::keys::{COMMANDS, PARAMETERS};
+use crate::events::{ModelSource, Sampling};
+use std::path::PathBuf;
+
+/// What to copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// The last answer.
+    Answer,
+    /// Its Nth code block, from 1.
+    Block(usize),
+    /// The whole chat.
+    All,
+}
+
+/// A command that was understood.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Slash {
+    /// Keys and commands.
+    Help,
+    /// A new chat.
+    New,
+    /// The list of chats.
+    Resume,
+    /// Answer again.
+    Regenerate,
+    /// Edit the previous prompt.
+    Edit,
+    /// To the clipboard.
+    Copy(Copied),
+    /// To a file.
+    Save(PathBuf),
+    /// Slots per layer.
+    Slots(usize),
+    /// Replacement policy.
+    Policy(String),
+    /// Show all sampling parameters.
+    ShowSampling,
+    /// Set one: its name and value.
+    Set(String, String),
+    /// The standing instruction; `None` removes it.
+    System(Option<String>),
+    /// Reasoning.
+    Think(Option<bool>),
+    /// Open a model.
+    Model(ModelSource),
+    /// List the themes.
+    ListThemes,
+    /// Change the theme.
+    Theme(String),
+    /// Plain ASCII.
+    Ascii(bool),
+    /// Leave.
+    Quit,
+}
+
+/// Reads a line that begins with a slash.
+///
+/// # Errors
+/// A sentence for the person: what is wrong, and how it is written.
+pub fn parse(line: &str) -> Result<Slash, String> {
+    let line = line.trim();
+    let rest = line.strip_prefix('/').unwrap_or(line);
+    let (name, argument) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    let argument = argument.trim();
+    let usage = || {
+        let known = COMMANDS.iter().find(|c| c.name == name);
+        known.map_or_else(String::new, |c| format!("write /{} {}", c.name, c.arguments))
+    };
+    let number = || argument.parse::<usize>().map_err(|_| format!("\"{argument}\" is not a number; {}", usage()));
+    Ok(match name {
+        "help" | "?" => Slash::Help,
+        "new" | "clear" => Slash::New,
+        "resume" => Slash::Resume,
+        "regen" => Slash::Regenerate,
+        "edit" => Slash::Edit,
+        "copy" => Slash::Copy(match argument {
+            "" => Copied::Answer,
+            "all" => Copied::All,
+            _ => Copied::Block(number()?),
+        }),
+        "save" if argument.is_empty() => return Err(usage()),
+        "save" => Slash::Save(home(argument)),
+        "slots" => Slash::Slots(number()?),
+        "policy" => match argument {
+            "rotary" | "lru" | "lfu" => Slash::Policy(argument.to_owned()),
+            _ => return Err(format!("the policies are rotary, lru and lfu; {}", usage())),
+        },
+        "set" => match argument.split_once(|c: char| c.is_whitespace() || c == '=') {
+            None if argument.is_empty() => Slash::ShowSampling,
+            None => return Err(format!("a value is missing; {}", usage())),
+            Some((name, value)) => Slash::Set(name.to_owned(), value.trim().to_owned()),
+        },
+        "system" => Slash::System((!argument.is_empty()).then(|| argument.to_owned())),
+        "think" => Slash::Think(match argument {
+            "on" => Some(true),
+            "off" => Some(false),
+            "auto" => None,
+            _ => return Err(usage()),
+        }),
+        "model" => match argument {
+            "" => return Err(usage()),
+            "demo" => Slash::Model(ModelSource::Demo),
+            path => Slash::Model(ModelSource::Path(home(path))),
+        },
+        "theme" if argument.is_empty() => Slash::ListThemes,
+        "theme" => Slash::Theme(argument.to_owned()),
+        "ascii" => match argument {
+            "on" => Slash::Ascii(true),
+            "off" => Slash::Ascii(false),
+            _ => return Err(usage()),
+        },
+        "quit" | "exit" | "q" => Slash::Quit,
+        _ => {
+            let close = COMMANDS.iter().find(|c| !name.is_empty() && c.name.starts_with(&name[..first_len(name)]));
+            let hint = close.map_or_else(String::new, |c| format!(" (did you mean /{}?)", c.name));
+            return Err(format!("there is no command /{name}{hint}; ? lists them"));
+        }
+    })
+}
+
+fn first_len(text: &str) -> usize {
+    text.chars().next().map_or(0, char::len_utf8)
+}
+
+/// A path with `~/` resolved.
+fn home(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), etcetera::home_dir()) {
+        (Some(rest), Ok(home)) => home.join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
+/// Sets one sampling parameter.
+///
+/// # Errors
+/// A sentence that names the parameter and what it takes.
+pub fn set_sampling(sampling: &mut Sampling, name: &str, value: &str) -> Result<(), String> {
+    let float = |low: f32, high: f32| match value.parse::<f32>() {
+        Ok(v) if v >= low && v <= high => Ok(v),
+        _ => Err(format!("{name} is a number from {low} to {high}, not \"{value}\"")),
+    };
+    let count = || value.parse::<usize>().map_err(|_| format!("{name} is a whole number, not \"{value}\""));
+    match name {
+        "temperature" => sampling.temperature = float(0.0, 10.0)?,
+        "top_k" => sampling.top_k = count()?,
+        "top_p" => sampling.top_p = float(0.0, 1.0)?,
+        "min_p" => sampling.min_p = float(0.0, 1.0)?,
+        "repetition_penalty" => sampling.repetition_penalty = float(0.1, 10.0)?,
+        "presence_penalty" => sampling.presence_penalty = float(-10.0, 10.0)?,
+        "seed" if value == "none" || value == "random" => sampling.seed = None,
+        "seed" => {
+            let seed = value.parse().map_err(|_| format!("seed is a whole number or none, not \"{value}\""))?;
+            sampling.seed = Some(seed);
+        }
+        "max_tokens" => sampling.max_tokens = count()?,
+        _ => return Err(format!("there is no parameter \"{name}\"; they are {}", PARAMETERS.join(", "))),
+    }
+    Ok(())
+}
+
+/// All sampling parameters in one line.
+#[must_use]
+pub fn describe(s: &Sampling) -> String {
+    let seed = s.seed.map_or_else(|| "none".to_owned(), |s| s.to_string());
+    format!(
+        "temperature {}, top_k {}, top_p {}, min_p {}, repetition_penalty {}, presence_penalty {}, seed {seed}, max_tokens {}",
+        s.temperature, s.top_k, s.top_p, s.min_p, s.repetition_penalty, s.presence_penalty, s.max_tokens
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_of_the_table_is_understood() {
+        for command in COMMANDS {
+            let argument = match command.name {
+                "copy" | "slots" => "2",
+                "save" | "model" => "some/path",
+                "policy" => "lru",
+                "set" => "top_k 5",
+                "think" | "ascii" => "on",
+                "theme" => "dark",
+                "system" => "be brief",
+                _ => "",
+            };
+            let line = format!("/{} {argument}", command.name);
+            assert!(parse(&line).is_ok(), "{line}: {:?}", parse(&line));
+        }
+    }
+
+    #[test]
+    fn every_parameter_can_be_set_and_is_described() {
+        let mut sampling = Sampling::default();
+        for name in PARAMETERS {
+            set_sampling(&mut sampling, name, "1").unwrap();
+            assert!(describe(&sampling).contains(&format!("{name} 1")));
+        }
+    }
+
+    #[test]
+    fn mistakes_say_what_is_expected() {
+        assert!(parse("/sloots 3").unwrap_err().contains("/save") || parse("/sloots 3").unwrap_err().contains("/slots"));
+        assert!(parse("/slots many").unwrap_err().contains("/slots N"));
+        assert!(parse("/").unwrap_err().contains("no command"));
+        assert!(parse("/é").unwrap_err().contains("no command"));
+        let mut s = Sampling::default();
+        assert!(set_sampling(&mut s, "temperature", "NaN").unwrap_err().contains("0 to 10"));
+        assert!(set_sampling(&mut s, "heat", "1").unwrap_err().contains("temperature"));
+        assert_eq!(s, Sampling::default());
+    }
+
+    #[test]
+    fn values_may_follow_an_equals_sign() {
+        assert_eq!(parse("/set top_p=0.5"), Ok(Slash::Set("top_p".into(), "0.5".into())));
+    }
+}

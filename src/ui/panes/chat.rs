@@ -1,0 +1,128 @@
+//! The chat pane: what was said, and the input below it.
+
+use crate::ui::layout::ChatAreas;
+use crate::ui::state::{EngineState, Focus, State};
+use crate::ui::theme::Face;
+use crate::ui::wrap::fit;
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Position, Rect};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Widget;
+
+/// Draws the pane and says where the cursor belongs.
+pub fn draw(areas: &ChatAreas, buf: &mut Buffer, state: &State) -> Option<Position> {
+    if areas.framed {
+        let name = state.card.as_ref().map_or_else(String::new, |c| crate::ui::sanitize::line(&c.name, 40));
+        let title = if name.is_empty() { "chat".to_owned() } else { format!("chat {} {name}", state.theme.glyphs().dot) };
+        state.theme.block(title, state.context(Focus::Chat).focused).render(areas.frame, buf);
+    }
+    if state.transcript.items().is_empty() {
+        welcome(areas.transcript, buf, state);
+    } else {
+        for (y, line) in (areas.transcript.y..areas.transcript.bottom()).zip(state.transcript.visible()) {
+            buf.set_line(areas.transcript.x, y, line, areas.transcript.width);
+        }
+    }
+    rule(areas.rule, buf, state);
+    input(areas.input, buf, state)
+}
+
+/// What an empty chat says.
+fn welcome(area: Rect, buf: &mut Buffer, state: &State) {
+    let theme = &state.theme;
+    let dim = |text: &str| Line::from(theme.span(Face::Dim, text.to_owned()));
+    let mut lines = vec![Line::from(theme.span(Face::Title, "Rotary")), Line::default()];
+    match (&state.engine, &state.card) {
+        (EngineState::Ready, Some(card)) => {
+            let name = crate::ui::sanitize::line(&card.name, 60);
+            let toy = if card.toy { " (a toy: it shows the works, not wisdom)" } else { "" };
+            lines.push(Line::from(theme.span(Face::Text, format!("{name}{toy}"))));
+            lines.push(dim(&format!(
+                "{} layers of {} experts, {} used per token; {} slots per layer",
+                card.layers, card.experts, card.top_k, state.slots.granted
+            )));
+        }
+        (EngineState::Loading { stage, .. }, _) => lines.push(dim(stage)),
+        _ if state.replay => lines.push(dim("a recorded trace")),
+        _ => lines.push(dim("no model is open: /model PATH, or /model demo")),
+    }
+    lines.push(Line::default());
+    lines.push(dim("Type and press Enter. ? shows all keys, / all commands."));
+    lines.push(dim("Alt-+ and Alt-- turn the slots; Tab goes to the panes."));
+    let top = area.y + area.height.saturating_sub(lines.len() as u16) / 2;
+    for (y, line) in (top..area.bottom()).zip(&lines) {
+        buf.set_line(area.x + 1.min(area.width), y, line, area.width.saturating_sub(1));
+    }
+}
+
+/// The line over the input: what is going on, and how much lies below the view.
+fn rule(area: Rect, buf: &mut Buffer, state: &State) {
+    if area.is_empty() {
+        return;
+    }
+    let theme = &state.theme;
+    let glyphs = theme.glyphs();
+    let bar = if theme.ascii { "-" } else { "─" };
+    buf.set_string(area.x, area.y, bar.repeat(usize::from(area.width)), theme.style(Face::Border));
+    let mut spans: Vec<Span> = Vec::new();
+    let mut part = |face: Face, text: String| spans.push(theme.span(face, format!(" {text} ")));
+    if let Some(search) = state.composer.search() {
+        let found = state.composer.found().map_or("nothing found", |f| f.lines().next().unwrap_or(""));
+        part(Face::Accent, format!("search: {}{} {found}", search.query, glyphs.ellipsis));
+    } else if let Some(turn) = &state.turn {
+        match (turn.cancelling, turn.prefill) {
+            (true, _) => part(Face::Notice, "cancelling".into()),
+            (false, Some((done, total))) if total > 0 => {
+                part(Face::Accent, format!("reading the prompt {done}/{total}"));
+            }
+            (false, _) => part(Face::Accent, "answering, Esc cancels".into()),
+        }
+    } else if state.waiting {
+        part(Face::Accent, "waits for the model, Esc takes it back".into());
+    } else if state.editing.is_some() {
+        part(Face::Notice, "editing an earlier prompt".into());
+    }
+    if let Some(reason) = &state.unsaved {
+        part(Face::Error, format!("not saved: {reason}"));
+    }
+    buf.set_line(area.x + 1, area.y, &Line::from(spans), area.width.saturating_sub(1));
+    let below = state.transcript.lines_below();
+    if below > 0 {
+        let down = if theme.ascii { "v" } else { "↓" };
+        let text = format!(" {down} {below} lines below ");
+        let width = (text.chars().count() as u16).min(area.width);
+        buf.set_string(area.right() - width, area.y, fit(&text, usize::from(width)), theme.style(Face::Notice));
+    }
+}
+
+fn input(area: Rect, buf: &mut Buffer, state: &State) -> Option<Position> {
+    if area.is_empty() {
+        return None;
+    }
+    let theme = &state.theme;
+    let focused = state.context(Focus::Chat).focused;
+    let mark = if focused { Face::Accent } else { Face::Dim };
+    if area.x > 0 {
+        let x = area.x.saturating_sub(crate::ui::layout::INPUT_MARK);
+        buf.set_string(x, area.y, theme.glyphs().pointer, theme.style(mark));
+    }
+    let rows = state.composer.rows(usize::from(area.width));
+    let height = usize::from(area.height);
+    // The row with the cursor is always in view.
+    let first = rows.cursor.0.saturating_sub(height - 1).min(rows.rows.len().saturating_sub(height));
+    let text = state.composer.text();
+    if text.is_empty() {
+        let hint = match &state.engine {
+            EngineState::Loading { .. } => "the model is being opened; you can already ask",
+            EngineState::Ready => "ask something",
+            _ => "",
+        };
+        buf.set_stringn(area.x, area.y, hint, usize::from(area.width), theme.style(Face::Dim));
+    }
+    for (y, row) in (area.y..area.bottom()).zip(&rows.rows[first..]) {
+        let shown = fit(&text[row.clone()], usize::from(area.width));
+        buf.set_string(area.x, y, shown, theme.style(Face::Text));
+    }
+    let row = rows.cursor.0 - first;
+    focused.then(|| Position::new(area.x + rows.cursor.1 as u16, area.y + row as u16))
+}

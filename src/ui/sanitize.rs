@@ -1,0 +1,95 @@
+//! Untrusted text made fit for the screen.
+//!
+//! Model output, model names, file names and saved chats can hold anything. Escape sequences could rename
+//! the window, write to the clipboard or forge what the app says; bidirectional overrides could make code
+//! read differently from what it is. Nothing of that kind reaches the terminal.
+
+use std::borrow::Cow;
+
+/// Columns between tab stops.
+const TAB: &str = "    ";
+
+/// True for characters that are never drawn: C0 and C1 controls, bidirectional overrides and isolates,
+/// interlinear and tag characters, and the byte order mark.
+#[must_use]
+pub fn is_hostile(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}'
+            | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E001F}')
+}
+
+/// Text of several lines: line breaks stay (`\r\n`, `\r`, and the Unicode separators become `\n`), tabs become
+/// spaces, all other characters of [`is_hostile`] go.
+#[must_use]
+pub fn text(raw: &str) -> Cow<'_, str> {
+    if !raw.chars().any(|c| (c != '\n' && is_hostile(c)) || matches!(c, '\u{2028}' | '\u{2029}')) {
+        return Cow::Borrowed(raw);
+    }
+    let mut out = String::with_capacity(raw.len());
+    let mut chars = raw.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\n' | '\u{2028}' | '\u{2029}' => out.push('\n'),
+            '\r' => {
+                if chars.peek() != Some(&'\n') {
+                    out.push('\n');
+                }
+            }
+            '\t' => out.push_str(TAB),
+            c if is_hostile(c) => {}
+            c => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Text of one line, at most `max` characters: breaks and tabs become spaces; a longer text ends in `...`.
+#[must_use]
+pub fn line(raw: &str, max: usize) -> String {
+    let flat = raw.chars().map(|c| if matches!(c, '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}') { ' ' } else { c });
+    let mut out: String = flat.filter(|&c| !is_hostile(c)).take(max.saturating_add(1)).collect();
+    if out.chars().count() > max {
+        out = out.chars().take(max.saturating_sub(3)).collect();
+        out.push_str("...");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn escape_sequences_lose_their_escape() {
+        assert_eq!(text("a\x1b]0;owned\x07b\u{9b}31mc"), "a]0;ownedb31mc");
+        assert_eq!(text("left\u{202E}right"), "leftright");
+    }
+
+    #[test]
+    fn line_breaks_of_every_kind_become_one_kind() {
+        assert_eq!(text("a\r\nb\rc\u{2028}d\n"), "a\nb\nc\nd\n");
+        assert_eq!(line("a\nb\tc", 80), "a b c");
+    }
+
+    #[test]
+    fn clean_text_is_not_copied_and_joined_emoji_stay() {
+        assert!(matches!(text("family: 👨‍👩‍👧 e\u{301}\n"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn long_lines_are_cut_with_a_mark() {
+        assert_eq!(line("abcdefgh", 6), "abc...");
+        assert_eq!(line("abcdef", 6), "abcdef");
+    }
+
+    proptest! {
+        #[test]
+        fn no_control_character_survives(raw in any::<String>()) {
+            prop_assert!(text(&raw).chars().all(|c| c == '\n' || !is_hostile(c)));
+            prop_assert!(line(&raw, 20).chars().all(|c| !is_hostile(c)));
+            prop_assert!(line(&raw, 20).chars().count() <= 20);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The thread that touches the disk for the screen, so that a slow disk never holds up a key.
+//!
+//! Jobs are done in the order in which they were given: a list asked for after a save shows what was saved.
+
+use super::message::Message;
+use super::session::{ChatStore, SavedChat};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Something to do with the disk.
+#[derive(Debug)]
+pub enum Job {
+    /// Save a chat.
+    Save(String, Box<SavedChat>),
+    /// List the chats, see [`Message::Chats`].
+    List(bool),
+    /// Read a chat.
+    Read(String),
+    /// Write text to a new file.
+    Export(PathBuf, String),
+    /// Say when everything before is done.
+    Flush(Sender<()>),
+}
+
+/// The way to the thread.
+pub struct Saver {
+    jobs: Sender<Job>,
+}
+
+impl Saver {
+    /// Starts the thread; it answers on `replies`.
+    ///
+    /// # Errors
+    /// If the thread can't be started.
+    pub fn start(store: ChatStore, replies: UnboundedSender<Message>) -> std::io::Result<Self> {
+        let (jobs, inbox) = channel();
+        std::thread::Builder::new().name("chat-saver".into()).spawn(move || work(&store, &inbox, &replies))?;
+        Ok(Self { jobs })
+    }
+
+    /// Gives the thread something to do.
+    pub fn give(&self, job: Job) {
+        // The thread ends only after this is dropped.
+        let _ = self.jobs.send(job);
+    }
+
+    /// Waits until everything given before is done, at most for `limit`. True if it is.
+    #[must_use]
+    pub fn flush(&self, limit: Duration) -> bool {
+        let (done, wait) = channel();
+        self.give(Job::Flush(done));
+        wait.recv_timeout(limit).is_ok()
+    }
+}
+
+fn work(store: &ChatStore, inbox: &Receiver<Job>, replies: &UnboundedSender<Message>) {
+    while let Ok(job) = inbox.recv() {
+        let reply = match job {
+            Job::Save(id, chat) => Message::Saved(store.save(&id, &chat).map_err(|e| e.to_string())),
+            Job::List(show) => Message::Chats(store.list(), show),
+            Job::Read(id) => {
+                let chat = store.load(&id).map(Box::new).map_err(|e| e.to_string());
+                Message::ChatRead(id, chat)
+            }
+            Job::Export(path, text) => match export(&path, &text) {
+                Ok(()) => Message::Say(format!("written to {}", path.display())),
+                Err(error) => Message::Complain(format!("{}: {error}", path.display())),
+            },
+            Job::Flush(done) => {
+                let _ = done.send(());
+                continue;
+            }
+        };
+        // After the screen is gone nobody reads the replies, but the jobs are still done.
+        let _ = replies.send(reply);
+    }
+}
+
+/// Writes a new file; one that is there is never replaced.
+fn export(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_never_replaces_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chat.md");
+        export(&path, "one").unwrap();
+        assert!(export(&path, "two").is_err());
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "one");
+    }
+
+    #[test]
+    fn jobs_are_done_in_order_and_flush_waits_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (replies, mut inbox) = tokio::sync::mpsc::unbounded_channel();
+        let saver = Saver::start(ChatStore::new(folder.path().join("chats")), replies).unwrap();
+        let path = folder.path().join("out.md");
+        saver.give(Job::Export(path.clone(), "text".into()));
+        saver.give(Job::Read("missing".into()));
+        assert!(saver.flush(Duration::from_secs(10)));
+        assert!(path.exists());
+        assert!(matches!(inbox.try_recv(), Ok(Message::Say(_))));
+        assert!(matches!(inbox.try_recv(), Ok(Message::ChatRead(_, Err(_)))));
+    }
+}

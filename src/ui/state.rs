@@ -1,0 +1,409 @@
+//! Everything that the screen knows. Changed only by [`update`](super::update::update), read by the views.
+
+use super::composer::Composer;
+use super::experts_state::ExpertsState;
+use super::keys::{SlashCommand, Takes, COMMANDS};
+use super::layout::Areas;
+use super::memory_state::MemoryState;
+use super::message::Moment;
+use super::panes::{PaneContext, SlotKnob};
+use super::session::{self, Listed, SavedChat, SavedMessage};
+use super::theme::Theme;
+use super::transcript::{role, Kind, Transcript};
+use super::writer::LinkState;
+use crate::events::{
+    FinishReason, Gauges, LoadOptions, Message as ChatMessage, ModelCard, ModelSource, RequestId, Role, Sampling,
+    StepRecord,
+};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// A pane that can have the keyboard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Focus {
+    /// The chat and its input.
+    Chat,
+    /// The expert heatmap.
+    Heatmap,
+    /// The memory pane.
+    Memory,
+}
+
+impl Focus {
+    /// All, in the order of Tab.
+    pub const ALL: [Self; 3] = [Self::Chat, Self::Heatmap, Self::Memory];
+}
+
+/// How the engine does.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum EngineState {
+    /// No model, none asked for.
+    #[default]
+    Idle,
+    /// A model is being opened.
+    Loading {
+        /// In words.
+        stage: String,
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all, 0 if unknown.
+        total: u64,
+    },
+    /// A model is open.
+    Ready,
+    /// The model could not be opened.
+    Failed,
+    /// The inference thread has ended.
+    Gone,
+}
+
+/// The turn that is being answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Turn {
+    /// Its request.
+    pub id: RequestId,
+    /// When it was asked.
+    pub asked: Instant,
+    /// Prompt tokens read and in all; cleared by the first text.
+    pub prefill: Option<(usize, usize)>,
+    /// Cancel was asked for.
+    pub cancelling: bool,
+}
+
+/// Something for the person, shown for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notice {
+    /// In words.
+    pub text: String,
+    /// Something failed.
+    pub error: bool,
+    /// When it goes.
+    pub until: Instant,
+}
+
+/// What lies over the panes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Overlay {
+    /// Keys and commands, scrolled by this many lines.
+    Help(usize),
+    /// The commands; the selected one.
+    Palette(usize),
+    /// The saved chats; the selected one.
+    Chats(Vec<Listed>, usize),
+}
+
+/// The completions of a slash command that is being typed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Popup {
+    /// Full lines to complete to, with a word of help.
+    pub entries: Vec<(String, String)>,
+    /// The selected one.
+    pub selected: usize,
+}
+
+/// Rates over the last decode steps.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse {
+    steps: VecDeque<(u32, u64, u64)>,
+}
+
+impl Pulse {
+    /// Steps that are averaged.
+    const WINDOW: usize = 32;
+
+    fn push(&mut self, record: &StepRecord) {
+        if record.phase == crate::events::Phase::Decode {
+            let (hits, routed) = record.hits_and_routed();
+            self.steps.push_back((record.time.total_us, hits, routed));
+            while self.steps.len() > Self::WINDOW {
+                self.steps.pop_front();
+            }
+        }
+    }
+
+    /// Tokens per second of the engine.
+    #[must_use]
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        let us: u64 = self.steps.iter().map(|s| u64::from(s.0)).sum();
+        (us > 0).then(|| self.steps.len() as f64 * 1e6 / us as f64)
+    }
+
+    /// Share of routed experts that were in a slot.
+    #[must_use]
+    pub fn hit_rate(&self) -> Option<f64> {
+        let (hits, routed) = self.steps.iter().fold((0, 0), |(h, r), s| (h + s.1, r + s.2));
+        (routed > 0).then(|| hits as f64 / routed as f64)
+    }
+}
+
+/// Telemetry is folded early when this many records wait.
+pub(super) const MAX_WAITING: usize = 64;
+
+/// The whole state.
+pub struct State {
+    /// Columns and rows of the terminal.
+    pub size: (u16, u16),
+    /// Which pane has the keyboard.
+    pub focus: Focus,
+    /// Which pane is shown beside the chat where there is room for one.
+    pub side: Focus,
+    /// The look.
+    pub theme: Theme,
+    /// Names that `/theme` knows.
+    pub theme_names: Vec<String>,
+    /// The chat.
+    pub transcript: Transcript,
+    /// The input.
+    pub composer: Composer,
+    /// Slash completion, if open.
+    pub popup: Option<Popup>,
+    /// What lies over everything.
+    pub overlay: Option<Overlay>,
+    /// The engine.
+    pub engine: EngineState,
+    /// The open model.
+    pub card: Option<ModelCard>,
+    /// What was last asked to be opened.
+    pub source: Option<ModelSource>,
+    /// With these options.
+    pub load: LoadOptions,
+    /// The running turn.
+    pub turn: Option<Turn>,
+    /// A prompt waits for the model to be open.
+    pub waiting: bool,
+    /// Sampling of the next turn.
+    pub sampling: Sampling,
+    /// The person (or the configuration or a chat) chose the sampling, so that a model's defaults don't replace it.
+    pub own_sampling: bool,
+    /// Whether the model is to reason.
+    pub thinking: Option<bool>,
+    /// The standing instruction.
+    pub system: Option<String>,
+    /// The slot knob.
+    pub slots: SlotKnob,
+    /// Heatmap.
+    pub experts: ExpertsState,
+    /// Memory pane.
+    pub memory: MemoryState,
+    /// Telemetry that is not folded yet.
+    pub(super) waiting_steps: Vec<StepRecord>,
+    /// Rates for the status line.
+    pub pulse: Pulse,
+    /// Tokens in the context.
+    pub context_used: usize,
+    /// Telemetry records lost.
+    pub dropped: u64,
+    /// The link to the terminal.
+    pub link: LinkState,
+    /// Shown one after the other.
+    pub notices: VecDeque<Notice>,
+    /// Name of the chat's file.
+    pub chat_id: String,
+    /// When the chat began.
+    pub created: String,
+    /// The chat could not be saved: why.
+    pub unsaved: Option<String>,
+    /// The prompt that is being edited, by its place in the transcript.
+    pub editing: Option<usize>,
+    pub(super) last_escape: Option<Instant>,
+    pub(super) last_interrupt: Option<Instant>,
+    pub(super) next_request: RequestId,
+    pub(super) process: u32,
+    /// Prompts are not sent anywhere: a recorded trace is played.
+    pub replay: bool,
+}
+
+impl State {
+    /// An empty chat without a model.
+    #[must_use]
+    pub fn new(theme: Theme, size: (u16, u16), process: u32, now: Moment) -> Self {
+        Self {
+            size,
+            focus: Focus::Chat,
+            side: Focus::Heatmap,
+            theme,
+            theme_names: Vec::new(),
+            transcript: Transcript::default(),
+            composer: Composer::default(),
+            popup: None,
+            overlay: None,
+            engine: EngineState::Idle,
+            card: None,
+            source: None,
+            load: LoadOptions::default(),
+            turn: None,
+            waiting: false,
+            sampling: Sampling::default(),
+            own_sampling: false,
+            thinking: None,
+            system: None,
+            slots: SlotKnob::default(),
+            experts: ExpertsState::default(),
+            memory: MemoryState::default(),
+            waiting_steps: Vec::new(),
+            pulse: Pulse::default(),
+            context_used: 0,
+            dropped: 0,
+            link: LinkState::default(),
+            notices: VecDeque::new(),
+            chat_id: session::new_id(now.wall, process),
+            created: session::utc(now.wall),
+            unsaved: None,
+            editing: None,
+            last_escape: None,
+            last_interrupt: None,
+            next_request: 1,
+            process,
+            replay: false,
+        }
+    }
+
+    /// What panes may know.
+    #[must_use]
+    pub fn context(&self, pane: Focus) -> PaneContext<'_> {
+        PaneContext {
+            card: self.card.as_ref(),
+            slots: &self.slots,
+            dropped: self.dropped,
+            generating: self.turn.is_some(),
+            focused: self.focus == pane && self.overlay.is_none(),
+            ascii: self.theme.ascii,
+        }
+    }
+
+    /// Where everything lies on the screen.
+    #[must_use]
+    pub fn areas(&self) -> Areas {
+        let area = ratatui::layout::Rect::new(0, 0, self.size.0, self.size.1);
+        Areas::of(area, self.focus, self.side, |width| {
+            let rows = self.composer.rows(usize::from(width)).rows.len();
+            u16::try_from(rows).unwrap_or(u16::MAX)
+        })
+    }
+
+    /// When [`Message::Tick`](super::message::Message::Tick) is to come.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let notice = self.notices.front().map(|n| n.until);
+        notice.into_iter().chain(self.composer.deadline()).min()
+    }
+
+    /// Shows a line for some seconds.
+    pub fn say(&mut self, text: impl Into<String>, now: Moment) {
+        self.notify(text.into(), false, now);
+    }
+
+    /// Shows an error for some seconds.
+    pub fn complain(&mut self, text: impl Into<String>, now: Moment) {
+        self.notify(text.into(), true, now);
+    }
+
+    fn notify(&mut self, text: String, error: bool, now: Moment) {
+        let text = super::sanitize::line(&text, 400);
+        let shown = Duration::from_secs(if error { 12 } else { 5 });
+        // The newest counts; older ones were seen or not, but must not pile up.
+        self.notices.clear();
+        self.notices.push_back(Notice { text, error, until: now.at + shown });
+    }
+
+    /// The chat as the model reads it, up to the item before `end`.
+    #[must_use]
+    pub fn messages(&self) -> Vec<ChatMessage> {
+        let system = self.system.iter().map(|text| ChatMessage {
+            role: Role::System,
+            content: text.clone(),
+            thinking: None,
+        });
+        let said = self.transcript.items().iter().filter_map(|item| {
+            let role = role(item)?;
+            let thinking = match &item.kind {
+                Kind::Assistant { thinking: Some(t), .. } => Some(t.text.clone()),
+                _ => None,
+            };
+            let empty = item.text.is_empty() && thinking.is_none();
+            (role == Role::User || !empty).then(|| ChatMessage { role, content: item.text.clone(), thinking })
+        });
+        system.chain(said).collect()
+    }
+
+    /// The chat as it is saved.
+    #[must_use]
+    pub fn saved_chat(&self, now: Moment) -> SavedChat {
+        let message = |item: &super::transcript::Item| {
+            let role = role(item)?;
+            let (thinking, unfinished) = match &item.kind {
+                Kind::Assistant { thinking, ending } => {
+                    let whole = matches!(ending, Some(e) if matches!(e.reason, FinishReason::Stop | FinishReason::Length));
+                    (thinking.as_ref().map(|t| t.text.clone()), !whole)
+                }
+                _ => (None, false),
+            };
+            let empty = role == Role::Assistant && item.text.is_empty() && thinking.is_none();
+            (!empty).then(|| SavedMessage { role, content: item.text.clone(), thinking, unfinished })
+        };
+        SavedChat {
+            format: session::FORMAT,
+            created: self.created.clone(),
+            updated: session::utc(now.wall),
+            model: self.card.as_ref().map_or_else(String::new, |c| c.name.clone()),
+            system: self.system.clone(),
+            sampling: self.sampling.clone(),
+            thinking: self.thinking,
+            messages: self.transcript.items().iter().filter_map(message).collect(),
+        }
+    }
+
+    /// Keeps telemetry for the next fold. True if it is time to fold.
+    pub(super) fn keep_step(&mut self, record: StepRecord) -> bool {
+        self.waiting_steps.push(record);
+        self.waiting_steps.len() >= MAX_WAITING
+    }
+
+    /// Folds the telemetry that was kept.
+    pub(super) fn fold(&mut self) {
+        for record in std::mem::take(&mut self.waiting_steps) {
+            self.pulse.push(&record);
+            self.context_used = record.context_used as usize;
+            self.experts.apply(&record);
+            self.memory.apply(&record);
+        }
+    }
+
+    pub(super) fn gauges(&mut self, gauges: &Gauges) {
+        self.memory.gauges(gauges);
+    }
+
+    /// Completions for the input, if it begins a command.
+    #[must_use]
+    pub fn completions(&self) -> Option<Popup> {
+        let text = self.composer.text();
+        if self.focus != Focus::Chat || !text.starts_with('/') || text.contains('\n') {
+            return None;
+        }
+        let (name, argument) = match text[1..].split_once(' ') {
+            None => (&text[1..], None),
+            Some((name, argument)) => (name, Some(argument)),
+        };
+        let entries: Vec<(String, String)> = match argument {
+            None => {
+                let fits = |c: &&SlashCommand| c.name.starts_with(name);
+                let line = |c: &SlashCommand| {
+                    let space = if c.arguments.is_empty() { "" } else { " " };
+                    (format!("/{}{space}{}", c.name, c.arguments), c.help.to_owned())
+                };
+                COMMANDS.iter().filter(fits).map(line).collect()
+            }
+            Some(argument) => {
+                let command = COMMANDS.iter().find(|c| c.name == name)?;
+                let words: Vec<String> = match command.takes {
+                    Takes::Words(words) => words.iter().map(|w| (*w).to_owned()).collect(),
+                    Takes::Theme => self.theme_names.clone(),
+                    Takes::Nothing | Takes::Text => return None,
+                };
+                let fits = |w: &String| w.starts_with(argument) && w != argument;
+                words.into_iter().filter(fits).map(|w| (format!("/{name} {w}"), String::new())).collect()
+            }
+        };
+        (!entries.is_empty()).then_some(Popup { entries, selected: 0 })
+    }
+}

@@ -1,0 +1,113 @@
+//! The status line: one row that is always there.
+
+use super::state::{EngineState, State};
+use super::theme::Face;
+use super::wrap::columns;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use std::time::Duration;
+
+/// A frame that takes longer than this to drain is worth a word.
+const SLOW_DRAIN: Duration = Duration::from_millis(80);
+
+/// Draws the line: a notice if there is one, otherwise the numbers. What does not fit is left out, the least
+/// important first.
+pub fn draw(area: Rect, buf: &mut Buffer, state: &State) {
+    if area.is_empty() {
+        return;
+    }
+    let theme = &state.theme;
+    buf.set_style(area, theme.base());
+    if let Some(notice) = state.notices.back() {
+        let face = if notice.error { Face::Error } else { Face::Notice };
+        let mark = if notice.error { "! " } else { "* " };
+        let line = Line::from(theme.span(face, format!(" {mark}{}", notice.text)));
+        buf.set_line(area.x, area.y, &line, area.width);
+        return;
+    }
+    let mut parts = parts(state);
+    let separator = format!(" {} ", theme.glyphs().dot);
+    let width = |parts: &[Part]| {
+        1 + parts.iter().map(|p| columns(&p.label) + columns(&p.value)).sum::<usize>()
+            + parts.len().saturating_sub(1) * columns(&separator)
+    };
+    while parts.len() > 1 && width(&parts) > usize::from(area.width) {
+        let least = parts.iter().enumerate().max_by_key(|(i, p)| (p.rank, *i)).map_or(0, |(i, _)| i);
+        parts.remove(least);
+    }
+    let mut spans: Vec<Span> = vec![Span::raw(" ")];
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
+            spans.push(theme.span(Face::Dim, separator.clone()));
+        }
+        spans.push(theme.span(Face::Dim, part.label.clone()));
+        spans.push(theme.span(part.face, part.value.clone()));
+    }
+    buf.set_line(area.x, area.y, &Line::from(spans), area.width);
+}
+
+struct Part {
+    label: String,
+    value: String,
+    face: Face,
+    /// Parts of a higher rank go first when there is no room.
+    rank: u8,
+}
+
+fn parts(state: &State) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut add = |label: &str, value: String, face: Face, rank: u8| {
+        parts.push(Part { label: label.to_owned(), value, face, rank });
+    };
+    match (&state.engine, &state.card) {
+        (EngineState::Ready | EngineState::Gone, Some(card)) => {
+            let toy = if card.toy { "TOY " } else { "" };
+            add("", format!("{toy}{}", super::sanitize::line(&card.name, 28)), Face::Accent, 0);
+        }
+        (EngineState::Loading { stage, done, total }, _) => {
+            let percent = if *total > 0 {
+                format!(" {}%", (u128::from(*done) * 100 / u128::from(*total)).min(100))
+            } else {
+                String::new()
+            };
+            add("", format!("{stage}{percent}"), Face::Accent, 0);
+        }
+        (EngineState::Failed, _) => add("", "the model did not open".into(), Face::Error, 0),
+        (EngineState::Gone, None) => add("", "the engine has stopped".into(), Face::Error, 0),
+        (EngineState::Idle | EngineState::Ready, _) => add("", "no model".into(), Face::Dim, 0),
+    }
+    if let Some(card) = &state.card {
+        if let Some(rate) = state.pulse.tokens_per_second() {
+            add("", format!("{rate:.1} tok/s"), Face::Text, 1);
+        }
+        if let Some(rate) = state.pulse.hit_rate() {
+            add("hits ", format!("{:.0}%", rate * 100.0), Face::Text, 2);
+        }
+        let SlotWords(words, face) = slot_words(state);
+        add("slots ", format!("{words}/{}", card.experts), face, 3);
+        let percent = (state.context_used * 100).checked_div(card.context).unwrap_or(0);
+        let face = if percent >= 90 { Face::Notice } else { Face::Text };
+        add("ctx ", format!("{percent}% of {}", card.context), face, 4);
+        let face = if state.dropped > 0 { Face::Notice } else { Face::Dim };
+        add("drops ", state.dropped.to_string(), face, 5);
+    }
+    if state.link.drain > SLOW_DRAIN {
+        add("link ", format!("slow, {} ms a frame", state.link.drain.as_millis()), Face::Notice, 6);
+    } else {
+        add("link ", "ok".into(), Face::Dim, 7);
+    }
+    add("", "? help".into(), Face::Dim, 8);
+    parts
+}
+
+struct SlotWords(String, Face);
+
+fn slot_words(state: &State) -> SlotWords {
+    let knob = &state.slots;
+    if knob.asked == knob.granted {
+        SlotWords(knob.granted.to_string(), Face::Text)
+    } else {
+        SlotWords(format!("{}{}{}", knob.granted, state.theme.glyphs().arrow, knob.asked), Face::Accent)
+    }
+}

@@ -1,0 +1,567 @@
+//! The chat as it is shown: items, their cached layout, and a view that never jumps.
+//!
+//! The source text is the truth; lines are a cache per item and width. While an answer grows, only its tail
+//! (the block that is still open, see [`markdown::stable_end`]) is laid out again.
+//!
+//! The view is anchored to a line *of an item*, not to a line number, so it stays where it is when text is
+//! appended below or a thinking block folds above. It follows the end only while it is at the end.
+
+use super::markdown;
+use super::sanitize;
+use super::theme::{Face, Theme};
+use super::wrap::{wrap, Break};
+use crate::events::{FinishReason, Role, TurnStats};
+use ratatui::style::Modifier;
+use ratatui::text::{Line, Span};
+use std::time::{Duration, Instant};
+
+/// Reasoning that came before an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Thinking {
+    /// What was thought so far.
+    pub text: String,
+    /// When it began; `None` in a chat from a file.
+    pub started: Option<Instant>,
+    /// How long it took, once it is over.
+    pub took: Option<Duration>,
+    /// Tokens, once they are known.
+    pub tokens: Option<usize>,
+    /// Shown in full.
+    pub open: bool,
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ending {
+    /// Why.
+    pub reason: FinishReason,
+    /// Counts and times.
+    pub stats: TurnStats,
+}
+
+/// What an item is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// What the person said.
+    User,
+    /// What the model said.
+    Assistant {
+        /// Its reasoning, if it showed any.
+        thinking: Option<Thinking>,
+        /// How it ended; `None` while it runs.
+        ending: Option<Ending>,
+    },
+    /// A line of the app in the chat. Not part of what the model reads, and not saved.
+    Note {
+        /// Something failed, as against something worth knowing.
+        error: bool,
+    },
+}
+
+/// One item of the chat.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// What it is.
+    pub kind: Kind,
+    /// Its text: Markdown of the model, plain text otherwise.
+    pub text: String,
+    layout: Layout,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Layout {
+    /// Bytes of the text whose lines are final at this width.
+    stable_bytes: usize,
+    stable: Vec<Line<'static>>,
+    /// All lines, `stable` first; rebuilt when dirty.
+    lines: Vec<Line<'static>>,
+    valid: bool,
+}
+
+impl Item {
+    /// An item of the given kind.
+    #[must_use]
+    pub fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into(), layout: Layout::default() }
+    }
+
+    fn lay_out(&mut self, width: usize, theme: &Theme) {
+        let mut lines: Vec<Line<'static>> = Vec::new();
+        let glyphs = theme.glyphs();
+        match &self.kind {
+            Kind::User => {
+                let style = theme.style(Face::User);
+                let text = sanitize::text(self.text.trim_end()).into_owned();
+                let mark = format!("{} ", glyphs.pointer);
+                for (index, line) in
+                    wrap(&[(text, style)], width.saturating_sub(2), Break::Words).into_iter().enumerate()
+                {
+                    let lead = if index == 0 { mark.clone() } else { "  ".into() };
+                    lines.push(prefixed(Span::styled(lead, style.add_modifier(Modifier::BOLD)), line, width));
+                }
+            }
+            Kind::Note { error } => {
+                let face = if *error { Face::Error } else { Face::Notice };
+                let text = sanitize::text(&self.text).into_owned();
+                for line in wrap(&[(text, theme.style(face))], width.saturating_sub(2), Break::Words) {
+                    let mark = if *error { "! " } else { "* " };
+                    lines.push(prefixed(theme.span(face, mark), line, width));
+                }
+            }
+            Kind::Assistant { thinking, ending } => {
+                if let Some(thinking) = thinking {
+                    lines.extend(thinking_lines(thinking, width, theme));
+                }
+                let end = markdown::stable_end(&self.text);
+                if end > self.layout.stable_bytes {
+                    let fresh = markdown::render(&self.text[self.layout.stable_bytes..end], width, theme);
+                    if !fresh.is_empty() {
+                        self.layout.stable.extend(fresh);
+                        self.layout.stable.push(Line::default());
+                    }
+                    self.layout.stable_bytes = end;
+                }
+                lines.extend(self.layout.stable.iter().cloned());
+                lines.extend(markdown::render(&self.text[self.layout.stable_bytes..], width, theme));
+                match ending {
+                    None if self.text.is_empty() && thinking.is_none() => {
+                        lines.push(Line::from(theme.span(Face::Dim, glyphs.ellipsis)));
+                    }
+                    None => {}
+                    Some(ending) => {
+                        let words = ending_words(ending, glyphs.dot);
+                        lines.extend(wrap(&[(words, theme.style(Face::Dim))], width, Break::Words));
+                    }
+                }
+            }
+        }
+        lines.push(Line::default());
+        self.layout.lines = lines;
+        self.layout.valid = true;
+    }
+}
+
+fn prefixed(lead: Span<'static>, line: Line<'static>, width: usize) -> Line<'static> {
+    if width < 3 {
+        return line;
+    }
+    let mut spans = vec![lead];
+    spans.extend(line.spans);
+    Line::from(spans)
+}
+
+fn thinking_lines(thinking: &Thinking, width: usize, theme: &Theme) -> Vec<Line<'static>> {
+    let style = theme.style(Face::Thinking);
+    let mark = match (thinking.open, theme.ascii) {
+        (true, false) => "▾ ",
+        (false, false) => "▸ ",
+        (true, true) => "v ",
+        (false, true) => "> ",
+    };
+    let mut head = match thinking.took {
+        None if thinking.started.is_some() => "thinking".to_owned(),
+        None => "thoughts".to_owned(),
+        Some(took) => format!("thought for {}", seconds(took.as_secs_f64())),
+    };
+    if let Some(tokens) = thinking.tokens {
+        head.push_str(&format!(", {tokens} tokens"));
+    }
+    let mut lines = wrap(&[(format!("{mark}{head}"), style.add_modifier(Modifier::BOLD))], width, Break::Words);
+    if thinking.open {
+        let text = sanitize::text(thinking.text.trim()).into_owned();
+        for line in wrap(&[(text, style)], width.saturating_sub(2), Break::Words) {
+            lines.push(prefixed(Span::raw("  "), line, width));
+        }
+    }
+    lines.push(Line::default());
+    lines
+}
+
+/// "3.2 s", "1 min 4 s".
+#[must_use]
+pub fn seconds(s: f64) -> String {
+    if s < 60.0 {
+        format!("{s:.1} s")
+    } else {
+        format!("{} min {} s", (s / 60.0) as u64, (s % 60.0) as u64)
+    }
+}
+
+fn ending_words(ending: &Ending, dot: &str) -> String {
+    let stats = &ending.stats;
+    let mut parts = Vec::new();
+    match ending.reason {
+        FinishReason::Stop => {}
+        FinishReason::Length => parts.push("stopped at the token limit".to_owned()),
+        FinishReason::ContextFull => parts.push("the context is full".to_owned()),
+        FinishReason::Cancelled => parts.push("cancelled".to_owned()),
+        FinishReason::Failed => parts.push("failed".to_owned()),
+    }
+    if stats.generated_tokens > 0 {
+        parts.push(format!("{} tokens", stats.generated_tokens));
+        if stats.decode_s > 0.0 {
+            parts.push(format!("{:.1} tok/s", stats.generated_tokens as f64 / stats.decode_s));
+        }
+    }
+    if stats.prompt_tokens > 0 {
+        let read = stats.prompt_tokens.saturating_sub(stats.reused_tokens);
+        parts.push(format!("prompt {read} read, {} reused, {}", stats.reused_tokens, seconds(stats.prefill_s)));
+    }
+    if stats.routed > 0 {
+        parts.push(format!("hits {:.1}%", 100.0 * stats.hits as f64 / stats.routed as f64));
+    }
+    if parts.is_empty() {
+        parts.push("done".to_owned());
+    }
+    parts.join(&format!(" {dot} "))
+}
+
+/// The line at the top of the view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Anchor {
+    item: usize,
+    line: usize,
+}
+
+/// All items and the view of them.
+#[derive(Clone, Debug, Default)]
+pub struct Transcript {
+    items: Vec<Item>,
+    /// `None` follows the end.
+    anchor: Option<Anchor>,
+    width: usize,
+    height: usize,
+}
+
+impl Transcript {
+    /// All items, oldest first.
+    #[must_use]
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// Adds an item at the end.
+    pub fn push(&mut self, item: Item) {
+        self.items.push(item);
+    }
+
+    /// Changes an item; it is laid out again when next shown. Does nothing if there is none.
+    pub fn change(&mut self, index: usize, how: impl FnOnce(&mut Item)) {
+        if let Some(item) = self.items.get_mut(index) {
+            how(item);
+            item.layout.valid = false;
+        }
+    }
+
+    /// Changes the last answer, if one is the last item but for notes.
+    pub fn change_answer(&mut self, how: impl FnOnce(&mut Item)) {
+        if let Some(index) = self.items.iter().rposition(|i| matches!(i.kind, Kind::Assistant { .. })) {
+            self.change(index, how);
+        }
+    }
+
+    /// Drops all items from `index` on.
+    pub fn truncate(&mut self, index: usize) {
+        self.items.truncate(index);
+        if self.anchor.is_some_and(|a| a.item >= self.items.len()) {
+            self.anchor = None;
+        }
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.items.clear();
+        self.anchor = None;
+    }
+
+    /// Colours or glyphs changed: lay out everything again when next shown.
+    pub fn restyle(&mut self) {
+        for item in &mut self.items {
+            item.layout = Layout::default();
+        }
+    }
+
+    /// Brings the layout up to date for a view of `width` x `height` cells.
+    pub fn lay_out(&mut self, width: usize, height: usize, theme: &Theme) {
+        if width != self.width {
+            self.width = width;
+            self.restyle();
+        }
+        self.height = height;
+        for item in &mut self.items {
+            if !item.layout.valid {
+                item.lay_out(width, theme);
+            }
+        }
+        if let Some(anchor) = &mut self.anchor {
+            let lines = self.items.get(anchor.item).map_or(0, |i| i.layout.lines.len());
+            anchor.line = anchor.line.min(lines.saturating_sub(1));
+        }
+        if self.anchor.is_some() && self.top() >= self.last_top() {
+            self.anchor = None;
+        }
+    }
+
+    /// Lines of the whole chat at the present width.
+    #[must_use]
+    pub fn line_count(&self) -> usize {
+        // The empty line after the last item is not shown.
+        self.items.iter().map(|i| i.layout.lines.len()).sum::<usize>().saturating_sub(1)
+    }
+
+    fn last_top(&self) -> usize {
+        self.line_count().saturating_sub(self.height)
+    }
+
+    /// Number of the line at the top of the view.
+    #[must_use]
+    pub fn top(&self) -> usize {
+        match self.anchor {
+            None => self.last_top(),
+            Some(a) => self.items.iter().take(a.item).map(|i| i.layout.lines.len()).sum::<usize>() + a.line,
+        }
+    }
+
+    /// Lines below the view.
+    #[must_use]
+    pub fn lines_below(&self) -> usize {
+        self.last_top().saturating_sub(self.top())
+    }
+
+    /// The view follows the end.
+    #[must_use]
+    pub fn at_end(&self) -> bool {
+        self.anchor.is_none()
+    }
+
+    fn set_top(&mut self, top: usize) {
+        if top >= self.last_top() {
+            self.anchor = None;
+            return;
+        }
+        let mut line = top;
+        for (item, i) in self.items.iter().enumerate() {
+            if line < i.layout.lines.len() {
+                self.anchor = Some(Anchor { item, line });
+                return;
+            }
+            line -= i.layout.lines.len();
+        }
+        self.anchor = None;
+    }
+
+    /// Moves the view by lines, down if positive.
+    pub fn scroll(&mut self, lines: isize) {
+        self.set_top(self.top().saturating_add_signed(lines));
+    }
+
+    /// Moves the view by (almost) its height, or half of it.
+    pub fn page(&mut self, down: bool, half: bool) {
+        let step = if half { self.height / 2 } else { self.height.saturating_sub(2) }.max(1) as isize;
+        self.scroll(if down { step } else { -step });
+    }
+
+    /// Shows the beginning.
+    pub fn to_start(&mut self) {
+        self.set_top(0);
+    }
+
+    /// Follows the end again.
+    pub fn to_end(&mut self) {
+        self.anchor = None;
+    }
+
+    /// Puts the next or previous thing that the person said at the top.
+    pub fn to_prompt(&mut self, next: bool) {
+        let top = self.top();
+        let mut at = 0;
+        let mut starts = Vec::new();
+        for item in &self.items {
+            if item.kind == Kind::User {
+                starts.push(at);
+            }
+            at += item.layout.lines.len();
+        }
+        let found = if next {
+            starts.iter().copied().find(|&s| s > top)
+        } else {
+            starts.iter().copied().rev().find(|&s| s < top)
+        };
+        match found {
+            Some(start) => self.set_top(start),
+            None if next => self.to_end(),
+            None => self.to_start(),
+        }
+    }
+
+    /// The lines in view, at most `height` of them.
+    pub fn visible(&self) -> impl Iterator<Item = &Line<'static>> {
+        let count = self.line_count();
+        let top = self.top();
+        let shown = count.saturating_sub(top).min(self.height);
+        self.items.iter().flat_map(|i| i.layout.lines.iter()).skip(top).take(shown)
+    }
+
+    /// Opens or folds the thinking block of the last answer that has one. False if none has.
+    pub fn toggle_thinking(&mut self) -> bool {
+        let found = self.items.iter().rposition(|i| matches!(i.kind, Kind::Assistant { thinking: Some(_), .. }));
+        if let Some(index) = found {
+            self.change(index, |item| {
+                if let Kind::Assistant { thinking: Some(t), .. } = &mut item.kind {
+                    t.open = !t.open;
+                }
+            });
+        }
+        found.is_some()
+    }
+
+    /// The text of the last answer.
+    #[must_use]
+    pub fn last_answer(&self) -> Option<&str> {
+        let answers = self.items.iter().rev().filter(|i| matches!(i.kind, Kind::Assistant { .. }));
+        answers.map(|i| i.text.as_str()).find(|t| !t.is_empty())
+    }
+
+    /// Index of the last thing that the person said.
+    #[must_use]
+    pub fn last_prompt(&self) -> Option<usize> {
+        self.items.iter().rposition(|i| i.kind == Kind::User)
+    }
+}
+
+/// The role under which an item is sent to the model and saved; `None` for notes.
+#[must_use]
+pub fn role(item: &Item) -> Option<Role> {
+    match item.kind {
+        Kind::User => Some(Role::User),
+        Kind::Assistant { .. } => Some(Role::Assistant),
+        Kind::Note { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::palette::ColorDepth;
+    use proptest::prelude::*;
+
+    fn theme() -> Theme {
+        Theme::built_in("dark", ColorDepth::Indexed256, false)
+    }
+
+    fn answer(text: &str) -> Item {
+        Item::new(Kind::Assistant { thinking: None, ending: None }, text)
+    }
+
+    fn view(t: &mut Transcript, width: usize, height: usize) -> Vec<String> {
+        t.lay_out(width, height, &theme());
+        t.visible().map(|l| l.to_string().trim_end().to_owned()).collect()
+    }
+
+    fn numbered(count: usize) -> String {
+        (0..count).map(|i| format!("line {i}")).collect::<Vec<_>>().join("\n\n")
+    }
+
+    #[test]
+    fn the_view_follows_the_end_until_scrolled_and_then_stays() {
+        let mut t = Transcript::default();
+        t.push(answer(&numbered(10)));
+        assert_eq!(view(&mut t, 20, 3), ["line 8", "", "line 9"]);
+        t.scroll(-4);
+        let before = view(&mut t, 20, 3);
+        assert_eq!(before, ["line 6", "", "line 7"]);
+        t.change_answer(|i| i.text.push_str("\n\nline 10\n\nline 11"));
+        assert_eq!(view(&mut t, 20, 3), before);
+        assert_eq!(t.lines_below(), 8);
+        t.scroll(100);
+        assert!(t.at_end());
+        assert_eq!(view(&mut t, 20, 3).last().unwrap(), "line 11");
+    }
+
+    #[test]
+    fn folding_a_thought_above_does_not_move_what_is_read() {
+        let mut t = Transcript::default();
+        let thinking = Thinking { text: numbered(9), started: None, took: None, tokens: None, open: true };
+        t.push(Item::new(Kind::Assistant { thinking: Some(thinking), ending: None }, "short"));
+        t.push(Item::new(Kind::User, "next"));
+        t.push(answer(&numbered(20)));
+        view(&mut t, 20, 4);
+        t.scroll(-10);
+        let before = view(&mut t, 20, 4);
+        t.toggle_thinking();
+        assert_eq!(view(&mut t, 20, 4), before);
+    }
+
+    #[test]
+    fn prompts_can_be_walked_in_both_directions() {
+        let mut t = Transcript::default();
+        for n in 0..3 {
+            t.push(Item::new(Kind::User, format!("question {n}")));
+            t.push(answer(&numbered(5)));
+        }
+        view(&mut t, 20, 4);
+        t.to_prompt(false);
+        assert_eq!(view(&mut t, 20, 4)[0], "▸ question 2");
+        t.to_prompt(false);
+        assert_eq!(view(&mut t, 20, 4)[0], "▸ question 1");
+        t.to_prompt(true);
+        assert_eq!(view(&mut t, 20, 4)[0], "▸ question 2");
+    }
+
+    #[test]
+    fn a_finished_thought_shows_its_time_and_tokens_and_folds() {
+        let mut t = Transcript::default();
+        let thinking = Thinking {
+            text: "hidden".into(),
+            started: None,
+            took: Some(Duration::from_millis(3240)),
+            tokens: Some(57),
+            open: false,
+        };
+        t.push(Item::new(Kind::Assistant { thinking: Some(thinking), ending: None }, "42"));
+        assert_eq!(view(&mut t, 40, 9), ["▸ thought for 3.2 s, 57 tokens", "", "42"]);
+    }
+
+    #[test]
+    fn an_empty_chat_has_no_lines() {
+        let mut t = Transcript::default();
+        assert!(view(&mut t, 10, 5).is_empty());
+        t.scroll(-3);
+        t.to_prompt(true);
+        assert!(t.at_end());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn growing_piece_by_piece_shows_the_same_as_all_at_once(
+            pieces in proptest::collection::vec("[a-z# *`\n-]{1,8}", 1..30), width in 3usize..30,
+        ) {
+            let mut grown = Transcript::default();
+            grown.push(answer(""));
+            for piece in &pieces {
+                grown.change_answer(|i| i.text.push_str(piece));
+                grown.lay_out(width, 5, &theme());
+            }
+            grown.to_start();
+            let mut whole = Transcript::default();
+            whole.push(answer(&pieces.concat()));
+            whole.lay_out(width, 5, &theme());
+            whole.to_start();
+            prop_assert_eq!(view(&mut grown, width, 500), view(&mut whole, width, 500));
+        }
+
+        #[test]
+        fn no_walk_through_the_chat_leaves_it(moves in proptest::collection::vec((-9isize..9, 1usize..40, 0usize..9), 1..20)) {
+            let mut t = Transcript::default();
+            t.push(Item::new(Kind::User, "hi 你好"));
+            t.push(answer(&numbered(7)));
+            for (by, width, height) in moves {
+                t.scroll(by);
+                t.lay_out(width, height, &theme());
+                prop_assert!(t.top() <= t.line_count());
+                prop_assert!(t.visible().count() <= height);
+            }
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! The one place where the state changes. Pure: no clock, no file, no terminal; what has to happen outside
+//! comes back as [`Effect`]s.
+
+mod chat;
+mod engine;
+mod slash;
+
+use super::composer::Enter;
+use super::heatmap;
+use super::keys::{self, Action, Scope};
+use super::memory;
+use super::message::{Effect, Message, Moment};
+use super::state::{Focus, Overlay, State};
+use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use std::time::Duration;
+
+/// Two presses within this time count as twice.
+const TWICE: Duration = Duration::from_millis(1000);
+
+/// Changes the state for what happened, and says what is to be done.
+pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    let out = &mut effects;
+    match message {
+        Message::Key(event) => {
+            if event.kind != KeyEventKind::Release {
+                key(state, event, now, out);
+                complete(state);
+            }
+        }
+        Message::Paste(text) => {
+            state.overlay = None;
+            state.focus = Focus::Chat;
+            if !state.composer.paste(&text) {
+                state.complain("the paste was cut: the input holds at most 1 MiB", now);
+            }
+            complete(state);
+        }
+        Message::Resize(columns, rows) => {
+            state.size = (columns, rows);
+        }
+        Message::Engine(event) => engine::event(state, event, now, out),
+        Message::EngineGone => engine::gone(state, now, out),
+        Message::Step(record) => {
+            if state.keep_step(*record) {
+                state.fold();
+            }
+        }
+        Message::Fold => state.fold(),
+        Message::Gauges(gauges) => state.gauges(&gauges),
+        Message::Dropped(dropped) => state.dropped = dropped,
+        Message::Link(link) => state.link = link,
+        Message::Tick => {
+            while state.notices.front().is_some_and(|n| n.until <= now.at) {
+                state.notices.pop_front();
+            }
+            if state.composer.held_enter_is_due(now.at) {
+                chat::send(state, now, out);
+                complete(state);
+            }
+        }
+        Message::Draw => {
+            let areas = state.areas();
+            let area = areas.chat.transcript;
+            state.transcript.lay_out(usize::from(area.width), usize::from(area.height), &state.theme);
+        }
+        Message::Saved(result) => {
+            let before = state.unsaved.take();
+            if let Err(reason) = result {
+                if before.as_ref() != Some(&reason) {
+                    state.complain(format!("the chat is not saved: {reason}"), now);
+                }
+                state.unsaved = Some(reason);
+            }
+        }
+        Message::Chats(chats, true) if chats.is_empty() => state.say("there are no saved chats yet", now),
+        Message::Chats(chats, true) => state.overlay = Some(Overlay::Chats(chats, 0)),
+        Message::Chats(chats, false) => chat::resume_last(state, &chats, now, out),
+        Message::ChatRead(id, result) => chat::resumed(state, id, result, now),
+        Message::Edited(Ok(text)) => state.composer.set(text),
+        Message::Edited(Err(reason)) | Message::Complain(reason) => state.complain(reason, now),
+        Message::ThemeRead(Ok(theme)) => {
+            state.theme = *theme;
+            state.transcript.restyle();
+        }
+        Message::ThemeRead(Err(reason)) => chat::note(state, reason, true),
+        Message::Say(text) => state.say(text, now),
+    }
+    effects
+}
+
+/// Keeps the completion list in step with the input.
+fn complete(state: &mut State) {
+    let selected = state.popup.take().map(|p| (p.entries, p.selected));
+    state.popup = state.completions();
+    if let (Some(popup), Some((entries, selected))) = (&mut state.popup, selected) {
+        if popup.entries == entries {
+            popup.selected = selected;
+        }
+    }
+}
+
+fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
+    let plain = key.modifiers.difference(KeyModifiers::SHIFT).is_empty();
+    if state.overlay.is_some() {
+        return overlay_key(state, key, now, out);
+    }
+    if state.composer.search().is_some() && search_key(state, key, now) {
+        return;
+    }
+    if state.popup.is_some() && popup_key(state, key, now, out) {
+        return;
+    }
+    if state.focus == Focus::Chat {
+        if let (KeyCode::Char(c), true) = (key.code, plain) {
+            if c == '?' && state.composer.is_empty() {
+                state.overlay = Some(Overlay::Help(0));
+            } else {
+                state.last_escape = None;
+                state.composer.type_char(c, now.at);
+            }
+            return;
+        }
+        if let Some(action) = keys::action(&[Scope::Chat, Scope::Everywhere], key) {
+            act(state, action, now, out);
+        }
+        return;
+    }
+    if let Some(action) = keys::action(&[Scope::Panes], key) {
+        return act(state, action, now, out);
+    }
+    let taken = match state.focus {
+        Focus::Heatmap => heatmap::on_key(&mut state.experts, key),
+        Focus::Memory => memory::on_key(&mut state.memory, key),
+        Focus::Chat => false,
+    };
+    if taken {
+        return;
+    }
+    match (key.code, plain) {
+        (KeyCode::Char('?'), true) => state.overlay = Some(Overlay::Help(0)),
+        (KeyCode::Char('/'), true) => {
+            state.focus = Focus::Chat;
+            if state.composer.is_empty() {
+                state.composer.set("/");
+            }
+        }
+        _ => {
+            if let Some(action) = keys::action(&[Scope::Everywhere], key) {
+                act(state, action, now, out);
+            }
+        }
+    }
+}
+
+fn input_width(state: &State) -> usize {
+    usize::from(state.areas().chat.input.width)
+}
+
+fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
+    // Scrolling needs the layout of what is there now.
+    let areas = state.areas().chat.transcript;
+    let lay_out = |state: &mut State| {
+        state.transcript.lay_out(usize::from(areas.width), usize::from(areas.height), &state.theme);
+    };
+    if action != Action::Escape {
+        state.last_escape = None;
+    }
+    match action {
+        Action::Send => match state.composer.enter(now.at) {
+            Enter::Send => chat::send(state, now, out),
+            Enter::Held => {}
+        },
+        Action::Newline => state.composer.insert("\n"),
+        Action::Escape => escape(state, now, out),
+        Action::Interrupt => interrupt(state, now, out),
+        Action::EndOfInput => {
+            lay_out(state);
+            if state.composer.is_empty() && state.transcript.at_end() {
+                chat::quit(state, now, out);
+            } else {
+                state.transcript.page(true, true);
+            }
+        }
+        Action::Redraw => out.push(Effect::Redraw),
+        Action::Suspend => out.push(Effect::Suspend),
+        Action::Editor => out.push(Effect::Edit(state.composer.text().to_owned())),
+        Action::Regenerate => chat::regenerate(state, now, out),
+        Action::Help => state.overlay = Some(Overlay::Help(0)),
+        Action::Palette => state.overlay = Some(Overlay::Palette(0)),
+        Action::SearchHistory => {
+            state.focus = Focus::Chat;
+            state.composer.search_older();
+        }
+        Action::NextPane => next_pane(state, 1),
+        Action::PreviousPane => next_pane(state, 2),
+        Action::Pane(index) => focus(state, Focus::ALL[usize::from(index).min(2)]),
+        Action::PageUp | Action::PageDown => {
+            lay_out(state);
+            state.transcript.page(action == Action::PageDown, false);
+        }
+        Action::HalfUp => {
+            lay_out(state);
+            state.transcript.page(false, true);
+        }
+        Action::Start => {
+            lay_out(state);
+            state.transcript.to_start();
+        }
+        Action::End => state.transcript.to_end(),
+        Action::PreviousPrompt | Action::NextPrompt => {
+            lay_out(state);
+            state.transcript.to_prompt(action == Action::NextPrompt);
+        }
+        Action::Thinking => {
+            if !state.transcript.toggle_thinking() {
+                state.say("no answer here has a thinking block", now);
+            }
+        }
+        Action::Slots(by) => engine::turn_slots(state, isize::from(by), now, out),
+        Action::Left => state.composer.left(),
+        Action::Right => state.composer.right(),
+        Action::WordLeft => state.composer.word_left(),
+        Action::WordRight => state.composer.word_right(),
+        Action::Up => state.composer.up(input_width(state)),
+        Action::Down => state.composer.down(input_width(state)),
+        Action::Home => state.composer.home(),
+        Action::LineEnd => state.composer.end(),
+        Action::Backspace => state.composer.backspace(),
+        Action::Delete => state.composer.delete(),
+        Action::DeleteWord => state.composer.delete_word(),
+        Action::DeleteToEnd => state.composer.delete_to_end(),
+    }
+}
+
+fn next_pane(state: &mut State, by: usize) {
+    let at = Focus::ALL.iter().position(|&f| f == state.focus).unwrap_or(0);
+    focus(state, Focus::ALL[(at + by) % 3]);
+}
+
+fn focus(state: &mut State, to: Focus) {
+    // Where there is no room for panes, the keyboard stays with what can be seen.
+    let (columns, rows) = super::layout::TWO_PANES;
+    if state.size.0 < columns || state.size.1 < rows {
+        state.focus = Focus::Chat;
+        return;
+    }
+    state.focus = to;
+    if to != Focus::Chat {
+        state.side = to;
+    }
+}
+
+fn escape(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    let twice = state.last_escape.take().is_some_and(|t| now.at.duration_since(t) < TWICE);
+    if state.focus != Focus::Chat {
+        state.focus = Focus::Chat;
+    } else if state.turn.is_some() {
+        chat::cancel(state, out);
+    } else if state.waiting {
+        chat::stop_waiting(state, now);
+    } else if twice {
+        chat::edit_previous(state, now);
+    } else if state.editing.is_some() && state.composer.is_empty() {
+        state.editing = None;
+    } else {
+        state.last_escape = Some(now.at);
+        if state.transcript.last_prompt().is_some() {
+            state.say("Esc again edits the previous prompt", now);
+        }
+    }
+}
+
+fn interrupt(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    let twice = state.last_interrupt.take().is_some_and(|t| now.at.duration_since(t) < TWICE);
+    if state.turn.is_some() {
+        chat::cancel(state, out);
+    } else if state.waiting {
+        chat::stop_waiting(state, now);
+    } else if !state.composer.is_empty() {
+        let text = state.composer.text().to_owned();
+        state.composer.remember(&text);
+        state.composer.clear();
+        state.editing = None;
+    } else if twice {
+        return chat::quit(state, now, out);
+    } else {
+        state.focus = Focus::Chat;
+        state.say("Ctrl-C again quits", now);
+        state.last_interrupt = Some(now.at);
+        return;
+    }
+    // A second press must not quit when the first one did something else.
+    state.last_interrupt = None;
+}
+
+fn search_key(state: &mut State, key: KeyEvent, now: Moment) -> bool {
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    match key.code {
+        KeyCode::Enter | KeyCode::Tab => state.composer.end_search(true),
+        KeyCode::Esc => state.composer.end_search(false),
+        KeyCode::Char('c' | 'g') if control => state.composer.end_search(false),
+        KeyCode::Char('r') if control => state.composer.search_older(),
+        KeyCode::Backspace => state.composer.backspace(),
+        KeyCode::Char(c) if !control => state.composer.type_char(c, now.at),
+        _ => {
+            state.composer.end_search(true);
+            return false;
+        }
+    }
+    true
+}
+
+fn popup_key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) -> bool {
+    let Some(popup) = &mut state.popup else { return false };
+    let count = popup.entries.len();
+    match key.code {
+        KeyCode::Up if key.modifiers.is_empty() => popup.selected = (popup.selected + count - 1) % count,
+        KeyCode::Down if key.modifiers.is_empty() => popup.selected = (popup.selected + 1) % count,
+        KeyCode::Esc => state.composer.clear(),
+        KeyCode::Tab | KeyCode::Enter if key.modifiers.is_empty() => {
+            let line = popup.entries[popup.selected].0.clone();
+            let typed = state.composer.text().trim_end().to_owned();
+            let completed = slash::completed(&line);
+            let is_whole = slash::is_whole(&typed);
+            if key.code == KeyCode::Enter && is_whole {
+                return false;
+            }
+            state.composer.set(completed.clone());
+            if key.code == KeyCode::Enter && !completed.ends_with(' ') {
+                chat::send(state, now, out);
+            }
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn overlay_key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
+    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+    let step: isize = match key.code {
+        KeyCode::Up | KeyCode::Char('k') => -1,
+        KeyCode::Down | KeyCode::Char('j') => 1,
+        KeyCode::PageUp => -10,
+        KeyCode::PageDown | KeyCode::Char(' ') => 10,
+        KeyCode::Home => isize::MIN,
+        KeyCode::End => isize::MAX,
+        KeyCode::Enter => return slash::pick(state, now, out),
+        KeyCode::Char('l') if control => return out.push(Effect::Redraw),
+        KeyCode::Char('z') if control => return out.push(Effect::Suspend),
+        KeyCode::Esc | KeyCode::Char('q' | '?') | KeyCode::F(1) => {
+            state.overlay = None;
+            return;
+        }
+        KeyCode::Char('c' | 'd' | 'p') if control => {
+            state.overlay = None;
+            return;
+        }
+        _ => return,
+    };
+    let to = |at: usize, count: usize| at.saturating_add_signed(step).min(count.saturating_sub(1));
+    match &mut state.overlay {
+        Some(Overlay::Help(at)) => *at = to(*at, super::overlay::help_lines()),
+        Some(Overlay::Palette(at)) => *at = to(*at, keys::COMMANDS.len()),
+        Some(Overlay::Chats(chats, at)) => *at = to(*at, chats.len()),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

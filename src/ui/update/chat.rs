@@ -1,0 +1,246 @@
+//! Turns: sending, cancelling, answering again, editing; chats: saving, taking up again.
+
+use crate::events::{Command, FinishReason, Role, TurnStats};
+use crate::ui::command;
+use crate::ui::message::{Effect, EngineCommand, Moment};
+use crate::ui::session::{self, Listed, SavedChat};
+use crate::ui::state::{EngineState, State, Turn};
+use crate::ui::transcript::{Ending, Item, Kind, Thinking};
+use std::collections::VecDeque;
+
+/// Puts a line of the app into the chat.
+pub(super) fn note(state: &mut State, text: impl Into<String>, error: bool) {
+    state.transcript.push(Item::new(Kind::Note { error }, text));
+}
+
+/// Sends the input, or runs it if it is a command.
+pub(super) fn send(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    let text = state.composer.text().trim();
+    if text.is_empty() {
+        return;
+    }
+    if text.starts_with('/') && !text.contains('\n') {
+        match command::parse(text) {
+            Ok(slash) => {
+                state.composer.take();
+                super::slash::run(state, slash, now, out);
+            }
+            Err(reason) => state.complain(reason, now),
+        }
+        return;
+    }
+    if state.replay {
+        return state.complain("this is a recorded trace: it can be watched, not asked", now);
+    }
+    if state.turn.is_some() || state.waiting {
+        return state.complain("still answering: Esc cancels", now);
+    }
+    match state.engine {
+        EngineState::Ready | EngineState::Loading { .. } => {}
+        EngineState::Idle | EngineState::Failed | EngineState::Gone => {
+            return state.complain("no model is open: /model PATH or /model demo", now);
+        }
+    }
+    let text = state.composer.take();
+    if let Some(at) = state.editing.take() {
+        // The chat as it was stays in its file; this is another one from here on.
+        state.transcript.truncate(at);
+        begin_file(state, now);
+    }
+    state.transcript.push(Item::new(Kind::User, text.trim().to_owned()));
+    state.transcript.to_end();
+    begin_turn(state, now, out);
+}
+
+fn begin_file(state: &mut State, now: Moment) {
+    state.chat_id = session::new_id(now.wall, state.process);
+    state.created = session::utc(now.wall);
+}
+
+/// Asks for an answer to the chat as it stands; if the model is not open yet, when it is.
+pub(super) fn begin_turn(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    save(state, now, out);
+    state.waiting = state.engine != EngineState::Ready;
+    if state.waiting {
+        return;
+    }
+    let id = state.next_request;
+    state.next_request += 1;
+    let command = Command::Generate {
+        id,
+        messages: state.messages(),
+        sampling: state.sampling.clone(),
+        thinking: state.thinking,
+    };
+    state.transcript.push(Item::new(Kind::Assistant { thinking: None, ending: None }, ""));
+    state.turn = Some(Turn { id, asked: now.at, prefill: None, cancelling: false });
+    out.push(Effect::Engine(EngineCommand(command)));
+}
+
+/// Saves the chat, if anything was said.
+pub(super) fn save(state: &State, now: Moment, out: &mut Vec<Effect>) {
+    let chat = state.saved_chat(now);
+    if !chat.messages.is_empty() {
+        out.push(Effect::Save(state.chat_id.clone(), Box::new(chat)));
+    }
+}
+
+pub(super) fn cancel(state: &mut State, out: &mut Vec<Effect>) {
+    if let Some(turn) = &mut state.turn {
+        turn.cancelling = true;
+        out.push(Effect::Cancel);
+    }
+}
+
+/// The prompt that waits for a model goes back into the input.
+pub(super) fn stop_waiting(state: &mut State, now: Moment) {
+    state.waiting = false;
+    if let Some(at) = state.transcript.last_prompt() {
+        let text = state.transcript.items()[at].text.clone();
+        state.transcript.truncate(at);
+        if state.composer.is_empty() {
+            state.composer.set(text);
+        }
+    }
+    state.say("taken back", now);
+}
+
+/// Ends the running turn, whatever ended it.
+pub(super) fn finish(state: &mut State, reason: FinishReason, stats: TurnStats, now: Moment, out: &mut Vec<Effect>) {
+    state.turn = None;
+    let thinking_tokens = (stats.thinking_tokens > 0).then_some(stats.thinking_tokens);
+    state.transcript.change_answer(|item| {
+        if let Kind::Assistant { thinking, ending } = &mut item.kind {
+            if let Some(thinking) = thinking {
+                close_thinking(thinking, now);
+                thinking.tokens = thinking_tokens;
+            }
+            *ending = Some(Ending { reason, stats });
+        }
+    });
+    save(state, now, out);
+}
+
+pub(super) fn close_thinking(thinking: &mut Thinking, now: Moment) {
+    if let (None, Some(started)) = (thinking.took, thinking.started) {
+        thinking.took = Some(now.at.duration_since(started));
+        thinking.open = false;
+    }
+}
+
+pub(super) fn regenerate(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    if state.turn.is_some() || state.waiting {
+        return state.complain("still answering: Esc cancels", now);
+    }
+    if state.engine != EngineState::Ready || state.replay {
+        return state.complain("no model is open: /model PATH or /model demo", now);
+    }
+    let Some(prompt) = state.transcript.last_prompt() else {
+        return state.say("nothing was asked yet", now);
+    };
+    state.transcript.truncate(prompt + 1);
+    state.transcript.to_end();
+    begin_turn(state, now, out);
+}
+
+/// Puts the previous prompt, or the one before the one in edit, into the input.
+pub(super) fn edit_previous(state: &mut State, now: Moment) {
+    if state.turn.is_some() {
+        return state.complain("still answering: Esc cancels", now);
+    }
+    let end = state.editing.unwrap_or(state.transcript.items().len());
+    let found = state.transcript.items()[..end.min(state.transcript.items().len())]
+        .iter()
+        .rposition(|i| i.kind == Kind::User);
+    match found {
+        Some(at) => {
+            state.composer.set(state.transcript.items()[at].text.clone());
+            state.editing = Some(at);
+            state.say("editing: Enter answers from here in a new chat, Esc Esc goes further back, Ctrl-C leaves", now);
+        }
+        None if state.editing.is_some() => state.say("this is the first prompt", now),
+        None => state.say("nothing was asked yet", now),
+    }
+}
+
+pub(super) fn new_chat(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    if state.turn.is_some() {
+        cancel(state, out);
+        finish(state, FinishReason::Cancelled, TurnStats::default(), now, out);
+    }
+    save(state, now, out);
+    state.waiting = false;
+    state.editing = None;
+    state.transcript.clear();
+    state.context_used = 0;
+    begin_file(state, now);
+}
+
+pub(super) fn quit(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    if state.turn.is_some() {
+        cancel(state, out);
+    }
+    save(state, now, out);
+    out.push(Effect::Quit(0));
+}
+
+/// Takes up the last chat that can be read.
+pub(super) fn resume_last(state: &mut State, chats: &[Listed], now: Moment, out: &mut Vec<Effect>) {
+    for broken in chats.iter().filter(|c| c.problem.is_some()) {
+        let reason = broken.problem.as_deref().unwrap_or_default();
+        note(state, format!("the saved chat {} can't be read and was left alone: {reason}", broken.id), true);
+    }
+    match chats.iter().find(|c| c.problem.is_none()) {
+        Some(chat) => out.push(Effect::ReadChat(chat.id.clone())),
+        None => state.say("there is no saved chat to take up", now),
+    }
+}
+
+pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedChat>, String>, now: Moment) {
+    let chat = match result {
+        Ok(chat) => chat,
+        Err(reason) => return note(state, reason, true),
+    };
+    if state.turn.is_some() {
+        return state.complain("still answering: Esc cancels", now);
+    }
+    let notes: VecDeque<Item> =
+        state.transcript.items().iter().filter(|i| matches!(i.kind, Kind::Note { .. })).cloned().collect();
+    state.transcript.clear();
+    for item in notes {
+        state.transcript.push(item);
+    }
+    state.editing = None;
+    state.waiting = false;
+    state.context_used = 0;
+    for message in &chat.messages {
+        let kind = match message.role {
+            Role::User | Role::Tool | Role::System => {
+                state.composer.remember(&message.content);
+                Kind::User
+            }
+            Role::Assistant => Kind::Assistant {
+                thinking: message.thinking.as_ref().map(|text| Thinking {
+                    text: text.clone(),
+                    started: None,
+                    took: None,
+                    tokens: None,
+                    open: false,
+                }),
+                ending: Some(Ending {
+                    reason: if message.unfinished { FinishReason::Cancelled } else { FinishReason::Stop },
+                    stats: TurnStats::default(),
+                }),
+            },
+        };
+        state.transcript.push(Item::new(kind, message.content.clone()));
+    }
+    state.transcript.to_end();
+    state.chat_id = id;
+    state.created = chat.created;
+    state.system = chat.system;
+    state.sampling = chat.sampling;
+    state.own_sampling = true;
+    state.thinking = chat.thinking;
+    state.say(format!("chat of {} taken up", chat.updated), now);
+}

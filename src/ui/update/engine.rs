@@ -1,0 +1,151 @@
+//! What the engine says, and the slot knob.
+
+use super::chat;
+use crate::events::{Event, FinishReason, RequestId, TextKind, TurnStats};
+use crate::ui::experts_state::ExpertsState;
+use crate::ui::memory_state::MemoryState;
+use crate::ui::message::{Effect, Moment};
+use crate::ui::panes::SlotKnob;
+use crate::ui::state::{EngineState, Pulse, State};
+use crate::ui::transcript::{Kind, Thinking};
+
+pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<Effect>) {
+    match event {
+        Event::Loading { stage, done, total } => {
+            state.engine = EngineState::Loading { stage: crate::ui::sanitize::line(&stage, 60), done, total };
+        }
+        Event::Ready { card } => ready(state, *card, now, out),
+        Event::LoadFailed { message, .. } => {
+            state.engine = EngineState::Failed;
+            state.card = None;
+            chat::note(state, message, true);
+            if state.waiting {
+                chat::stop_waiting(state, now);
+            }
+        }
+        Event::Prefill { id, done, total, .. } => {
+            if let Some(turn) = state.turn.as_mut().filter(|t| t.id == id) {
+                turn.prefill = Some((done, total));
+            }
+        }
+        Event::Text { id, text, kind, .. } => self::text(state, id, &text, kind, now),
+        Event::Finished { id, reason, stats } => {
+            if state.turn.as_ref().is_some_and(|t| t.id == id) {
+                chat::finish(state, reason, stats, now, out);
+            }
+        }
+        Event::Slots { asked, granted, why } => slots(state, asked, granted, why, now),
+        Event::Failed { id, message } => {
+            chat::note(state, message, true);
+            if id.is_some() && state.turn.as_ref().map(|t| t.id) == id {
+                chat::finish(state, FinishReason::Failed, TurnStats::default(), now, out);
+            }
+        }
+        Event::Notice { message } => chat::note(state, message, false),
+    }
+}
+
+fn ready(state: &mut State, card: crate::events::ModelCard, now: Moment, out: &mut Vec<Effect>) {
+    state.engine = EngineState::Ready;
+    state.experts = ExpertsState::open(&card);
+    state.memory = MemoryState::open(&card);
+    state.waiting_steps.clear();
+    state.pulse = Pulse::default();
+    state.context_used = 0;
+    state.slots = SlotKnob { asked: card.plan.slots_per_layer, granted: card.plan.slots_per_layer, why: None };
+    if !state.own_sampling {
+        state.sampling = card.sampling.clone();
+    }
+    if card.template_fallback {
+        chat::note(state, "the file has no chat template; the built-in ChatML is used", false);
+    }
+    if card.toy {
+        state.say("this is the toy model that comes with the program: it shows the works, not wisdom", now);
+    }
+    state.card = Some(card);
+    if std::mem::take(&mut state.waiting) {
+        chat::begin_turn(state, now, out);
+    }
+}
+
+fn text(state: &mut State, id: RequestId, text: &str, kind: TextKind, now: Moment) {
+    let Some(turn) = state.turn.as_mut().filter(|t| t.id == id) else { return };
+    turn.prefill = None;
+    state.transcript.change_answer(|item| {
+        let Kind::Assistant { thinking, .. } = &mut item.kind else { return };
+        match kind {
+            TextKind::Thinking => {
+                let thinking = thinking.get_or_insert_with(|| Thinking {
+                    text: String::new(),
+                    started: Some(now.at),
+                    took: None,
+                    tokens: None,
+                    open: true,
+                });
+                thinking.text.push_str(text);
+            }
+            TextKind::Answer => {
+                if let Some(thinking) = thinking {
+                    chat::close_thinking(thinking, now);
+                }
+                item.text.push_str(text);
+            }
+        }
+    });
+}
+
+fn slots(state: &mut State, asked: usize, granted: usize, why: Option<String>, now: Moment) {
+    let why = why.map(|w| crate::ui::sanitize::line(&w, 200));
+    if granted != asked || why.is_some() {
+        let reason = why.as_deref().unwrap_or("no reason given");
+        state.say(format!("asked for {asked} slots per layer, {granted} granted: {reason}"), now);
+    }
+    // The person may have turned on while this was carried out.
+    if state.slots.asked == asked {
+        state.slots.asked = granted;
+    }
+    state.slots.granted = granted;
+    state.slots.why = why;
+}
+
+/// Turns the slot knob by some slots per layer.
+pub(super) fn turn_slots(state: &mut State, by: isize, now: Moment, out: &mut Vec<Effect>) {
+    let to = state.slots.asked.saturating_add_signed(by);
+    set_slots(state, to, now, out);
+}
+
+/// Asks for a slot count, kept within what the plan allows.
+pub(super) fn set_slots(state: &mut State, to: usize, now: Moment, out: &mut Vec<Effect>) {
+    let Some(card) = &state.card else {
+        return state.complain("no model is open", now);
+    };
+    if state.replay {
+        return state.complain("this is a recorded trace: its slots are what they were", now);
+    }
+    let (least, most) = (card.plan.min_slots, card.plan.max_slots.max(card.plan.min_slots));
+    let wanted = to.clamp(least, most);
+    if wanted != to {
+        state.say(format!("slots per layer go from {least} to {most}"), now);
+    }
+    if wanted != state.slots.asked {
+        state.slots.asked = wanted;
+        out.push(Effect::WantSlots(wanted));
+    }
+}
+
+/// The inference thread has ended.
+pub(super) fn gone(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    if state.replay {
+        state.engine = EngineState::Gone;
+        return;
+    }
+    state.engine = EngineState::Gone;
+    state.card = None;
+    chat::note(state, "the engine has stopped; /model PATH starts it again", true);
+    if state.turn.is_some() {
+        chat::finish(state, FinishReason::Failed, TurnStats::default(), now, out);
+    }
+    if state.waiting {
+        chat::stop_waiting(state, now);
+    }
+}

@@ -1,0 +1,187 @@
+//! Breaking styled text into lines of a given width in terminal columns.
+//!
+//! The unit is the grapheme: a family emoji, a letter with accents or a flag is never torn. Widths come from
+//! `unicode-width`, the crate that ratatui measures with, so that what fits here fits on the screen.
+//! Wide characters (CJK) may be parted from each other; runs of narrow ones break at spaces, and inside a word
+//! only if the word is longer than a line.
+
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use unicode_segmentation::UnicodeSegmentation;
+use unicode_width::UnicodeWidthStr;
+
+/// A run of text in one style.
+pub type Piece = (String, Style);
+
+/// How lines may break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// At spaces and between wide characters; the spaces at a break vanish.
+    Words,
+    /// Exactly at the width, nothing vanishes (code).
+    Anywhere,
+}
+
+/// Columns that a grapheme takes.
+#[must_use]
+pub fn columns(text: &str) -> usize {
+    text.width()
+}
+
+struct Glyph<'a> {
+    text: &'a str,
+    columns: usize,
+    style: Style,
+}
+
+/// Breaks `pieces` into lines of at most `width` columns. A line break in a piece ends the line. Graphemes
+/// wider than the whole line are drawn as `?`. There is always at least one line.
+#[must_use]
+pub fn wrap(pieces: &[Piece], width: usize, how: Break) -> Vec<Line<'static>> {
+    let width = width.max(1);
+    let mut lines = Vec::new();
+    let mut line: Vec<Glyph> = Vec::new();
+    let mut used = 0usize;
+    // Index into `line` before which it may be broken.
+    let mut opening: Option<usize> = None;
+    // The line began by wrapping, so spaces at its start belong to the break.
+    let mut wrapped = false;
+    for (text, style) in pieces {
+        for grapheme in text.graphemes(true) {
+            if grapheme == "\n" || grapheme == "\r\n" {
+                lines.push(finish(&line));
+                (used, opening, wrapped) = (0, None, false);
+                line.clear();
+                continue;
+            }
+            let mut glyph = Glyph { text: grapheme, columns: columns(grapheme), style: *style };
+            if glyph.columns > width {
+                (glyph.text, glyph.columns) = ("?", 1);
+            }
+            let space = grapheme == " " && how == Break::Words;
+            if space && wrapped && line.is_empty() {
+                continue;
+            }
+            if how == Break::Words && glyph.columns == 2 && !line.is_empty() {
+                opening = Some(line.len());
+            }
+            if used + glyph.columns > width {
+                let at = if space { line.len() } else { opening.filter(|&at| at > 0).unwrap_or(line.len()) };
+                let rest = line.split_off(at);
+                while how == Break::Words && line.last().is_some_and(|g| g.text == " ") {
+                    line.pop();
+                }
+                lines.push(finish(&line));
+                line = rest;
+                used = line.iter().map(|g| g.columns).sum();
+                opening = None;
+                wrapped = true;
+                if space {
+                    continue;
+                }
+            }
+            used += glyph.columns;
+            let wide = glyph.columns == 2;
+            line.push(glyph);
+            if space || (wide && how == Break::Words) {
+                opening = Some(line.len());
+            }
+        }
+    }
+    lines.push(finish(&line));
+    lines
+}
+
+/// Joins neighbours of equal style into spans.
+fn finish(glyphs: &[Glyph]) -> Line<'static> {
+    let mut spans: Vec<Span<'static>> = Vec::new();
+    for glyph in glyphs {
+        match spans.last_mut() {
+            Some(last) if last.style == glyph.style => last.content.to_mut().push_str(glyph.text),
+            _ => spans.push(Span::styled(glyph.text.to_owned(), glyph.style)),
+        }
+    }
+    Line::from(spans)
+}
+
+/// The longest start of `text` that fits into `width` columns.
+#[must_use]
+pub fn fit(text: &str, width: usize) -> &str {
+    let mut used = 0;
+    for (at, grapheme) in text.grapheme_indices(true) {
+        used += columns(grapheme);
+        if used > width {
+            return &text[..at];
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use ratatui::style::Modifier;
+
+    fn wrapped(text: &str, width: usize, how: Break) -> Vec<String> {
+        wrap(&[(text.to_owned(), Style::new())], width, how).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn words_move_whole_and_spaces_at_the_break_vanish() {
+        assert_eq!(wrapped("the quick brown fox", 9, Break::Words), ["the quick", "brown fox"]);
+        assert_eq!(wrapped("ab  cd", 3, Break::Words), ["ab", "cd"]);
+    }
+
+    #[test]
+    fn a_word_longer_than_the_line_is_cut() {
+        assert_eq!(wrapped("abcdefgh ij", 3, Break::Words), ["abc", "def", "gh", "ij"]);
+    }
+
+    #[test]
+    fn wide_characters_part_from_each_other_but_never_overflow() {
+        assert_eq!(wrapped("你好世界", 5, Break::Words), ["你好", "世界"]);
+        assert_eq!(wrapped("a你好", 2, Break::Words), ["a", "你", "好"]);
+        assert_eq!(wrapped("你", 1, Break::Words), ["?"]);
+    }
+
+    #[test]
+    fn graphemes_are_not_torn() {
+        let family = "👨‍👩‍👧";
+        assert_eq!(wrapped(&format!("a{family}b"), 2, Break::Words), ["a", family, "b"]);
+        assert_eq!(wrapped("e\u{301}e\u{301}", 1, Break::Anywhere), ["e\u{301}", "e\u{301}"]);
+    }
+
+    #[test]
+    fn code_keeps_every_space_and_indentation() {
+        assert_eq!(wrapped("  if x {\n    y", 6, Break::Anywhere), ["  if x", " {", "    y"]);
+        assert_eq!(wrapped("    indented", 20, Break::Words), ["    indented"]);
+    }
+
+    #[test]
+    fn styles_survive_a_break_in_the_middle() {
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        let lines = wrap(&[("one ".into(), Style::new()), ("two three".into(), bold)], 7, Break::Words);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0].spans[1].content, "two");
+        assert_eq!(lines[1].spans[0].style, bold);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_overflows_and_nothing_but_spaces_is_lost(text in "[a-z 你界é👍🏽\n]{0,80}", width in 2usize..30) {
+            let lines = wrapped(&text, width, Break::Words);
+            for line in &lines {
+                prop_assert!(columns(line) <= width, "{line:?} is wider than {width}");
+            }
+            let squeeze = |s: &str| s.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+            prop_assert_eq!(squeeze(&lines.concat()), squeeze(&text));
+        }
+
+        #[test]
+        fn breaking_anywhere_loses_nothing(text in "\\PC{0,60}", width in 2usize..20) {
+            let lines = wrapped(&text, width, Break::Anywhere);
+            prop_assert_eq!(lines.concat(), text);
+        }
+    }
+}
