@@ -13,8 +13,8 @@
 //! | [`cli`], [`config`] | command line; user configuration (TOML, XDG) |
 //! | [`ui`] | terminal front end: state, pure update, panes, theme, keys, terminal lifecycle |
 //! | [`report`] | the same engine without a screen: run, bench, plan, inspect, check, replay |
+//! | [`trace`] | record, replay and simulate sessions; plays one through the engine's lanes |
 //! | [`engine`] | the inference thread: commands in, events out; generation, sampling, prefix reuse |
-//! | [`trace`] | record, replay and simulate expert routing |
 //! | [`events`] | the only types that engine and screen share: plain data |
 //! | [`model`] | architectures, one file each, over shared layers |
 //! | [`experts`] | the heart: store (host tier), slots (device tier), schedule (pure), policy, curve |

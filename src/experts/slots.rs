@@ -92,14 +92,7 @@ fn drop_pages(expert: &HostExpert) {
 }
 
 impl Tier for CpuTier {
-    fn run(
-        &mut self,
-        layer: usize,
-        x: &Tensor,
-        routing: &Routing,
-        grouped: &Grouped,
-        time: &mut TierTime,
-    ) -> Result<Tensor, ExpertError> {
+    fn run(&mut self, layer: usize, x: &Tensor, routing: &Routing, grouped: &Grouped, time: &mut TierTime) -> Result<Tensor, ExpertError> {
         let (tokens, hidden) = x.dims2()?;
         let Self { store, layers, pool, buffers, window, .. } = self;
         let (host, slots) = (&store.layers[layer], &layers[layer]);

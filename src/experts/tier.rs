@@ -87,14 +87,7 @@ pub trait Tier: Send {
     ///
     /// # Errors
     /// From the dot products or the device.
-    fn run(
-        &mut self,
-        layer: usize,
-        x: &Tensor,
-        routing: &Routing,
-        grouped: &Grouped,
-        time: &mut TierTime,
-    ) -> Result<Tensor, ExpertError>;
+    fn run(&mut self, layer: usize, x: &Tensor, routing: &Routing, grouped: &Grouped, time: &mut TierTime) -> Result<Tensor, ExpertError>;
 
     /// Copy an expert from the host store into a slot. Returns the bytes copied.
     ///

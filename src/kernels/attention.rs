@@ -89,7 +89,8 @@ pub fn attention(
         let head = group * per_group + piece * part;
         let count = part.min(per_group - piece * part);
         SCRATCH.with_borrow_mut(|scratch| {
-            let tile = Tile { heads, cached, context, queries, group, head, count, first, last: (first + block).min(tokens), position, scale };
+            let tile =
+                Tile { heads, cached, context, queries, group, head, count, first, last: (first + block).min(tokens), position, scale };
             run(&tile, scratch);
             for (i, t) in (first..tile.last).enumerate() {
                 let mut piece = of_token(t).lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,10 +1,10 @@
 //! Grouped-query self-attention with rotary positions, as the Qwen and OLMo families use it.
 
 use super::cache::KvCache;
+use super::config::ModelConfig;
 use super::linear::{Compute, Linear};
 use super::norm::RmsNorm;
 use super::rope::Angles;
-use super::config::ModelConfig;
 use super::weights::Weights;
 use super::{LoadSettings, ModelError};
 use crate::kernels::attention::{attention, Heads};

@@ -148,10 +148,9 @@ impl ModelConfig {
             context: keys.need("context_length")?,
             hidden,
             heads,
-            eps: keys.number("attention.layer_norm_rms_epsilon")?.ok_or_else(|| ModelError::MissingKey {
-                file: weights.file.clone(),
-                key: keys.key("attention.layer_norm_rms_epsilon"),
-            })?,
+            eps: keys
+                .number("attention.layer_norm_rms_epsilon")?
+                .ok_or_else(|| ModelError::MissingKey { file: weights.file.clone(), key: keys.key("attention.layer_norm_rms_epsilon") })?,
             rope_base: keys.positive("rope.freq_base")?.unwrap_or(10_000.0),
             rope_dims,
             rope_scaling: Self::scaling(&keys)?,

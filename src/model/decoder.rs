@@ -3,13 +3,13 @@
 //! Architectures differ in what they put into it; how a step runs is the same for all of them.
 
 use super::attention::SelfAttention;
+use super::config::ModelConfig;
 use super::embedding::Embedding;
 use super::feed_forward::FeedForward;
 use super::head::Head;
 use super::linear::{Compute, Linear};
 use super::norm::RmsNorm;
 use super::rope::{Angles, Rope};
-use super::config::ModelConfig;
 use super::weights::Weights;
 use super::{LoadSettings, Logits, Model, ModelError};
 use crate::experts::Experts;

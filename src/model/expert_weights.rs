@@ -99,7 +99,9 @@ mod tests {
         for name in ["blk.0.ffn_gate_exps.weight", "blk.12.ffn_gate_up_exps.weight", "blk.3.ffn_down.17.weight"] {
             assert!(is_routed(name), "{name}");
         }
-        for name in ["blk.0.ffn_gate_inp.weight", "blk.0.ffn_gate.weight", "blk.1.ffn_up_shexp.weight", "output.weight", "blk.0.ffn_gate..weight"] {
+        for name in
+            ["blk.0.ffn_gate_inp.weight", "blk.0.ffn_gate.weight", "blk.1.ffn_up_shexp.weight", "output.weight", "blk.0.ffn_gate..weight"]
+        {
             assert!(!is_routed(name), "{name}");
         }
     }

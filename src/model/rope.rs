@@ -64,9 +64,8 @@ impl Rope {
             Scaling::Linear { factor } => frequencies.iter_mut().for_each(|f| *f /= f64::from(factor)),
             Scaling::Yarn { factor, original, attention, beta_fast, beta_slow } => {
                 // The dimension whose wave turns `beta` times over the original context.
-                let dim = |beta: f32| {
-                    dims as f64 * (original as f64 / (f64::from(beta) * 2.0 * std::f64::consts::PI)).ln() / (2.0 * base.ln())
-                };
+                let dim =
+                    |beta: f32| dims as f64 * (original as f64 / (f64::from(beta) * 2.0 * std::f64::consts::PI)).ln() / (2.0 * base.ln());
                 let last = dims as f64 - 1.0;
                 let low = dim(beta_fast).floor().max(0.0).min(last);
                 let high = dim(beta_slow).ceil().max(0.0).min(last);

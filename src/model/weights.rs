@@ -26,10 +26,7 @@ impl<'a> Weights<'a> {
 
     /// The tensor `name` with exactly these dimensions (contiguous one first; trailing ones are ignored).
     pub(crate) fn checked(&self, name: &str, dims: &[usize]) -> Result<&'a TensorInfo, ModelError> {
-        let t = self
-            .gguf
-            .tensor(name)
-            .ok_or_else(|| ModelError::MissingTensor { file: self.file.clone(), tensor: name.to_owned() })?;
+        let t = self.gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor { file: self.file.clone(), tensor: name.to_owned() })?;
         if trimmed(&t.dims) != trimmed(dims) {
             return Err(ModelError::Shape {
                 file: self.file.clone(),

@@ -10,6 +10,7 @@
 //! `docs/trace-format.md` describes the formats byte by byte.
 
 pub mod csv;
+pub mod player;
 pub mod record;
 pub mod routes;
 pub mod session;
