@@ -546,3 +546,8 @@ impl ExpertsState {
         true
     }
 }
+
+#[cfg(test)]
+pub(in crate::ui) mod stream;
+#[cfg(test)]
+pub(in crate::ui) mod tests;

@@ -186,3 +186,6 @@ impl Theme {
         Block::new().borders(Borders::ALL).border_set(self.glyphs().border).border_style(self.style(frame)).style(self.base()).title(title)
     }
 }
+
+#[cfg(test)]
+mod tests;
