@@ -86,11 +86,7 @@ impl Folders {
             return Self { config: base.join("config"), state: base.join("state"), data: base.join("data") };
         };
         let state = xdg.state_dir().unwrap_or_else(|| xdg.data_dir());
-        Self {
-            config: xdg.config_dir().join("rotary"),
-            state: state.join("rotary"),
-            data: xdg.data_dir().join("rotary"),
-        }
+        Self { config: xdg.config_dir().join("rotary"), state: state.join("rotary"), data: xdg.data_dir().join("rotary") }
     }
 
     /// The configuration file.
@@ -133,10 +129,7 @@ pub fn load_from(path: &Path) -> Loaded {
             let place = line.map_or(String::new(), |l| format!(":{l}"));
             let at = line.and_then(|l| text.lines().nth(l - 1)).map_or(String::new(), |l| format!(" (at \"{}\")", l.trim()));
             let reason = error.message().lines().collect::<Vec<_>>().join(" ");
-            broken(format!(
-                "{}{place}: {reason}{at}; correct or remove this line; until then the defaults are used",
-                path.display()
-            ))
+            broken(format!("{}{place}: {reason}{at}; correct or remove this line; until then the defaults are used", path.display()))
         }
     }
 }

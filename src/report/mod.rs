@@ -1,1 +1,4 @@
-//! (to be written)
+//! The same engine without a screen: answers, measurements and facts on standard output.
+
+pub mod replay;
+pub mod simulate;

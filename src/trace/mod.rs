@@ -5,11 +5,13 @@
 //! - [`csv`]: reader and writer of the `route_trace v1` format that other projects publish;
 //! - [`routes`]: the routing alone, as any of these sources gives it;
 //! - [`simulate`]: what other policies and slot counts would have done with that routing;
+//! - [`open`]: tells the formats apart;
 //! - [`player`]: plays a session through the engine's lanes, with no model.
 //!
 //! `docs/trace-format.md` describes the formats byte by byte.
 
 pub mod csv;
+pub mod open;
 pub mod player;
 pub mod record;
 pub mod routes;

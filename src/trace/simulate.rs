@@ -366,3 +366,165 @@ impl BeladyStack {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::RoutedExpert;
+    use crate::experts::curve::Curve;
+    use crate::trace::routes::{RoutesHead, RoutesStep};
+    use crate::trace::session::Session;
+    use proptest::prelude::*;
+
+    /// Real traces, see `tests/traces/README.md`.
+    fn real(name: &str) -> Prepared {
+        let bytes: &[u8] = match name {
+            "qwen3" => include_bytes!("../../tests/traces/qwen3-30b-a3b.rotary"),
+            _ => include_bytes!("../../tests/traces/gpt-oss-120b.rotary"),
+        };
+        Prepared::new(&Session::from_bytes(bytes.to_vec()).unwrap().routes().unwrap())
+    }
+
+    fn percent(t: &Tally) -> f64 {
+        t.hit_rate() * 100.0
+    }
+
+    /// Slots, then LRU, decayed frequency (0.97 per token) and Belady, as an independent simulator measured them.
+    const QWEN3: [(usize, f64, f64, f64); 5] =
+        [(16, 61.3, 64.8, 78.5), (24, 73.0, 75.5, 86.8), (32, 81.8, 83.3, 91.9), (48, 91.8, 92.5, 96.3), (64, 95.9, 96.1, 97.1)];
+    const GPT_OSS: [(usize, f64, f64, f64); 3] = [(16, 65.8, 65.3, 80.6), (32, 80.4, 80.2, 88.8), (64, 89.0, 88.9, 89.6)];
+
+    #[test]
+    fn lru_and_belady_hit_on_real_traces_what_an_independent_simulator_measured() {
+        for (name, table) in [("qwen3", &QWEN3[..]), ("gpt-oss", &GPT_OSS[..])] {
+            let trace = real(name);
+            for &(slots, lru, _, belady) in table {
+                let measured = percent(&trace.online(Policy::Lru, Admission::ALWAYS, slots));
+                assert!((measured - lru).abs() < 0.1, "{name}, {slots} slots: LRU {measured} against {lru}");
+                let measured = percent(&trace.belady(&[slots])[0]);
+                assert!((measured - belady).abs() < 0.1, "{name}, {slots} slots: Belady {measured} against {belady}");
+            }
+        }
+    }
+
+    #[test]
+    fn rotary_is_at_least_lru_on_real_traces_and_no_worse_than_decayed_frequency() {
+        for (name, table) in [("qwen3", &QWEN3[..]), ("gpt-oss", &GPT_OSS[..])] {
+            let trace = real(name);
+            for &(slots, _, decay, _) in table {
+                let lru = trace.online(Policy::Lru, Admission::ALWAYS, slots);
+                let rotary = trace.online(Policy::Rotary, Policy::Rotary.admission(), slots);
+                assert!(rotary.hits >= lru.hits, "{name}, {slots} slots: {} hits against {} of LRU", rotary.hits, lru.hits);
+                assert!(percent(&rotary) >= decay - 0.3, "{name}, {slots} slots: {} against {decay}", percent(&rotary));
+                assert!(rotary.moved <= lru.moved, "it moves no more experts than LRU either");
+            }
+        }
+    }
+
+    fn routes() -> impl Strategy<Value = Routes> {
+        let tick = prop::collection::btree_set(0u16..10, 0..4);
+        let step = (any::<bool>(), prop::collection::vec(tick, 2));
+        (0usize..4, prop::collection::vec(step, 1..40)).prop_map(|(warm, steps)| {
+            let head = RoutesHead { layers: 2, experts: 10, top_k: 3, expert_bytes: vec![10, 7], ..RoutesHead::default() };
+            let mut routes = Routes::new(head);
+            for (i, (later_prompt, layers)) in steps.into_iter().enumerate() {
+                let phase = if i < warm || later_prompt && i % 7 == 6 { Phase::Prefill } else { Phase::Decode };
+                let layers: Vec<Vec<RoutedExpert>> = layers
+                    .into_iter()
+                    .map(|t| t.into_iter().map(|expert| RoutedExpert { expert, tokens: 1, weight: 1.0, outcome: Outcome::Miss }).collect())
+                    .collect();
+                let step = RoutesStep { turn: 0, phase, step: i as u64, tokens: 1 };
+                routes.push(step, layers.iter().map(Vec::as_slice));
+            }
+            routes
+        })
+    }
+
+    /// Belady at one slot count, in the plainest way: keep what is needed soonest of what was there and what was used.
+    fn plain_belady(trace: &Prepared, slots: usize) -> (u64, u64) {
+        let (mut hits, mut moved) = (0, 0);
+        for layer in 0..trace.layers {
+            let mut content: Vec<(u32, u16)> = Vec::new();
+            for tick in trace.ticks.iter().skip(layer).step_by(trace.layers) {
+                let mut after = content.clone();
+                for k in tick.start..tick.end {
+                    let (expert, need) = (trace.routed[k].expert, trace.next_use[k]);
+                    hits += u64::from(tick.counted && content.iter().any(|c| c.1 == expert));
+                    after.retain(|c| c.1 != expert);
+                    after.push((need, expert));
+                }
+                after.sort_unstable();
+                after.truncate(slots);
+                let came = |c: &&(u32, u16)| c.0 != u32::MAX && !content.iter().any(|o| o.1 == c.1);
+                moved += if tick.counted { after.iter().filter(came).count() as u64 } else { 0 };
+                content = after;
+            }
+        }
+        (hits, moved)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn one_pass_of_belady_equals_running_it_at_every_slot_count(routes in routes()) {
+            let trace = Prepared::new(&routes);
+            let slots: Vec<usize> = (0..=10).collect();
+            for tally in trace.belady(&slots) {
+                prop_assert_eq!((tally.hits as u64, tally.moved), plain_belady(&trace, tally.slots), "{} slots", tally.slots);
+            }
+        }
+
+        #[test]
+        fn nobody_beats_belady_and_all_count_the_same_uses(routes in routes(), slots in 0usize..=10) {
+            let trace = Prepared::new(&routes);
+            let table = trace.table(&Contender::ALL, &[slots], None);
+            let bound = table.iter().find(|t| t.policy == Contender::Belady).unwrap().hits;
+            for t in &table {
+                prop_assert_eq!(t.routed, table[0].routed);
+                if t.policy != Contender::Chance {
+                    prop_assert!(t.hits <= bound, "{} has {} hits, the bound is {}", t.policy, t.hits, bound);
+                }
+            }
+        }
+
+        #[test]
+        fn the_curve_predicts_what_simulating_lru_finds(routes in routes()) {
+            let mut routes = routes;
+            // The curve counts by phase; without a prompt at the beginning both count the same.
+            while routes.steps().first().is_some_and(|s| s.phase == Phase::Prefill) {
+                let mut rest = Routes::new(routes.head.clone());
+                for i in 1..routes.len() {
+                    rest.push(routes.steps()[i], (0..2).map(|l| routes.tick(i, l)));
+                }
+                routes = rest;
+            }
+            let trace = Prepared::new(&routes);
+            let mut curve = Curve::new(2, 10, None);
+            for (i, step) in routes.steps().iter().enumerate() {
+                for layer in 0..2 {
+                    let tick = trace.ticks[i * 2 + layer];
+                    curve.tick(layer, &trace.routed[tick.start..tick.end], step.phase);
+                }
+            }
+            for slots in 0..=10 {
+                let lru = trace.online(Policy::Lru, Admission::ALWAYS, slots);
+                prop_assert!((curve.hit_rate(slots).unwrap_or(0.0) - lru.hit_rate()).abs() < 1e-9);
+            }
+        }
+    }
+
+    #[test]
+    fn a_layer_that_the_prompt_left_out_is_warmed_by_its_first_tokens() {
+        let head = RoutesHead { layers: 2, experts: 4, top_k: 1, ..RoutesHead::default() };
+        let mut routes = Routes::new(head);
+        let one = [RoutedExpert { expert: 1, tokens: 1, weight: 1.0, outcome: Outcome::Miss }];
+        for step in 0..4u64 {
+            let phase = if step < 2 { Phase::Prefill } else { Phase::Decode };
+            let second: &[RoutedExpert] = if step == 0 { &[] } else { &one };
+            routes.push(RoutesStep { turn: 0, phase, step, tokens: 1 }, [&one[..], second]);
+        }
+        let tally = Prepared::new(&routes).online(Policy::Lru, Admission::ALWAYS, 2);
+        assert_eq!((tally.routed, tally.hits), (3, 3.0));
+    }
+}

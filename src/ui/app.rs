@@ -142,8 +142,7 @@ fn log_to_file(folders: &Folders) -> Option<tracing_appender::non_blocking::Work
     std::fs::create_dir_all(&folders.state).ok()?;
     let file = std::fs::OpenOptions::new().create(true).append(true).open(folders.state.join("rotary.log")).ok()?;
     let (writer, guard) = tracing_appender::non_blocking(file);
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer).finish();
     tracing::subscriber::set_global_default(subscriber).ok()?;
     Some(guard)

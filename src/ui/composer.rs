@@ -375,9 +375,7 @@ impl Composer {
     fn find(&mut self, before: usize) {
         let Some(search) = &mut self.search else { return };
         let wanted = search.query.to_lowercase();
-        let found = self.history[..before.min(self.history.len())]
-            .iter()
-            .rposition(|h| h.to_lowercase().contains(&wanted));
+        let found = self.history[..before.min(self.history.len())].iter().rposition(|h| h.to_lowercase().contains(&wanted));
         if found.is_some() || before == self.history.len() {
             search.found = found;
         }

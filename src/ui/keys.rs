@@ -220,16 +220,7 @@ pub struct SlashCommand {
 }
 
 /// Names that `/set` knows.
-pub const PARAMETERS: &[&str] = &[
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "seed",
-    "max_tokens",
-];
+pub const PARAMETERS: &[&str] = &["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "seed", "max_tokens"];
 
 macro_rules! commands {
     ($($name:literal $arguments:literal $takes:expr, $help:literal;)+) => {

@@ -96,11 +96,8 @@ impl Areas {
 }
 
 fn chat_areas(frame: Rect, framed: bool, input_rows: impl Fn(u16) -> u16) -> ChatAreas {
-    let inner = if framed {
-        Rect::new(frame.x + 1, frame.y + 1, frame.width.saturating_sub(2), frame.height.saturating_sub(2))
-    } else {
-        frame
-    };
+    let inner =
+        if framed { Rect::new(frame.x + 1, frame.y + 1, frame.width.saturating_sub(2), frame.height.saturating_sub(2)) } else { frame };
     let columns = inner.width.saturating_sub(INPUT_MARK);
     let most = (inner.height / 3).max(1);
     let (above, input) = split_bottom(inner, input_rows(columns).clamp(1, most));

@@ -423,9 +423,8 @@ impl<'t> Layout<'t> {
         }
         let gap = 2;
         let width = self.inner_width();
-        let natural = |column: usize| {
-            table.rows.iter().map(|r| r[column].iter().map(|(t, _)| columns(t)).sum::<usize>()).max().unwrap_or(0).max(1)
-        };
+        let natural =
+            |column: usize| table.rows.iter().map(|r| r[column].iter().map(|(t, _)| columns(t)).sum::<usize>()).max().unwrap_or(0).max(1);
         let mut widths: Vec<usize> = (0..shown).map(natural).collect();
         let room = width.saturating_sub(gap * (shown - 1));
         if room < shown * 3 {
@@ -521,27 +520,18 @@ mod tests {
 
     #[test]
     fn wrapped_list_items_hang_under_their_text() {
-        assert_eq!(
-            shown("- first item wraps\n- second\n  1. inner\n", 12),
-            ["• first item", "  wraps", "• second", "  1. inner"]
-        );
+        assert_eq!(shown("- first item wraps\n- second\n  1. inner\n", 12), ["• first item", "  wraps", "• second", "  1. inner"]);
     }
 
     #[test]
     fn code_is_cut_and_never_flowed() {
-        assert_eq!(shown("```rust\nfn main() {}\n\n  x\n```\nafter", 8), [
-            "rust", "│ fn mai", "│ n() {}", "│", "│   x", "", "after"
-        ]);
+        assert_eq!(shown("```rust\nfn main() {}\n\n  x\n```\nafter", 8), ["rust", "│ fn mai", "│ n() {}", "│", "│   x", "", "after"]);
     }
 
     #[test]
     fn tables_align_and_shrink_to_the_width() {
         let source = "| a | number |\n|---|---:|\n| wide cell here | 7 |\n";
-        assert_eq!(shown(source, 40), [
-            "a               number",
-            "──────────────  ──────",
-            "wide cell here       7"
-        ]);
+        assert_eq!(shown(source, 40), ["a               number", "──────────────  ──────", "wide cell here       7"]);
         assert!(shown(source, 14).iter().all(|l| columns(l) <= 14));
     }
 

@@ -51,9 +51,7 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &State) {
     match &state.overlay {
         Some(Overlay::Help(at)) => draw_help(area, buf, state, *at),
         Some(Overlay::Palette(at)) => {
-            let rows = COMMANDS.iter().map(|c| {
-                (format!("/{} {}", c.name, c.arguments).trim_end().to_owned(), c.help.to_owned(), false)
-            });
+            let rows = COMMANDS.iter().map(|c| (format!("/{} {}", c.name, c.arguments).trim_end().to_owned(), c.help.to_owned(), false));
             list(area, buf, state, "commands: Enter runs, Esc closes", rows.collect(), *at);
         }
         Some(Overlay::Chats(chats, at)) => {

@@ -12,8 +12,7 @@ use super::theme::Theme;
 use super::transcript::{role, Kind, Transcript};
 use super::writer::LinkState;
 use crate::events::{
-    FinishReason, Gauges, LoadOptions, Message as ChatMessage, ModelCard, ModelSource, RequestId, Role, Sampling,
-    StepRecord,
+    FinishReason, Gauges, LoadOptions, Message as ChatMessage, ModelCard, ModelSource, RequestId, Role, Sampling, StepRecord,
 };
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -309,11 +308,7 @@ impl State {
     /// The chat as the model reads it, up to the item before `end`.
     #[must_use]
     pub fn messages(&self) -> Vec<ChatMessage> {
-        let system = self.system.iter().map(|text| ChatMessage {
-            role: Role::System,
-            content: text.clone(),
-            thinking: None,
-        });
+        let system = self.system.iter().map(|text| ChatMessage { role: Role::System, content: text.clone(), thinking: None });
         let said = self.transcript.items().iter().filter_map(|item| {
             let role = role(item)?;
             let thinking = match &item.kind {

@@ -29,8 +29,7 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &State) {
     let mut parts = parts(state);
     let separator = format!(" {} ", theme.glyphs().dot);
     let width = |parts: &[Part]| {
-        1 + parts.iter().map(|p| columns(&p.label) + columns(&p.value)).sum::<usize>()
-            + parts.len().saturating_sub(1) * columns(&separator)
+        1 + parts.iter().map(|p| columns(&p.label) + columns(&p.value)).sum::<usize>() + parts.len().saturating_sub(1) * columns(&separator)
     };
     while parts.len() > 1 && width(&parts) > usize::from(area.width) {
         let least = parts.iter().enumerate().max_by_key(|(i, p)| (p.rank, *i)).map_or(0, |(i, _)| i);
@@ -66,11 +65,7 @@ fn parts(state: &State) -> Vec<Part> {
             add("", format!("{toy}{}", super::sanitize::line(&card.name, 28)), Face::Accent, 0);
         }
         (EngineState::Loading { stage, done, total }, _) => {
-            let percent = if *total > 0 {
-                format!(" {}%", (u128::from(*done) * 100 / u128::from(*total)).min(100))
-            } else {
-                String::new()
-            };
+            let percent = if *total > 0 { format!(" {}%", (u128::from(*done) * 100 / u128::from(*total)).min(100)) } else { String::new() };
             add("", format!("{stage}{percent}"), Face::Accent, 0);
         }
         (EngineState::Failed, _) => add("", "the model did not open".into(), Face::Error, 0),

@@ -93,9 +93,7 @@ impl Item {
                 let style = theme.style(Face::User);
                 let text = sanitize::text(self.text.trim_end()).into_owned();
                 let mark = format!("{} ", glyphs.pointer);
-                for (index, line) in
-                    wrap(&[(text, style)], width.saturating_sub(2), Break::Words).into_iter().enumerate()
-                {
+                for (index, line) in wrap(&[(text, style)], width.saturating_sub(2), Break::Words).into_iter().enumerate() {
                     let lead = if index == 0 { mark.clone() } else { "  ".into() };
                     lines.push(prefixed(Span::styled(lead, style.add_modifier(Modifier::BOLD)), line, width));
                 }
@@ -382,11 +380,7 @@ impl Transcript {
             }
             at += item.layout.lines.len();
         }
-        let found = if next {
-            starts.iter().copied().find(|&s| s > top)
-        } else {
-            starts.iter().copied().rev().find(|&s| s < top)
-        };
+        let found = if next { starts.iter().copied().find(|&s| s > top) } else { starts.iter().copied().rev().find(|&s| s < top) };
         match found {
             Some(start) => self.set_top(start),
             None if next => self.to_end(),
@@ -511,13 +505,8 @@ mod tests {
     #[test]
     fn a_finished_thought_shows_its_time_and_tokens_and_folds() {
         let mut t = Transcript::default();
-        let thinking = Thinking {
-            text: "hidden".into(),
-            started: None,
-            took: Some(Duration::from_millis(3240)),
-            tokens: Some(57),
-            open: false,
-        };
+        let thinking =
+            Thinking { text: "hidden".into(), started: None, took: Some(Duration::from_millis(3240)), tokens: Some(57), open: false };
         t.push(Item::new(Kind::Assistant { thinking: Some(thinking), ending: None }, "42"));
         assert_eq!(view(&mut t, 40, 9), ["▸ thought for 3.2 s, 57 tokens", "", "42"]);
     }

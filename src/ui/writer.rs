@@ -55,14 +55,7 @@ impl FrameBackend {
     pub fn new(size: Size) -> Self {
         let bytes = FrameBytes::default();
         bytes.0.borrow_mut().reserve(FRAME_CAPACITY);
-        Self {
-            inner: CrosstermBackend::new(bytes.clone()),
-            bytes,
-            size,
-            moved: false,
-            wanted: (false, Position::ORIGIN),
-            known: None,
-        }
+        Self { inner: CrosstermBackend::new(bytes.clone()), bytes, size, moved: false, wanted: (false, Position::ORIGIN), known: None }
     }
 
     /// The terminal has another size now.

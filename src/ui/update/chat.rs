@@ -66,12 +66,7 @@ pub(super) fn begin_turn(state: &mut State, now: Moment, out: &mut Vec<Effect>) 
     }
     let id = state.next_request;
     state.next_request += 1;
-    let command = Command::Generate {
-        id,
-        messages: state.messages(),
-        sampling: state.sampling.clone(),
-        thinking: state.thinking,
-    };
+    let command = Command::Generate { id, messages: state.messages(), sampling: state.sampling.clone(), thinking: state.thinking };
     state.transcript.push(Item::new(Kind::Assistant { thinking: None, ending: None }, ""));
     state.turn = Some(Turn { id, asked: now.at, prefill: None, cancelling: false });
     out.push(Effect::Engine(EngineCommand(command)));
@@ -149,9 +144,7 @@ pub(super) fn edit_previous(state: &mut State, now: Moment) {
         return state.complain("still answering: Esc cancels", now);
     }
     let end = state.editing.unwrap_or(state.transcript.items().len());
-    let found = state.transcript.items()[..end.min(state.transcript.items().len())]
-        .iter()
-        .rposition(|i| i.kind == Kind::User);
+    let found = state.transcript.items()[..end.min(state.transcript.items().len())].iter().rposition(|i| i.kind == Kind::User);
     match found {
         Some(at) => {
             state.composer.set(state.transcript.items()[at].text.clone());
@@ -204,8 +197,7 @@ pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedCha
     if state.turn.is_some() {
         return state.complain("still answering: Esc cancels", now);
     }
-    let notes: VecDeque<Item> =
-        state.transcript.items().iter().filter(|i| matches!(i.kind, Kind::Note { .. })).cloned().collect();
+    let notes: VecDeque<Item> = state.transcript.items().iter().filter(|i| matches!(i.kind, Kind::Note { .. })).cloned().collect();
     state.transcript.clear();
     for item in notes {
         state.transcript.push(item);

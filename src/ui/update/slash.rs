@@ -23,8 +23,7 @@ pub(super) fn completed(line: &str) -> String {
 pub(super) fn is_whole(line: &str) -> bool {
     let name = line[1..].split(' ').next().unwrap_or("");
     let known = COMMANDS.iter().find(|c| c.name == name);
-    known.is_some_and(|c| line.contains(' ') || c.takes == Takes::Nothing || c.arguments.starts_with('['))
-        && command::parse(line).is_ok()
+    known.is_some_and(|c| line.contains(' ') || c.takes == Takes::Nothing || c.arguments.starts_with('[')) && command::parse(line).is_ok()
 }
 
 /// Carries out a command.
