@@ -43,6 +43,30 @@ impl Float for BF16 {
     }
 }
 
+/// One row as f32.
+///
+/// # Safety
+/// AVX2 and F16C; `row` has as many readable elements as `out`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn widen<T: Float>(row: *const u8, ahead: usize, out: &mut [f32]) {
+    let (chunks, rest) = out.as_chunks_mut::<8>();
+    for (i, to) in chunks.iter_mut().enumerate() {
+        let p = row.add(8 * i * T::BYTES);
+        if 8 * i * T::BYTES % 64 == 0 {
+            prefetch(p.wrapping_add(ahead), 1);
+        }
+        _mm256_storeu_ps(to.as_mut_ptr(), T::eight(p));
+    }
+    if !rest.is_empty() {
+        let mut last = [0u8; 32];
+        std::ptr::copy_nonoverlapping(row.add(8 * chunks.len() * T::BYTES), last.as_mut_ptr(), rest.len() * T::BYTES);
+        let mut wide = [0f32; 8];
+        _mm256_storeu_ps(wide.as_mut_ptr(), T::eight(last.as_ptr()));
+        rest.copy_from_slice(&wide[..rest.len()]);
+    }
+}
+
 /// `R` rows against `N` tokens: `out[n][r]`.
 ///
 /// # Safety
@@ -65,7 +89,7 @@ pub(super) unsafe fn tile<T: Float, const R: usize, const N: usize>(
         }
         for r in 0..R {
             let p = rows[r].add(c * T::BYTES);
-            if N <= 2 && c * T::BYTES % 64 == 0 {
+            if N <= 2 && ahead > 0 && c * T::BYTES % 64 == 0 {
                 prefetch(p.wrapping_add(ahead), 1);
             }
             let w = T::eight(p);

@@ -71,6 +71,29 @@ pub(super) unsafe fn halves(rows: &[*const u8; 8], at: usize) -> __m256 {
     _mm256_cvtph_ps(v)
 }
 
+/// Two neighbouring f16 values of each row.
+///
+/// # Safety
+/// `rows[r] + at` must point to four readable bytes for every `r`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn half_pairs(rows: &[*const u8; 8], at: usize) -> (__m256, __m256) {
+    let p = |r: usize| rows[r].add(at).cast::<i32>().read_unaligned();
+    let v = _mm256_set_epi32(p(7), p(6), p(5), p(4), p(3), p(2), p(1), p(0));
+    let apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    let v = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(v, apart));
+    (_mm256_cvtph_ps(_mm256_castsi256_si128(v)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(v)))
+}
+
+/// The same value, of which the compiler knows nothing more.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn opaque(mut v: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
+    v
+}
+
 /// The eight lanes in the fixed order of `scalar::reduce8`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]

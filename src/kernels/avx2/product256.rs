@@ -5,7 +5,7 @@
 //! side, so that four activations go to all rows by one broadcast and no sums across lanes are needed. Pairs of `u8 * i8` products
 //! then add up in 16 bits as long as they fit, which saves a third of the work against widening each.
 
-use super::lanes::{halves, load, prefetch, splat4, sum4x2, sum8, transpose8};
+use super::lanes::{half_pairs, halves, load, opaque, prefetch, splat4, sum4x2, sum8, transpose8};
 use super::unpack256::{Mins, Type256};
 use super::{Group, View};
 use std::arch::x86_64::*;
@@ -47,9 +47,9 @@ pub(super) unsafe fn direct<T: Type256, const N: usize>(g: &Group, x: &View, tok
     let blocks = x.cols / 256;
     let mut acc = [_mm256_setzero_ps(); N];
     let zero = _mm256_setzero_si256();
+    let mut dots = [[zero; 8]; N];
+    let mut mins = [[zero; 8]; N];
     for b in 0..blocks {
-        let mut dots = [[zero; 8]; N];
-        let mut mins = [[zero; 8]; N];
         for r in 0..8 {
             let block = g.rows[r].add(b * T::BYTES);
             prefetch(block.wrapping_add(g.ahead), T::BYTES);
@@ -64,7 +64,8 @@ pub(super) unsafe fn direct<T: Type256, const N: usize>(g: &Group, x: &View, tok
             } else {
                 _mm256_permute2x128_si256::<0x00>(first, first)
             };
-            let (lo, hi) = (_mm256_unpacklo_epi16(spread, spread), _mm256_unpackhi_epi16(spread, spread));
+            // Opaque, or the compiler finds "better" shuffles for the known structure: two for each instead of one.
+            let (lo, hi) = (opaque(_mm256_unpacklo_epi16(spread, spread)), opaque(_mm256_unpackhi_epi16(spread, spread)));
             let scale = [
                 _mm256_shuffle_epi32::<0x00>(lo),
                 _mm256_shuffle_epi32::<0x55>(lo),
@@ -101,8 +102,12 @@ pub(super) unsafe fn direct<T: Type256, const N: usize>(g: &Group, x: &View, tok
             }
         }
         let at = b * T::BYTES;
-        let d = halves(&g.rows, at + T::D);
-        let dmin = if T::MINS == Mins::Scaled { halves(&g.rows, at + T::DMIN) } else { d };
+        let (d, dmin) = if T::MINS == Mins::Scaled {
+            half_pairs(&g.rows, at + T::D)
+        } else {
+            let d = halves(&g.rows, at + T::D);
+            (d, d)
+        };
         for n in 0..N {
             let dx = _mm256_set1_ps(*x.d.add(tokens[n] * blocks + b));
             acc[n] = _mm256_fmadd_ps(_mm256_mul_ps(d, dx), _mm256_cvtepi32_ps(sum8(dots[n])), acc[n]);
@@ -181,9 +186,10 @@ unsafe fn fill<T: Type256>(tile: &mut Tile256, g: &Group, at: usize) {
             tile.min[k] = pairs[4 + k];
         }
     }
-    tile.d = halves(&g.rows, at + T::D);
     if T::MINS == Mins::Scaled {
-        tile.dmin = halves(&g.rows, at + T::DMIN);
+        (tile.d, tile.dmin) = half_pairs(&g.rows, at + T::D);
+    } else {
+        tile.d = halves(&g.rows, at + T::D);
     }
 }
 

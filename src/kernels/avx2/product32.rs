@@ -119,8 +119,8 @@ pub(super) unsafe fn direct<T: Type32, const N: usize>(g: &Group, x: &View, toke
     let mut acc = [_mm256_setzero_ps(); N];
     let zero = _mm256_setzero_si256();
     let ones = _mm256_set1_epi16(1);
+    let mut dots = [[zero; 8]; N];
     for b in 0..blocks {
-        let mut dots = [[zero; 8]; N];
         for r in 0..8 {
             let block = g.rows[r].add(b * T::BYTES);
             if b % 2 == 0 {

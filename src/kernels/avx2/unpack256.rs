@@ -26,9 +26,8 @@ pub(super) trait Type256 {
     /// How many products of `u8 * i8` pairs may be added in 16 bits: `2 * RUN * max(q) * 127 < 32768`.
     const RUN: usize;
     const MINS: Mins;
-    /// Where the f16 scales are.
+    /// Where the f16 `d` is; `dmin` follows it.
     const D: usize;
-    const DMIN: usize;
 
     /// The elements in order, 32 in each vector.
     unsafe fn quants(b: *const u8) -> [__m256i; 8];
@@ -86,7 +85,6 @@ impl Type256 for Q4K {
     const RUN: usize = 8;
     const MINS: Mins = Mins::Scaled;
     const D: usize = 0;
-    const DMIN: usize = 2;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -117,7 +115,6 @@ impl Type256 for Q5K {
     const RUN: usize = 4;
     const MINS: Mins = Mins::Scaled;
     const D: usize = 0;
-    const DMIN: usize = 2;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -149,7 +146,6 @@ impl Type256 for Q6K {
     const RUN: usize = 2;
     const MINS: Mins = Mins::Integer;
     const D: usize = 208;
-    const DMIN: usize = 208;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -182,7 +178,6 @@ impl Type256 for Q3K {
     const RUN: usize = 4;
     const MINS: Mins = Mins::Integer;
     const D: usize = 108;
-    const DMIN: usize = 108;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -221,7 +216,6 @@ impl Type256 for Q2K {
     const RUN: usize = 4;
     const MINS: Mins = Mins::Scaled;
     const D: usize = 80;
-    const DMIN: usize = 82;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
