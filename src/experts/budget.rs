@@ -8,6 +8,8 @@ const PROCESS: u64 = 40 << 20;
 const PER_TOKEN_OF_VOCABULARY: u64 = 512;
 /// Pages of the file that misses may hold at a time under a budget.
 const WINDOW: u64 = 64 << 20;
+/// The last slot of a layer may end in the middle of a huge page.
+const HUGE: u64 = 2 << 20;
 /// Slots are counted with their rounding up to pages.
 const PAGE: u64 = 4096;
 /// Without a budget, this share of the available memory is taken.
@@ -124,7 +126,10 @@ pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
         return Err(BudgetError::Slots { asked, most: needs.experts });
     }
     let budget = wish.ram.unwrap_or((wish.available as f64 * COMFORT) as u64);
-    let window = if wish.ram.is_some() { WINDOW + 2 * needs.expert_bytes.iter().copied().max().unwrap_or(0) } else { 0 };
+    let window = match wish.ram {
+        Some(_) => WINDOW + 2 * needs.expert_bytes.iter().copied().max().unwrap_or(0) + HUGE * needs.expert_bytes.len() as u64,
+        None => 0,
+    };
     let buffers = needs.buffers + PROCESS + needs.vocab * PER_TOKEN_OF_VOCABULARY + window;
     let slot_step: u64 = needs.expert_bytes.iter().map(|b| b.next_multiple_of(PAGE)).sum();
     let fixed = needs.trunk + buffers;

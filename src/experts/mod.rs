@@ -148,16 +148,19 @@ impl Experts {
         self.count(routing);
         self.curve.tick(layer, &self.routed, self.phase);
         let plan = self.scheduler.tick(layer, &self.routed);
-        let hit = |p: &&schedule::Placed| p.outcome == Outcome::Hit;
-        let slots = plan.placed.iter().filter(hit).map(|p| (p.routed.expert, Source::Slot(p.slot)));
-        let host = plan.placed.iter().filter(|p| !hit(p)).map(|p| (p.routed.expert, Source::Host));
-        self.grouped.fill(routing, experts, slots.chain(host));
+        let source = |p: &schedule::Placed| match p.outcome {
+            Outcome::Hit => Source::Slot(p.slot),
+            Outcome::Admitted => Source::Arriving(p.slot),
+            Outcome::Miss => Source::Host,
+        };
+        let of = |outcome: Outcome| plan.placed.iter().filter(move |p| p.outcome == outcome).map(|p| (p.routed.expert, source(p)));
+        self.grouped.fill(routing, experts, of(Outcome::Hit).chain(of(Outcome::Admitted)).chain(of(Outcome::Miss)));
 
         let tally = &mut self.tally;
         for p in &plan.placed {
             let Routed { expert, tokens, weight } = p.routed;
             tally.routed.push(RoutedExpert { expert, tokens, weight, outcome: p.outcome });
-            if p.outcome != Outcome::Hit {
+            if p.outcome == Outcome::Miss {
                 tally.missed += self.expert_bytes[layer];
             }
         }
@@ -167,15 +170,13 @@ impl Experts {
         let left = plan.swaps.iter().filter_map(|s| s.evicted);
         tally.evicted.extend(left.map(|expert| Eviction { layer: layer as u16, expert }));
 
-        let y = self.tier.run(layer, x, routing, &self.grouped, &mut tally.time)?;
+        // Before the products, so that an admitted expert is read from the file once, and the product finds it in the cache.
         if !plan.swaps.is_empty() {
             let start = Instant::now();
-            for swap in &plan.swaps {
-                tally.uploaded += self.tier.upload(layer, swap.expert, swap.slot)?;
-            }
+            tally.uploaded += self.tier.upload(layer, &plan.swaps)?;
             tally.time.upload += start.elapsed();
         }
-        Ok(y)
+        self.tier.run(layer, x, routing, &self.grouped, &mut tally.time)
     }
 
     /// One entry per routed expert: in the router's order for a single token, by rising id otherwise.

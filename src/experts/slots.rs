@@ -4,7 +4,7 @@
 //! miss touched are dropped after use, and so are those of an expert that got a slot, so that nothing is held twice.
 
 use super::run::{Buffers, Parts};
-use super::schedule::Move;
+use super::schedule::{Move, Swap};
 use super::store::{ExpertStore, HostExpert};
 use super::tier::{Group, Grouped, Source, Tier, TierTime};
 use super::{ExpertError, Routing};
@@ -69,6 +69,28 @@ impl CpuTier {
 }
 
 impl LayerSlots {
+    /// Copy experts into their slots, all in one fork-join.
+    fn fill(&mut self, pool: &Pool, swaps: &[Swap], experts: &[HostExpert]) {
+        let mut pieces: Vec<Mutex<(&mut [u8], &[u8])>> = Vec::new();
+        let mut order: Vec<&Swap> = swaps.iter().collect();
+        order.sort_unstable_by_key(|s| s.slot);
+        // Slots in rising order, so that their disjoint pieces can be split off the memory one after the other.
+        let (mut rest, mut at) = (&mut *self.memory, 0);
+        for swap in order {
+            for (i, part) in experts[usize::from(swap.expert)].iter().enumerate() {
+                let start = usize::from(swap.slot) * self.stride + self.offsets[i];
+                let (mine, after) = std::mem::take(&mut rest)[start - at..].split_at_mut(self.sizes[i]);
+                (rest, at) = (after, start + self.sizes[i]);
+                pieces.extend(mine.chunks_mut(COPY).zip(part.chunks(COPY)).map(Mutex::new));
+            }
+        }
+        pool.run(pieces.len(), &|i| {
+            let mut piece = pieces[i].lock().unwrap_or_else(PoisonError::into_inner);
+            let (to, from) = &mut *piece;
+            to.copy_from_slice(from);
+        });
+    }
+
     fn parts(&self, slot: u16) -> Parts<'_> {
         let base = usize::from(slot) * self.stride;
         std::array::from_fn(|i| {
@@ -76,6 +98,11 @@ impl LayerSlots {
             &self.memory[at..at + self.sizes[i]]
         })
     }
+}
+
+/// How many experts may be read from the file at a time.
+fn wave(window: Option<u64>, expert_bytes: u64) -> usize {
+    window.map_or(usize::MAX, |w| usize::try_from(w / expert_bytes.max(1)).unwrap_or(usize::MAX).max(1))
 }
 
 fn host_parts(expert: &HostExpert) -> Parts<'_> {
@@ -98,12 +125,12 @@ impl Tier for CpuTier {
         let (host, slots) = (&store.layers[layer], &layers[layer]);
         let start = Instant::now();
         with_rows(x, |values| buffers.begin(values, tokens, hidden, grouped.token_of.len()))?;
-        let hits = grouped.groups.iter().take_while(|g| g.source != Source::Host).count();
-        let (hits, mut misses) = grouped.groups.split_at(hits);
+        let in_slots = grouped.groups.iter().take_while(|g| g.source != Source::Host).count();
+        let (hits, mut misses) = grouped.groups.split_at(in_slots);
         let weights: Vec<Parts<'_>> = hits
             .iter()
             .map(|g| match g.source {
-                Source::Slot(slot) => slots.parts(slot),
+                Source::Slot(slot) | Source::Arriving(slot) => slots.parts(slot),
                 Source::Host => host_parts(&host.experts[usize::from(g.expert)]),
             })
             .collect();
@@ -111,8 +138,7 @@ impl Tier for CpuTier {
         time.hits += start.elapsed();
 
         let start = Instant::now();
-        let per_expert = host.expert_bytes().max(1);
-        let wave = window.map_or(usize::MAX, |w| usize::try_from(w / per_expert).unwrap_or(usize::MAX).max(1));
+        let wave = wave(*window, host.expert_bytes());
         while !misses.is_empty() {
             let (now, later) = misses.split_at(wave.min(misses.len()));
             let expert = |g: &Group| &host.experts[usize::from(g.expert)];
@@ -131,28 +157,14 @@ impl Tier for CpuTier {
         Ok(from_rows(y, tokens, hidden)?)
     }
 
-    fn upload(&mut self, layer: usize, expert: u16, slot: u16) -> Result<u64, ExpertError> {
-        let host = &self.store.layers[layer].experts[usize::from(expert)];
-        let slots = &mut self.layers[layer];
-        let base = usize::from(slot) * slots.stride;
-        let target = &mut slots.memory[base..base + slots.stride];
-        let mut pieces: Vec<Mutex<(&mut [u8], &[u8])>> = Vec::new();
-        let mut rest = target;
-        let mut at = 0;
-        for (i, part) in host.iter().enumerate() {
-            let (_, from) = std::mem::take(&mut rest).split_at_mut(slots.offsets[i] - at);
-            let (mine, after) = from.split_at_mut(slots.sizes[i]);
-            rest = after;
-            at = slots.offsets[i] + slots.sizes[i];
-            pieces.extend(mine.chunks_mut(COPY).zip(part.chunks(COPY)).map(Mutex::new));
+    fn upload(&mut self, layer: usize, swaps: &[Swap]) -> Result<u64, ExpertError> {
+        let host = &self.store.layers[layer];
+        let bytes = host.expert_bytes();
+        for swaps in swaps.chunks(wave(self.window, bytes)) {
+            self.layers[layer].fill(&self.pool, swaps, &host.experts);
+            swaps.iter().for_each(|s| drop_pages(&host.experts[usize::from(s.expert)]));
         }
-        self.pool.run(pieces.len(), &|i| {
-            let mut piece = pieces[i].lock().unwrap_or_else(PoisonError::into_inner);
-            let (to, from) = &mut *piece;
-            to.copy_from_slice(from);
-        });
-        drop_pages(host);
-        Ok(self.store.layers[layer].expert_bytes())
+        Ok(bytes * swaps.len() as u64)
     }
 
     fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<(), ExpertError> {

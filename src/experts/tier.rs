@@ -1,7 +1,7 @@
 //! What a device tier offers: room in slots, copies into them, and the product of routed rows with experts wherever
 //! those are. The CPU tier is in [`super::slots`].
 
-use super::schedule::Move;
+use super::schedule::{Move, Swap};
 use super::{ExpertError, Routing};
 use candle_core::Tensor;
 use std::ops::Range;
@@ -12,6 +12,9 @@ use std::time::Duration;
 pub enum Source {
     /// In a slot of the tier.
     Slot(u16),
+    /// In the slot to which [`Tier::upload`] copied it in this tick. A device whose copies run in the background may as well
+    /// compute it from the host store.
+    Arriving(u16),
     /// In the host store.
     Host,
 }
@@ -30,7 +33,7 @@ pub struct Group {
 /// A step's routing turned around, from "experts of each token" to "tokens of each expert", so that each expert is read once.
 #[derive(Debug, Default)]
 pub struct Grouped {
-    /// One per routed expert; first the ones in slots, then the ones in host memory.
+    /// One per routed expert: first the ones in slots, then the arriving ones, then the ones in host memory.
     pub groups: Vec<Group>,
     /// `[pairs]`: the token of each pair, group after group, rising within a group.
     pub token_of: Vec<u32>,
@@ -73,7 +76,7 @@ impl Grouped {
 /// Where the time of a tick went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TierTime {
-    /// Experts in slots, and the weighted sum.
+    /// Experts read from slots, and the weighted sum.
     pub hits: Duration,
     /// Experts read from host memory.
     pub misses: Duration,
@@ -83,17 +86,18 @@ pub struct TierTime {
 
 /// Fast memory with slots. The scheduler decides what goes where; a tier carries it out.
 pub trait Tier: Send {
+    /// Copy experts of a layer from the host store into slots, none of which the tick at hand reads for another expert. Returns
+    /// the bytes copied.
+    ///
+    /// # Errors
+    /// From the device.
+    fn upload(&mut self, layer: usize, swaps: &[Swap]) -> Result<u64, ExpertError>;
+
     /// Products of the routed rows `x` `[tokens, hidden]` with their experts, summed by gate weight: `[tokens, hidden]`.
     ///
     /// # Errors
     /// From the dot products or the device.
     fn run(&mut self, layer: usize, x: &Tensor, routing: &Routing, grouped: &Grouped, time: &mut TierTime) -> Result<Tensor, ExpertError>;
-
-    /// Copy an expert from the host store into a slot. Returns the bytes copied.
-    ///
-    /// # Errors
-    /// From the device.
-    fn upload(&mut self, layer: usize, expert: u16, slot: u16) -> Result<u64, ExpertError>;
 
     /// Change the slots of every layer: carry out the moves, then give back (or make) room.
     ///

@@ -77,7 +77,8 @@ impl Bytes {
 
     /// Tell the operating system what will become of this range. Does nothing for memory that is not a mapped file.
     ///
-    /// [`Advice::DontNeed`] is rounded inwards to whole pages, the others outwards.
+    /// All are rounded outwards to pages; [`Advice::DontNeed`] further, to the neighbours that a page fault in this range
+    /// maps along with it.
     pub fn advise(&self, advice: Advice) -> io::Result<()> {
         #[cfg(unix)]
         if let Memory::Mapped(map) = &self.memory {
@@ -91,12 +92,12 @@ impl Bytes {
                 Advice::Random => map.advise_range(A::Random, start, end - start),
                 Advice::Populate => populate(map, start, end - start),
                 Advice::DontNeed => {
-                    // The mapping begins on a page, so offsets in it round like addresses.
+                    // The mapping begins on a page, so offsets in it round like addresses. The system maps up to 64 KiB
+                    // around a fault; pages of neighbours that came in that way would otherwise stay for good.
+                    const AROUND: usize = 64 * 1024;
                     let page = page_size();
-                    let (first, last) = (start.div_ceil(page) * page, end / page * page);
-                    if first >= last {
-                        return Ok(());
-                    }
+                    let first = start.saturating_sub(AROUND) / page * page;
+                    let last = (end + AROUND).min(map.len());
                     // SAFETY: the mapping is read-only and backed by the file, so dropped pages come back from it
                     // with the same content when they are next read.
                     unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, first, last - first) }

@@ -5,6 +5,7 @@
 //! query is computed by itself, so its result does not depend on how a prompt was cut into chunks.
 #![allow(unsafe_code)]
 
+use super::exp::exp;
 use super::Pool;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -201,7 +202,9 @@ fn run<const FMA: bool>(tile: &Tile<'_>, scratch: &mut Scratch) {
             }
             let mut added = 0.0;
             for s in scores.iter_mut() {
-                *s = (*s - best).exp();
+                *s = exp(*s - best);
+            }
+            for s in scores.iter() {
                 added += *s;
             }
             total[r] += added;

@@ -10,6 +10,7 @@ pub mod attention;
 mod avx2;
 mod bench;
 mod block;
+mod exp;
 pub mod memory;
 mod pool;
 mod product;

@@ -1,5 +1,6 @@
 //! The f32 rows inside a CPU tensor, and loops over rows that use the pool when that pays.
 
+use super::exp::exp;
 use super::Pool;
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use std::sync::Mutex;
@@ -53,7 +54,7 @@ pub fn for_rows(pool: &Pool, out: &mut [f32], row: usize, f: &(dyn Fn(usize, &mu
 /// `gate = silu(gate) * up`, value by value.
 pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
-        *g = *g / (1.0 + (-*g).exp()) * u;
+        *g = *g / (1.0 + exp(-*g)) * u;
     }
 }
 

@@ -129,9 +129,10 @@ fn records_tell_what_happened_to_every_routed_expert() {
     }
     let (hits, routed) = r.hits_and_routed();
     assert_eq!(routed, 24);
-    let misses: u64 = (0..6).flat_map(|l| r.layer(l)).filter(|e| e.outcome != Outcome::Hit).count() as u64;
-    assert_eq!(hits + misses, routed);
-    assert_eq!(r.bytes_missed, misses * m.expert_bytes[0]);
+    let count = |outcome| (0..6).flat_map(|l| r.layer(l)).filter(|e| e.outcome == outcome).count() as u64;
+    assert_eq!(hits + count(Outcome::Admitted) + count(Outcome::Miss), routed);
+    assert_eq!(r.bytes_missed, count(Outcome::Miss) * m.expert_bytes[0]);
+    assert_eq!(r.bytes_uploaded, count(Outcome::Admitted) * m.expert_bytes[0]);
 }
 
 #[test]
@@ -323,4 +324,26 @@ fn keys_that_contradict_each_other_are_refused() {
     let mut w = good;
     w.set("qwen3moe.rope.scaling.type", "dynamic");
     assert!(logits_of(&w).unwrap_err().to_string().contains("known are none, linear and yarn"));
+}
+
+#[test]
+fn a_budget_changes_where_experts_are_read_and_nothing_else() {
+    let mut w = made_up("qwen3moe", Layout::Stacked);
+    let want = logits_of(&w).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.gguf");
+    w.set("general.name", "small");
+    w.save(&path).unwrap();
+    let gguf = Gguf::open(&path).unwrap();
+    let options = LoadOptions { kv_f32: true, ram: Some(256 << 20), slots: Some(1), ..LoadOptions::default() };
+    let mut m = open(&gguf, &options, Pool::new(2)).unwrap();
+    assert_eq!(m.plan.budget, Some(256 << 20));
+    for _ in 0..2 {
+        m.model.truncate(0);
+        m.experts.begin_step(Phase::Prefill, 5);
+        let got = m.model.forward(&[1, 2, 3, 4, 49], &mut m.experts, Logits::All, &|| false).unwrap().unwrap();
+        assert_eq!(got, want);
+    }
+    let e = open(&gguf, &LoadOptions { ram: Some(1 << 20), ..LoadOptions::default() }, Pool::new(1)).err().unwrap().to_string();
+    assert!(e.starts_with("1.0 MiB are not enough for this model") && e.contains("--ram"), "{e}");
 }
