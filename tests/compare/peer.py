@@ -1,0 +1,85 @@
+"""The peer's half of llama.sh: llama.cpp's speed on one GGUF file, through its C API (PyPI llama-cpp-python's ctypes files).
+
+  peer.py MODEL --threads 2 --prompt 128 --tokens 64 --repeat 3 [--repack] [--serve]
+
+One JSON line per repetition: {"prefill_tps": .., "decode_tps": ..}. Prompts are random token ids (a new one each time), so
+that routing is spread; decoding feeds random ids too, for the same reason: what is measured is speed, not text.
+With --serve, a line on stdin starts each repetition: the caller decides when, so that two programs can take turns.
+llama.cpp's own defaults otherwise: KV cache F16, flash attention auto.
+"""
+from __future__ import annotations
+import argparse, ctypes, glob, json, os, sys, time
+import random
+
+
+def library():
+    """llama_cpp bound to the libllama of LLAMA_CPP_LIB_PATH; a build of another day may lack the newest symbols."""
+    old = ctypes.CDLL.__getattr__
+
+    def soft(self, name):
+        try: return old(self, name)
+        except AttributeError: return old(self, "llama_backend_init")
+    ctypes.CDLL.__getattr__ = soft
+    import llama_cpp.llama_cpp as L
+    ctypes.CDLL.__getattr__ = old
+    global _quiet
+    _quiet = L.llama_log_callback(lambda level, text, data: None)
+    L.llama_log_set(_quiet, ctypes.c_void_p(0))
+    L.llama_backend_init()
+    d = os.environ.get("GGML_BACKEND_DIR")
+    if d: ctypes.CDLL(sorted(glob.glob(d + "/libggml.so*") + glob.glob(d + "/libggml.v*.so"))[0]).ggml_backend_load_all_from_path(d.encode())
+    return L
+
+
+class Peer:
+    def __init__(self, path, threads, repack, n_ctx):
+        L = self.L = library()
+        mp = L.llama_model_default_params()
+        mp.n_gpu_layers = 0
+        mp.use_extra_bufts = repack
+        self.model = L.llama_model_load_from_file(path.encode(), mp)
+        if not self.model: sys.exit(f"llama.cpp cannot load {path}")
+        cp = L.llama_context_default_params()
+        cp.n_ctx = cp.n_batch = n_ctx
+        cp.n_threads = cp.n_threads_batch = threads
+        self.ctx = L.llama_init_from_model(self.model, cp)
+        self.vocab = L.llama_vocab_n_tokens(L.llama_model_get_vocab(self.model))
+
+    def decode(self, ids, pos):
+        L, b = self.L, self.L.llama_batch_init(len(ids), 0, 1)
+        for i, t in enumerate(ids):
+            b.token[i], b.pos[i], b.n_seq_id[i], b.logits[i] = t, pos + i, 1, int(i == len(ids) - 1)
+            b.seq_id[i][0] = 0
+        b.n_tokens = len(ids)
+        rc = L.llama_decode(self.ctx, b)
+        L.llama_batch_free(b)
+        if rc: sys.exit(f"llama_decode: {rc}")
+        L.llama_synchronize(self.ctx)
+
+    def measure(self, prompt, tokens, rng):
+        L = self.L
+        L.llama_memory_clear(L.llama_get_memory(self.ctx), True)
+        ids = [rng.randrange(min(self.vocab, 1 << 31)) for _ in range(prompt + tokens)]
+        a = time.perf_counter(); self.decode(ids[:prompt], 0)
+        b = time.perf_counter()
+        for i in range(prompt, prompt + tokens): self.decode([ids[i]], i)
+        c = time.perf_counter()
+        return dict(prefill_tps=round(prompt / (b - a), 2), decode_tps=round(tokens / (c - b), 2))
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("model"); ap.add_argument("--threads", type=int, default=2); ap.add_argument("--prompt", type=int, default=128)
+    ap.add_argument("--tokens", type=int, default=64); ap.add_argument("--repeat", type=int, default=3)
+    ap.add_argument("--repack", action="store_true", help="let llama.cpp keep a second, rearranged copy of the weights (its default)")
+    ap.add_argument("--serve", action="store_true")
+    a = ap.parse_args()
+    p, rng = Peer(a.model, a.threads, a.repack, a.prompt + a.tokens), random.Random(1)
+    p.measure(min(8, a.prompt), 2, rng)      # touches the pages
+    print(json.dumps(dict(ready=True)), flush=True)
+    for _ in (sys.stdin if a.serve else range(a.repeat)):
+        print(json.dumps(p.measure(a.prompt, a.tokens, rng)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Independent oracle: float64 numpy forward pass straight from a GGUF file (any quant that PyPI `gguf`
+can dequantize), for qwen3moe, qwen35moe and olmoe. Weights are dequantized exactly; activations are never quantized,
+so on a quantized file this is what a perfect engine computes; llama.cpp and candle round activations too.
+
+Needs only numpy + gguf. Also returns the routing (expert ids, margins), for tests of expert caches.
+"""
+from __future__ import annotations
+import argparse, json
+import numpy as np, gguf
+from gguf.quants import dequantize
+
+
+def sigmoid(x): return 1 / (1 + np.exp(-x))
+def silu(x): return x * sigmoid(x)
+def rms(x, w, eps): return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * w
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True)); return e / e.sum(-1, keepdims=True)
+
+
+class Model:
+    def __init__(self, path, dtype=np.float64):
+        r = gguf.GGUFReader(path)
+        kv = {k: f.contents() for k, f in r.fields.items() if not k.startswith("GGUF.") and not k.startswith("tokenizer.")}
+        self.arch = a = kv["general.architecture"]
+        g = lambda k, d=None: kv.get(f"{a}.{k}", d)
+        self.dt = dtype
+        self.w = {t.name: dequantize(np.asarray(t.data), t.tensor_type).reshape(tuple(int(x) for x in t.shape[::-1])).astype(dtype)
+                  for t in r.tensors}
+        self.types = {t.name: t.tensor_type.name for t in r.tensors}
+        self.L = g("block_count") - (g("nextn_predict_layers") or 0)
+        self.nh, self.nkv = g("attention.head_count"), g("attention.head_count_kv")
+        self.hd = g("attention.key_length") or g("embedding_length") // self.nh
+        self.eps, self.theta = g("attention.layer_norm_rms_epsilon"), g("rope.freq_base")
+        self.E, self.K = g("expert_count"), g("expert_used_count")
+        self.rot = g("rope.dimension_count") or self.hd
+        if a == "qwen35moe":
+            rec = g("attention.recurrent_layers")
+            iv = g("full_attention_interval", 4)
+            self.full = [not rec[i] for i in range(self.L)] if rec else [(i + 1) % iv == 0 for i in range(self.L)]
+            self.nk, self.nv, self.ld = g("ssm.group_count"), g("ssm.time_step_rank"), g("ssm.state_size")
+            self.cw = g("ssm.conv_kernel")
+        elif a in ("qwen3moe", "olmoe"):
+            self.full = [True] * self.L
+        else:
+            raise SystemExit(f"arch {a} not covered")
+        self.renorm = a != "olmoe"
+        self.reset()
+
+    def reset(self):
+        self.pos = 0
+        self.kc = [np.zeros((0, self.nkv, self.hd), self.dt) for _ in range(self.L)]
+        self.vc = [np.zeros((0, self.nkv, self.hd), self.dt) for _ in range(self.L)]
+        if self.arch == "qwen35moe":
+            cd = 2 * self.nk * self.ld + self.nv * self.ld
+            self.conv = [np.zeros((self.cw - 1, cd), self.dt) for _ in range(self.L)]
+            self.S = [np.zeros((self.nv, self.ld, self.ld), self.dt) for _ in range(self.L)]   # [v head, k dim, v dim]
+
+    def rope(self, x):   # NEOX halves on the first `rot` dims; for text all M-RoPE sections share one position
+        d = self.rot
+        inv = 1.0 / (self.theta ** (np.arange(0, d, 2) / d))
+        ang = (self.pos + np.arange(x.shape[0]))[:, None] * inv
+        c, s = np.cos(ang)[:, None], np.sin(ang)[:, None]
+        a, b = x[..., :d // 2], x[..., d // 2:d]
+        return np.concatenate([a * c - b * s, b * c + a * s, x[..., d:]], -1)
+
+    def attn(self, i, x):
+        w, T = self.w, x.shape[0]
+        b = f"blk.{i}."
+        q = (x @ w[b + "attn_q.weight"].T).reshape(T, self.nh, -1)
+        gate = None
+        if self.arch == "qwen35moe":          # per head: [query | gate]
+            q, gate = q[..., :self.hd], q[..., self.hd:]
+        k = (x @ w[b + "attn_k.weight"].T).reshape(T, self.nkv, self.hd)
+        v = (x @ w[b + "attn_v.weight"].T).reshape(T, self.nkv, self.hd)
+        qn, kn = w[b + "attn_q_norm.weight"], w[b + "attn_k_norm.weight"]
+        if self.arch == "olmoe":              # normalised over the whole projection, heads are cut afterwards
+            q, k = (rms(z.reshape(T, -1), n, self.eps).reshape(z.shape) for z, n in ((q, qn), (k, kn)))
+        else:
+            q, k = rms(q, qn, self.eps), rms(k, kn, self.eps)
+        q, k = self.rope(q), self.rope(k)
+        K = self.kc[i] = np.concatenate([self.kc[i], k]); V = self.vc[i] = np.concatenate([self.vc[i], v])
+        r = self.nh // self.nkv
+        s = np.einsum("thd,shd->hts", q, np.repeat(K, r, 1)) / np.sqrt(self.hd)
+        m = np.arange(K.shape[0])[None, :] > (self.pos + np.arange(T))[:, None]
+        s = np.where(m[None], -np.inf, s)
+        o = np.einsum("hts,shd->thd", softmax(s), np.repeat(V, r, 1))
+        if gate is not None:
+            o = o * sigmoid(gate)
+        return o.reshape(T, -1) @ w[b + "attn_output.weight"].T
+
+    def gdn(self, i, x):
+        w, T = self.w, x.shape[0]
+        b = f"blk.{i}."
+        mix = np.concatenate([self.conv[i], x @ w[b + "attn_qkv.weight"].T])
+        self.conv[i] = mix[-(self.cw - 1):]
+        ck = w[b + "ssm_conv1d.weight"]                       # [channels, kernel]
+        y = silu(sum(mix[j:j + T] * ck[:, j] for j in range(self.cw)))
+        kd = self.nk * self.ld
+        l2 = lambda a: a / np.sqrt((a * a).sum(-1, keepdims=True) + self.eps)
+        q = l2(y[:, :kd].reshape(T, self.nk, self.ld)) / np.sqrt(self.ld)
+        k = l2(y[:, kd:2 * kd].reshape(T, self.nk, self.ld))
+        v = y[:, 2 * kd:].reshape(T, self.nv, self.ld)
+        q, k = (np.tile(a, (1, self.nv // self.nk, 1)) for a in (q, k))   # V head h uses K head h % nk
+        beta = sigmoid(x @ w[b + "ssm_beta.weight"].T)
+        a = x @ w[b + "ssm_alpha.weight"].T + w[b + "ssm_dt.bias"]
+        dec = np.exp(w[b + "ssm_a"] * np.logaddexp(0, a))
+        S, out = self.S[i], np.empty((T, self.nv, self.ld), self.dt)
+        for t in range(T):
+            S = S * dec[t][:, None, None]
+            d = (v[t] - np.einsum("hk,hkv->hv", k[t], S)) * beta[t][:, None]
+            S = S + k[t][:, :, None] * d[:, None, :]
+            out[t] = np.einsum("hk,hkv->hv", q[t], S)
+        self.S[i] = S
+        z = (x @ w[b + "attn_gate.weight"].T).reshape(T, self.nv, self.ld)
+        o = rms(out, w[b + "ssm_norm.weight"], self.eps) * silu(z)
+        return o.reshape(T, -1) @ w[b + "ssm_out.weight"].T
+
+    def moe(self, i, x):
+        w, T = self.w, x.shape[0]
+        b = f"blk.{i}."
+        rl = x @ w[b + "ffn_gate_inp.weight"].T
+        order = np.argsort(-rl, axis=1, kind="stable")
+        top = order[:, :self.K]
+        srt = np.take_along_axis(rl, order[:, :self.K + 1], 1)
+        self.margin[i].append(srt[:, self.K - 1] - srt[:, self.K])
+        if self.renorm: p = softmax(np.take_along_axis(rl, top, 1))   # softmax then renormalise == softmax over the top k
+        else: p = np.take_along_axis(softmax(rl), top, 1)
+        self.routes[i].append(top.astype(np.int16)); self.rlog[i].append(rl.astype(np.float32))
+        y = np.zeros_like(x)
+        for e in np.unique(top):
+            t, j = np.where(top == e)
+            h = silu(x[t] @ w[b + "ffn_gate_exps.weight"][e].T) * (x[t] @ w[b + "ffn_up_exps.weight"][e].T)
+            y[t] += p[t, j][:, None] * (h @ w[b + "ffn_down_exps.weight"][e].T)
+        if b + "ffn_up_shexp.weight" in w:
+            h = silu(x @ w[b + "ffn_gate_shexp.weight"].T) * (x @ w[b + "ffn_up_shexp.weight"].T)
+            g = sigmoid(x @ w[b + "ffn_gate_inp_shexp.weight"].reshape(-1))
+            y += g[:, None] * (h @ w[b + "ffn_down_shexp.weight"].T)
+        return y
+
+    def forward(self, ids, hidden=None):
+        self.routes = [[] for _ in range(self.L)]; self.rlog = [[] for _ in range(self.L)]; self.margin = [[] for _ in range(self.L)]
+        w = self.w
+        post = "post_attention_norm.weight" if self.arch == "qwen35moe" else "ffn_norm.weight"
+        x = w["token_embd.weight"][np.asarray(ids)]
+        if hidden is not None: hidden.append(x)
+        for i in range(self.L):
+            h = rms(x, w[f"blk.{i}.attn_norm.weight"], self.eps)
+            x = x + (self.attn(i, h) if self.full[i] else self.gdn(i, h))
+            x = x + self.moe(i, rms(x, w[f"blk.{i}." + post], self.eps))
+            if hidden is not None: hidden.append(x)
+        self.pos += len(ids)
+        o = w.get("output.weight", w["token_embd.weight"])
+        return rms(x, w["output_norm.weight"], self.eps) @ o.T
+
+    def trace(self): # [layers, tokens, k], [layers, tokens]
+        return np.stack([np.concatenate(r) for r in self.routes]), np.stack([np.concatenate(m) for m in self.margin])
+
+    def greedy(self, ids, n):
+        self.reset(); lg = self.forward(ids)[-1]; out, gaps = [], []
+        for _ in range(n):
+            s = np.sort(lg); gaps.append(s[-1] - s[-2]); out.append(int(lg.argmax())); lg = self.forward([out[-1]])[-1]
+        return out, np.array(gaps)
+
+
+if __name__ == "__main__":
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument("gguf"); ap.add_argument("ids", help="json list of token ids"); ap.add_argument("-n", type=int, default=8)
+    a = ap.parse_args()
+    m = Model(a.gguf); ids = json.loads(a.ids)
+    lg = m.forward(ids); print("argmax per position", lg.argmax(1).tolist()); print("greedy", m.greedy(ids, a.n)[0])
