@@ -13,7 +13,6 @@ use crate::kernels::Pool;
 use crate::model::{self, Logits, Model, ModelError};
 use serde::Serialize;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Largest difference of a logit from a float reference (whose logits spread by about 2.5).
 pub const FLOAT_TOLERANCE: f32 = 2e-3;

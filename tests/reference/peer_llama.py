@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes, os
 import numpy as np
 
-FTYPE = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_0": 2, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "Q2_K": 10, "Q3_K_M": 12,
+FTYPE = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "Q2_K": 10, "Q3_K_M": 12,
          "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32, "MXFP4": 38}
 _init = False
 
