@@ -2,7 +2,8 @@
 //!
 //! Layouts (per prompt `i`, from 0; written by `tests/reference/make_fixtures.py` and `olmoe.py`):
 //! - float: `ids` `[T]`, `logits` `[T, V]`, `routes` `[L, T, K]`, `margin` `[L, T]`, `gap` `[T]`, `greedy` `[N]`;
-//! - quantized: `ids` `[T]`, `at` `[P]`, `exact` and `llama` `[P, V]`, `exact_argmax` and `exact_gap` `[T]`. Without `ids`,
+//! - quantized: `ids` `[T]`, `at` `[P]`, `exact` and `llama` `[P, V]`, `exact_argmax`, `llama_argmax` and
+//!   `exact_gap` `[T]`. Without `ids`,
 //!   those of `ref.npz` in the same folder are taken.
 //!
 //! The archive is not trusted: shapes are checked against each other, sizes are capped.
@@ -66,6 +67,8 @@ pub struct Prompt {
     pub logits: Vec<f32>,
     /// llama.cpp's, `[at, vocab]`; quantized references only.
     pub peer: Option<Vec<f32>>,
+    /// llama.cpp's best token of every position; quantized references only.
+    pub peer_argmax: Option<Vec<u32>>,
     /// Best token of every position.
     pub argmax: Vec<u32>,
     /// How far it leads the second, of every position.
@@ -176,7 +179,7 @@ impl Arrays {
         };
         let name = format!("greedy{i}");
         let greedy = if self.has(&name) { self.ids(&name)? } else { Vec::new() };
-        Ok(Prompt { at: (0..ids.len()).collect(), ids, logits, peer: None, argmax, gap, routes, greedy })
+        Ok(Prompt { at: (0..ids.len()).collect(), ids, logits, peer: None, peer_argmax: None, argmax, gap, routes, greedy })
     }
 
     fn quantized_prompt(&mut self, i: usize, ids: Vec<u32>, vocab: &mut Option<usize>) -> Result<Prompt, ReferenceError> {
@@ -188,13 +191,19 @@ impl Arrays {
         let logits = self.logits(&format!("exact{i}"), at.len(), vocab)?;
         let name = format!("llama{i}");
         let peer = if self.has(&name) { Some(self.logits(&name, at.len(), vocab)?) } else { None };
-        let name = format!("exact_argmax{i}");
-        let argmax = self.ids(&name)?;
-        if argmax.len() != ids.len() {
-            return Err(self.bad(&name, format!("has {} elements, expected {}", argmax.len(), ids.len())));
-        }
+        let argmax = self.best_tokens(&format!("exact_argmax{i}"), ids.len())?;
+        let name = format!("llama_argmax{i}");
+        let peer_argmax = if self.has(&name) { Some(self.best_tokens(&name, ids.len())?) } else { None };
         let gap = self.floats(&format!("exact_gap{i}"), ids.len())?;
-        Ok(Prompt { ids, at, logits, peer, argmax, gap, routes: None, greedy: Vec::new() })
+        Ok(Prompt { ids, at, logits, peer, peer_argmax, argmax, gap, routes: None, greedy: Vec::new() })
+    }
+
+    fn best_tokens(&mut self, name: &str, tokens: usize) -> Result<Vec<u32>, ReferenceError> {
+        let best = self.ids(name)?;
+        if best.len() == tokens {
+            return Ok(best);
+        }
+        Err(self.bad(name, format!("has {} elements, expected {tokens}", best.len())))
     }
 
     /// `[rows, vocab]`, finite.

@@ -147,6 +147,7 @@ def main():
     ap.add_argument("--seed", type=int, default=1); ap.add_argument("--peers", default="np,hf,llama")
     ap.add_argument("--quants", default=""); ap.add_argument("--greedy", type=int, default=48)
     ap.add_argument("--lens", default=",".join(map(str, LENS)), help="prompt lengths, at most five")
+    ap.add_argument("--every", type=int, default=16, help="quant-X.npz stores logits at every N-th position and the last")
     ap.add_argument("--keep", default="F16", help="which of F16,F32,HF weights stay in OUT")
     ap.add_argument("--set", nargs="*", default=[])
     a = ap.parse_args()
@@ -193,7 +194,7 @@ def main():
         for f in ("F32", "F16"):
             L = Llama(a.out / f"model-{f}.gguf"); against("llama-" + f, L.forward, L.greedy); L.close()
         for q in [q for q in a.quants.split(",") if q]:
-            rep["quants"][q] = quant_case(a.out, q, P, [(l, r) for l, r, _ in base], a.greedy)
+            rep["quants"][q] = quant_case(a.out, q, P, [(l, r) for l, r, _ in base], a.greedy, a.every)
     np.savez_compressed(a.out / "ref.npz", **ref)
     for f in ("F16", "F32"):
         if f not in keep: (a.out / f"model-{f}.gguf").unlink()
