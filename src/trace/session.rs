@@ -2,7 +2,7 @@
 //!
 //! A header, then frames: `kind u8, length u32, payload, CRC-32 u32`. A session that was killed leaves a file that reads up
 //! to its last whole frame; a last frame of kind "end" tells a finished file from a cut one. Steps hold the occupancy as
-//! changes against the step before, with a key frame now and then, so a token of a 48-layer model takes about 1.5 kB.
+//! changes against the step before, with a key frame now and then, so a token of a 48-layer model takes about 2 kB.
 //! `docs/trace-format.md` has every byte. Gate weights are rounded to half precision; everything else is kept as it was.
 //!
 //! The reader trusts nothing: lengths are checked before use, sums before payloads, counts against the bytes that are there.
