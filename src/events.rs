@@ -235,6 +235,8 @@ pub enum FailureKind {
     File,
     /// The budget or the machine has too little memory.
     Memory,
+    /// The load options make no sense for this model (more slots than experts, more context than it knows).
+    Options,
     /// The person gave up.
     Cancelled,
     /// Everything else.

@@ -2,7 +2,7 @@
 
 use super::sampling::{SamplingError, SettingError};
 use crate::events::FailureKind;
-use crate::experts::ExpertError;
+use crate::experts::{BudgetError, ExpertError};
 use crate::gguf::GgufError;
 use crate::model::ModelError;
 use crate::text::TextError;
@@ -58,9 +58,29 @@ impl EngineError {
     #[must_use]
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::File(_) | Self::Text(_) | Self::Model(_) => FailureKind::File,
+            Self::Model(e) => model_kind(e),
+            Self::Experts(e) => expert_kind(e),
+            Self::File(_) | Self::Text(_) => FailureKind::File,
+            Self::Setting(_) => FailureKind::Options,
             Self::Cancelled => FailureKind::Cancelled,
             _ => FailureKind::Other,
         }
+    }
+}
+
+fn model_kind(e: &ModelError) -> FailureKind {
+    match e {
+        ModelError::Budget(BudgetError::TooSmall { .. }) | ModelError::Memory { .. } => FailureKind::Memory,
+        ModelError::Budget(_) => FailureKind::Options,
+        ModelError::Experts(e) => expert_kind(e),
+        _ => FailureKind::File,
+    }
+}
+
+fn expert_kind(e: &ExpertError) -> FailureKind {
+    match e {
+        ExpertError::Reserve { .. } => FailureKind::Memory,
+        ExpertError::Policy(_) => FailureKind::Options,
+        _ => FailureKind::File,
     }
 }

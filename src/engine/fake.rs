@@ -5,12 +5,14 @@ use super::runtime::{Language, Loader, Opened, Runtime};
 use super::EngineError;
 use crate::events::{Message, ModelCard, Phase, Plan, Role, Sampling, StepRecord};
 use crate::model::Logits;
+use crate::text::GUARD;
 
 /// One token per byte (0 to 255), ChatML marks from 256 on, and a few longer tokens that its own encoder never uses.
 #[derive(Default)]
 pub(super) struct ByteLanguage {
     /// The template ends with an open thinking block.
     pub(super) open_thinking: bool,
+    pub(super) bos: Option<u32>,
 }
 
 impl ByteLanguage {
@@ -33,7 +35,8 @@ impl Language for ByteLanguage {
                 Role::Assistant => "assistant",
                 Role::Tool => "tool",
             };
-            out += &format!("<|im_start|>{role}\n{}<|im_end|>\n", m.content);
+            let guarded = m.content.replace("<|", &format!("<{GUARD}|"));
+            out += &format!("<|im_start|>{role}\n{guarded}<|im_end|>\n");
         }
         out += "<|im_start|>assistant\n";
         if self.open_thinking {
@@ -49,9 +52,13 @@ impl Language for ByteLanguage {
             if let Some((m, id)) = mark {
                 out.push(*id);
                 i += m.len();
+            } else if special && text[i..].starts_with(GUARD) {
+                i += GUARD.len_utf8();
             } else {
-                out.push(u32::from(text.as_bytes()[i]));
-                i += 1;
+                // Byte by byte would cut a guard in two.
+                let n = text[i..].chars().next().map_or(1, char::len_utf8);
+                out.extend(text.as_bytes()[i..i + n].iter().map(|&b| u32::from(b)));
+                i += n;
             }
         }
         Ok(out)
@@ -73,11 +80,8 @@ impl Language for ByteLanguage {
     fn vocab(&self) -> usize {
         Self::VOCAB
     }
-    fn token_id(&self, text: &str) -> Option<u32> {
-        Self::MARKS.iter().find(|(m, _)| *m == text).map(|(_, t)| *t)
-    }
     fn bos(&self) -> Option<u32> {
-        None
+        self.bos
     }
 }
 

@@ -9,6 +9,8 @@ pub mod open;
 mod prompt;
 pub mod runtime;
 pub mod sampling;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod turn;
 

@@ -1,9 +1,18 @@
-//! From a source to an open model.
+//! From a source to an open model: map, check, plan, warm the page cache, bind.
 
-use super::runtime::{Opened, Progress};
+use super::gauges::{process_memory, MappedFile};
+use super::runtime::{Language, Opened, Progress, Runtime};
+use super::sampling::defaults_from_gguf;
 use super::EngineError;
-use crate::events::{LoadOptions, ModelSource};
+use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, StepRecord};
+use crate::experts::Experts;
 use crate::gguf::Gguf;
+use crate::kernels::{self, Pool};
+use crate::model::{self, Logits, Model};
+use crate::text::{ChatTemplate, Tokenizer};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
 
 /// Map the file of `source` and check it.
 pub fn map(source: &ModelSource) -> Result<Gguf, EngineError> {
@@ -13,9 +22,188 @@ pub fn map(source: &ModelSource) -> Result<Gguf, EngineError> {
     })
 }
 
-/// Open `source`: map, tokenizer, template, plan, load.
-pub fn open(source: &ModelSource, _options: &LoadOptions, progress: &mut Progress<'_>) -> Result<Opened, EngineError> {
-    progress("reading the file", 0, 0);
-    let _gguf = map(source)?;
-    Err(EngineError::Other("loading is not there yet".into()))
+/// A model without words: for measurements, which bring their own token ids.
+pub struct Bare {
+    /// Computes steps.
+    pub runtime: Box<dyn Runtime>,
+    /// What the metadata says.
+    pub config: model::ModelConfig,
+    /// The memory plan that was followed.
+    pub plan: Plan,
+    /// Bytes of one expert, per layer that has experts.
+    pub expert_bytes: Vec<u64>,
+    /// What computes.
+    pub device: String,
+}
+
+/// Plan and load the numbers of a mapped model.
+pub fn bare(gguf: &Gguf, options: &LoadOptions) -> Result<Bare, EngineError> {
+    let pool = Pool::new(options.threads.unwrap_or(0));
+    let threads = pool.threads();
+    let device = format!("CPU, {}, {threads} {}", kernels::instruction_set(), if threads == 1 { "thread" } else { "threads" });
+    let model::Opened { model, experts, config, plan, expert_bytes } = model::open(gguf, options, pool)?;
+    Ok(Bare { runtime: Box::new(Numbers { model, experts }), config, plan, expert_bytes, device })
+}
+
+/// Open `source`. What can be refused from the header alone is refused first, with the numbers; then the page cache
+/// is warmed in file order, because the random order in which experts are used is many times slower on a cold file.
+pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress<'_>) -> Result<Opened, EngineError> {
+    let mut go_on = |stage: &str, done, total| if progress(stage, done, total) { Ok(()) } else { Err(EngineError::Cancelled) };
+    go_on("checking the file", 0, 0)?;
+    let gguf = map(source)?;
+    let plan = model::plan(&gguf, options, process_memory().available)?;
+    go_on("reading the tokenizer", 0, 0)?;
+    let tokenizer = Tokenizer::from_gguf(&gguf)?;
+    let template = ChatTemplate::from_gguf(&gguf)?;
+    if worth_warming(&gguf, &plan) {
+        warm(gguf.paths(), gguf.len(), &mut |done, total| go_on("reading the file", done, total))?;
+    }
+    go_on("binding the weights", 0, 0)?;
+    let Bare { runtime, config, plan, expert_bytes, device } = bare(&gguf, options)?;
+    let card = ModelCard {
+        name: name(&gguf, source),
+        arch: crate::gguf::shown(gguf.arch()?),
+        toy: *source == ModelSource::Demo,
+        layers: expert_bytes.len(),
+        experts: config.experts,
+        top_k: config.top_k,
+        vocab: config.vocab,
+        context: plan.context,
+        expert_bytes,
+        plan,
+        sampling: defaults_from_gguf(&gguf),
+        can_think: template.can_think(),
+        template_fallback: template.is_fallback(),
+        device,
+    };
+    let mapped = (*source != ModelSource::Demo).then(|| {
+        let (size, gguf) = (gguf.len(), gguf.clone());
+        MappedFile { size, resident: Arc::new(move || gguf.parts().iter().map(|p| p.resident_bytes()).sum()) }
+    });
+    Ok(Opened { card, runtime, language: Box::new(Words { tokenizer, template }), mapped })
+}
+
+/// `general.name`, or the file's stem.
+fn name(gguf: &Gguf, source: &ModelSource) -> String {
+    match (gguf.str("general.name"), source) {
+        (Ok(Some(name)), _) if !name.trim().is_empty() => crate::gguf::shown(name),
+        (_, ModelSource::Path(path)) => crate::gguf::shown(&path.file_stem().unwrap_or_default().to_string_lossy()),
+        (_, ModelSource::Demo) => "demo".into(),
+    }
+}
+
+/// Reading the whole file pays if it is cold and the page cache can keep it.
+fn worth_warming(gguf: &Gguf, plan: &Plan) -> bool {
+    let size = gguf.len();
+    let cold = gguf.parts().iter().map(|p| p.resident_bytes()).sum::<Option<u64>>().is_some_and(|r| r < size / 10 * 9);
+    // The page cache is not this process's memory, but a person who gives a budget wants the machine left alone.
+    let room = plan.budget.unwrap_or(u64::MAX).min(process_memory().available / 10 * 8);
+    cold && size <= room
+}
+
+/// Read `paths` from end to end into nothing: through the page cache, not into this process's memory.
+fn warm<P: AsRef<Path>>(paths: &[P], total: u64, progress: &mut dyn FnMut(u64, u64) -> Result<(), EngineError>) -> Result<(), EngineError> {
+    let mut buffer = vec![0u8; 4 << 20];
+    let mut done = 0;
+    for path in paths {
+        // A file that can't be read a second time is found out when its weights are bound.
+        let Ok(mut file) = std::fs::File::open(path) else { continue };
+        while let Ok(n @ 1..) = file.read(&mut buffer) {
+            done += n as u64;
+            progress(done.min(total), total)?;
+        }
+    }
+    Ok(())
+}
+
+/// The model and its experts, as the thread sees them.
+struct Numbers {
+    model: Box<dyn Model>,
+    experts: Experts,
+}
+
+impl Runtime for Numbers {
+    fn step(
+        &mut self,
+        tokens: &[u32],
+        logits: Logits,
+        stop: &dyn Fn() -> bool,
+        record: &mut StepRecord,
+    ) -> Result<Option<Vec<f32>>, EngineError> {
+        self.experts.begin_step(record.phase, tokens.len());
+        let out = self.model.forward(tokens, &mut self.experts, logits, stop)?;
+        self.experts.end_step(record);
+        Ok(out)
+    }
+    fn len(&self) -> usize {
+        self.model.len()
+    }
+    fn truncate(&mut self, len: usize) -> usize {
+        self.model.truncate(len)
+    }
+    fn cache_bytes(&self) -> u64 {
+        self.model.cache_bytes()
+    }
+    fn slots(&self) -> usize {
+        self.experts.slots()
+    }
+    fn slot_bytes(&self) -> u64 {
+        self.experts.bytes_used()
+    }
+    fn resize(&mut self, slots: usize) -> Result<usize, EngineError> {
+        Ok(self.experts.resize(slots)?)
+    }
+    fn set_policy(&mut self, name: &str) -> Result<(), EngineError> {
+        Ok(self.experts.set_policy(name)?)
+    }
+}
+
+/// Tokenizer and template, as the thread sees them.
+struct Words {
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+}
+
+impl Language for Words {
+    fn render(&self, messages: &[Message], thinking: Option<bool>) -> Result<String, EngineError> {
+        Ok(self.template.render(messages, thinking)?)
+    }
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, EngineError> {
+        Ok(self.tokenizer.encode(text, special)?)
+    }
+    fn token_bytes(&self, id: u32, special: bool) -> Vec<u8> {
+        self.tokenizer.token_bytes(id, special)
+    }
+    fn is_end(&self, id: u32) -> bool {
+        self.tokenizer.is_end(id)
+    }
+    fn vocab(&self) -> usize {
+        self.tokenizer.vocab()
+    }
+    fn bos(&self) -> Option<u32> {
+        self.tokenizer.bos()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn warming_reads_every_byte_reports_it_and_can_be_given_up() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&vec![7; 9 << 20]).unwrap();
+        let paths = [file.path().to_owned()];
+        let mut seen = Vec::new();
+        warm(&paths, 9 << 20, &mut |done, total| {
+            seen.push((done, total));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(seen.last(), Some(&(9 << 20, 9 << 20)));
+        assert!(seen.len() >= 3, "in pieces: {seen:?}");
+        let given_up = warm(&paths, 9 << 20, &mut |_, _| Err(EngineError::Cancelled));
+        assert!(matches!(given_up, Err(EngineError::Cancelled)));
+    }
 }

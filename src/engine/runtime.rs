@@ -45,7 +45,8 @@ pub trait Runtime: Send {
 
 /// Tokenizer and chat template of an open model.
 pub trait Language: Send {
-    /// The prompt text of a chat, ending where the assistant is to go on.
+    /// The prompt text of a chat, ending where the assistant is to go on. What the messages spell can't become a
+    /// control token of [`Language::encode`].
     fn render(&self, messages: &[Message], thinking: Option<bool>) -> Result<String, EngineError>;
     /// Token ids of `text`. With `special`, special tokens written out in it become their ids.
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, EngineError>;
@@ -55,8 +56,6 @@ pub trait Language: Send {
     fn is_end(&self, id: u32) -> bool;
     /// Vocabulary size.
     fn vocab(&self) -> usize;
-    /// Id of a token written exactly so.
-    fn token_id(&self, text: &str) -> Option<u32>;
     /// The token that every prompt must begin with, if any.
     fn bos(&self) -> Option<u32>;
 }

@@ -6,12 +6,12 @@
 
 use super::lanes::{Gone, Lanes};
 use super::prompt::{reusable, Prompt, PromptReader};
-use super::runtime::{Language, Opened};
+use super::runtime::Opened;
 use super::sampling::{validate, Sampler};
 use super::EngineError;
 use crate::events::{Event, FinishReason, Phase, RequestId, Sampling, StepRecord, TextKind, TurnStats};
 use crate::model::Logits;
-use crate::text::StreamDecoder;
+use crate::text::{StreamDecoder, ThinkSplitter};
 use std::time::Instant;
 
 /// An open model, what its context holds, and how many steps it has made.
@@ -69,9 +69,9 @@ impl Session {
         stats: &mut TurnStats,
     ) -> Result<(), Halt> {
         validate(sampling)?;
-        let Prompt { tokens: prompt, thinking } = match request {
+        let Prompt { text, tokens: prompt } = match request {
             Request::Chat { messages, thinking } => self.reader.chat(self.opened.language.as_ref(), messages, *thinking, &self.cache)?,
-            Request::Raw(text) => self.reader.raw(self.opened.language.as_ref(), text, &self.cache)?,
+            Request::Raw(text) => self.reader.raw(self.opened.language.as_ref(), (*text).to_owned(), &self.cache)?,
         };
         let context = self.opened.card.context;
         if prompt.is_empty() {
@@ -93,11 +93,11 @@ impl Session {
         };
 
         let begin = Instant::now();
-        let mut answer = Answer::new(thinking);
+        let mut answer = Answer::to(&text);
         let reason = self.decode(lanes, id, first, sampling.max_tokens, &mut sampler, &mut answer, stats);
         stats.decode_s = begin.elapsed().as_secs_f64();
         // Text that waited for the rest of a character comes out even if the turn failed.
-        for (text, kind) in answer.end() {
+        for (kind, text) in answer.end() {
             lanes.event(Event::Text { id, text, kind, step: self.steps.saturating_sub(1) })?;
         }
         let reason = reason?;
@@ -161,10 +161,10 @@ impl Session {
                 return Ok(FinishReason::Stop);
             }
             stats.generated_tokens += 1;
-            if answer.kind == TextKind::Thinking {
+            if answer.splitter.is_thinking() {
                 stats.thinking_tokens += 1;
             }
-            for (text, kind) in answer.take(token, &self.reader, self.opened.language.as_ref()) {
+            for (kind, text) in answer.take(&self.opened.language.token_bytes(token, false)) {
                 lanes.event(Event::Text { id, text, kind, step: self.steps.saturating_sub(1) })?;
             }
             if max_tokens > 0 && stats.generated_tokens >= max_tokens {
@@ -273,48 +273,26 @@ fn micros(d: std::time::Duration) -> u32 {
 /// The answer as it comes: token bytes in, text of two kinds out.
 struct Answer {
     decoder: StreamDecoder,
-    kind: TextKind,
-    /// Nothing but line ends came since this kind began: the marks stand on lines of their own, which are layout.
-    fresh: bool,
+    splitter: ThinkSplitter,
 }
 
 impl Answer {
-    fn new(thinking: bool) -> Self {
-        let kind = if thinking { TextKind::Thinking } else { TextKind::Answer };
-        Self { decoder: StreamDecoder::default(), kind, fresh: thinking }
+    /// The answer to `prompt`, which may end inside an open thinking block.
+    fn to(prompt: &str) -> Self {
+        Self { decoder: StreamDecoder::default(), splitter: ThinkSplitter::after(prompt) }
     }
 
-    /// Text that `token` completes.
-    fn take(&mut self, token: u32, reader: &PromptReader, language: &dyn Language) -> Vec<(String, TextKind)> {
-        let next = match self.kind {
-            TextKind::Answer if reader.opens_thinking(token) => TextKind::Thinking,
-            TextKind::Thinking if reader.closes_thinking(token) => TextKind::Answer,
-            _ => {
-                let text = self.decoder.push(&language.token_bytes(token, false));
-                return self.shown(text).into_iter().collect();
-            }
-        };
+    /// Text that is certain now.
+    fn take(&mut self, bytes: &[u8]) -> Vec<(TextKind, String)> {
+        let text = self.decoder.push(bytes);
+        self.splitter.push(&text)
+    }
+
+    /// Text that waited for more.
+    fn end(&mut self) -> Vec<(TextKind, String)> {
         let rest = self.decoder.finish();
-        let out = self.shown(rest).into_iter().collect();
-        self.decoder = StreamDecoder::default();
-        self.kind = next;
-        self.fresh = true;
+        let mut out = self.splitter.push(&rest);
+        out.extend(self.splitter.finish());
         out
-    }
-
-    fn end(&mut self) -> Option<(String, TextKind)> {
-        let rest = self.decoder.finish();
-        self.shown(rest)
-    }
-
-    fn shown(&mut self, mut text: String) -> Option<(String, TextKind)> {
-        if self.fresh {
-            text = text.trim_start_matches(['\n', '\r']).to_owned();
-        }
-        if text.is_empty() {
-            return None;
-        }
-        self.fresh = false;
-        Some((text, self.kind))
     }
 }

@@ -1,91 +1,60 @@
 //! Tokenizer and chat template from the GGUF, and the decoder that streams text.
+//!
+//! Text in: [`ChatTemplate::render`] makes the prompt, [`Tokenizer::encode_prompt`] its token ids. Text out:
+//! [`Tokenizer::token_bytes`], then [`StreamDecoder`] (whole graphemes, nothing that could harm a terminal), then
+//! [`ThinkSplitter`] (reasoning apart from the answer).
 
-use crate::events::Message;
-use crate::gguf::Gguf;
+mod alphabet;
+mod pre;
+mod stream;
+mod template;
+mod think;
+mod tokenizer;
+mod vocabulary;
+
+pub use pre::{known as known_pre_tokenizers, PreTokenizer};
+pub use stream::StreamDecoder;
+pub use template::ChatTemplate;
+pub use think::ThinkSplitter;
+pub use tokenizer::Tokenizer;
+pub use vocabulary::TokenKind;
+
+use crate::gguf::GgufError;
+use std::path::PathBuf;
 
 /// Why text could not be turned into tokens or back.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum TextError {
-    /// To be replaced by precise variants.
-    #[error("{0}")]
-    Other(String),
+    /// A metadata key is missing or of the wrong kind.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// A tokenizer of another family.
+    #[error("{}: tokenizer.ggml.model is {found:?}, but only byte-level BPE (\"gpt2\") is supported; use a model with such a tokenizer", file.display())]
+    Family { file: PathBuf, found: String },
+    /// A pre-tokenizer that is not known. Guessing one would give wrong tokens without any error.
+    #[error("{}: tokenizer.ggml.pre is {pre:?}, which is not supported; known are {known}. Use a model with one of these", file.display())]
+    UnknownPre { file: PathBuf, pre: String, known: String },
+    /// A vocabulary that contradicts itself.
+    #[error("{}: {key}: {why}; the file is damaged or from a faulty converter, fetch or convert it again", file.display())]
+    Vocabulary { file: PathBuf, key: &'static str, why: String },
+    /// Text with a byte for which the vocabulary has no token.
+    #[error("the model's vocabulary has no token for byte 0x{byte:02x} of the text; remove that character from the text")]
+    NoToken { byte: u8 },
+    /// The pre-tokenizer gave up.
+    #[error("the text can't be split into words: {why}; send it in smaller parts")]
+    Split { why: String },
+    /// The template can't be read.
+    #[error("{}: tokenizer.chat_template, line {line}: {why}; the template is faulty or uses something unknown here, use another conversion of the model", file.display())]
+    TemplateSyntax { file: PathBuf, line: usize, why: String },
+    /// The template failed, or refused the chat by itself.
+    #[error("{}: the chat template failed in line {line}: {why}", file.display())]
+    Template { file: PathBuf, line: usize, why: String },
+    /// The template did not end within its limits.
+    #[error("{}: the chat template was stopped: {why}; the template is faulty or made to do harm, use another conversion of the model", file.display())]
+    TemplateLimit { file: PathBuf, why: String },
 }
 
-/// Byte-level BPE as the file describes it.
-pub struct Tokenizer {}
-
-impl Tokenizer {
-    /// Built from `tokenizer.ggml.*`; an unknown pre-tokenizer is an error.
-    pub fn from_gguf(_gguf: &Gguf) -> Result<Self, TextError> {
-        unimplemented!()
-    }
-    /// Token ids of `text`. With `special`, special tokens written out in it become their ids.
-    pub fn encode(&self, _text: &str, _special: bool) -> Result<Vec<u32>, TextError> {
-        unimplemented!()
-    }
-    /// The bytes of one token as they appear in text; empty for control tokens unless `special`.
-    #[must_use]
-    pub fn token_bytes(&self, _id: u32, _special: bool) -> Vec<u8> {
-        unimplemented!()
-    }
-    /// Whether this token ends a turn (EOG set of the file and the family).
-    #[must_use]
-    pub fn is_end(&self, _id: u32) -> bool {
-        unimplemented!()
-    }
-    /// Vocabulary size.
-    #[must_use]
-    pub fn vocab(&self) -> usize {
-        unimplemented!()
-    }
-    /// Id of a token written exactly so.
-    #[must_use]
-    pub fn token_id(&self, _text: &str) -> Option<u32> {
-        unimplemented!()
-    }
-    /// `tokenizer.ggml.add_bos_token` and the id, if it is to be added.
-    #[must_use]
-    pub fn bos(&self) -> Option<u32> {
-        unimplemented!()
-    }
-}
-
-/// The file's chat template, run with limits.
-pub struct ChatTemplate {}
-
-impl ChatTemplate {
-    /// From `tokenizer.chat_template`, or built-in ChatML.
-    pub fn from_gguf(_gguf: &Gguf) -> Result<Self, TextError> {
-        unimplemented!()
-    }
-    /// The prompt text, ending where the assistant is to go on.
-    pub fn render(&self, _messages: &[Message], _thinking: Option<bool>) -> Result<String, TextError> {
-        unimplemented!()
-    }
-    /// The template asks for `enable_thinking`.
-    #[must_use]
-    pub fn can_think(&self) -> bool {
-        unimplemented!()
-    }
-    /// The built-in ChatML is used, because the file has no template.
-    #[must_use]
-    pub fn is_fallback(&self) -> bool {
-        unimplemented!()
-    }
-}
-
-/// Turns token bytes into text that is never cut inside a UTF-8 character or a grapheme, with control
-/// characters made harmless.
-#[derive(Default)]
-pub struct StreamDecoder {}
-
-impl StreamDecoder {
-    /// Add a token's bytes; returns the text that is now complete (may be empty).
-    pub fn push(&mut self, _bytes: &[u8]) -> String {
-        unimplemented!()
-    }
-    /// The rest at the end of the turn, broken bytes replaced by U+FFFD.
-    pub fn finish(&mut self) -> String {
-        unimplemented!()
-    }
-}
+/// A character that never occurs in text (a Unicode noncharacter). The template puts it into what people wrote,
+/// wherever that spells a control token, and the tokenizer takes it out after it has looked for control tokens.
+pub(crate) const GUARD: char = '\u{fdd0}';

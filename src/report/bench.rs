@@ -1,0 +1,222 @@
+//! `rotary bench`: how fast prompts are read and tokens made, and what the slots do meanwhile.
+//!
+//! Token ids are drawn at random with a fixed seed, in the prompt as in the generation, so the figures depend on no
+//! tokenizer and on nothing that the model says. Random text routes less evenly in time than real text: real chats
+//! usually hit more.
+
+use super::{plan, size};
+use crate::cli::{configuration, find_model, Failure, Load};
+use crate::engine::{gauges, open, EngineError};
+use crate::events::{Phase, StepRecord, StepTime};
+use crate::model::Logits;
+use clap::Args;
+use color_eyre::eyre;
+use serde::Serialize;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Arguments of `rotary bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Path, downloaded name, or demo
+    model: String,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    prompt: usize,
+    /// Tokens to generate after it
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    gen: usize,
+    /// Runs that count, after one that warms up
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeat: usize,
+    #[command(flatten)]
+    load: Load,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Mean and sample standard deviation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Spread {
+    /// Mean.
+    pub mean: f64,
+    /// Sample standard deviation; 0 for a single value.
+    pub sd: f64,
+}
+
+impl Spread {
+    /// Of `values`; zeros if there are none.
+    #[must_use]
+    pub fn of(values: &[f64]) -> Self {
+        let n = values.len() as f64;
+        if values.is_empty() {
+            return Self::default();
+        }
+        let mean = values.iter().sum::<f64>() / n;
+        let var = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
+        Self { mean, sd: if values.len() > 1 { (var / (n - 1.0)).sqrt() } else { 0.0 } }
+    }
+}
+
+/// Mean microseconds of a generated token by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Split {
+    trunk: f64,
+    hits: f64,
+    misses: f64,
+    upload: f64,
+}
+
+/// Everything that was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    model: String,
+    device: String,
+    prompt: usize,
+    gen: usize,
+    repeat: usize,
+    slots: usize,
+    experts: usize,
+    /// Prompt tokens per second.
+    prompt_tps: Spread,
+    /// Generated tokens per second.
+    gen_tps: Spread,
+    /// Hits among the routed experts of generation, 0 to 1.
+    hit_rate: f64,
+    /// Bytes of experts read from host memory per generated token.
+    missed_bytes: f64,
+    /// Bytes copied into slots per generated token.
+    uploaded_bytes: f64,
+    step_us: Split,
+    rss_peak: u64,
+}
+
+/// Measure and print.
+pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
+    if args.repeat == 0 || args.prompt == 0 {
+        return Err(Failure::usage("--repeat and --prompt must be at least 1").into());
+    }
+    let config = configuration();
+    let source = find_model(&args.model, &config)?;
+    let gguf = open::map(&source).map_err(Failure::from)?;
+    let mut options = args.load.options(&config);
+    options.context.get_or_insert(args.prompt + args.gen + 1);
+    let model = open::bare(&gguf, &options).map_err(Failure::from)?;
+    let needed = args.prompt + args.gen;
+    if needed > model.plan.context {
+        return Err(Failure::usage(format!("{needed} tokens do not fit into a context of {}; raise --ctx", model.plan.context)).into());
+    }
+    if !args.json {
+        let mut out = std::io::stdout().lock();
+        write!(out, "{}\n{}", model.device, plan::table(&model.plan))?;
+        out.flush()?;
+    }
+    let figures = measure(args, model).map_err(Failure::from)?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &figures)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", table(&figures))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(args: &BenchArgs, model: open::Bare) -> Result<Figures, EngineError> {
+    let open::Bare { mut runtime, config, device, .. } = model;
+    let mut rng = fastrand::Rng::with_seed(0x726f_7461_7279);
+    let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.u32(..config.vocab.max(1) as u32)).collect() };
+    let (mut pp, mut tg) = (Vec::new(), Vec::new());
+    let (mut hits, mut routed, mut missed, mut uploaded, mut time) = (0, 0, 0u64, 0u64, [0u64; 4]);
+    let mut record = StepRecord::default();
+    for round in 0..=args.repeat {
+        let counts = round > 0;
+        runtime.truncate(0);
+        let (prompt, gen) = (ids(args.prompt), ids(args.gen));
+        let begin = Instant::now();
+        let chunks = prompt.chunks(runtime.chunk().max(1)).collect::<Vec<_>>();
+        for (i, chunk) in chunks.iter().enumerate() {
+            let logits = if i + 1 == chunks.len() { Logits::Last } else { Logits::None };
+            record.phase = Phase::Prefill;
+            record.time = StepTime::default();
+            runtime.step(chunk, logits, &|| false, &mut record)?;
+        }
+        let prompt_s = begin.elapsed().as_secs_f64();
+        let begin = Instant::now();
+        for &id in &gen {
+            let step = Instant::now();
+            record.phase = Phase::Decode;
+            record.time = StepTime::default();
+            runtime.step(&[id], Logits::Last, &|| false, &mut record)?;
+            if counts {
+                let (h, r) = record.hits_and_routed();
+                hits += h;
+                routed += r;
+                missed += record.bytes_missed;
+                uploaded += record.bytes_uploaded;
+                let t = record.time;
+                let experts = u64::from(t.hits_us) + u64::from(t.misses_us) + u64::from(t.upload_us);
+                time[0] += (step.elapsed().as_micros() as u64).saturating_sub(experts);
+                time[1] += u64::from(t.hits_us);
+                time[2] += u64::from(t.misses_us);
+                time[3] += u64::from(t.upload_us);
+            }
+        }
+        if counts {
+            pp.push(args.prompt as f64 / prompt_s);
+            if args.gen > 0 {
+                tg.push(args.gen as f64 / begin.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let per_token = |x: u64| x as f64 / (args.gen * args.repeat).max(1) as f64;
+    Ok(Figures {
+        model: args.model.clone(),
+        device,
+        prompt: args.prompt,
+        gen: args.gen,
+        repeat: args.repeat,
+        slots: runtime.slots(),
+        experts: config.experts,
+        prompt_tps: Spread::of(&pp),
+        gen_tps: Spread::of(&tg),
+        hit_rate: if routed == 0 { 0.0 } else { hits as f64 / routed as f64 },
+        missed_bytes: per_token(missed),
+        uploaded_bytes: per_token(uploaded),
+        step_us: Split { trunk: per_token(time[0]), hits: per_token(time[1]), misses: per_token(time[2]), upload: per_token(time[3]) },
+        rss_peak: gauges::process_memory().rss_peak,
+    })
+}
+
+fn table(f: &Figures) -> String {
+    let s = f.step_us;
+    let total = s.trunk + s.hits + s.misses + s.upload;
+    let part = |x: f64| if total > 0.0 { format!("{:.2} ms ({:.0} %)", x / 1e3, 100.0 * x / total) } else { "-".into() };
+    let mut out =
+        format!("prompt      {:>9.1} tokens/s  +- {:.1}  ({} tokens, {} runs)\n", f.prompt_tps.mean, f.prompt_tps.sd, f.prompt, f.repeat);
+    if f.gen > 0 {
+        out += &format!("generation  {:>9.1} tokens/s  +- {:.1}  ({} tokens, {} runs)\n", f.gen_tps.mean, f.gen_tps.sd, f.gen, f.repeat);
+        out += &format!("hit rate    {:>9.1} %         {} of {} experts per layer in slots\n", 100.0 * f.hit_rate, f.slots, f.experts);
+        out += &format!("misses      {:>9} per token, {} copied into slots\n", size(f.missed_bytes as u64), size(f.uploaded_bytes as u64));
+        out +=
+            &format!("a token     trunk {}, hits {}, misses {}, copies {}\n", part(s.trunk), part(s.hits), part(s.misses), part(s.upload));
+    }
+    out += &format!("peak memory {:>9}\n", size(f.rss_peak));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_is_the_sample_deviation() {
+        assert_eq!(Spread::of(&[]), Spread::default());
+        assert_eq!(Spread::of(&[3.0]), Spread { mean: 3.0, sd: 0.0 });
+        let s = Spread::of(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]);
+        assert_eq!(s.mean, 5.0);
+        assert!((s.sd - (32.0f64 / 7.0).sqrt()).abs() < 1e-12);
+    }
+}

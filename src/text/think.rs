@@ -1,0 +1,178 @@
+//! Tells reasoning between thinking marks from the answer, while text streams in.
+
+use crate::events::TextKind;
+
+const OPEN: &str = "<think>";
+const CLOSE: &str = "</think>";
+/// The thinking marks, as tokens and as text.
+pub(super) const MARKS: [&str; 2] = [OPEN, CLOSE];
+
+/// Splits streamed text into reasoning and answer. The marks themselves, and the white space around them, are
+/// dropped. A block opens only at the very beginning: an answer may speak of `<think>`.
+#[derive(Debug)]
+pub struct ThinkSplitter {
+    state: State,
+    /// Text that may turn out to be (part of) a mark, or white space before one.
+    held: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing but white space so far.
+    Start,
+    /// Between the marks; the flag says whether any text has come.
+    Thinking(bool),
+    /// Just after the closing mark.
+    AfterThinking,
+    Answer,
+}
+
+impl ThinkSplitter {
+    /// For the text that follows `prompt`: if the prompt ends inside an open thinking block, so does the text begin.
+    #[must_use]
+    pub fn after(prompt: &str) -> Self {
+        let open = prompt.trim_end().ends_with(OPEN);
+        Self { state: if open { State::Thinking(false) } else { State::Start }, held: String::new() }
+    }
+
+    /// Whether the text is inside a thinking block now.
+    #[must_use]
+    pub fn is_thinking(&self) -> bool {
+        matches!(self.state, State::Thinking(_))
+    }
+
+    /// Add text; returns what is certain now. Neighbouring pieces of the same kind are one piece.
+    pub fn push(&mut self, text: &str) -> Vec<(TextKind, String)> {
+        self.held.push_str(text);
+        let mut out = Vec::new();
+        while self.advance(&mut out) {}
+        out
+    }
+
+    /// The rest at the end of the turn.
+    pub fn finish(&mut self) -> Vec<(TextKind, String)> {
+        let rest = std::mem::take(&mut self.held);
+        let mut out = Vec::new();
+        match self.state {
+            State::Thinking(_) => emit(&mut out, TextKind::Thinking, rest.trim_end()),
+            State::AfterThinking => emit(&mut out, TextKind::Answer, rest.trim_start()),
+            State::Start | State::Answer => emit(&mut out, TextKind::Answer, &rest),
+        }
+        out
+    }
+
+    /// One step; false when more text is needed.
+    fn advance(&mut self, out: &mut Vec<(TextKind, String)>) -> bool {
+        match self.state {
+            State::Start => {
+                let text = self.held.trim_start();
+                if let Some(rest) = text.strip_prefix(OPEN) {
+                    self.held = rest.to_owned();
+                    self.state = State::Thinking(false);
+                } else if OPEN.starts_with(text) {
+                    return false;
+                } else {
+                    self.state = State::Answer;
+                }
+            }
+            State::Thinking(begun) => {
+                if !begun {
+                    self.held.drain(..self.held.len() - self.held.trim_start().len());
+                }
+                if let Some(at) = self.held.find(CLOSE) {
+                    emit(out, TextKind::Thinking, self.held[..at].trim_end());
+                    self.held.drain(..at + CLOSE.len());
+                    self.state = State::AfterThinking;
+                } else {
+                    let sure = self.held[..self.held.len() - partial(&self.held, CLOSE)].trim_end().len();
+                    let text: String = self.held.drain(..sure).collect();
+                    self.state = State::Thinking(begun || !text.is_empty());
+                    emit(out, TextKind::Thinking, &text);
+                    return false;
+                }
+            }
+            State::AfterThinking => {
+                self.held.drain(..self.held.len() - self.held.trim_start().len());
+                if self.held.is_empty() {
+                    return false;
+                }
+                self.state = State::Answer;
+            }
+            State::Answer => {
+                emit(out, TextKind::Answer, &std::mem::take(&mut self.held));
+                return false;
+            }
+        }
+        true
+    }
+}
+
+fn emit(out: &mut Vec<(TextKind, String)>, kind: TextKind, text: &str) {
+    match out.last_mut() {
+        _ if text.is_empty() => {}
+        Some((last, so_far)) if *last == kind => so_far.push_str(text),
+        _ => out.push((kind, text.to_owned())),
+    }
+}
+
+/// Length of the longest end of `text` that is a beginning of `mark`.
+fn partial(text: &str, mark: &str) -> usize {
+    (1..mark.len()).rev().find(|&n| text.ends_with(&mark[..n])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use TextKind::{Answer, Thinking};
+
+    fn split(prompt: &str, chunks: &[&str]) -> Vec<(TextKind, String)> {
+        let mut splitter = ThinkSplitter::after(prompt);
+        let mut out = Vec::new();
+        for chunk in chunks {
+            for (kind, text) in splitter.push(chunk) {
+                emit(&mut out, kind, &text);
+            }
+        }
+        for (kind, text) in splitter.finish() {
+            emit(&mut out, kind, &text);
+        }
+        out
+    }
+
+    #[test]
+    fn reasoning_comes_apart_from_the_answer() {
+        let got = split("", &["<think>\nhmm, ", "so\n</think>\n\nYes", "."]);
+        assert_eq!(got, [(Thinking, "hmm, so".into()), (Answer, "Yes.".into())]);
+    }
+
+    #[test]
+    fn a_block_opened_by_the_prompt_needs_no_mark() {
+        let got = split("<|im_start|>assistant\n<think>\n", &["hmm</th", "ink>\n\nYes"]);
+        assert_eq!(got, [(Thinking, "hmm".into()), (Answer, "Yes".into())]);
+        let closed = split("<|im_start|>assistant\n<think>\n\n</think>\n\n", &["Yes"]);
+        assert_eq!(closed, [(Answer, "Yes".into())]);
+    }
+
+    #[test]
+    fn an_answer_may_speak_of_the_marks() {
+        let text = "Use <think> and </think>.";
+        assert_eq!(split("", &[text]), [(Answer, text.into())]);
+    }
+
+    #[test]
+    fn a_turn_that_ends_while_thinking_has_no_answer() {
+        assert_eq!(split("", &["<think>a < b"]), [(Thinking, "a < b".into())]);
+        assert_eq!(split("", &["<thin"]), [(Answer, "<thin".into())]);
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_do_not_matter(text in "[ \n]?(<think>)?[a<\n ]{0,6}(</think>)?[ab<\n ]{0,6}", cut in 0usize..40) {
+            let cut = cut % (text.len() + 1);
+            prop_assert_eq!(split("", &[&text[..cut], &text[cut..]]), split("", &[&text]));
+            let chars: Vec<String> = text.chars().map(String::from).collect();
+            prop_assert_eq!(split("", &chars.iter().map(String::as_str).collect::<Vec<_>>()), split("", &[&text]));
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The command line as scripts see it: messages, exit codes, output.
+
+use rotary::gguf::write::Writer;
+use rotary::gguf::{GgmlType, Gguf};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The program, with configuration and data in an own empty folder.
+struct Program {
+    home: tempfile::TempDir,
+}
+
+/// What came of it.
+#[derive(Debug)]
+struct Outcome {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Outcome {
+    fn from(o: Output) -> Self {
+        Self {
+            code: o.status.code().unwrap_or(-1),
+            out: String::from_utf8(o.stdout).expect("standard output is UTF-8"),
+            err: String::from_utf8(o.stderr).expect("standard error is UTF-8"),
+        }
+    }
+}
+
+impl Program {
+    fn new() -> Self {
+        Self { home: tempfile::tempdir().unwrap() }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_rotary"));
+        c.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for name in ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "HOME"] {
+            c.env(name, self.home.path());
+        }
+        c.env_remove("RUST_BACKTRACE").env_remove("RUST_LOG");
+        c
+    }
+
+    fn run(&self, args: &[&str]) -> Outcome {
+        self.command(args).output().unwrap().into()
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.home.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Run a short generation with this model, expecting it to be refused; returns the message.
+    fn refused(&self, path: &Path, code: i32) -> String {
+        let o = self.run(&["run", path.to_str().unwrap(), "-p", "hi", "-n", "4", "--quiet"]);
+        assert_eq!(o.code, code, "{o:?}");
+        assert_eq!(o.out, "", "nothing on standard output");
+        assert_eq!(o.err.trim_end().lines().count(), 1, "one line, no trace: {}", o.err);
+        assert!(o.err.starts_with("rotary: "), "{}", o.err);
+        o.err
+    }
+}
+
+/// The embedded model, taken apart so that it can be broken.
+fn demo(change: impl Fn(&mut Writer), tensor: impl Fn(&str, &mut Vec<usize>, &mut Vec<u8>) -> bool) -> Vec<u8> {
+    let gguf = Gguf::from_static(rotary::demo::gguf(), "demo").unwrap();
+    let mut w = Writer::empty();
+    for (key, value) in gguf.metadata() {
+        w.set(key, value.clone());
+    }
+    change(&mut w);
+    for t in gguf.tensors() {
+        let (mut dims, mut data) = (t.dims.clone(), gguf.bytes(t).to_vec());
+        if tensor(&t.name, &mut dims, &mut data) {
+            w.tensor(&t.name, t.ty, &dims, data);
+        }
+    }
+    w.to_bytes()
+}
+
+fn contains_all(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{text:?} lacks {part:?}");
+    }
+}
+
+#[test]
+fn no_file_is_told_with_what_there_is_instead() {
+    let p = Program::new();
+    contains_all(&p.refused(Path::new("missing-model"), 3), &["missing-model", "no such file", "demo", "pull"]);
+    contains_all(&p.refused(Path::new("/nowhere/model.gguf"), 3), &["/nowhere/model.gguf"]);
+}
+
+#[test]
+fn a_directory_an_empty_file_and_files_of_another_kind_are_refused() {
+    let p = Program::new();
+    contains_all(&p.refused(p.home.path(), 3), &["directory"]);
+    contains_all(&p.refused(&p.file("empty.gguf", b""), 3), &["empty.gguf"]);
+    contains_all(
+        &p.refused(&p.file("picture.gguf", b"\x89PNG\r\n\x1a\n and so on, for long enough to hold a header"), 3),
+        &["picture.gguf", "GGUF"],
+    );
+}
+
+#[test]
+fn a_truncated_file_is_refused_and_says_so() {
+    let p = Program::new();
+    let whole = rotary::demo::gguf();
+    for (name, keep) in [("header.gguf", 100), ("half.gguf", whole.len() / 2), ("almost.gguf", whole.len() - 1000)] {
+        let message = p.refused(&p.file(name, &whole[..keep]), 3);
+        contains_all(&message, &[name]);
+    }
+}
+
+#[test]
+fn an_unsupported_architecture_names_itself_and_the_supported_ones() {
+    let p = Program::new();
+    let file = p.file("other.gguf", &demo(|w| w.set("general.architecture", "mamba"), |_, _, _| true));
+    contains_all(&p.refused(&file, 3), &["other.gguf", "mamba", "qwen3moe", "olmoe"]);
+}
+
+#[test]
+fn an_unknown_pre_tokenizer_is_an_error_and_no_guess() {
+    let p = Program::new();
+    let file = p.file("pre.gguf", &demo(|w| w.set("tokenizer.ggml.pre", "martian"), |_, _, _| true));
+    contains_all(&p.refused(&file, 3), &["pre.gguf", "tokenizer.ggml.pre", "martian"]);
+}
+
+#[test]
+fn a_missing_tensor_is_named() {
+    let p = Program::new();
+    let file = p.file("hole.gguf", &demo(|_| {}, |name, _, _| name != "blk.2.attn_k.weight"));
+    contains_all(&p.refused(&file, 3), &["hole.gguf", "blk.2.attn_k.weight", "download"]);
+}
+
+#[test]
+fn a_tensor_of_wrong_shape_is_named_with_both_shapes() {
+    let p = Program::new();
+    let file = p.file(
+        "shape.gguf",
+        &demo(
+            |_| {},
+            |name, dims, data| {
+                if name == "output_norm.weight" {
+                    dims[0] /= 2;
+                    data.truncate(data.len() / 2);
+                }
+                true
+            },
+        ),
+    );
+    contains_all(&p.refused(&file, 3), &["shape.gguf", "output_norm.weight", "expected"]);
+}
+
+#[test]
+fn a_tensor_full_of_nan_is_an_error_and_no_text() {
+    let p = Program::new();
+    let gguf = Gguf::from_static(rotary::demo::gguf(), "demo").unwrap();
+    let norm = "blk.1.attn_norm.weight";
+    assert_eq!(gguf.require(norm).unwrap().ty, GgmlType::F32);
+    let file = p.file(
+        "nan.gguf",
+        &demo(
+            |_| {},
+            |name, _, data| {
+                if name == norm {
+                    for x in data.chunks_exact_mut(4) {
+                        x.copy_from_slice(&f32::NAN.to_le_bytes());
+                    }
+                }
+                true
+            },
+        ),
+    );
+    contains_all(&p.refused(&file, 1), &["not a number", "damaged"]);
+}
+
+#[test]
+fn a_budget_too_small_is_refused_with_the_numbers() {
+    let p = Program::new();
+    let o = p.run(&["run", "demo", "-p", "hi", "--ram", "1MiB"]);
+    assert_eq!((o.code, o.out.as_str()), (4, ""), "{o:?}");
+    contains_all(&o.err, &["1.0 MiB", "needs", "--ram"]);
+    let o = p.run(&["plan", "demo", "--ram", "1MiB"]);
+    assert_eq!(o.code, 4, "{o:?}");
+}
+
+#[test]
+fn options_that_contradict_the_model_are_a_usage_error() {
+    let p = Program::new();
+    let o = p.run(&["run", "demo", "-p", "hi", "--slots", "33"]);
+    assert_eq!(o.code, 2, "{o:?}");
+    contains_all(&o.err, &["33", "32"]);
+    assert_eq!(p.run(&["run", "demo", "-p", "hi", "--ctx", "99999999"]).code, 2);
+}
+
+#[test]
+fn wrong_arguments_are_explained_with_code_2() {
+    let p = Program::new();
+    for (args, says) in [
+        (vec!["run"], "MODEL"),
+        (vec!["run", "demo", "-p", "x", "--ram", "lots"], "8GiB"),
+        (vec!["run", "demo", "-p", "x", "--policy", "best"], "lru"),
+        (vec!["run", "demo", "-p", "-", "-p", "-"], "only once"),
+        (vec!["bench", "demo", "--repeat", "0"], "at least 1"),
+        (vec!["--no-such-flag"], "--no-such-flag"),
+    ] {
+        let o = p.run(&args);
+        assert_eq!(o.code, 2, "{args:?}: {o:?}");
+        assert!(o.err.contains(says), "{args:?}: {}", o.err);
+    }
+    // Out of range only for this kind of setting: found before any work.
+    let o = p.run(&["run", "demo", "-p", "x", "--top-p", "7"]);
+    assert_ne!(o.code, 0);
+    contains_all(&o.err, &["top_p is 7"]);
+}
+
+#[test]
+fn without_a_terminal_the_app_says_what_works_instead() {
+    let o = Program::new().run(&["demo"]);
+    assert_eq!(o.code, 2, "{o:?}");
+    contains_all(&o.err, &["terminal", "rotary run"]);
+}
+
+#[test]
+fn the_prompt_comes_from_standard_input_and_bad_input_is_refused() {
+    let p = Program::new();
+    let feed = |bytes: &[u8]| -> Outcome {
+        let mut child = p.command(&["run", "demo", "-p", "-", "-n", "3", "--greedy", "--quiet"]).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(bytes).unwrap();
+        child.wait_with_output().unwrap().into()
+    };
+    let given = p.run(&["run", "demo", "-p", "Tell me a story.", "-n", "3", "--greedy", "--quiet"]);
+    assert_eq!(given.code, 0, "{given:?}");
+    assert_eq!(feed(b"Tell me a story.").out, given.out);
+    assert_eq!(feed(b"  \n").code, 2);
+    let o = feed(b"abc\xff");
+    assert_eq!(o.code, 2);
+    contains_all(&o.err, &["UTF-8", "byte 3"]);
+}
+
+#[test]
+fn a_greedy_answer_is_repeatable_and_figures_go_to_standard_error() {
+    let p = Program::new();
+    let args = ["run", "demo", "-p", "Tell me a story about a cat.", "-n", "12", "--greedy", "--slots", "4"];
+    let (a, b) = (p.run(&args), p.run(&args));
+    assert_eq!((a.code, &a.out), (0, &b.out), "{a:?}");
+    assert!(a.out.ends_with('\n') && a.out.trim().len() > 10, "{a:?}");
+    contains_all(&a.err, &["toy", "4 slots per layer", "tokens/s", "seed"]);
+}
+
+#[test]
+fn json_lines_carry_every_event_and_step() {
+    let p = Program::new();
+    let o = p.run(&["run", "demo", "-p", "Hello!", "-p", "And now?", "-n", "6", "--greedy", "--json"]);
+    assert_eq!((o.code, o.err.as_str()), (0, ""), "{o:?}");
+    let lines: Vec<serde_json::Value> = o.out.lines().map(|l| serde_json::from_str(l).expect("each line is JSON")).collect();
+    let kinds: Vec<&str> = lines.iter().map(|l| l["event"].as_str().unwrap()).collect();
+    for kind in ["loading", "ready", "prefill", "step", "text", "finished", "end"] {
+        assert!(kinds.contains(&kind), "{kind} is missing: {kinds:?}");
+    }
+    let finished: Vec<&serde_json::Value> = lines.iter().filter(|l| l["event"] == "finished").collect();
+    assert_eq!(finished.len(), 2);
+    assert!(
+        finished[1]["stats"]["reused_tokens"].as_u64() > finished[0]["stats"]["prompt_tokens"].as_u64(),
+        "the second turn reuses the first"
+    );
+    let steps = kinds.iter().filter(|k| **k == "step").count() as u64;
+    let end = lines.last().unwrap();
+    let made = 1 + lines.iter().filter(|l| l["event"] == "step").map(|l| l["step"].as_u64().unwrap()).max().unwrap();
+    assert_eq!(steps + end["dropped"].as_u64().unwrap(), made);
+}
+
+#[test]
+fn a_reader_that_leaves_early_ends_the_program_quietly() {
+    let p = Program::new();
+    let mut child = p.command(&["run", "demo", "-p", "Tell me a story.", "--greedy", "--json", "-n", "400"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    lines.read_line(&mut first).unwrap();
+    drop(lines);
+    let o: Outcome = child.wait_with_output().unwrap().into();
+    assert_eq!((o.code, o.err.as_str()), (0, ""), "{o:?}");
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_cancels_with_130() {
+    let p = Program::new();
+    let mut child =
+        p.command(&["run", "demo", "-p", "Tell me a long story.", "--json", "--temperature", "2", "--seed", "1"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line_with = |lines: &mut dyn Iterator<Item = std::io::Result<String>>, what: &str| {
+        lines.map(Result::unwrap).find(|l| l.contains(what)).unwrap_or_else(|| panic!("no {what}"))
+    };
+    line_with(&mut lines, "\"event\":\"text\"");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let finished = line_with(&mut lines, "\"event\":\"finished\"");
+    // A turn of this toy is short: it may have ended by itself just before the signal.
+    let code = child.wait().unwrap().code();
+    if finished.contains("cancelled") {
+        assert_eq!(code, Some(130));
+    } else {
+        assert!(matches!(code, Some(0 | 130)), "{finished}");
+    }
+}
+
+#[test]
+fn bench_prints_figures_for_people_and_for_programs() {
+    let p = Program::new();
+    let args = ["bench", "demo", "--prompt", "16", "--gen", "8", "--repeat", "2", "--slots", "3"];
+    let o = p.run(&args);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["memory plan", "prompt", "generation", "tokens/s", "hit rate", "3 of 32 experts", "peak memory"]);
+    let o = p.run(&[&args[..], &["--json"]].concat());
+    let f: serde_json::Value = serde_json::from_str(&o.out).unwrap();
+    assert!(f["prompt_tps"]["mean"].as_f64().unwrap() > 0.0 && f["gen_tps"]["mean"].as_f64().unwrap() > 0.0);
+    let hits = f["hit_rate"].as_f64().unwrap();
+    assert!(hits > 0.0 && hits < 1.0, "three of 32 slots hit sometimes: {hits}");
+}
+
+#[test]
+fn the_plan_and_the_doctor_answer() {
+    let p = Program::new();
+    let o = p.run(&["plan", "demo", "--slots", "5"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["trunk", "5 of 32 experts per layer"]);
+    let plan: serde_json::Value = serde_json::from_str(&p.run(&["plan", "demo", "--json"]).out).unwrap();
+    assert_eq!(plan["max_slots"], 32);
+    let o = p.run(&["doctor"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["processor", "memory", "config", "demo", "opens"]);
+}
+
+#[test]
+fn a_broken_configuration_is_told_and_does_not_stop_the_program() {
+    let p = Program::new();
+    std::fs::create_dir_all(p.home.path().join("rotary")).unwrap();
+    p.file("rotary/config.toml", b"theem = \"dark\"\n");
+    let o = p.run(&["run", "demo", "-p", "hi", "-n", "2", "--greedy", "--quiet"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.err, &["config.toml", "theem"]);
+    let o = p.run(&["doctor"]);
+    contains_all(&o.out, &["! config", "theem"]);
+}
+
+#[test]
+fn help_teaches_by_example_and_lists_the_exit_codes() {
+    let o = Program::new().run(&["--help"]);
+    assert_eq!((o.code, o.err.as_str()), (0, ""));
+    contains_all(&o.out, &["Examples:", "rotary run demo", "Exit codes:", "130", "--ram", "8GiB"]);
+}
