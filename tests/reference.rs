@@ -129,7 +129,8 @@ fn a_wrong_model_does_not_pass() {
     let report = rotary::report::check::check_file(&model, &reference, &options).unwrap();
     let text = report.to_string();
     assert_eq!(report.failures.len(), 3, "{text}");
-    for part in ["prompt 1: a logit differs by 1.0", "prompt 2: greedy text parts after 9 of 48", "prompt 0: experts differ 1 times of 15"] {
+    for part in ["prompt 1: a logit differs by 1.0", "prompt 2: greedy text parts after 9 of 48", "prompt 0: experts differ 1 times of 15"]
+    {
         assert!(text.contains(part), "{part}\n{text}");
     }
     // A tolerance of one's own decides alone.

@@ -308,13 +308,7 @@ impl Subject {
     }
 
     /// Compares the experts of the one token that the last step read.
-    fn compare_routes(
-        &self,
-        prompt: &Prompt,
-        token: usize,
-        layers: Option<usize>,
-        report: &mut PromptReport,
-    ) -> Result<(), CheckError> {
+    fn compare_routes(&self, prompt: &Prompt, token: usize, layers: Option<usize>, report: &mut PromptReport) -> Result<(), CheckError> {
         let (Some(routes), Some(layers)) = (&prompt.routes, layers) else { return Ok(()) };
         if self.record.layers() != layers {
             let ours = self.record.layers();

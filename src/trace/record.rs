@@ -1,7 +1,8 @@
 //! The sink that writes a session while it runs (`--trace FILE`, `rotary record`).
 //!
 //! It never disturbs the session: a full disk ends the recording, not the chat, and [`Recorder::finish`] says so. What was
-//! written reaches the system about once a second, so a killed process loses about a second.
+//! written reaches the system at the end of every turn and about once a second in between, so a killed process loses at
+//! most about a second of the turn at hand.
 
 use super::session::{Question, Writer};
 use crate::events::{Event, RequestId, StepRecord};
@@ -53,6 +54,10 @@ impl<W: Write> Recorder<W> {
     /// Something on the text lane.
     pub fn event(&mut self, event: &Event) {
         self.write(|w, at| w.event(at, event));
+        // Afterwards nothing may follow for hours.
+        if matches!(event, Event::Finished { .. } | Event::Failed { .. } | Event::Ready { .. } | Event::LoadFailed { .. }) {
+            self.flush();
+        }
     }
 
     /// A step on the telemetry lane.
@@ -90,21 +95,28 @@ impl<W: Write> Recorder<W> {
     fn write(&mut self, entry: impl FnOnce(&mut Writer<W>, u64) -> io::Result<()>) {
         let Some(writer) = &mut self.writer else { return };
         let at = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut result = entry(writer, at);
-        self.waiting += 1;
-        if result.is_ok() && (self.waiting >= FLUSH_EVERY || self.flushed.elapsed() >= FLUSH_AFTER) {
-            result = writer.flush();
-            self.waiting = 0;
-            self.flushed = Instant::now();
-        }
-        match result {
+        match entry(writer, at) {
             Ok(()) => self.written += 1,
-            Err(e) => {
-                tracing::warn!(%e, "the recording ends here");
-                self.failed = Some(e);
-                self.writer = None;
-            }
+            Err(e) => return self.fail(e),
         }
+        self.waiting += 1;
+        if self.waiting >= FLUSH_EVERY || self.flushed.elapsed() >= FLUSH_AFTER {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(Err(e)) = self.writer.as_mut().map(Writer::flush) {
+            self.fail(e);
+        }
+        self.waiting = 0;
+        self.flushed = Instant::now();
+    }
+
+    fn fail(&mut self, e: io::Error) {
+        tracing::warn!(%e, "the recording ends here");
+        self.failed = Some(e);
+        self.writer = None;
     }
 
     fn close(&mut self) {
@@ -123,6 +135,7 @@ impl<W: Write> Drop for Recorder<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::{FinishReason, TurnStats};
     use crate::trace::session::{Ending, Entry, Session};
 
     #[test]
@@ -144,6 +157,16 @@ mod tests {
         assert!(matches!(whole.get(0).unwrap().entry, Entry::Question(q) if q.text == "why?"));
         let times: Vec<u64> = (0..whole.len()).map(|i| whole.get(i).unwrap().at).collect();
         assert!(times.is_sorted());
+    }
+
+    #[test]
+    fn a_finished_turn_is_in_the_file_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.rotary");
+        let mut r = Recorder::create(&path).unwrap();
+        r.step(&StepRecord::default());
+        r.event(&Event::Finished { id: 1, reason: FinishReason::Stop, stats: TurnStats::default() });
+        assert_eq!(Session::open(&path).unwrap().len(), 2);
     }
 
     #[test]
