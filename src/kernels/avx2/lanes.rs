@@ -59,6 +59,21 @@ pub(super) fn transpose8(v: [__m256i; 8]) -> [__m256i; 8] {
     ]
 }
 
+/// 16 bytes of each row at `at`: lane `r` of `out[k]` is the `k`th four bytes of row `r`.
+///
+/// # Safety
+/// `rows[r] + at` must point to 16 readable bytes for every `r`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn interleave4(rows: &[*const u8; 8], at: usize) -> [__m256i; 4] {
+    let load = |r: usize| _mm_loadu_si128(rows[r].add(at).cast());
+    let both = |r: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(r)), load(r + 4));
+    let v = [both(0), both(1), both(2), both(3)];
+    let (a, b) = (_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpacklo_epi32(v[2], v[3]));
+    let (c, d) = (_mm256_unpackhi_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[2], v[3]));
+    [_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b), _mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d)]
+}
+
 /// Eight f16 values, one per row, as f32.
 ///
 /// # Safety

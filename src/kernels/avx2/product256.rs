@@ -5,7 +5,7 @@
 //! side, so that four activations go to all rows by one broadcast and no sums across lanes are needed. Pairs of `u8 * i8` products
 //! then add up in 16 bits as long as they fit, which saves a third of the work against widening each.
 
-use super::lanes::{half_pairs, halves, load, opaque, prefetch, splat4, sum4x2, sum8, transpose8};
+use super::lanes::{half_pairs, halves, interleave4, load, opaque, prefetch, splat4, sum4x2, sum8, transpose8};
 use super::unpack256::{Mins, Type256};
 use super::{Group, View};
 use std::arch::x86_64::*;
@@ -53,7 +53,11 @@ pub(super) unsafe fn direct<T: Type256, const N: usize>(g: &Group, x: &View, tok
         for r in 0..8 {
             let block = g.rows[r].add(b * T::BYTES);
             prefetch(block.wrapping_add(g.ahead), T::BYTES);
-            let q = T::quants(block);
+            let mut pieces = [zero; 6];
+            for (piece, &at) in pieces.iter_mut().zip(T::PIECES) {
+                *piece = load(block.add(at));
+            }
+            let q = T::elements(&pieces);
             let (first, second) = T::tables(block);
             // The scale of each half of vector `j`, at index `j` of that half.
             let spread = if T::SIXTEENS {
@@ -156,17 +160,24 @@ pub(super) unsafe fn tiled<T: Type256>(panel: &mut Panel256, g: &Group, x: &View
 unsafe fn fill<T: Type256>(tile: &mut Tile256, g: &Group, at: usize) {
     let zero = _mm256_setzero_si256();
     let mut tables = [[zero; 8]; 2];
-    let mut quants = [[zero; 8]; 8];
     for r in 0..8 {
         let block = g.rows[r].add(at);
         prefetch(block.wrapping_add(g.ahead), T::BYTES);
-        quants[r] = T::quants(block);
         (tables[0][r], tables[1][r]) = T::tables(block);
     }
-    for j in 0..8 {
-        let column =
-            transpose8([quants[0][j], quants[1][j], quants[2][j], quants[3][j], quants[4][j], quants[5][j], quants[6][j], quants[7][j]]);
-        tile.q[8 * j..8 * j + 8].copy_from_slice(&column);
+    // Interleaved first and unpacked then: packed bytes are fewer to move.
+    for half in 0..2 {
+        let mut pieces = [[zero; 6]; 4];
+        for (i, &piece) in T::PIECES.iter().enumerate() {
+            for (k, v) in interleave4(&g.rows, at + piece + 16 * half).into_iter().enumerate() {
+                pieces[k][i] = v;
+            }
+        }
+        for (k, piece) in pieces.iter().enumerate() {
+            for (j, v) in T::elements(piece).into_iter().enumerate() {
+                tile.q[8 * j + 4 * half + k] = v;
+            }
+        }
     }
     let pairs = transpose8(tables[0]);
     let twice = |v: &mut [__m256i], pair: __m256i| {

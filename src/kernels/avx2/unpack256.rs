@@ -17,7 +17,7 @@ pub(super) enum Mins {
 /// One type with blocks of 256.
 ///
 /// # Safety
-/// All functions need AVX2 and a whole readable block at `b`.
+/// The functions need AVX2, and `tables` a whole readable block at `b`.
 pub(super) trait Type256 {
     /// Bytes of a block.
     const BYTES: usize;
@@ -29,8 +29,12 @@ pub(super) trait Type256 {
     /// Where the f16 `d` is; `dmin` follows it.
     const D: usize;
 
-    /// The elements in order, 32 in each vector.
-    unsafe fn quants(b: *const u8) -> [__m256i; 8];
+    /// Where the 32-byte pieces are that hold the elements.
+    const PIECES: &'static [usize];
+
+    /// The elements in order, 32 in each vector, from the pieces. Works byte by byte, so the pieces may as well be
+    /// any four bytes of eight different blocks.
+    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8];
     /// With groups of 16: scales and mins as 16 i16 each. With groups of 32: eight scales and eight mins in the first.
     unsafe fn tables(b: *const u8) -> (__m256i, __m256i);
 }
@@ -40,12 +44,6 @@ pub(super) struct Q3K;
 pub(super) struct Q4K;
 pub(super) struct Q5K;
 pub(super) struct Q6K;
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn load32(p: *const u8) -> __m256i {
-    _mm256_loadu_si256(p.cast())
-}
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -84,12 +82,13 @@ impl Type256 for Q4K {
     const SIXTEENS: bool = false;
     const RUN: usize = 8;
     const MINS: Mins = Mins::Scaled;
+    const PIECES: &'static [usize] = &[16, 48, 80, 112];
     const D: usize = 0;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quants(b: *const u8) -> [__m256i; 8] {
-        let v = [load32(b.add(16)), load32(b.add(48)), load32(b.add(80)), load32(b.add(112))];
+    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8] {
+        let v = piece;
         [
             low_bits::<0>(v[0], 15),
             low_bits::<4>(v[0], 15),
@@ -114,22 +113,22 @@ impl Type256 for Q5K {
     const SIXTEENS: bool = false;
     const RUN: usize = 4;
     const MINS: Mins = Mins::Scaled;
+    const PIECES: &'static [usize] = &[16, 48, 80, 112, 144];
     const D: usize = 0;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quants(b: *const u8) -> [__m256i; 8] {
-        let v = [load32(b.add(48)), load32(b.add(80)), load32(b.add(112)), load32(b.add(144))];
-        let h = load32(b.add(16));
+    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8] {
+        let [h, v @ ..] = piece;
         [
-            _mm256_or_si256(low_bits::<0>(v[0], 15), high_bits::<4>(h, 16)),
-            _mm256_or_si256(low_bits::<4>(v[0], 15), high_bits::<3>(h, 16)),
-            _mm256_or_si256(low_bits::<0>(v[1], 15), high_bits::<2>(h, 16)),
-            _mm256_or_si256(low_bits::<4>(v[1], 15), high_bits::<1>(h, 16)),
-            _mm256_or_si256(low_bits::<0>(v[2], 15), low_bits::<0>(h, 16)),
-            _mm256_or_si256(low_bits::<4>(v[2], 15), low_bits::<1>(h, 16)),
-            _mm256_or_si256(low_bits::<0>(v[3], 15), low_bits::<2>(h, 16)),
-            _mm256_or_si256(low_bits::<4>(v[3], 15), low_bits::<3>(h, 16)),
+            _mm256_or_si256(low_bits::<0>(v[0], 15), high_bits::<4>(*h, 16)),
+            _mm256_or_si256(low_bits::<4>(v[0], 15), high_bits::<3>(*h, 16)),
+            _mm256_or_si256(low_bits::<0>(v[1], 15), high_bits::<2>(*h, 16)),
+            _mm256_or_si256(low_bits::<4>(v[1], 15), high_bits::<1>(*h, 16)),
+            _mm256_or_si256(low_bits::<0>(v[2], 15), low_bits::<0>(*h, 16)),
+            _mm256_or_si256(low_bits::<4>(v[2], 15), low_bits::<1>(*h, 16)),
+            _mm256_or_si256(low_bits::<0>(v[3], 15), low_bits::<2>(*h, 16)),
+            _mm256_or_si256(low_bits::<4>(v[3], 15), low_bits::<3>(*h, 16)),
         ]
     }
 
@@ -145,13 +144,13 @@ impl Type256 for Q6K {
     const SIXTEENS: bool = true;
     const RUN: usize = 2;
     const MINS: Mins = Mins::Integer;
+    const PIECES: &'static [usize] = &[0, 32, 128, 64, 96, 160];
     const D: usize = 208;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quants(b: *const u8) -> [__m256i; 8] {
-        let (a0, a1, h) = (load32(b), load32(b.add(32)), load32(b.add(128)));
-        let (c0, c1, k) = (load32(b.add(64)), load32(b.add(96)), load32(b.add(160)));
+    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8] {
+        let &[a0, a1, h, c0, c1, k] = piece;
         [
             _mm256_or_si256(low_bits::<0>(a0, 15), high_bits::<4>(h, 48)),
             _mm256_or_si256(low_bits::<0>(a1, 15), high_bits::<2>(h, 48)),
@@ -177,12 +176,13 @@ impl Type256 for Q3K {
     const SIXTEENS: bool = true;
     const RUN: usize = 4;
     const MINS: Mins = Mins::Integer;
+    const PIECES: &'static [usize] = &[0, 32, 64];
     const D: usize = 108;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quants(b: *const u8) -> [__m256i; 8] {
-        let (h, v0, v1) = (load32(b), load32(b.add(32)), load32(b.add(64)));
+    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8] {
+        let &[h, v0, v1, ..] = piece;
         [
             _mm256_or_si256(low_bits::<0>(v0, 3), high_bits::<2>(h, 4)),
             _mm256_or_si256(low_bits::<2>(v0, 3), high_bits::<1>(h, 4)),
@@ -215,12 +215,13 @@ impl Type256 for Q2K {
     const SIXTEENS: bool = true;
     const RUN: usize = 4;
     const MINS: Mins = Mins::Scaled;
+    const PIECES: &'static [usize] = &[16, 48];
     const D: usize = 80;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn quants(b: *const u8) -> [__m256i; 8] {
-        let (v0, v1) = (load32(b.add(16)), load32(b.add(48)));
+    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8] {
+        let &[v0, v1, ..] = piece;
         [
             low_bits::<0>(v0, 3),
             low_bits::<2>(v0, 3),
