@@ -3,7 +3,7 @@
 //! Few levels, because each change of a cell's colour costs bytes over SSH: five to eight levels send about
 //! a sixth of what a continuous fade sends, and read as well.
 
-use super::palette::{nearest_xterm, Rgb};
+use super::palette::{nearest_xterm, xterm_rgb, Lab, Rgb};
 
 /// A colour map from cold to hot, as evenly spaced anchors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +78,48 @@ impl Ramp {
     }
 }
 
-/// The same colours on the fixed xterm palette. Where two neighbours fall on one palette colour, they stay
-/// equal; themes are checked for that.
+/// How much more a difference of hue counts than one of lightness when a ramp is put on the fixed palette.
+/// With equal weights the blue half of cividis turns grey, since the palette is coarse there.
+const HUE_WEIGHT: f32 = 2.0;
+/// Least step of lightness between neighbours, as a part of an even step.
+const LEAST_STEP: f32 = 0.6;
+
+/// The ramp on the 240 fixed xterm colours: the choice of least total distance among those whose lightness
+/// runs the same way in clear steps. Taking each level's nearest colour alone can give two levels one colour,
+/// or turn their order round.
 #[must_use]
 pub fn quantized(levels: &[Rgb]) -> Vec<u8> {
-    levels.iter().map(|&c| nearest_xterm(c)).collect()
+    let palette: Vec<Lab> = (16..=255).map(|i| xterm_rgb(i).lab()).collect();
+    let targets: Vec<Lab> = levels.iter().map(|c| c.lab()).collect();
+    let (Some(first), Some(last)) = (targets.first(), targets.last()) else { return Vec::new() };
+    let run = last.l - first.l;
+    let least = run.abs() / (targets.len().max(2) - 1) as f32 * LEAST_STEP;
+    let cost = |t: &Lab, c: &Lab| {
+        let hue = (t.a - c.a).powi(2) + (t.b - c.b).powi(2);
+        (t.l - c.l).powi(2) + HUE_WEIGHT * HUE_WEIGHT * hue
+    };
+    // best[j]: least cost of a run that ends in palette colour j; from[k][j]: the colour before it.
+    let mut best: Vec<f32> = palette.iter().map(|c| cost(first, c)).collect();
+    let mut from: Vec<Vec<usize>> = Vec::new();
+    for target in &targets[1..] {
+        let step = |i: usize, j: usize| (palette[j].l - palette[i].l) * run.signum();
+        let reach = |j: usize| (0..palette.len()).filter(|i| step(*i, j) >= least).min_by(|a, b| best[*a].total_cmp(&best[*b]));
+        let before: Vec<Option<usize>> = (0..palette.len()).map(reach).collect();
+        let price = |(j, b): (usize, &Option<usize>)| b.map_or(f32::INFINITY, |i| best[i] + cost(target, &palette[j]));
+        let next: Vec<f32> = before.iter().enumerate().map(price).collect();
+        from.push(before.into_iter().map(Option::unwrap_or_default).collect());
+        best = next;
+    }
+    let mut at = (0..best.len()).min_by(|a, b| best[*a].total_cmp(&best[*b])).unwrap_or(0);
+    if !best[at].is_finite() {
+        return levels.iter().map(|c| nearest_xterm(*c)).collect();
+    }
+    let mut chosen = vec![at];
+    for before in from.iter().rev() {
+        at = before[at];
+        chosen.push(at);
+    }
+    chosen.into_iter().rev().map(|i| 16 + i as u8).collect()
 }
 
 fn rgb(hex: u32) -> Rgb {
@@ -92,7 +129,6 @@ fn rgb(hex: u32) -> Rgb {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::palette::xterm_rgb;
 
     #[test]
     fn cividis_meets_its_published_end_points_and_middle() {
@@ -115,13 +151,22 @@ mod tests {
     }
 
     #[test]
-    fn the_default_levels_stay_distinct_and_rising_on_256_colours() {
-        for count in 5..=7 {
-            let levels = quantized(&CIVIDIS.levels(count, 0.0, 1.0));
-            for pair in levels.windows(2) {
-                assert!(xterm_rgb(pair[1]).luminance() > xterm_rgb(pair[0]).luminance(), "{count}: {levels:?}");
+    fn every_ramp_stays_distinct_and_rising_on_256_colours_both_ways_round() {
+        for ramp in RAMPS {
+            for count in 3..=8 {
+                let up = quantized(&ramp.levels(count, 0.05, 1.0));
+                let down = quantized(&ramp.levels(count, 1.0, 0.05));
+                assert!(up.windows(2).all(|p| xterm_rgb(p[1]).lab().l > xterm_rgb(p[0]).lab().l), "{} {up:?}", ramp.name);
+                assert!(down.windows(2).all(|p| xterm_rgb(p[1]).lab().l < xterm_rgb(p[0]).lab().l));
             }
         }
+    }
+
+    #[test]
+    fn cividis_on_256_colours_keeps_its_blue_its_grey_and_its_yellow() {
+        let colors: Vec<Rgb> = quantized(&CIVIDIS.levels(5, 0.0, 1.0)).into_iter().map(xterm_rgb).collect();
+        assert!(colors[0].lab().b < -0.1 && colors[1].lab().b < -0.03, "{colors:?}");
+        assert!(colors[2].lab().b.abs() < 0.02 && colors[4].lab().b > 0.12, "{colors:?}");
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Grid {
         let cells = experts.div_ceil(pool_experts);
         let width = (w / cells).clamp(1, if make == Make::Glyph { 2 } else { 4 });
         let rows = h / layers.div_ceil(pool_layers).max(1);
-        let height = if make == Make::Block { rows.clamp(1, (width / 2).max(1)) } else { 1 };
+        let height = if make == Make::Block { rows.saturating_sub(1).clamp(1, width) } else { 1 };
         // Loose rows read better where there is room; a cell and its gap keep together.
         let pitch = if make == Make::Half { 1 } else { (height + usize::from(rows > height)).min(rows.max(1)) };
         Some(Self {
@@ -205,7 +205,7 @@ pub(super) fn paint_cell(buf: &mut Buffer, at: Rect, make: Make, cell: Cell, sta
         }
     };
     // A resident block needs no glyph, its colour fills it; shape tells the rest.
-    let plain_block = make == Make::Block && cell.mark == Mark::Quiet && cell.resident && !under_cursor;
+    let plain_block = make == Make::Block && cell.mark == Mark::Quiet && cell.resident;
     for y in at.top()..at.bottom() {
         for x in at.left()..at.right() {
             let Some(c) = buf.cell_mut((x, y)) else { continue };

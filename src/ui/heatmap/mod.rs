@@ -74,11 +74,8 @@ pub fn title(inside: Rect, state: &ExpertsState, context: &PaneContext<'_>, them
     } else {
         Grid::fit(parts.grid, layers, experts, theme).map_or((1, 1), |g| (g.pool_layers, g.pool_experts))
     };
-    if pool_layers > 1 {
-        title += &format!(", {pool_layers} layers per cell");
-    }
-    if pool_experts > 1 {
-        title += &format!(", {pool_experts} per cell");
+    if pool_layers * pool_experts > 1 {
+        title += &format!(", {pool_layers} {x} {pool_experts} per cell");
     }
     if state.sorted {
         title += ", hottest first";
@@ -181,13 +178,30 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
         gutter(buf, parts.gutter, &grid, state, context, theme);
         side::draw(buf, parts.side.x, &grid, parts.side_kind, state, theme);
         // The ruler belongs right under the cells.
-        parts.ruler.y = parts.ruler.y.min(parts.grid.y + grid.used_height());
+        let below = parts.grid.y + grid.used_height();
+        let free = parts.grid.bottom().saturating_sub(below);
+        if !parts.ruler.is_empty() {
+            parts.ruler.y = below;
+        }
         ruler(buf, &parts, &grid, place, context, theme);
+        if free >= DETAIL {
+            detail(buf, Rect { y: below + 2, height: free - 2, ..area }, state, context, theme);
+        }
         grid.make
     };
     line(buf, parts.step, &words::step(state, context, theme));
-    line(buf, parts.facts, &words::facts(state, theme));
+    line(buf, parts.facts, &words::facts(state, theme, area.width));
     line(buf, parts.legend, &words::legend(make, state, theme, area.width));
+}
+
+/// Free rows under the grid from which the layer under the cursor is spelled out there.
+const DETAIL: u16 = 6;
+
+/// The layer under the cursor, expert by expert, where the whole grid leaves room.
+fn detail(buf: &mut Buffer, area: Rect, state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme) {
+    line(buf, Rect { height: 1, ..area }, &zoom::head(state, theme));
+    let at = Rect { y: area.y + 1, height: area.height - 1, ..area };
+    zoom::draw(buf, at, state, theme, context.focused);
 }
 
 fn line(buf: &mut Buffer, at: Rect, line: &Line<'_>) {
@@ -239,3 +253,6 @@ fn ruler(buf: &mut Buffer, parts: &Parts, grid: &Grid, cursor: usize, context: &
     }
     buf.set_stringn(parts.side.x, at.y, side::head(parts.side_kind), usize::from(parts.side.width), theme.style(Face::Dim));
 }
+
+#[cfg(test)]
+mod tests;

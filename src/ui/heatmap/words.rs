@@ -14,6 +14,7 @@ pub(super) fn legend(make: Make, state: &ExpertsState, theme: &Theme, width: u16
     for (names, ramp) in [
         (["hit", "miss", "admitted", "evicted", "resident", "absent"], true),
         (["hit", "miss", "in", "out", "slot", "none"], true),
+        (["hit", "miss", "in", "out", "slot", "none"], false),
         (["h", "m", "in", "out", "slot", "-"], false),
     ] {
         let line = legend_with(make, state, theme, &names, ramp);
@@ -112,7 +113,7 @@ pub(super) fn step(state: &ExpertsState, context: &PaneContext<'_>, theme: &Them
 }
 
 /// The expert under the cursor: the most telling first, so that a narrow pane cuts the least.
-pub(super) fn facts(state: &ExpertsState, theme: &Theme) -> Line<'static> {
+pub(super) fn facts(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
     let (layer, expert) = state.cursor();
     let Some(facts) = state.facts(layer, expert) else { return Line::default() };
     let label = |text: &'static str| theme.span(Face::Dim, text);
@@ -135,8 +136,23 @@ pub(super) fn facts(state: &ExpertsState, theme: &Theme) -> Line<'static> {
         (Mark::Quiet, None) => Face::Dim,
         (mark, _) => super::grid::face_of(mark),
     };
+    let name = theme.span(Face::Accent, format!("L{layer:<2} E{expert:<3}"));
+    let heat = format!("{:>3.0}%", facts.heat * 100.0);
+    if width < 70 {
+        return Line::from(vec![
+            name,
+            label(" slot"),
+            theme.span(face, slot),
+            label("  used"),
+            theme.span(Face::Text, format!("{:>6}", facts.uses)),
+            label("  last "),
+            theme.span(Face::Text, format!("{last:<6}")),
+            label("  gate "),
+            theme.span(Face::Text, weight),
+        ]);
+    }
     Line::from(vec![
-        theme.span(Face::Accent, format!("L{layer:<2} E{expert:<3}")),
+        name,
         theme.span(face, format!(" {state_word:<8}")),
         label(" slot"),
         theme.span(Face::Text, slot),
@@ -146,8 +162,7 @@ pub(super) fn facts(state: &ExpertsState, theme: &Theme) -> Line<'static> {
         theme.span(Face::Text, format!("{last:<8}")),
         label(" gate "),
         theme.span(Face::Text, weight),
-        label("  in "),
-        theme.span(Face::Text, format!("{:>3.0}%", facts.heat * 100.0)),
-        label(" of recent tokens"),
+        label("  heat "),
+        theme.span(Face::Text, heat),
     ])
 }

@@ -23,7 +23,7 @@ impl Strip {
         if w == 0 || h == 0 || experts == 0 {
             return None;
         }
-        for width in [6, 3, 2, 1] {
+        for width in [6, 5, 3, 2, 1] {
             // Columns in a round number, so that an expert's place can be read off.
             let columns = [64, 32, 16, 8].into_iter().find(|c| c * width <= w).unwrap_or((w / width).max(1));
             if width <= w && experts.div_ceil(columns) <= h {
@@ -49,7 +49,7 @@ pub(super) fn draw(buf: &mut Buffer, area: Rect, state: &ExpertsState, theme: &T
         }
         let on = show_cursor && places.contains(&cursor);
         let cell = state.cell(layer..layer + 1, places.clone());
-        if strip.width < 6 {
+        if strip.width < 5 {
             // Two columns of colour and a gap, where there is room for a gap.
             let width = if strip.width == 3 { 2 } else { strip.width as u16 };
             paint_cell(buf, Rect::new(x, y, width, 1).intersection(area), make, cell, state, theme, on);
@@ -63,7 +63,7 @@ pub(super) fn draw(buf: &mut Buffer, area: Rect, state: &ExpertsState, theme: &T
             (_, mark) => theme.style(face_of(mark)),
         };
         buf.set_stringn(x, y, number, 3, style);
-        let at = Rect::new(x + 3, y, 2, 1).intersection(area);
+        let at = Rect::new(x + 3, y, strip.width as u16 - 4, 1).intersection(area);
         if make == Make::Glyph {
             let style = super::grid::glyph_style(cell, state, theme);
             buf.set_stringn(at.x, at.y, glyph_of(cell, state, theme), usize::from(at.width), style);

@@ -52,8 +52,9 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &MemoryState, context: &PaneCon
     }
     let curve = state.curve();
     if area.width >= TWO_COLUMNS {
-        let left = Rect { width: area.width / 2 - 1, ..area };
-        let right = Rect { x: area.x + area.width / 2 + 1, width: area.width - area.width / 2 - 1, ..area };
+        let share = area.width * 56 / 100;
+        let left = Rect { width: share - 1, ..area };
+        let right = Rect { x: area.x + share + 1, width: area.width - share - 1, ..area };
         column(left, buf, sections::activity(state, context, theme, left.width), None, theme);
         let plot = (!curve.is_empty()).then_some((curve.as_slice(), state));
         column(right, buf, sections::places(state, context, theme, right.width), plot, theme);
@@ -81,7 +82,7 @@ fn column(area: Rect, buf: &mut Buffer, sections: Vec<Section>, plot: Option<(&[
     }
     let curve_fits = plot.is_some() && left >= usize::from(CURVE.0);
     // Blank lines between groups, where there is more room than content.
-    let groups = sections.iter().zip(&shown).filter(|(s, on)| **on && s.opens_group).count().saturating_sub(1);
+    let groups = sections.iter().zip(&shown).filter(|(_, on)| **on).skip(1).filter(|(s, _)| s.opens_group).count();
     let spare = if curve_fits { left.saturating_sub(usize::from(CURVE.1)) } else { left };
     let gaps = spare >= groups;
     let mut y = area.y;
@@ -106,12 +107,13 @@ fn column(area: Rect, buf: &mut Buffer, sections: Vec<Section>, plot: Option<(&[
     }
     // With room to spare the head stands off by a line.
     let y = if rest > height { y + 1 } else { y };
-    let head = Line::from(vec![
-        theme.span(Face::Dim, "hit rate by slots, predicted (LRU)  "),
-        theme.span(Face::Accent, theme.glyphs().point),
-        theme.span(Face::Dim, " measured now"),
-    ]);
+    let (words, now) =
+        if area.width >= 52 { ("hit rate by slots, predicted (LRU)  ", " measured now") } else { ("hits by slots, predicted  ", " now") };
+    let head = Line::from(vec![theme.span(Face::Dim, words), theme.span(Face::Accent, theme.glyphs().point), theme.span(Face::Dim, now)]);
     buf.set_line(area.x, y, &head, area.width);
     let at = Rect { y: y + 1, height: (area.bottom() - y - 1).min(height - 1), ..area };
     plot::draw(buf, at, curve, state.slots(), state.hit_rate_now(), theme);
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use super::figures::{bare_bytes, bytes, percent, signed_bytes, speed, time};
 use crate::ui::memory_state::MemoryState;
 use crate::ui::panes::PaneContext;
 use crate::ui::theme::{Face, Theme};
-use ratatui::style::Style;
+use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 
 /// Columns of the labels at the left.
@@ -43,6 +43,21 @@ impl Ink<'_> {
 
     fn accent(&self, text: impl Into<String>) -> Span<'static> {
         self.theme.span(Face::Accent, text.into())
+    }
+
+    /// Letters tell what colours can't.
+    fn lettered(&self) -> bool {
+        self.theme.ascii || self.theme.is_mono()
+    }
+
+    /// The first line that fits; the last if none does.
+    fn fitting(&self, mut lines: Vec<Line<'static>>) -> Line<'static> {
+        let at = lines.iter().position(|l| l.width() <= self.width).unwrap_or(lines.len().saturating_sub(1));
+        if at < lines.len() {
+            lines.swap_remove(at)
+        } else {
+            Line::default()
+        }
     }
 
     /// A bar of `width` columns, `share` of it filled.
@@ -84,18 +99,25 @@ pub(super) fn places(state: &MemoryState, context: &PaneContext<'_>, theme: &The
 fn slots(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
     let (used, all) = state.occupancy();
     let digits = state.experts().max(1).to_string().len();
-    let mut line = Line::from(vec![
-        ink.label("slots"),
-        ink.accent(format!("{:>digits$}", state.slots())),
-        ink.dim(format!(" of {} per layer", state.experts())),
-        ink.text(bytes(state.slot_bytes(state.slots()))),
-    ]);
     let knob = context.slots;
-    if knob.asked != 0 && knob.asked != knob.granted {
-        line.push_span(ink.theme.span(Face::Notice, format!("  asked {}, got {}", knob.asked, knob.granted)));
-    }
+    let refused = knob.asked != 0 && knob.asked != knob.granted;
+    let count = |with_bytes: bool| {
+        let mut line = Line::from(vec![
+            ink.label("slots"),
+            ink.accent(format!("{:>digits$}", state.slots())),
+            ink.dim(format!(" of {} per layer", state.experts())),
+        ]);
+        if with_bytes {
+            line.push_span(ink.text(bytes(state.slot_bytes(state.slots()))));
+        }
+        if refused {
+            line.push_span(ink.theme.span(Face::Notice, format!("  asked {}, got {}", knob.asked, knob.granted)));
+        }
+        line
+    };
+    let line = ink.fitting(vec![count(true), count(false)]);
     let mut sections = vec![section(0, false, vec![line])];
-    if let Some(why) = knob.why.as_ref().filter(|_| knob.asked != knob.granted) {
+    if let Some(why) = knob.why.as_ref().filter(|_| refused) {
         let why: String = why.chars().filter(|c| !c.is_control()).collect();
         sections.push(section(4, false, vec![Line::from(ink.theme.span(Face::Notice, why))]));
     }
@@ -115,7 +137,7 @@ fn hit_rate(ink: &Ink<'_>, state: &MemoryState) -> Line<'static> {
     Line::from(vec![
         ink.label("hits"),
         ink.accent(percent(state.hit_rate_now())),
-        ink.dim(format!(" last {:<3}", state.window().max(1))),
+        ink.dim(format!(" last {:<3}", state.window())),
         ink.text(percent(state.hit_rate_session())),
         ink.dim(" session"),
     ])
@@ -169,38 +191,29 @@ fn split(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
     let total = split.total();
     let room = ink.width.saturating_sub(LABEL + 8).clamp(1, 60);
     let mut bar = Line::from(vec![ink.label("step"), ink.text(time(total)), Span::raw(" ")]);
-    for ((_, letter, _, face), columns) in parts.iter().zip(shares(&parts.map(|p| p.2), room)) {
+    let ground = ink.theme.base().bg.filter(|c| *c != Color::Reset).unwrap_or(Color::Black);
+    for ((name, letter, _, face), columns) in parts.iter().zip(shares(&parts.map(|p| p.2), room)) {
         // Without colours the parts are told apart by their letters.
-        let (glyph, style) = if ink.theme.ascii || ink.theme.is_mono() {
-            (letter.to_string(), ink.theme.style(*face))
+        if ink.lettered() {
+            bar.push_span(Span::styled(letter.to_string().repeat(columns), ink.theme.style(*face)));
         } else {
-            (" ".to_owned(), Style::new().bg(ink.theme.color(*face)))
-        };
-        bar.push_span(Span::styled(glyph.repeat(columns), style));
+            let name = if columns >= name.len() + 2 { name } else { "" };
+            let words = format!("{name:^columns$}");
+            bar.push_span(Span::styled(words, Style::new().bg(ink.theme.color(*face)).fg(ground)));
+        }
     }
     let mut sections = vec![section(4, true, vec![bar])];
     let items: Vec<Vec<Span<'static>>> = parts
         .iter()
         .map(|(name, letter, us, face)| {
-            let key = if ink.theme.ascii || ink.theme.is_mono() { letter.to_string() } else { "▪".to_owned() };
+            let key = if ink.lettered() { letter.to_string() } else { "▪".to_owned() };
             vec![Span::styled(key, ink.theme.style(*face)), ink.dim(format!(" {name:<6}")), ink.text(time(*us)), Span::raw("  ")]
         })
         .collect();
-    // As many legend items per line as fit: 5, 3 or 1 of 17 columns.
-    let per_line = match ink.width.saturating_sub(LABEL) / 17 {
-        n if n >= 5 => 5,
-        n if n >= 3 => 3,
-        n => n.max(1),
-    };
-    let lines: Vec<Line<'static>> = items
-        .chunks(per_line)
-        .map(|chunk| {
-            let mut line = Line::from(vec![ink.label("")]);
-            chunk.iter().flatten().for_each(|s| line.push_span(s.clone()));
-            line
-        })
-        .collect();
-    if lines.len() <= 2 {
+    // As many items per line as fit: 5 or 3 of 17 columns.
+    let per_line = if ink.width >= 5 * 17 - 2 { 5 } else { 3 };
+    let lines: Vec<Line<'static>> = items.chunks(per_line).map(|chunk| Line::from(chunk.concat())).collect();
+    if ink.width >= 3 * 17 - 2 {
         sections.push(section(7, false, lines));
     }
     if let Some((uploaded, missed)) = state.bytes_per_token() {
@@ -209,7 +222,7 @@ fn split(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
             ink.text(bytes(uploaded)),
             ink.dim(" copied,"),
             ink.text(bytes(missed)),
-            ink.dim(" read per token"),
+            ink.dim(" read /token"),
         ]);
         sections.push(section(12, false, vec![line]));
     }
@@ -240,32 +253,35 @@ fn forecasts(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> V
     let digits = most.max(1).to_string().len();
     let about = ink.theme.glyphs().about;
     let line = |key: &'static str, slots: usize| -> Line<'static> {
-        let mut line = Line::from(vec![
-            ink.dim("  "),
-            ink.theme.span(Face::Key, key),
-            ink.dim(format!("  {}", ink.theme.glyphs().arrow)),
-            ink.text(format!(" {slots:>digits$}")),
-            ink.dim(" slots"),
-        ]);
-        if slots == now {
-            line.push_span(ink.dim("  no further"));
-            return line;
-        }
-        line.push_span(ink.text(signed_bytes(state.slot_bytes(slots), state.slot_bytes(now))));
-        match state.forecast(slots) {
-            None => line.push_span(ink.dim("  learning")),
-            Some(forecast) => {
-                line.push_span(ink.dim(format!("  {about}")));
-                line.push_span(ink.text(percent(Some(forecast.hit_rate))));
-                line.push_span(ink.dim(" hits"));
-                if let (Some(then), Some(today)) = (forecast.speed, state.speed_now()) {
-                    line.push_span(ink.dim(format!(" {about}")));
-                    line.push_span(ink.text(format!("{:>+6.1}", then - today)));
-                    line.push_span(ink.dim(" tok/s"));
-                }
+        let row = |wordy: bool| {
+            let word = |text: &'static str| ink.dim(if wordy { text } else { "" });
+            let mut line = Line::from(vec![
+                ink.dim("  "),
+                ink.theme.span(Face::Key, key),
+                ink.dim(format!("  {} ", ink.theme.glyphs().arrow)),
+                ink.text(format!("{slots:>digits$}")),
+                word(" slots"),
+            ]);
+            if slots == now {
+                line.push_span(ink.dim("  no further"));
+                return line;
             }
-        }
-        line
+            line.push_span(ink.text(signed_bytes(state.slot_bytes(slots), state.slot_bytes(now))));
+            let Some(forecast) = state.forecast(slots) else {
+                line.push_span(ink.dim("  learning"));
+                return line;
+            };
+            line.push_span(ink.dim(format!("  {about}")));
+            line.push_span(ink.text(percent(Some(forecast.hit_rate))));
+            line.push_span(word(" hits"));
+            if let (Some(then), Some(today)) = (forecast.speed, state.speed_now()) {
+                line.push_span(ink.dim(format!("  {about}")));
+                line.push_span(ink.text(format!("{:>+6.1}", then - today)));
+                line.push_span(ink.dim(" tok/s"));
+            }
+            line
+        };
+        ink.fitting(vec![row(true), row(false)])
     };
     let up = |n: usize| now.saturating_add(n).min(most.max(now));
     let down = |n: usize| now.saturating_sub(n).max(least.min(now));
@@ -314,10 +330,15 @@ fn process(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec
         sections.push(section(8, true, vec![line]));
     }
     let Some(gauges) = state.latest_gauges() else { return sections };
-    let mut line = Line::from(vec![ink.label("process"), ink.text(bytes(gauges.rss)), ink.dim(" peak"), ink.text(bytes(gauges.rss_peak))]);
-    if let Some(budget) = context.card.and_then(|c| c.plan.budget) {
-        line.push_span(ink.dim(format!(" of {} budget", bare_bytes(budget))));
-    }
+    let process = |budget: Option<u64>| {
+        let mut line =
+            Line::from(vec![ink.label("process"), ink.text(bytes(gauges.rss)), ink.dim(" peak"), ink.text(bytes(gauges.rss_peak))]);
+        if let Some(budget) = budget {
+            line.push_span(ink.dim(format!(" of {} budget", bare_bytes(budget))));
+        }
+        line
+    };
+    let line = ink.fitting(vec![process(context.card.and_then(|c| c.plan.budget)), process(None)]);
     sections.push(section(9, false, vec![line]));
     let line = Line::from(vec![
         ink.label("free"),
@@ -355,18 +376,20 @@ fn judgement(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
         sections.push(section(14, true, lines));
     }
     if let Some(verdict) = state.verdict() {
-        let mut line = Line::from(vec![
-            ink.label("checked"),
-            ink.dim(format!("{} slots: expected", verdict.forecast.slots)),
-            ink.text(percent(Some(verdict.forecast.hit_rate))),
-            ink.dim(", came"),
+        let (arrow, then) = (ink.theme.glyphs().arrow, verdict.forecast);
+        let rates = vec![
+            ink.label("forecast"),
+            ink.text(percent(Some(then.hit_rate))),
+            ink.dim(format!(" {arrow} came")),
             ink.text(percent(Some(verdict.hit_rate))),
-        ]);
-        if let Some(expected) = verdict.forecast.speed {
-            line.push_span(ink.dim(format!(";{} ", speed(Some(expected)))));
-            line.push_span(ink.dim(format!("{}{} tok/s", ink.theme.glyphs().arrow, speed(Some(verdict.speed)))));
+        ];
+        let mut full = rates.clone();
+        if let Some(expected) = then.speed {
+            full.push(ink.dim(format!(" {}", speed(Some(expected)))));
+            full.push(ink.dim(format!(" {arrow} {} tok/s", speed(Some(verdict.speed)))));
         }
-        sections.push(section(13, false, vec![line]));
+        let line = ink.fitting(vec![Line::from(full), Line::from(rates)]);
+        sections.push(section(12, false, vec![line]));
     }
     sections
 }

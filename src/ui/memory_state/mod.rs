@@ -374,3 +374,6 @@ impl MemoryState {
         curve.hit_rate(self.slots)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,6 +86,8 @@ pub struct ThemeFile {
     pub faces: Vec<Style>,
     /// Colours of resident experts, cold to hot.
     pub heat: Vec<Color>,
+    /// The colours of `heat` are cut from a named ramp, and may be placed on the palette together.
+    pub from_ramp: bool,
     /// Colours of absent experts, cold to hot.
     pub absent: Vec<Color>,
     /// Send heat colours as 24-bit where the terminal can; 256 colours cost fewer bytes.
@@ -519,6 +521,7 @@ fn resolve(name: &str, file: &str, layer: &Layer) -> Result<ThemeFile, ThemeErro
         appearance: layer.appearance.unwrap_or(Appearance::Any),
         faces,
         heat,
+        from_ramp: matches!(layer.heat.get("ramp"), Some(At { value: RawHeat::Name(_), .. })),
         absent,
         exact: matches!(layer.heat.get("exact"), Some(At { value: RawHeat::Flag(true), .. })),
     })
@@ -542,7 +545,7 @@ fn resolve_heat(layer: &Layer, file: &str) -> Result<(Vec<Color>, Vec<Color>), T
     };
     let count = match layer.heat.get("levels") {
         Some(At { value: RawHeat::Count(n), .. }) => *n,
-        _ => 6,
+        _ => 5,
     };
     let at = layer.heat.get("ramp").ok_or_else(|| missing("heat.ramp"))?;
     let heat = match &at.value {

@@ -13,12 +13,16 @@ pub use face::Face;
 pub use file::{Appearance, ThemeError};
 pub use glyphs::Glyphs;
 
-use crate::ui::palette::{adapt, nearest_xterm, ColorDepth, Rgb};
+use crate::ui::palette::{adapt, nearest_xterm, rgb_of, ColorDepth, Rgb};
+use crate::ui::ramp::quantized;
 use file::ThemeFile;
 use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders};
 use std::path::Path;
+
+/// Faces that fill cells of the heatmap.
+const CELL_FACES: [Face; 6] = [Face::Cursor, Face::Hit, Face::Miss, Face::Admitted, Face::Evicted, Face::Absent];
 
 /// Everything that decides how the screen looks.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,16 +91,24 @@ impl Theme {
             _ => None,
         };
         let looks = stand_in.as_ref().unwrap_or(&theme);
-        let style = |s: &Style| Style { fg: s.fg.map(|c| adapt(c, depth)), bg: s.bg.map(|c| adapt(c, depth)), ..*s };
         // One of the fixed 256 costs about half the bytes of a 24-bit colour, and with so few levels
         // looks the same.
+        let exact = looks.exact && depth == ColorDepth::TrueColor;
         let heat = |c: &Color| match (depth, *c) {
-            (ColorDepth::TrueColor, Color::Rgb(r, g, b)) if !looks.exact => Color::Indexed(nearest_xterm(Rgb(r, g, b))),
+            (ColorDepth::TrueColor, Color::Rgb(r, g, b)) if !exact => Color::Indexed(nearest_xterm(Rgb(r, g, b))),
             (_, c) => adapt(c, depth),
         };
+        let ramp: Vec<Rgb> = looks.heat.iter().filter_map(|c| rgb_of(*c)).collect();
+        let placed = looks.from_ramp && !exact && depth >= ColorDepth::Indexed256 && ramp.len() == looks.heat.len();
+        let heat_levels: Vec<Color> =
+            if placed { quantized(&ramp).into_iter().map(Color::Indexed).collect() } else { looks.heat.iter().map(heat).collect() };
+        let style = |(face, s): (&Face, &Style)| {
+            let of = |c: Color| if CELL_FACES.contains(face) { heat(&c) } else { adapt(c, depth) };
+            Style { fg: s.fg.map(of), bg: s.bg.map(of), ..*s }
+        };
         Self {
-            faces: looks.faces.iter().map(style).collect(),
-            heat: looks.heat.iter().map(heat).collect(),
+            faces: Face::ALL.iter().zip(&looks.faces).map(style).collect(),
+            heat: heat_levels,
             absent: looks.absent.iter().map(heat).collect(),
             name: theme.name,
             title: theme.title,

@@ -1,0 +1,329 @@
+use super::*;
+use crate::events::StepRecord;
+use crate::ui::experts_state::stream::Stream;
+use crate::ui::experts_state::tests::any_record;
+use crate::ui::experts_state::Mark;
+use crate::ui::palette::ColorDepth;
+use crate::ui::panes::SlotKnob;
+use proptest::prelude::*;
+use ratatui::style::{Color, Modifier};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// The panes' insides on terminals of 80x24 (at rest and in focus), 120x32 and 200x60.
+const INSIDES: [(u16, u16, bool); 4] = [(78, 7, false), (78, 11, true), (54, 16, false), (88, 37, true)];
+
+fn context<'a>(knob: &'a SlotKnob, focused: bool, ascii: bool) -> PaneContext<'a> {
+    PaneContext { card: None, slots: knob, dropped: 0, generating: true, focused, ascii }
+}
+
+/// A session of 24 prompt tokens and 80 generated ones.
+fn session(layers: usize, experts: usize, top_k: usize, slots: usize) -> ExpertsState {
+    let mut stream = Stream::new(layers, experts, top_k, slots, 3);
+    let mut state = ExpertsState::open(&stream.card());
+    state.apply(&stream.prompt(24));
+    (0..80).for_each(|_| state.apply(&stream.token()));
+    state.act(HeatmapAction::Down(2));
+    state.act(HeatmapAction::Right(9));
+    state
+}
+
+fn drawn(state: &ExpertsState, theme: &Theme, (width, height, focused): (u16, u16, bool)) -> Buffer {
+    let mut buf = Buffer::empty(Rect::new(0, 0, width, height));
+    let knob = SlotKnob::default();
+    draw(buf.area, &mut buf, state, &context(&knob, focused, theme.ascii), theme);
+    buf
+}
+
+fn text(buf: &Buffer) -> String {
+    let mut text = String::new();
+    for y in 0..buf.area.height {
+        let line: String = (0..buf.area.width).map(|x| buf[(x, y)].symbol()).collect();
+        let _ = writeln!(text, "{}|", line.trim_end());
+    }
+    text
+}
+
+/// The text, and below it each cell's pair of colours as a letter, in order of appearance.
+fn text_and_colors(buf: &Buffer) -> String {
+    let mut keys: BTreeMap<String, char> = BTreeMap::new();
+    let mut rows = String::new();
+    let letters: Vec<char> = ('a'..='z').chain('A'..='Z').chain('0'..='9').collect();
+    for y in 0..buf.area.height {
+        for x in 0..buf.area.width {
+            let cell = &buf[(x, y)];
+            let name = format!("{:?} on {:?}", cell.fg, cell.bg);
+            let next = letters.get(keys.len()).copied().unwrap_or('?');
+            rows.push(*keys.entry(name).or_insert(next));
+        }
+        rows.push('\n');
+    }
+    let mut legend: Vec<(char, String)> = keys.into_iter().map(|(k, v)| (v, k)).collect();
+    legend.sort_by_key(|(c, _)| letters.iter().position(|l| l == c));
+    let legend: String = legend.into_iter().map(|(c, k)| format!("{c} {k}\n")).collect();
+    format!("{}{rows}{legend}", text(buf))
+}
+
+fn themes() -> [(&'static str, Theme); 3] {
+    [
+        ("dark", Theme::built_in("dark", ColorDepth::Indexed256, false)),
+        ("mono", Theme::built_in("mono", ColorDepth::Mono, false)),
+        ("ascii", Theme::built_in("dark", ColorDepth::Mono, true)),
+    ]
+}
+
+#[test]
+fn the_demo_shape_at_every_pane_size() {
+    let state = session(6, 32, 4, 12);
+    for (name, theme) in themes() {
+        for size in INSIDES {
+            insta::assert_snapshot!(format!("demo_{name}_{}x{}", size.0, size.1), text(&drawn(&state, &theme, size)));
+        }
+    }
+}
+
+#[test]
+fn the_30b_shape_at_every_pane_size() {
+    let state = session(48, 128, 8, 40);
+    for (name, theme) in themes() {
+        for size in INSIDES {
+            insta::assert_snapshot!(format!("30b_{name}_{}x{}", size.0, size.1), text(&drawn(&state, &theme, size)));
+        }
+    }
+}
+
+#[test]
+fn colours_of_the_dark_the_light_and_the_sixteen_colour_theme() {
+    let state = session(6, 32, 4, 12);
+    for (name, depth) in [("dark", ColorDepth::Indexed256), ("light", ColorDepth::TrueColor), ("sixteen", ColorDepth::Ansi16)] {
+        let theme = Theme::built_in(name, depth, false);
+        insta::assert_snapshot!(format!("colors_{name}"), text_and_colors(&drawn(&state, &theme, (54, 16, true))));
+    }
+}
+
+#[test]
+fn one_layer_zoomed_by_number_and_by_heat() {
+    let mut state = session(48, 128, 8, 40);
+    state.act(HeatmapAction::Zoom);
+    let theme = Theme::built_in("mono", ColorDepth::Mono, false);
+    insta::assert_snapshot!("zoom_by_number", text(&drawn(&state, &theme, (78, 11, true))));
+    state.act(HeatmapAction::ToggleSort);
+    insta::assert_snapshot!("zoom_by_heat", text(&drawn(&state, &theme, (78, 11, true))));
+    insta::assert_snapshot!("zoom_large", text(&drawn(&state, &theme, (88, 37, true))));
+}
+
+#[test]
+fn the_profile_beside_the_grid() {
+    let mut state = session(6, 32, 4, 12);
+    state.act(HeatmapAction::NextSide);
+    let theme = Theme::built_in("mono", ColorDepth::Mono, false);
+    insta::assert_snapshot!("profile", text(&drawn(&state, &theme, (88, 20, true))));
+}
+
+#[test]
+fn the_title_says_how_many_are_pooled_into_a_cell() {
+    let state = session(48, 128, 8, 40);
+    let theme = Theme::built_in("dark", ColorDepth::Indexed256, false);
+    let knob = SlotKnob::default();
+    let of = |w, h| title(Rect::new(0, 0, w, h), &state, &context(&knob, false, false), &theme);
+    assert_eq!(of(160, 60), "experts 48 × 128");
+    assert_eq!(of(54, 16), "experts 48 × 128, 2 × 4 per cell");
+    assert_eq!(title(Rect::new(0, 0, 9, 9), &ExpertsState::default(), &context(&knob, false, false), &theme), "experts");
+}
+
+/// A step in which every state occurs once: absent, resident, hit, miss, admitted, evicted.
+fn every_state() -> ExpertsState {
+    let mut state = ExpertsState::new(1, 6, 3);
+    let routed = |expert, outcome| crate::events::RoutedExpert { expert, tokens: 1, weight: 0.3, outcome };
+    state.apply(&StepRecord {
+        tokens: 1,
+        ends: vec![3],
+        routed: vec![
+            routed(2, crate::events::Outcome::Hit),
+            routed(3, crate::events::Outcome::Miss),
+            routed(4, crate::events::Outcome::Admitted),
+        ],
+        evicted: vec![crate::events::Eviction { layer: 0, expert: 5 }],
+        slot_of: vec![u16::MAX, 0, 1, u16::MAX, 2, u16::MAX],
+        ..Default::default()
+    });
+    let marks: Vec<Mark> = (0..6).map(|e| state.facts(0, e).unwrap().mark).collect();
+    assert_eq!(marks, [Mark::Quiet, Mark::Quiet, Mark::Hit, Mark::Miss, Mark::Admitted, Mark::Evicted]);
+    state
+}
+
+#[test]
+fn every_state_has_its_own_glyph_without_colour_and_in_ascii_and_the_legend_shows_it() {
+    let state = every_state();
+    for (ascii, depth) in [(false, ColorDepth::Mono), (true, ColorDepth::Mono), (true, ColorDepth::Indexed256)] {
+        let theme = Theme::built_in("dark", depth, ascii);
+        let buf = drawn(&state, &theme, (78, 3, false));
+        let row: String = (0..78).map(|x| buf[(x, 0)].symbol()).collect();
+        let mut glyphs: Vec<char> = row.chars().skip(2).filter(|c| *c != ' ').take(6).collect();
+        assert!(ascii == row.is_ascii(), "{row}");
+        let legend: String = (0..78).map(|x| buf[(x, 2)].symbol()).collect();
+        for glyph in &glyphs {
+            assert!(legend.contains(*glyph), "{glyph} is missing in {legend}");
+        }
+        glyphs.sort_unstable();
+        glyphs.dedup();
+        assert_eq!(glyphs.len(), 6, "{row}");
+    }
+}
+
+#[test]
+fn every_state_has_its_own_colour_where_two_layers_share_a_character() {
+    let theme = Theme::built_in("dark", ColorDepth::Indexed256, false);
+    let state = every_state();
+    let mut buf = Buffer::empty(Rect::new(0, 0, 6, 1));
+    let mut grid = Grid::fit(buf.area, 1, 6, &theme).unwrap();
+    grid.make = Make::Half;
+    grid.paint(&mut buf, &state, &theme, None);
+    let mut colors: Vec<String> = (0..6).map(|x| format!("{:?}", buf[(x, 0)].fg)).collect();
+    colors.sort();
+    colors.dedup();
+    assert_eq!(colors.len(), 6, "{colors:?}");
+}
+
+#[test]
+fn no_colour_reaches_a_terminal_without_colours() {
+    let mut state = session(48, 128, 8, 40);
+    let theme = Theme::built_in("ember", ColorDepth::Mono, false);
+    for _ in 0..2 {
+        let buf = drawn(&state, &theme, (88, 37, true));
+        assert!(buf.content.iter().all(|c| c.fg == Color::Reset && c.bg == Color::Reset));
+        assert!(buf.content.iter().any(|c| c.modifier.contains(Modifier::REVERSED)), "the cursor shows");
+        state.act(HeatmapAction::Zoom);
+    }
+}
+
+#[test]
+fn lost_records_are_said() {
+    let mut stream = Stream::new(2, 8, 2, 4, 1);
+    let mut state = ExpertsState::open(&stream.card());
+    state.apply(&stream.token());
+    let _ = stream.token();
+    state.apply(&stream.token());
+    let theme = Theme::built_in("mono", ColorDepth::Mono, false);
+    assert!(text(&drawn(&state, &theme, (78, 11, true))).contains("1 records lost"));
+}
+
+#[test]
+fn keys_move_zoom_and_sort_and_others_pass() {
+    let mut state = session(6, 32, 4, 12);
+    let key = |code| KeyEvent::new(code, KeyModifiers::NONE);
+    let before = state.cursor();
+    assert!(on_key(&mut state, key(KeyCode::Down)) && on_key(&mut state, KeyEvent::new(KeyCode::Right, KeyModifiers::SHIFT)));
+    assert_eq!(state.cursor(), (before.0 + 1, before.1 + 8));
+    assert!(on_key(&mut state, key(KeyCode::Enter)) && state.zoomed());
+    assert!(on_key(&mut state, key(KeyCode::Esc)) && !state.zoomed());
+    assert!(!on_key(&mut state, key(KeyCode::Esc)), "left over for the caller");
+    assert!(!on_key(&mut state, key(KeyCode::Char('+'))));
+    assert!(!on_key(&mut state, KeyEvent::new(KeyCode::Char('l'), KeyModifiers::CONTROL)));
+}
+
+/// Counts what a terminal would be sent.
+#[derive(Clone, Default)]
+struct Counter(std::rc::Rc<std::cell::Cell<usize>>);
+
+impl std::io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.set(self.0.get() + bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Bytes of the first frame, and the mean of the frames after it, one per `tokens`, of the 30B shape.
+fn bytes_sent(theme: &Theme, width: u16, tokens: usize) -> (usize, usize) {
+    const FRAMES: usize = 40;
+    let mut stream = Stream::new(48, 128, 8, 40, 11);
+    let mut state = ExpertsState::open(&stream.card());
+    (0..100).for_each(|_| state.apply(&stream.token()));
+    let counter = Counter::default();
+    let area = Rect::new(0, 0, width, 24);
+    let viewport = ratatui::TerminalOptions { viewport: ratatui::Viewport::Fixed(area) };
+    let backend = ratatui::backend::CrosstermBackend::new(counter.clone());
+    let mut terminal = ratatui::Terminal::with_options(backend, viewport).expect("a terminal");
+    let knob = SlotKnob::default();
+    let mut frame = |state: &ExpertsState| {
+        let before = counter.0.get();
+        let context = context(&knob, false, theme.ascii);
+        terminal.draw(|f| draw(area, f.buffer_mut(), state, &context, theme)).expect("a frame");
+        counter.0.get() - before
+    };
+    let first = frame(&state);
+    let mut rest = 0;
+    for _ in 0..FRAMES {
+        (0..tokens).for_each(|_| state.apply(&stream.token()));
+        rest += frame(&state);
+    }
+    (first, rest / FRAMES)
+}
+
+#[test]
+fn a_frame_stays_within_its_budget_of_bytes() {
+    // Per theme: most bytes of a frame at 64 and at 128 columns. The stream misses more than real routing does.
+    let budgets = [
+        ("dark", ColorDepth::Indexed256, false, 13_000, 20_000),
+        ("dark", ColorDepth::TrueColor, false, 13_000, 20_000),
+        ("sixteen", ColorDepth::Ansi16, false, 12_000, 18_000),
+        ("mono", ColorDepth::Mono, false, 4_000, 8_000),
+        ("dark", ColorDepth::Mono, true, 3_000, 6_000),
+    ];
+    for (name, depth, ascii, narrow, wide) in budgets {
+        let theme = Theme::built_in(name, depth, ascii);
+        for (width, most) in [(64, narrow), (128, wide)] {
+            let (first, one) = bytes_sent(&theme, width, 1);
+            let (_, four) = bytes_sent(&theme, width, 4);
+            println!("| {width}x24 | {name}, {}{} | {first} | {one} | {four} |", depth.name(), if ascii { ", ascii" } else { "" });
+            assert!(one <= most, "{name} {depth:?} at {width}: {one} bytes, budget {most}");
+        }
+    }
+}
+
+#[test]
+fn a_frame_in_which_nothing_changed_sends_no_cells() {
+    let theme = Theme::built_in("dark", ColorDepth::Indexed256, false);
+    let state = session(48, 128, 8, 40);
+    let (a, b) = (drawn(&state, &theme, (64, 24, false)), drawn(&state, &theme, (64, 24, false)));
+    assert!(a.diff(&b).is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn any_state_draws_in_any_rectangle_and_stays_inside(
+        records in prop::collection::vec(any_record(), 0..6),
+        shape in prop_oneof![Just((0, 0)), Just((3, 16)), (1usize..70, 1usize..520)],
+        size in prop_oneof![(1u16..6, 1u16..6), (1u16..220, 1u16..70)],
+        (theme, ascii, focused, zoomed, sorted, side) in (0usize..4, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0..3),
+    ) {
+        let mut state = ExpertsState::new(shape.0, shape.1, 4);
+        records.iter().for_each(|r| state.apply(r));
+        if zoomed { state.act(HeatmapAction::Zoom); }
+        if sorted { state.act(HeatmapAction::ToggleSort); }
+        (0..side).for_each(|_| { state.act(HeatmapAction::NextSide); });
+        state.act(HeatmapAction::Down(size.0.into()));
+        state.act(HeatmapAction::Right(size.1.into()));
+        let depth = [ColorDepth::Mono, ColorDepth::Ansi16, ColorDepth::Indexed256, ColorDepth::TrueColor][theme];
+        let theme = Theme::built_in("dark", depth, ascii);
+        // A margin shows what is drawn outside.
+        let inside = Rect::new(2, 2, size.0, size.1);
+        let mut buf = Buffer::empty(Rect::new(0, 0, size.0 + 4, size.1 + 4));
+        let untouched = buf[(0, 0)].clone();
+        let knob = SlotKnob::default();
+        draw(inside, &mut buf, &state, &context(&knob, focused, ascii), &theme);
+        let _ = title(inside, &state, &context(&knob, focused, ascii), &theme);
+        for y in 0..buf.area.height {
+            for x in 0..buf.area.width {
+                if !inside.contains((x, y).into()) {
+                    prop_assert_eq!(&buf[(x, y)], &untouched, "at {},{}", x, y);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+use super::*;
+use crate::ui::experts_state::stream::Stream;
+use crate::ui::experts_state::tests::any_record;
+use crate::ui::palette::ColorDepth;
+use crate::ui::panes::SlotKnob;
+use proptest::prelude::*;
+
+/// The panes' insides on terminals of 80x24 (at rest and in focus), 120x32 and 200x60.
+const INSIDES: [(u16, u16); 4] = [(78, 7), (78, 11), (54, 11), (88, 18)];
+
+struct Session {
+    stream: Stream,
+    state: MemoryState,
+    knob: SlotKnob,
+}
+
+impl Session {
+    fn new() -> Self {
+        let stream = Stream::new(48, 128, 8, 40, 3);
+        let state = MemoryState::open(&stream.card());
+        Self { stream, state, knob: SlotKnob { asked: 40, granted: 40, why: None } }
+    }
+
+    fn tokens(&mut self, n: usize) {
+        (0..n).for_each(|_| self.state.apply(&self.stream.token()));
+    }
+
+    fn drawn(&self, theme: &Theme, (width, height): (u16, u16), dropped: u64) -> Buffer {
+        let card = self.stream.card();
+        let mut buf = Buffer::empty(Rect::new(0, 0, width, height));
+        let context = PaneContext { card: Some(&card), slots: &self.knob, dropped, generating: true, focused: false, ascii: theme.ascii };
+        draw(buf.area, &mut buf, &self.state, &context, theme);
+        buf
+    }
+
+    fn text(&self, theme: &Theme, size: (u16, u16), dropped: u64) -> String {
+        text(&self.drawn(theme, size, dropped))
+    }
+}
+
+fn text(buf: &Buffer) -> String {
+    let row = |y| (0..buf.area.width).map(|x| buf[(x, y)].symbol()).collect::<String>();
+    (0..buf.area.height).map(|y| format!("{}|\n", row(y).trim_end())).collect()
+}
+
+fn mono() -> Theme {
+    Theme::built_in("mono", ColorDepth::Mono, false)
+}
+
+/// A prompt, 100 tokens at 40 slots, 90 more at 48.
+fn session() -> Session {
+    let mut session = Session::new();
+    session.state.apply(&session.stream.prompt(24));
+    session.tokens(100);
+    session.stream.resize(48);
+    session.knob = SlotKnob { asked: 64, granted: 48, why: Some("memory would fall below the reserve".into()) };
+    session.tokens(90);
+    session.state.gauges(&session.stream.gauges());
+    session
+}
+
+#[test]
+fn a_session_at_every_pane_size() {
+    let session = session();
+    for (name, theme) in [
+        ("dark", Theme::built_in("dark", ColorDepth::Indexed256, false)),
+        ("mono", mono()),
+        ("ascii", Theme::built_in("dark", ColorDepth::Mono, true)),
+    ] {
+        for size in INSIDES.into_iter().chain([(120, 40), (50, 40)]) {
+            let text = session.text(&theme, size, 0);
+            assert_eq!(name == "ascii", text.is_ascii(), "{text}");
+            insta::assert_snapshot!(format!("{name}_{}x{}", size.0, size.1), text);
+        }
+    }
+}
+
+#[test]
+fn before_the_first_token_nothing_is_made_up() {
+    let text = Session::new().text(&mono(), (78, 30), 0);
+    insta::assert_snapshot!("fresh", text);
+    assert!(text.contains("learning") && !text.contains('≈'), "{text}");
+}
+
+#[test]
+fn what_was_asked_and_what_was_granted_stand_side_by_side_with_the_reason() {
+    let text = session().text(&mono(), (54, 11), 0);
+    assert!(text.contains("asked 64, got 48") && text.contains("below the reserve"), "{text}");
+}
+
+#[test]
+fn lost_records_are_counted_on_the_screen() {
+    let session = session();
+    let text = session.text(&mono(), (54, 11), 7);
+    assert!(text.contains("7 records lost"), "{text}");
+    assert!(!session.text(&mono(), (54, 11), 0).contains("lost"));
+}
+
+#[test]
+fn nothing_moves_sideways_while_the_model_talks() {
+    let mut session = Session::new();
+    session.tokens(70);
+    // Where labels and units stand: digits, signs and spaces are allowed to change, letters are not.
+    let frame = |session: &Session| {
+        let rows: Vec<Vec<(usize, char)>> = session
+            .text(&mono(), (54, 8), 0)
+            .lines()
+            .map(|l| l.chars().enumerate().filter(|(_, c)| c.is_alphabetic() && !"THMUS".contains(*c)).collect())
+            .collect();
+        rows
+    };
+    let first = frame(&session);
+    for _ in 0..40 {
+        session.tokens(1);
+        assert_eq!(frame(&session), first);
+    }
+}
+
+#[test]
+fn the_curve_marks_the_present_slot_count() {
+    let session = session();
+    let theme = Theme::built_in("dark", ColorDepth::Mono, true);
+    let text = session.text(&theme, (50, 40), 0);
+    let axis = text.lines().find(|l| l.contains("128 slots")).expect("an axis");
+    let point = text.lines().find(|l| l.contains('O') && l.contains('*')).expect("a point on the curve");
+    let (at, label) = (point.find('O').unwrap(), axis.find("48").unwrap());
+    assert_eq!(at, label, "\n{point}\n{axis}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn any_state_draws_in_any_rectangle_and_stays_inside(
+        records in prop::collection::vec(any_record(), 0..40),
+        size in prop_oneof![(1u16..6, 1u16..6), (1u16..220, 1u16..70)],
+        ascii in any::<bool>(),
+        gauges in any::<bool>(),
+        asked in any::<u16>(),
+    ) {
+        let stream = Stream::new(3, 16, 4, 6, 1);
+        let card = stream.card();
+        let mut state = MemoryState::open(&card);
+        records.iter().for_each(|r| state.apply(r));
+        if gauges { state.gauges(&stream.gauges()); }
+        let theme = Theme::built_in("dark", ColorDepth::Indexed256, ascii);
+        let knob = SlotKnob { asked: asked.into(), granted: 6, why: Some("\u{1b}[2Jno".into()) };
+        let context = PaneContext { card: Some(&card), slots: &knob, dropped: 3, generating: false, focused: true, ascii };
+        let inside = Rect::new(2, 2, size.0, size.1);
+        let mut buf = Buffer::empty(Rect::new(0, 0, size.0 + 4, size.1 + 4));
+        let untouched = buf[(0, 0)].clone();
+        draw(inside, &mut buf, &state, &context, &theme);
+        for y in 0..buf.area.height {
+            for x in 0..buf.area.width {
+                let cell = &buf[(x, y)];
+                prop_assert!(!cell.symbol().contains(char::is_control), "a control character");
+                if !inside.contains((x, y).into()) {
+                    prop_assert_eq!(cell, &untouched, "at {},{}", x, y);
+                }
+            }
+        }
+    }
+}
