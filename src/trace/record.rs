@@ -136,6 +136,8 @@ impl<W: Write> Drop for Recorder<W> {
 mod tests {
     use super::*;
     use crate::events::{FinishReason, TurnStats};
+    use crate::experts::policy::Policy;
+    use crate::trace::player::{self, Options};
     use crate::trace::session::{Ending, Entry, Session};
 
     #[test]
@@ -167,6 +169,34 @@ mod tests {
         r.step(&StepRecord::default());
         r.event(&Event::Finished { id: 1, reason: FinishReason::Stop, stats: TurnStats::default() });
         assert_eq!(Session::open(&path).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_session_that_is_played_and_recorded_plays_the_same_again() {
+        let fast = || Options { speed: f64::INFINITY, lossless: true, ..Options::default() };
+        let watch = |session: Session, options: Options| {
+            let steps = (0..session.len()).filter(|&i| session.is_step(i)).count();
+            let (mut handle, _control) = player::from_session(session, options);
+            let card = handle.events.blocking_recv().unwrap();
+            let records: Vec<StepRecord> = (0..steps).map(|_| handle.telemetry.blocking_recv().unwrap()).collect();
+            (card, records)
+        };
+        let real = include_bytes!("../../tests/traces/gpt-oss-120b.rotary").to_vec();
+        let simulated = Options { simulate: Some((16, Policy::Rotary)), ..fast() };
+        let (card, records) = watch(Session::from_bytes(real).unwrap(), simulated);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.rotary");
+        let mut r = Recorder::create(&path).unwrap();
+        r.event(&card);
+        records.iter().for_each(|record| r.step(record));
+        r.finish().unwrap();
+        let again = watch(Session::open(&path).unwrap(), fast());
+        assert_eq!(again.0, card);
+        assert!(again.1 == records, "every step as it was shown, occupancy included");
+        let occupied = records[148].slot_of.iter().filter(|s| **s != crate::events::NO_SLOT).count();
+        assert_eq!(occupied, 36 * 16);
+        let bytes = std::fs::metadata(&path).unwrap().len();
+        assert!(bytes < 149 * 1200, "{bytes} bytes for 149 steps of 36 layers");
     }
 
     #[test]
