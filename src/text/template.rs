@@ -190,15 +190,6 @@ fn environment() -> Environment<'static> {
     env.set_recursion_limit(RECURSION);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.set_formatter(|out, state, value| {
-        if value.is_none() {
-            return out.write_str("None").map_err(Error::from);
-        }
-        match bool::try_from(value.clone()) {
-            Ok(b) if value.kind() == ValueKind::Bool => out.write_str(if b { "True" } else { "False" }).map_err(Error::from),
-            _ => minijinja::escape_formatter(out, state, value),
-        }
-    });
     env.add_function("raise_exception", |why: String| -> Result<String, Error> { Err(Error::new(ErrorKind::InvalidOperation, why)) });
     env.add_function("strftime_now", |format: String| strftime(&format, now()));
     env.add_filter("tojson", tojson);
@@ -233,7 +224,8 @@ fn json(state: &State, out: &mut String, value: &Value, indent: Option<usize>, d
     let comma = if indent.is_some() { "," } else { ", " };
     match value.kind() {
         ValueKind::Undefined | ValueKind::None => out.push_str("null"),
-        ValueKind::Bool | ValueKind::Number => out.push_str(&value.to_string()),
+        ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+        ValueKind::Number => out.push_str(&value.to_string()),
         ValueKind::String => out.push_str(&quoted(value.as_str().unwrap_or_default())?),
         ValueKind::Map => {
             out.push('{');
