@@ -95,6 +95,10 @@ enum Verb {
     Bench(report::bench::BenchArgs),
     /// Show the memory plan for a model without loading it
     Plan(report::plan::PlanArgs),
+    /// Show what is in a model file, what of it can't be run, and the memory plan
+    Inspect(InspectArgs),
+    /// Download a model file by name
+    Pull(PullArgs),
     /// Compare a model's logits, routes and greedy text with a reference
     Check(CheckArgs),
     /// Answer as `run` does, and record text, routing and times into a file
@@ -105,6 +109,27 @@ enum Verb {
     Simulate(report::simulate::SimulateArgs),
     /// Say what this machine, terminal and configuration offer, and what is wrong with them
     Doctor(report::doctor::DoctorArgs),
+}
+
+/// Arguments of `rotary inspect`.
+#[derive(Debug, Args)]
+struct InspectArgs {
+    /// Path, downloaded name, or demo
+    model: String,
+    #[command(flatten)]
+    load: Load,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `rotary pull`.
+#[derive(Debug, Args)]
+struct PullArgs {
+    /// OWNER/REPO on the hub
+    repo: String,
+    /// A .gguf file of it; any part of a split set stands for the whole set
+    file: String,
 }
 
 /// Arguments of `rotary check`.
@@ -311,10 +336,63 @@ fn dispatch(cli: Cli) -> eyre::Result<ExitCode> {
         Some(Verb::Bench(args)) => report::bench::run(&args),
         Some(Verb::Plan(args)) => report::plan::run(&args),
         Some(Verb::Doctor(args)) => report::doctor::run(&args),
+        Some(Verb::Inspect(args)) => inspect(&args),
+        Some(Verb::Pull(args)) => pull(&args),
         Some(Verb::Check(args)) => check(&args),
         Some(Verb::Simulate(args)) => report::simulate::run(&args),
         Some(Verb::Replay(args)) => replay(&args),
     }
+}
+
+fn inspect(args: &InspectArgs) -> eyre::Result<ExitCode> {
+    let config = configuration();
+    let gguf = crate::engine::open::map(&find_model(&args.model, &config)?).map_err(Failure::from)?;
+    let seen = report::inspect::inspect(&gguf);
+    let available = crate::engine::gauges::process_memory().available;
+    // A file that can't be run has no plan; the reasons are in the report.
+    let plan = crate::model::plan(&gguf, &args.load.options(&config), available);
+    let mut out = io::stdout().lock();
+    if args.json {
+        let plan = plan.as_ref().map_err(ToString::to_string);
+        let (plan, why) = (plan.as_ref().ok(), plan.as_ref().err());
+        serde_json::to_writer(&mut out, &serde_json::json!({ "file": seen, "plan": plan, "no_plan": why })).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{seen}\n")?;
+        match plan {
+            Ok(plan) => write!(out, "{}", report::plan::table(&plan))?,
+            Err(why) => writeln!(out, "no memory plan: {why}")?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "hub")]
+fn pull(args: &PullArgs) -> eyre::Result<ExitCode> {
+    use report::pull::{line, Pull, PullError};
+    let models = config::Folders::find().data.join("models");
+    let mut err = io::stderr().lock();
+    let mut last = None;
+    let pulled = Pull::new(&args.repo, &args.file, &models).run(&mut |progress| {
+        if let Some(line) = line(&progress, &mut last) {
+            let _ = write!(err, "{line}").and_then(|()| err.flush());
+        }
+    });
+    match pulled {
+        Ok(path) => {
+            let name = path.strip_prefix(&models).unwrap_or(&path).with_extension("");
+            writeln!(io::stdout().lock(), "{}", name.display())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(e @ PullError::Name { .. }) => Err(Failure::usage(e.to_string()).into()),
+        Err(e) => Err(Failure { code: exit::DOWNLOAD, message: e.to_string() }.into()),
+    }
+}
+
+#[cfg(not(feature = "hub"))]
+fn pull(args: &PullArgs) -> eyre::Result<ExitCode> {
+    let message = format!("this rotary was built without the feature `hub`, so it can't fetch {} of {}", args.file, args.repo);
+    Err(Failure { code: exit::DOWNLOAD, message }.into())
 }
 
 fn check(args: &CheckArgs) -> eyre::Result<ExitCode> {

@@ -13,6 +13,7 @@ mod value;
 pub mod write;
 
 pub use bytes::{Advice, Bytes};
+pub(crate) use split::parse_name as split_name;
 pub(crate) use error::shown;
 pub use error::{GgufError, Place};
 pub use types::GgmlType;

@@ -3,7 +3,10 @@
 pub mod bench;
 pub mod check;
 pub mod doctor;
+pub mod inspect;
 pub mod plan;
+#[cfg(feature = "hub")]
+pub mod pull;
 pub mod reference;
 pub mod replay;
 pub mod run;
