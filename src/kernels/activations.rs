@@ -78,7 +78,7 @@ impl Activations {
 
 impl Quantized {
     fn fill(&mut self, pool: &Pool, block: usize, x: &[f32], cols: usize) {
-        if self.valid || cols % block != 0 {
+        if self.valid || !cols.is_multiple_of(block) {
             return;
         }
         self.block = block;

@@ -66,7 +66,7 @@ pub fn attention(
 ) {
     let per_group = heads.query / heads.groups;
     let row = heads.query * heads.key_dim;
-    let tokens = if row == 0 { 0 } else { queries.len() / row };
+    let tokens = queries.len().checked_div(row).unwrap_or(0);
     if tokens == 0 || out.is_empty() {
         return;
     }

@@ -56,7 +56,7 @@ pub struct Matrix {
 pub fn dequantize(ty: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<(), KernelError> {
     let form = block::form(ty).ok_or(KernelError::Unsupported(ty))?;
     let (size, elems) = (ty.block_bytes(), ty.block_elems());
-    if bytes.len() % size != 0 || bytes.len() / size * elems != out.len() {
+    if !bytes.len().is_multiple_of(size) || bytes.len() / size * elems != out.len() {
         return Err(KernelError::Shape(format!("{} bytes of {ty:?} do not hold {} values", bytes.len(), out.len())));
     }
     match form {

@@ -334,6 +334,32 @@ mod tests {
         assert_eq!(sum.into_inner(), 4 * 100 * 25);
     }
 
+    /// Times depend on what else the machine does, so this one is run by hand: `cargo test --release -- --ignored --nocapture more_threads`.
+    #[test]
+    #[ignore = "measures the machine"]
+    fn more_threads_than_cores_cost_less_than_half_of_the_speed() {
+        let time = |threads: usize| {
+            let pool = Pool::new(threads);
+            let mut best = Duration::MAX;
+            for _ in 0..5 {
+                let start = Instant::now();
+                for _ in 0..100 {
+                    pool.run(32, &|_| {
+                        let mut x = 1u64;
+                        for _ in 0..20_000 {
+                            x = std::hint::black_box(x.wrapping_mul(3));
+                        }
+                    });
+                }
+                best = best.min(start.elapsed());
+            }
+            best
+        };
+        let (right, many) = (time(0), time(8 * physical_cores()));
+        println!("all cores {right:?}, eight times as many threads {many:?}");
+        assert!(many < 2 * right);
+    }
+
     #[test]
     fn sleeping_workers_end_with_the_pool() {
         let pool = Pool::new(3);

@@ -77,7 +77,7 @@ fn check(x: &Activations, job: &Job<'_>) -> Result<(), KernelError> {
     if form(job.ty).is_none() {
         return Err(KernelError::Unsupported(job.ty));
     }
-    if x.cols % job.ty.block_elems() != 0 {
+    if !x.cols.is_multiple_of(job.ty.block_elems()) {
         return shape(format!("rows of {} values can't be {:?}, which has blocks of {}", x.cols, job.ty, job.ty.block_elems()));
     }
     let want = (x.cols / job.ty.block_elems() * job.ty.block_bytes()).checked_mul(job.rows);

@@ -1,6 +1,8 @@
 //! Products with AVX2, FMA and F16C.
 
 #![allow(unsafe_code)]
+// Lanes and rows index several arrays at once here; the loops are unrolled.
+#![allow(clippy::needless_range_loop)]
 
 mod float;
 mod lanes;

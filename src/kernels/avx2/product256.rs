@@ -28,12 +28,12 @@ pub(super) struct Tile256 {
 }
 
 /// Panel memory of a thread.
-pub(super) struct Panel256(Box<[Tile256; PANEL]>);
+pub(super) struct Panel256(Box<[Tile256]>);
 
 impl Default for Panel256 {
     fn default() -> Self {
         // SAFETY: all fields are plain vectors, for which zero is a value.
-        Self(unsafe { Box::<[Tile256; PANEL]>::new_zeroed().assume_init() })
+        Self(vec![unsafe { std::mem::zeroed() }; PANEL].into_boxed_slice())
     }
 }
 

@@ -151,12 +151,12 @@ pub(super) struct Tile32 {
 }
 
 /// Panel memory of a thread.
-pub(super) struct Panel32(Box<[Tile32; PANEL]>);
+pub(super) struct Panel32(Box<[Tile32]>);
 
 impl Default for Panel32 {
     fn default() -> Self {
         // SAFETY: all fields are plain vectors, for which zero is a value.
-        Self(unsafe { Box::<[Tile32; PANEL]>::new_zeroed().assume_init() })
+        Self(vec![unsafe { std::mem::zeroed() }; PANEL].into_boxed_slice())
     }
 }
 
