@@ -5,6 +5,9 @@
 //! ([`super::dequantize`], the scalar products, the tests of the SIMD products) is written over these two forms, so a new
 //! type needs only its unpacking here.
 
+// An index names an element's place in several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 use crate::gguf::GgmlType;
 use half::{bf16, f16};
 

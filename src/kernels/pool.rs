@@ -243,39 +243,32 @@ impl Shared {
 
     /// True once a fork is joined, false when the pool ends.
     fn wait_for_fork(&self, seen: &mut u64) -> bool {
-        loop {
-            if self.spinning.fetch_add(1, Ordering::Relaxed) < self.spinners {
-                let start = Instant::now();
-                let mut joined = false;
-                'spin: while start.elapsed() < SPIN {
-                    for _ in 0..16 {
-                        joined = self.try_join(seen);
-                        if joined {
-                            break 'spin;
-                        }
-                        std::hint::spin_loop();
+        if self.spinning.fetch_add(1, Ordering::Relaxed) < self.spinners {
+            let start = Instant::now();
+            while start.elapsed() < SPIN {
+                for _ in 0..16 {
+                    if self.try_join(seen) {
+                        self.spinning.fetch_sub(1, Ordering::Relaxed);
+                        return true;
                     }
+                    std::hint::spin_loop();
                 }
-                if joined {
-                    self.spinning.fetch_sub(1, Ordering::Relaxed);
-                    return true;
-                }
-            }
-            self.spinning.fetch_sub(1, Ordering::Relaxed);
-            let mut guard = lock(&self.sleep);
-            self.sleeping.fetch_add(1, Ordering::SeqCst);
-            loop {
-                if self.stop.load(Ordering::SeqCst) {
-                    self.sleeping.fetch_sub(1, Ordering::SeqCst);
-                    return false;
-                }
-                if self.try_join(seen) {
-                    self.sleeping.fetch_sub(1, Ordering::SeqCst);
-                    return true;
-                }
-                guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
             }
         }
+        self.spinning.fetch_sub(1, Ordering::Relaxed);
+        let mut guard = lock(&self.sleep);
+        self.sleeping.fetch_add(1, Ordering::SeqCst);
+        let joined = loop {
+            if self.stop.load(Ordering::SeqCst) {
+                break false;
+            }
+            if self.try_join(seen) {
+                break true;
+            }
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        };
+        self.sleeping.fetch_sub(1, Ordering::SeqCst);
+        joined
     }
 }
 

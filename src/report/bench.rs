@@ -8,19 +8,24 @@ use super::{plan, size};
 use crate::cli::{configuration, find_model, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
 use crate::events::{Phase, StepRecord, StepTime};
+use crate::kernels;
 use crate::model::Logits;
 use clap::Args;
 use color_eyre::eyre;
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Arguments of `rotary bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Path, downloaded name, or demo
-    model: String,
+    #[arg(required_unless_present = "kernels")]
+    model: Option<String>,
+    /// No model: GB/s and GMAC/s of the CPU's matrix products, type by type
+    #[arg(long, conflicts_with = "model")]
+    kernels: bool,
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = 128)]
     prompt: usize,
@@ -99,7 +104,13 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
         return Err(Failure::usage("--repeat and --prompt must be at least 1").into());
     }
     let config = configuration();
-    let source = find_model(&args.model, &config)?;
+    if args.kernels {
+        let pool = kernels::Pool::new(args.load.options(&config).threads.unwrap_or(0));
+        kernels::bench(&pool, &[], Duration::from_millis(300), &mut std::io::stdout())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let name = args.model.clone().unwrap_or_default();
+    let source = find_model(&name, &config)?;
     let gguf = open::map(&source).map_err(Failure::from)?;
     let mut options = args.load.options(&config);
     options.context.get_or_insert(args.prompt + args.gen + 1);
@@ -173,7 +184,7 @@ fn measure(args: &BenchArgs, model: open::Bare) -> Result<Figures, EngineError> 
     }
     let per_token = |x: u64| x as f64 / (args.gen * args.repeat).max(1) as f64;
     Ok(Figures {
-        model: args.model.clone(),
+        model: args.model.clone().unwrap_or_default(),
         device,
         prompt: args.prompt,
         gen: args.gen,
