@@ -60,7 +60,7 @@ impl Signals {
 /// Events that may wait for the listener before the engine does. An answer of a few hundred tokens fits.
 const EVENT_ROOM: usize = 256;
 /// Records that may wait: about a second of fast decoding. A record of a 48-layer model has some 20 kB.
-const TELEMETRY_ROOM: usize = 64;
+const TELEMETRY_ROOM: usize = 256;
 
 /// Start the inference thread. It ends by [`Command::Shutdown`] or when the handle's ends are dropped.
 #[must_use]
