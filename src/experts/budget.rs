@@ -8,8 +8,6 @@ const PROCESS: u64 = 40 << 20;
 const PER_TOKEN_OF_VOCABULARY: u64 = 512;
 /// Pages of the file that misses may hold at a time under a budget.
 const WINDOW: u64 = 64 << 20;
-/// The last slot of a layer may end in the middle of a huge page.
-const HUGE: u64 = 2 << 20;
 /// Slots are counted with their rounding up to pages.
 const PAGE: u64 = 4096;
 /// Without a budget, this share of the available memory is taken.
@@ -127,7 +125,7 @@ pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
     }
     let budget = wish.ram.unwrap_or((wish.available as f64 * COMFORT) as u64);
     let window = match wish.ram {
-        Some(_) => WINDOW + 2 * needs.expert_bytes.iter().copied().max().unwrap_or(0) + HUGE * needs.expert_bytes.len() as u64,
+        Some(_) => WINDOW + 2 * needs.expert_bytes.iter().copied().max().unwrap_or(0),
         None => 0,
     };
     let buffers = needs.buffers + PROCESS + needs.vocab * PER_TOKEN_OF_VOCABULARY + window;

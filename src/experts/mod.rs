@@ -109,9 +109,14 @@ impl Experts {
     pub fn new(tier: Box<dyn Tier>, expert_bytes: Vec<u64>, experts: usize, plan: &crate::events::Plan, policy: Policy) -> Self {
         let layers = expert_bytes.len();
         let slots = plan.slots_per_layer.min(experts);
+        let mut scheduler = Scheduler::new(layers, experts, slots, policy, admission(policy, plan.slot_step));
+        if policy == Policy::Rotary {
+            let [decode, prefill] = pace(plan.slot_step);
+            scheduler.limit_fill(decode, prefill);
+        }
         Self {
             tier,
-            scheduler: Scheduler::new(layers, experts, slots, policy, policy.admission()),
+            scheduler,
             curve: Curve::new(layers, experts, Some(CURVE_HALF_LIFE)),
             expert_bytes,
             slots,
@@ -283,7 +288,9 @@ impl Experts {
     /// A name that is not a policy.
     pub fn set_policy(&mut self, name: &str) -> Result<(), ExpertError> {
         let policy: Policy = name.parse()?;
-        self.scheduler.set_policy(policy, policy.admission());
+        self.scheduler.set_policy(policy, admission(policy, self.slot_step));
+        let [decode, prefill] = if policy == Policy::Rotary { pace(self.slot_step) } else { [usize::MAX; 2] };
+        self.scheduler.limit_fill(decode, prefill);
         Ok(())
     }
 
@@ -304,6 +311,27 @@ impl Experts {
     pub fn bytes_used(&self) -> u64 {
         self.expert_bytes.iter().enumerate().map(|(l, b)| b * self.scheduler.occupied(l) as u64).sum()
     }
+}
+
+/// Bytes that one generated token may copy into slots, as far as one expert per layer allows. The host computes a miss nearly
+/// as fast as a hit, so a slot is worth its copy only over many tokens.
+const COPIES_PER_TOKEN: u64 = 48 << 20;
+/// The same for a chunk of the prompt.
+const COPIES_PER_CHUNK: u64 = 512 << 20;
+
+/// Copies per layer that a decode tick and a prefill tick may make.
+fn pace(slot_step: u64) -> [usize; 2] {
+    [COPIES_PER_TOKEN, COPIES_PER_CHUNK].map(|bytes| usize::try_from(bytes / slot_step.max(1)).unwrap_or(usize::MAX).max(1))
+}
+
+/// How readily misses get slots: the policy's own way, and `rotary` at the pace above. The textbook policies admit every miss.
+fn admission(policy: Policy, slot_step: u64) -> policy::Admission {
+    let usual = policy.admission();
+    if policy != Policy::Rotary {
+        return usual;
+    }
+    let [decode, prefill] = pace(slot_step);
+    policy::Admission { per_tick: usual.per_tick.min(decode), per_prefill_tick: usual.per_prefill_tick.min(prefill), ..usual }
 }
 
 /// Without a budget, slots may grow into this share of the memory that is free at that moment.

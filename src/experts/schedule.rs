@@ -114,6 +114,8 @@ pub struct Scheduler {
     plan: LayerPlan,
     /// Buffers of a tick: misses as (worth, place in the plan); residents that the tick does not use.
     newcomers: Vec<(Worth, u16)>,
+    /// Most empty slots that a tick fills, in decode and in prefill.
+    fill: [usize; 2],
     victims: Vec<Reverse<Worth>>,
 }
 
@@ -146,6 +148,7 @@ impl Scheduler {
             tick: 0,
             plan: LayerPlan { layer: 0, placed: Vec::with_capacity(experts), swaps: Vec::with_capacity(experts) },
             newcomers: Vec::with_capacity(experts),
+            fill: [usize::MAX; 2],
             victims: Vec::with_capacity(experts),
         }
     }
@@ -202,8 +205,9 @@ impl Scheduler {
         }
         let mut next = 0;
         if self.occupied[layer] < self.expert_in[layer].len() {
+            let most = self.fill[usize::from(self.phase == Phase::Prefill)];
             for slot in 0..self.expert_in[layer].len() {
-                if next == self.newcomers.len() {
+                if next == self.newcomers.len() || next == most {
                     return;
                 }
                 if self.expert_in[layer][slot] == EMPTY {
@@ -301,6 +305,12 @@ impl Scheduler {
             resize.moves.push(Move { layer, expert, from: from as u16, to: free as u16 });
         }
         self.expert_in[layer].resize(slots, EMPTY);
+    }
+
+    /// Fill at most so many empty slots per tick from now on (at least one), in decode and in prefill; no limit at first. A
+    /// tier whose misses cost little more than hits need not pay for all its copies at once.
+    pub fn limit_fill(&mut self, decode: usize, prefill: usize) {
+        self.fill = [decode.max(1), prefill.max(1)];
     }
 
     /// Change the policy; residents and measures stay.
@@ -695,6 +705,18 @@ mod tests {
             });
             let stack = time(&mut |layer, r| curve.tick(layer, r, Phase::Decode));
             println!("{name}: {tick:.2} us per layer-tick, {stack:.2} us for the curve");
+        }
+    }
+
+    #[test]
+    fn empty_slots_fill_at_the_given_pace() {
+        let mut s = Scheduler::new(1, 8, 6, Policy::Rotary, Admission::default());
+        s.limit_fill(1, 3);
+        let routed: Vec<Routed> = (0..8).map(|expert| Routed { expert, tokens: 1, weight: 1.0 }).collect();
+        for (phase, occupied) in [(Phase::Prefill, 3), (Phase::Decode, 4), (Phase::Decode, 5), (Phase::Prefill, 6)] {
+            s.begin_step(phase, 1);
+            s.tick(0, &routed);
+            assert_eq!(s.occupied(0), occupied);
         }
     }
 }

@@ -21,7 +21,10 @@ const ALIGN: usize = 64;
 /// A copy into a slot is cut into pieces of this size for the pool.
 const COPY: usize = 256 * 1024;
 
-/// Slots of one layer: `experts * stride` bytes of address space, of which the first `slots * stride` may be in use.
+/// Slots of one layer, in ordinary pages: huge ones filled two to three times slower where this was measured (a virtual machine),
+/// streamed no faster, and a slot that shares a huge page with its neighbour can't be given back.
+///
+/// `experts * stride` bytes of address space, of which the first `slots * stride` may be in use.
 struct LayerSlots {
     memory: SlotMemory,
     stride: usize,
@@ -61,7 +64,6 @@ impl CpuTier {
             let stride = at.next_multiple_of(page);
             let bytes = stride.saturating_mul(store.experts);
             let memory = SlotMemory::reserve(bytes).map_err(|e| ExpertError::Reserve { bytes: bytes as u64, why: e.to_string() })?;
-            memory.prefer_huge_pages();
             layers.push(LayerSlots { memory, stride, offsets, sizes });
         }
         Ok(Self { store, layers, slots, pool, buffers: Buffers::default(), window })

@@ -25,14 +25,6 @@ impl SlotMemory {
         Ok(Self { map: Some(map) })
     }
 
-    /// Ask for huge pages, which spare the processor most address look-ups when whole experts are streamed. Only a hint.
-    pub fn prefer_huge_pages(&self) {
-        #[cfg(target_os = "linux")]
-        if let Some(map) = &self.map {
-            let _ = map.advise(memmap2::Advice::HugePage);
-        }
-    }
-
     /// Size of a page of this machine.
     #[must_use]
     pub fn page() -> usize {
