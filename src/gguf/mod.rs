@@ -13,9 +13,9 @@ mod value;
 pub mod write;
 
 pub use bytes::{Advice, Bytes};
-pub(crate) use split::parse_name as split_name;
 pub(crate) use error::shown;
 pub use error::{GgufError, Place};
+pub(crate) use split::parse_name as split_name;
 pub use types::GgmlType;
 pub use value::Value;
 

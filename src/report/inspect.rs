@@ -112,12 +112,7 @@ fn experts(gguf: &Gguf) -> Vec<ExpertLine> {
     }
     layers
         .into_iter()
-        .map(|(layer, l)| ExpertLine {
-            layer,
-            experts: l.experts,
-            bytes_each: l.bytes / l.experts.max(1) as u64,
-            types: l.types.join(" "),
-        })
+        .map(|(layer, l)| ExpertLine { layer, experts: l.experts, bytes_each: l.bytes / l.experts.max(1) as u64, types: l.types.join(" ") })
         .collect()
 }
 
@@ -230,7 +225,10 @@ mod tests {
         let mut file = Writer::new("mamba\u{1b}[2J").with("general.name", "a\u{7}b");
         file.tensor("x", GgmlType::IQ1_S, &[256], vec![0; 50]);
         let text = look(&file).to_string();
-        assert!(text.contains("architecture mamba") && text.contains("tensor x is iq1_s") && text.contains("lacks tokenizer.ggml.model"), "{text}");
+        assert!(
+            text.contains("architecture mamba") && text.contains("tensor x is iq1_s") && text.contains("lacks tokenizer.ggml.model"),
+            "{text}"
+        );
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
     }
 }

@@ -96,7 +96,7 @@ impl PreTokenizer {
 
     /// The words of `text` as ranges of bytes; together they are the whole text.
     pub fn split(&self, text: &str) -> Result<Vec<Range<usize>>, TextError> {
-        let mut words = vec![0..text.len()];
+        let mut words: Vec<Range<usize>> = std::iter::once(0..text.len()).collect();
         for pattern in &self.patterns {
             let mut finer = Vec::with_capacity(words.len() * 2);
             for word in words {
