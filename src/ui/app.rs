@@ -4,7 +4,7 @@
 use super::clipboard;
 use super::editor;
 use super::frames::Pacer;
-use super::message::{Effect, Message, Moment};
+use super::message::{Effect, Message, Moment, PlayerAction};
 use super::palette::{ColorDepth, DepthSources};
 use super::saver::{Job, Saver};
 use super::session::ChatStore;
@@ -18,7 +18,9 @@ use super::view;
 use super::writer::{FrameBackend, FramePipe};
 use crate::config::{Folders, Loaded};
 use crate::engine::{self, EngineHandle};
-use crate::events::{Command, Event, LoadOptions, ModelSource, StepRecord};
+use crate::events::{Command, Event, LoadOptions, ModelSource, Role, StepRecord};
+use crate::trace::player::PlayerControl;
+use crate::trace::record::Recorder;
 use color_eyre::eyre::WrapErr;
 use crossterm::event::{Event as Input, EventStream};
 use ratatui::layout::Size;
@@ -45,7 +47,7 @@ pub enum Opening {
     /// Open this model.
     Model(ModelSource),
     /// Play what this handle gives; it can't be asked.
-    Replay(EngineHandle),
+    Replay(EngineHandle, PlayerControl),
 }
 
 /// Which saved chat to take up.
@@ -60,14 +62,6 @@ pub enum Resume {
     Pick,
     /// The one of this name.
     Named(String),
-}
-
-/// Sees what the engine reports, for recording.
-pub trait Observer {
-    /// An event of the text lane.
-    fn event(&mut self, event: &Event);
-    /// A record of the telemetry lane.
-    fn step(&mut self, record: &StepRecord);
 }
 
 /// How to start.
@@ -88,8 +82,8 @@ pub struct UiOptions {
     pub ascii: bool,
     /// Which chat to take up.
     pub resume: Resume,
-    /// Records what the engine reports.
-    pub observer: Option<Box<dyn Observer>>,
+    /// Records what the engine reports and what the person asks.
+    pub trace: Option<Recorder>,
 }
 
 impl UiOptions {
@@ -105,7 +99,7 @@ impl UiOptions {
             color: None,
             ascii: false,
             resume: Resume::No,
-            observer: None,
+            trace: None,
         }
     }
 }
@@ -162,7 +156,8 @@ struct App {
     replies: UnboundedReceiver<Message>,
     folders: Folders,
     depth: ColorDepth,
-    observer: Option<Box<dyn Observer>>,
+    recorder: Option<Recorder>,
+    player: Option<PlayerControl>,
     /// Goes out with the next frame (clipboard).
     extra: Vec<u8>,
     /// Effects that give the terminal away, or need it.
@@ -219,7 +214,8 @@ impl App {
             replies,
             folders: options.folders,
             depth,
-            observer: options.observer,
+            recorder: options.trace,
+            player: None,
             extra: Vec::new(),
             later: Vec::new(),
             status: None,
@@ -249,8 +245,9 @@ impl App {
                 let options = app.state.load.clone();
                 app.command(Command::Open { source, options });
             }
-            Opening::Replay(handle) => {
-                app.state.replay = true;
+            Opening::Replay(handle, control) => {
+                app.state.replay = Some(control.status());
+                app.player = Some(control);
                 app.state.focus = Focus::Heatmap;
                 app.state.engine = EngineState::Loading { stage: "reading the trace".into(), done: 0, total: 0 };
                 app.engine = Some(handle);
@@ -342,6 +339,16 @@ impl App {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Engine(command) => self.command(command.0),
+            Effect::Play(action) => {
+                if let Some(player) = &self.player {
+                    match action {
+                        PlayerAction::Toggle => player.toggle(),
+                        PlayerAction::Step(steps) => player.step(steps),
+                        PlayerAction::Speed(factor) => player.speed(factor),
+                    }
+                    self.pacer.telemetry(Instant::now());
+                }
+            }
             Effect::Cancel => {
                 if let Some(engine) = &self.engine {
                     engine.signals.cancel();
@@ -431,6 +438,10 @@ impl App {
     }
 
     fn command(&mut self, command: Command) {
+        if let (Command::Generate { id, messages, .. }, Some(recorder)) = (&command, &mut self.recorder) {
+            let question = messages.iter().rev().find(|m| m.role == Role::User);
+            recorder.question(*id, question.map_or("", |m| m.content.as_str()));
+        }
         let engine = self.engine.get_or_insert_with(|| {
             self.telemetry_open = true;
             self.gauges_open = true;
@@ -445,6 +456,10 @@ impl App {
         if self.pacer.take_fold(now) {
             let dropped = self.engine.as_ref().map_or(0, |e| e.signals.dropped.load(Ordering::Relaxed));
             self.send(Message::Dropped(dropped));
+            if let Some(player) = &self.player {
+                let status = player.status();
+                self.send(Message::Player(status));
+            }
             self.send(Message::Fold);
         }
         if !self.pacer.is_due(now) || !self.pipe.is_ready() {
@@ -499,7 +514,7 @@ impl App {
     fn end(&mut self) {
         let id = self.state.chat_id.clone();
         let chat = self.state.saved_chat(Moment::now());
-        if !chat.messages.is_empty() {
+        if !chat.messages.is_empty() && self.state.replay.is_none() {
             self.saver.give(Job::Save(id, Box::new(chat)));
         }
         if let Some(engine) = &self.engine {
@@ -508,6 +523,9 @@ impl App {
         }
         if !self.saver.flush(SAVE_WAIT) {
             tracing::error!("the chat did not reach the disk in time");
+        }
+        if let Some(Err(error)) = self.recorder.take().map(Recorder::finish) {
+            tracing::error!("the recording is not whole: {error}");
         }
         self.input = None;
         let _ = self.pipe.wait(FRAME_WAIT);
@@ -535,8 +553,8 @@ impl App {
                 self.send(Message::EngineGone);
                 break;
             };
-            if let Some(observer) = &mut self.observer {
-                observer.event(&event);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.event(&event);
             }
             // What belongs to the old model must be folded before the new one takes over.
             if matches!(event, Event::Ready { .. }) {
@@ -559,8 +577,8 @@ impl App {
                 self.telemetry_open = false;
                 break;
             };
-            if let Some(observer) = &mut self.observer {
-                observer.step(&step);
+            if let Some(recorder) = &mut self.recorder {
+                recorder.step(&step);
             }
             self.send(Message::Step(Box::new(step)));
             next = match self.engine.as_mut().map(|e| e.telemetry.try_recv()) {

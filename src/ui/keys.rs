@@ -79,6 +79,12 @@ pub enum Action {
     DeleteWord,
     /// Delete to the end of the line.
     DeleteToEnd,
+    /// Replay: stop or go on.
+    PlayPause,
+    /// Replay: this many steps on, or back.
+    PlayStep(i8),
+    /// Replay: twice as fast, or half.
+    PlayFaster(bool),
 }
 
 /// Where a key works.
@@ -90,11 +96,13 @@ pub enum Scope {
     Chat,
     /// While the heatmap or the memory pane has focus.
     Panes,
+    /// While a recorded trace is played.
+    Replay,
 }
 
 impl Scope {
     /// All scopes, in the order of the help.
-    pub const ALL: [Self; 3] = [Self::Chat, Self::Everywhere, Self::Panes];
+    pub const ALL: [Self; 4] = [Self::Chat, Self::Everywhere, Self::Panes, Self::Replay];
 
     /// Its heading.
     #[must_use]
@@ -103,6 +111,7 @@ impl Scope {
             Self::Everywhere => "Everywhere",
             Self::Chat => "Typing",
             Self::Panes => "Heatmap or memory pane in focus",
+            Self::Replay => "Playing a recorded trace",
         }
     }
 }
@@ -190,6 +199,13 @@ keys! {
         [(NONE, Char('-')), (NONE, Char('_'))] "-" Action::Slots(-1), "one slot per layer less";
         [(NONE, Char(']'))] "]" Action::Slots(8), "eight more";
         [(NONE, Char('['))] "[" Action::Slots(-8), "eight less";
+    }
+    Replay {
+        [(NONE, Char(' '))] "Space" Action::PlayPause, "stop, or go on";
+        [(NONE, Char('.'))] "." Action::PlayStep(1), "one step on";
+        [(NONE, Char(','))] "," Action::PlayStep(-1), "one step back";
+        [(NONE, Char('>'))] ">" Action::PlayFaster(true), "twice as fast";
+        [(NONE, Char('<'))] "<" Action::PlayFaster(false), "half as fast";
     }
 }
 

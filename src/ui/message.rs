@@ -4,6 +4,7 @@ use super::session::{Listed, SavedChat};
 use super::theme::Theme;
 use super::writer::LinkState;
 use crate::events::{Command, Event, Gauges, StepRecord};
+use crate::trace::player::Status as PlayerStatus;
 use crossterm::event::KeyEvent;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
@@ -48,6 +49,8 @@ pub enum Message {
     Dropped(u64),
     /// How the link does.
     Link(LinkState),
+    /// Where the player of a recorded trace is.
+    Player(PlayerStatus),
     /// A deadline of [`State::deadline`](super::state::State::deadline) has passed.
     Tick,
     /// A frame is about to be drawn: bring the layout up to date.
@@ -95,8 +98,21 @@ pub enum Effect {
     Redraw,
     /// Stop the process until the shell continues it.
     Suspend,
+    /// Control the player of a recorded trace.
+    Play(PlayerAction),
     /// Leave with this status.
     Quit(u8),
+}
+
+/// What is asked of the player of a recorded trace.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PlayerAction {
+    /// Stop or go on.
+    Toggle,
+    /// This many steps on, or back.
+    Step(i64),
+    /// This factor of the real speed.
+    Speed(f64),
 }
 
 /// [`Command`] with equality, for tests of the update.

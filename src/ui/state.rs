@@ -14,6 +14,7 @@ use super::writer::LinkState;
 use crate::events::{
     FinishReason, Gauges, LoadOptions, Message as ChatMessage, ModelCard, ModelSource, RequestId, Role, Sampling, StepRecord,
 };
+use crate::trace::player::Status as PlayerStatus;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -208,8 +209,8 @@ pub struct State {
     pub(super) last_interrupt: Option<Instant>,
     pub(super) next_request: RequestId,
     pub(super) process: u32,
-    /// Prompts are not sent anywhere: a recorded trace is played.
-    pub replay: bool,
+    /// A recorded trace is played, and stands here; prompts are not sent anywhere.
+    pub replay: Option<PlayerStatus>,
 }
 
 impl State {
@@ -253,7 +254,7 @@ impl State {
             last_interrupt: None,
             next_request: 1,
             process,
-            replay: false,
+            replay: None,
         }
     }
 

@@ -72,6 +72,16 @@ fn parts(state: &State) -> Vec<Part> {
         (EngineState::Gone, None) => add("", "the engine has stopped".into(), Face::Error, 0),
         (EngineState::Idle | EngineState::Ready, _) => add("", "no model".into(), Face::Dim, 0),
     }
+    if let Some(player) = &state.replay {
+        let words = if player.ended {
+            "ended"
+        } else if player.paused {
+            "paused"
+        } else {
+            "playing"
+        };
+        add("replay ", format!("{words} {}/{} x{}", player.step, player.steps, player.speed), Face::Accent, 1);
+    }
     if let Some(card) = &state.card {
         if let Some(rate) = state.pulse.tokens_per_second() {
             add("", format!("{rate:.1} tok/s"), Face::Text, 1);

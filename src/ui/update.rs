@@ -9,7 +9,7 @@ use super::composer::Enter;
 use super::heatmap;
 use super::keys::{self, Action, Scope};
 use super::memory;
-use super::message::{Effect, Message, Moment};
+use super::message::{Effect, Message, Moment, PlayerAction};
 use super::state::{Focus, Overlay, State};
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use std::time::Duration;
@@ -50,6 +50,7 @@ pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
         Message::Gauges(gauges) => state.gauges(&gauges),
         Message::Dropped(dropped) => state.dropped = dropped,
         Message::Link(link) => state.link = link,
+        Message::Player(status) => state.replay = Some(status),
         Message::Tick => {
             while state.notices.front().is_some_and(|n| n.until <= now.at) {
                 state.notices.pop_front();
@@ -110,6 +111,11 @@ fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
     }
     if state.popup.is_some() && popup_key(state, key, now, out) {
         return;
+    }
+    if state.replay.is_some() {
+        if let Some(action) = keys::action(&[Scope::Replay, Scope::Panes], key) {
+            return act(state, action, now, out);
+        }
     }
     if state.focus == Focus::Chat {
         if let (KeyCode::Char(c), true) = (key.code, plain) {
@@ -230,6 +236,13 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
         Action::Delete => state.composer.delete(),
         Action::DeleteWord => state.composer.delete_word(),
         Action::DeleteToEnd => state.composer.delete_to_end(),
+        Action::PlayPause => out.push(Effect::Play(PlayerAction::Toggle)),
+        Action::PlayStep(by) => out.push(Effect::Play(PlayerAction::Step(i64::from(by)))),
+        Action::PlayFaster(faster) => {
+            let speed = state.replay.as_ref().map_or(1.0, |p| p.speed);
+            let factor = if faster { 2.0 } else { 0.5 };
+            out.push(Effect::Play(PlayerAction::Speed((speed * factor).clamp(1.0 / 64.0, 1e6))));
+        }
     }
 }
 
@@ -368,4 +381,4 @@ fn overlay_key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effe
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::ui) mod tests;

@@ -43,7 +43,7 @@ fn welcome(area: Rect, buf: &mut Buffer, state: &State) {
             )));
         }
         (EngineState::Loading { stage, .. }, _) => lines.push(dim(stage)),
-        _ if state.replay => lines.push(dim("a recorded trace")),
+        _ if state.replay.is_some() => lines.push(dim("a recorded trace")),
         _ => lines.push(dim("no model is open: /model PATH, or /model demo")),
     }
     lines.push(Line::default());

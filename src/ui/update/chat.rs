@@ -29,7 +29,7 @@ pub(super) fn send(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
         }
         return;
     }
-    if state.replay {
+    if state.replay.is_some() {
         return state.complain("this is a recorded trace: it can be watched, not asked", now);
     }
     if state.turn.is_some() || state.waiting {
@@ -72,8 +72,11 @@ pub(super) fn begin_turn(state: &mut State, now: Moment, out: &mut Vec<Effect>) 
     out.push(Effect::Engine(EngineCommand(command)));
 }
 
-/// Saves the chat, if anything was said.
+/// Saves the chat, if anything was said. What a recorded trace says is not saved again.
 pub(super) fn save(state: &State, now: Moment, out: &mut Vec<Effect>) {
+    if state.replay.is_some() {
+        return;
+    }
     let chat = state.saved_chat(now);
     if !chat.messages.is_empty() {
         out.push(Effect::Save(state.chat_id.clone(), Box::new(chat)));
@@ -127,7 +130,7 @@ pub(super) fn regenerate(state: &mut State, now: Moment, out: &mut Vec<Effect>) 
     if state.turn.is_some() || state.waiting {
         return state.complain("still answering: Esc cancels", now);
     }
-    if state.engine != EngineState::Ready || state.replay {
+    if state.engine != EngineState::Ready || state.replay.is_some() {
         return state.complain("no model is open: /model PATH or /model demo", now);
     }
     let Some(prompt) = state.transcript.last_prompt() else {

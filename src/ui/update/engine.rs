@@ -6,8 +6,8 @@ use crate::ui::experts_state::ExpertsState;
 use crate::ui::memory_state::MemoryState;
 use crate::ui::message::{Effect, Moment};
 use crate::ui::panes::SlotKnob;
-use crate::ui::state::{EngineState, Pulse, State};
-use crate::ui::transcript::{Kind, Thinking};
+use crate::ui::state::{EngineState, Pulse, State, Turn};
+use crate::ui::transcript::{Item, Kind, Thinking};
 
 pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<Effect>) {
     match event {
@@ -24,6 +24,7 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
             }
         }
         Event::Prefill { id, done, total, .. } => {
+            replayed_turn(state, id, now);
             if let Some(turn) = state.turn.as_mut().filter(|t| t.id == id) {
                 turn.prefill = Some((done, total));
             }
@@ -41,7 +42,11 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
                 chat::finish(state, FinishReason::Failed, TurnStats::default(), now, out);
             }
         }
-        Event::Notice { message } => chat::note(state, message, false),
+        Event::Notice { message } => match (message.strip_prefix("> "), &state.replay) {
+            // This is how the player says what the person asked.
+            (Some(question), Some(_)) => state.transcript.push(Item::new(Kind::User, question)),
+            _ => chat::note(state, message, false),
+        },
     }
 }
 
@@ -56,6 +61,13 @@ fn ready(state: &mut State, card: crate::events::ModelCard, now: Moment, out: &m
     if !state.own_sampling {
         state.sampling = card.sampling.clone();
     }
+    if state.replay.is_some() {
+        // Going back plays everything again from here.
+        state.transcript.clear();
+        state.turn = None;
+        state.card = Some(card);
+        return;
+    }
     if card.template_fallback {
         chat::note(state, "the file has no chat template; the built-in ChatML is used", false);
     }
@@ -68,7 +80,16 @@ fn ready(state: &mut State, card: crate::events::ModelCard, now: Moment, out: &m
     }
 }
 
+/// A recorded answer begins without anybody having asked here.
+fn replayed_turn(state: &mut State, id: RequestId, now: Moment) {
+    if state.replay.is_some() && state.turn.as_ref().is_none_or(|t| t.id != id) {
+        state.transcript.push(Item::new(Kind::Assistant { thinking: None, ending: None }, ""));
+        state.turn = Some(Turn { id, asked: now.at, prefill: None, cancelling: false });
+    }
+}
+
 fn text(state: &mut State, id: RequestId, text: &str, kind: TextKind, now: Moment) {
+    replayed_turn(state, id, now);
     let Some(turn) = state.turn.as_mut().filter(|t| t.id == id) else { return };
     turn.prefill = None;
     state.transcript.change_answer(|item| {
@@ -119,9 +140,6 @@ pub(super) fn set_slots(state: &mut State, to: usize, now: Moment, out: &mut Vec
     let Some(card) = &state.card else {
         return state.complain("no model is open", now);
     };
-    if state.replay {
-        return state.complain("this is a recorded trace: its slots are what they were", now);
-    }
     let (least, most) = (card.plan.min_slots, card.plan.max_slots.max(card.plan.min_slots));
     let wanted = to.clamp(least, most);
     if wanted != to {
@@ -135,11 +153,10 @@ pub(super) fn set_slots(state: &mut State, to: usize, now: Moment, out: &mut Vec
 
 /// The inference thread has ended.
 pub(super) fn gone(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
-    if state.replay {
-        state.engine = EngineState::Gone;
+    state.engine = EngineState::Gone;
+    if state.replay.is_some() {
         return;
     }
-    state.engine = EngineState::Gone;
     state.card = None;
     chat::note(state, "the engine has stopped; /model PATH starts it again", true);
     if state.turn.is_some() {

@@ -63,7 +63,7 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
             state.say(if can { "from the next turn on" } else { "this model's template knows no such switch" }, now);
         }
         Slash::Model(source) => {
-            if state.replay {
+            if state.replay.is_some() {
                 return state.complain("this is a recorded trace; start the program again to open a model", now);
             }
             if state.turn.is_some() {

@@ -1,1 +1,436 @@
+use super::*;
+use crate::events::{
+    Command, Event, FailureKind, FinishReason, ModelCard, Plan, Sampling, StepRecord, StepTime, TextKind, TurnStats,
+};
+use crate::ui::message::EngineCommand;
+use crate::ui::palette::ColorDepth;
+use crate::ui::session::{Listed, SavedChat, SavedMessage};
+use crate::ui::state::EngineState;
+use crate::ui::theme::Theme;
+use crate::ui::transcript::Kind;
+use std::time::{Instant, SystemTime};
 
+/// A screen driven by a script: keys and events in, effects out.
+pub(in crate::ui) struct Script {
+    pub(in crate::ui) state: State,
+    now: Moment,
+}
+
+pub(in crate::ui) fn card() -> ModelCard {
+    ModelCard {
+        name: "Tiny".into(),
+        arch: "qwen3moe".into(),
+        toy: true,
+        layers: 2,
+        experts: 8,
+        top_k: 2,
+        vocab: 100,
+        context: 1000,
+        expert_bytes: vec![1000, 1000],
+        plan: Plan {
+            slots_per_layer: 4,
+            min_slots: 2,
+            max_slots: 8,
+            slot_step: 2000,
+            context: 1000,
+            ..Plan::default()
+        },
+        sampling: Sampling { temperature: 0.5, ..Sampling::default() },
+        can_think: true,
+        template_fallback: false,
+        device: "CPU".into(),
+    }
+}
+
+impl Script {
+    pub(in crate::ui) fn new(columns: u16, rows: u16) -> Self {
+        let now = Moment { at: Instant::now(), wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000) };
+        let theme = Theme::built_in("dark", ColorDepth::Indexed256, false);
+        Self { state: State::new(theme, (columns, rows), 7, now), now }
+    }
+
+    pub(in crate::ui) fn ready() -> Self {
+        let mut s = Self::new(80, 24);
+        s.engine(Event::Ready { card: Box::new(card()) });
+        s
+    }
+
+    pub(in crate::ui) fn send(&mut self, message: Message) -> Vec<Effect> {
+        update(&mut self.state, message, self.now)
+    }
+
+    pub(in crate::ui) fn engine(&mut self, event: Event) -> Vec<Effect> {
+        self.send(Message::Engine(event))
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.now.at += Duration::from_millis(ms);
+    }
+
+    pub(in crate::ui) fn press(&mut self, code: KeyCode) -> Vec<Effect> {
+        self.chord(KeyModifiers::NONE, code)
+    }
+
+    fn chord(&mut self, modifiers: KeyModifiers, code: KeyCode) -> Vec<Effect> {
+        self.wait(50);
+        self.send(Message::Key(KeyEvent::new(code, modifiers)))
+    }
+
+    fn ctrl(&mut self, c: char) -> Vec<Effect> {
+        self.chord(KeyModifiers::CONTROL, KeyCode::Char(c))
+    }
+
+    fn alt(&mut self, c: char) -> Vec<Effect> {
+        self.chord(KeyModifiers::ALT, KeyCode::Char(c))
+    }
+
+    pub(in crate::ui) fn type_text(&mut self, text: &str) {
+        for c in text.chars() {
+            self.press(KeyCode::Char(c));
+        }
+    }
+
+    pub(in crate::ui) fn say(&mut self, text: &str) -> Vec<Effect> {
+        self.type_text(text);
+        self.press(KeyCode::Enter)
+    }
+
+    pub(in crate::ui) fn answer(&mut self, text: &str) {
+        let id = self.state.turn.as_ref().expect("a turn runs").id;
+        self.engine(Event::Text { id, text: text.into(), kind: TextKind::Answer, step: 0 });
+    }
+
+    pub(in crate::ui) fn finish(&mut self, reason: FinishReason) -> Vec<Effect> {
+        let id = self.state.turn.as_ref().expect("a turn runs").id;
+        self.engine(Event::Finished { id, reason, stats: TurnStats::default() })
+    }
+
+    fn notice(&self) -> &str {
+        self.state.notices.back().map_or("", |n| n.text.as_str())
+    }
+}
+
+fn asked(effects: &[Effect]) -> Option<Vec<String>> {
+    effects.iter().find_map(|e| match e {
+        Effect::Engine(EngineCommand(Command::Generate { messages, .. })) => {
+            Some(messages.iter().map(|m| m.content.clone()).collect())
+        }
+        _ => None,
+    })
+}
+
+fn saved(effects: &[Effect]) -> Option<&SavedChat> {
+    effects.iter().find_map(|e| if let Effect::Save(_, chat) = e { Some(&**chat) } else { None })
+}
+
+#[test]
+fn a_turn_is_saved_before_it_is_asked_and_when_it_ends() {
+    let mut s = Script::ready();
+    let effects = s.say("hello");
+    assert_eq!(saved(&effects).unwrap().messages.len(), 1);
+    assert_eq!(asked(&effects).unwrap(), ["hello"]);
+    assert!(matches!(effects[0], Effect::Save(..)), "saved first");
+    s.answer("hi ");
+    s.answer("there");
+    let effects = s.finish(FinishReason::Stop);
+    let chat = saved(&effects).unwrap();
+    assert_eq!(chat.messages[1].content, "hi there");
+    assert!(!chat.messages[1].unfinished);
+    assert_eq!(asked(&s.say("again")).unwrap(), ["hello", "hi there", "again"]);
+}
+
+#[test]
+fn late_text_of_a_cancelled_turn_is_told_apart() {
+    let mut s = Script::ready();
+    s.say("one");
+    let old = s.state.turn.as_ref().unwrap().id;
+    s.answer("first");
+    assert_eq!(s.press(KeyCode::Esc), [Effect::Cancel]);
+    s.finish(FinishReason::Cancelled);
+    s.say("two");
+    s.engine(Event::Text { id: old, text: "late".into(), kind: TextKind::Answer, step: 9 });
+    s.answer("second");
+    assert_eq!(s.state.transcript.last_answer(), Some("second"));
+}
+
+#[test]
+fn thinking_folds_when_the_answer_begins_and_keeps_its_time() {
+    let mut s = Script::ready();
+    s.say("why?");
+    let id = s.state.turn.as_ref().unwrap().id;
+    s.engine(Event::Text { id, text: "hmm".into(), kind: TextKind::Thinking, step: 0 });
+    s.wait(2000);
+    s.answer("because");
+    let stats = TurnStats { thinking_tokens: 1, ..TurnStats::default() };
+    s.engine(Event::Finished { id, reason: FinishReason::Stop, stats });
+    let Kind::Assistant { thinking: Some(t), .. } = &s.state.transcript.items()[1].kind else { panic!() };
+    assert_eq!((t.open, t.tokens, t.took.unwrap().as_millis()), (false, Some(1), 2000));
+}
+
+#[test]
+fn a_prompt_waits_for_the_model_and_can_be_taken_back() {
+    let mut s = Script::new(80, 24);
+    s.engine(Event::Loading { stage: "reading".into(), done: 1, total: 2 });
+    assert_eq!(asked(&s.say("early")), None);
+    assert!(s.state.waiting);
+    s.press(KeyCode::Esc);
+    assert_eq!(s.state.composer.text(), "early");
+    s.press(KeyCode::Enter);
+    let effects = s.engine(Event::Ready { card: Box::new(card()) });
+    assert_eq!(asked(&effects).unwrap(), ["early"]);
+}
+
+#[test]
+fn a_model_that_fails_to_open_is_said_and_another_can_be_tried() {
+    let mut s = Script::new(80, 24);
+    s.engine(Event::LoadFailed { message: "x.gguf: bad magic".into(), kind: FailureKind::File });
+    assert_eq!(s.state.engine, EngineState::Failed);
+    assert!(s.state.transcript.items()[0].text.contains("bad magic"));
+    s.say("hello?");
+    assert!(s.notice().contains("/model"));
+    s.state.composer.clear();
+    let effects = s.say("/model demo");
+    assert!(matches!(effects[..], [Effect::Engine(EngineCommand(Command::Open { .. }))]));
+}
+
+#[test]
+fn an_engine_that_dies_ends_the_turn_and_keeps_the_chat() {
+    let mut s = Script::ready();
+    s.say("hello");
+    s.answer("hal");
+    let effects = s.send(Message::EngineGone);
+    assert!(saved(&effects).unwrap().messages[1].unfinished);
+    assert!(s.state.turn.is_none());
+    assert_eq!(s.state.engine, EngineState::Gone);
+}
+
+#[test]
+fn slots_are_turned_from_the_panes_and_while_typing_within_the_plan() {
+    let mut s = Script::ready();
+    assert_eq!(s.alt('+'), [Effect::WantSlots(5)]);
+    s.type_text("+-");
+    assert_eq!(s.state.composer.text(), "+-", "in the chat these are characters");
+    s.press(KeyCode::Tab);
+    assert_eq!(s.press(KeyCode::Char('+')), [Effect::WantSlots(6)]);
+    assert_eq!(s.press(KeyCode::Char(']')), [Effect::WantSlots(8)]);
+    assert!(s.press(KeyCode::Char('+')).is_empty());
+    assert!(s.notice().contains("from 2 to 8"));
+    s.engine(Event::Slots { asked: 8, granted: 7, why: Some("no room".into()) });
+    assert_eq!((s.state.slots.asked, s.state.slots.granted), (7, 7));
+    assert!(s.notice().contains("no room"));
+    assert_eq!(s.press(KeyCode::Char('[')), [Effect::WantSlots(2)]);
+}
+
+#[test]
+fn a_granted_count_does_not_undo_a_later_wish() {
+    let mut s = Script::ready();
+    s.alt('+');
+    s.alt('+');
+    s.engine(Event::Slots { asked: 5, granted: 5, why: None });
+    assert_eq!((s.state.slots.asked, s.state.slots.granted), (6, 5));
+}
+
+#[test]
+fn ctrl_c_cancels_then_empties_then_quits_when_pressed_twice() {
+    let mut s = Script::ready();
+    s.say("go");
+    assert_eq!(s.ctrl('c'), [Effect::Cancel]);
+    s.finish(FinishReason::Cancelled);
+    s.type_text("draft");
+    assert!(s.ctrl('c').is_empty());
+    assert!(s.state.composer.is_empty());
+    assert!(s.ctrl('c').is_empty());
+    s.wait(5000);
+    assert!(s.ctrl('c').is_empty(), "too late to be twice");
+    assert_eq!(s.ctrl('c').last(), Some(&Effect::Quit(0)));
+}
+
+#[test]
+fn ctrl_d_quits_only_on_an_empty_input() {
+    let mut s = Script::ready();
+    s.type_text("x");
+    assert!(s.ctrl('d').is_empty());
+    s.press(KeyCode::Backspace);
+    assert_eq!(s.ctrl('d').last(), Some(&Effect::Quit(0)));
+}
+
+#[test]
+fn escape_twice_edits_the_previous_prompt_in_a_new_file() {
+    let mut s = Script::ready();
+    s.say("first");
+    s.answer("a");
+    s.finish(FinishReason::Stop);
+    s.say("second");
+    s.answer("b");
+    s.finish(FinishReason::Stop);
+    let before = s.state.chat_id.clone();
+    s.press(KeyCode::Esc);
+    s.press(KeyCode::Esc);
+    assert_eq!(s.state.composer.text(), "second");
+    s.press(KeyCode::Esc);
+    s.press(KeyCode::Esc);
+    assert_eq!(s.state.composer.text(), "first");
+    s.now.wall += Duration::from_secs(1);
+    let effects = s.say(", changed");
+    assert_eq!(asked(&effects).unwrap(), ["first, changed"]);
+    assert_ne!(s.state.chat_id, before);
+}
+
+#[test]
+fn regenerating_asks_the_same_prompt_again() {
+    let mut s = Script::ready();
+    s.say("roll");
+    s.answer("one");
+    s.finish(FinishReason::Stop);
+    assert_eq!(asked(&s.ctrl('y')).unwrap(), ["roll"]);
+    s.answer("two");
+    s.finish(FinishReason::Stop);
+    assert_eq!(s.state.messages().len(), 2);
+}
+
+#[test]
+fn sampling_follows_the_model_until_the_person_sets_it() {
+    let mut s = Script::ready();
+    assert_eq!(s.state.sampling.temperature, 0.5);
+    s.say("/set temperature 0.9");
+    s.engine(Event::Ready { card: Box::new(card()) });
+    assert_eq!(s.state.sampling.temperature, 0.9);
+    let effects = s.say("hi");
+    let sent = effects.iter().any(|e| {
+        matches!(e, Effect::Engine(EngineCommand(Command::Generate { sampling, .. })) if sampling.temperature == 0.9)
+    });
+    assert!(sent);
+}
+
+#[test]
+fn commands_complete_with_tab_and_run_with_enter() {
+    let mut s = Script::ready();
+    s.type_text("/sl");
+    assert!(s.state.popup.is_some());
+    s.press(KeyCode::Tab);
+    assert_eq!(s.state.composer.text(), "/slots ");
+    assert_eq!(s.say("6"), [Effect::WantSlots(6)]);
+    s.type_text("/qu");
+    assert_eq!(s.press(KeyCode::Enter).last(), Some(&Effect::Quit(0)));
+}
+
+#[test]
+fn a_wrong_command_is_explained_and_stays_in_the_input() {
+    let mut s = Script::ready();
+    s.say("/slots many");
+    assert!(s.notice().contains("not a number"));
+    assert_eq!(s.state.composer.text(), "/slots many");
+}
+
+#[test]
+fn copying_a_block_that_is_not_there_says_how_many_there_are() {
+    let mut s = Script::ready();
+    s.say("code?");
+    s.answer("```sh\nls\n```\n");
+    s.finish(FinishReason::Stop);
+    assert_eq!(s.say("/copy 1"), [Effect::Copy("ls\n".into())]);
+    s.say("/copy 2");
+    assert!(s.notice().contains("1 code blocks"));
+}
+
+#[test]
+fn help_opens_on_an_empty_input_and_a_question_mark_can_be_typed() {
+    let mut s = Script::ready();
+    s.press(KeyCode::Char('?'));
+    assert!(matches!(s.state.overlay, Some(Overlay::Help(_))));
+    s.press(KeyCode::Esc);
+    s.type_text("why?");
+    assert_eq!(s.state.composer.text(), "why?");
+    assert!(s.state.overlay.is_none());
+}
+
+#[test]
+fn a_saved_chat_is_taken_up_and_a_broken_one_is_named_and_left() {
+    let mut s = Script::ready();
+    let chat = SavedChat {
+        format: 1,
+        created: "then".into(),
+        updated: "later".into(),
+        model: "Tiny".into(),
+        system: Some("be brief".into()),
+        sampling: Sampling::default(),
+        thinking: None,
+        messages: vec![
+            SavedMessage { role: crate::events::Role::User, content: "old".into(), thinking: None, unfinished: false },
+            SavedMessage { role: crate::events::Role::Assistant, content: "reply".into(), thinking: None, unfinished: false },
+        ],
+    };
+    let listed = |id: &str, problem: Option<&str>| Listed {
+        id: id.into(),
+        title: id.into(),
+        updated: String::new(),
+        messages: 0,
+        problem: problem.map(Into::into),
+    };
+    let list = vec![listed("bad", Some("cut off at line 3")), listed("good", None)];
+    assert_eq!(s.send(Message::Chats(list, false)), [Effect::ReadChat("good".into())]);
+    assert!(s.state.transcript.items()[0].text.contains("line 3"));
+    s.send(Message::ChatRead("good".into(), Ok(Box::new(chat))));
+    assert_eq!(s.state.chat_id, "good");
+    assert_eq!(asked(&s.say("new")).unwrap(), ["be brief", "old", "reply", "new"]);
+}
+
+#[test]
+fn a_chat_that_cannot_be_saved_is_said_once_and_shown_until_it_can() {
+    let mut s = Script::ready();
+    s.send(Message::Saved(Err("disk full".into())));
+    assert!(s.notice().contains("disk full"));
+    assert!(s.state.unsaved.is_some());
+    s.send(Message::Saved(Ok(())));
+    assert!(s.state.unsaved.is_none());
+}
+
+#[test]
+fn telemetry_waits_for_the_fold_and_a_flood_is_folded_early() {
+    let mut s = Script::ready();
+    let record = |step| StepRecord {
+        step,
+        tokens: 1,
+        ends: vec![0, 0],
+        slot_of: vec![crate::events::NO_SLOT; 16],
+        time: StepTime { total_us: 100_000, ..StepTime::default() },
+        context_used: 5,
+        ..StepRecord::default()
+    };
+    s.send(Message::Step(Box::new(record(0))));
+    assert_eq!(s.state.context_used, 0);
+    s.send(Message::Fold);
+    assert_eq!(s.state.context_used, 5);
+    assert_eq!(s.state.pulse.tokens_per_second().unwrap().round(), 10.0);
+    for step in 1..1000 {
+        s.send(Message::Step(Box::new(record(step))));
+    }
+    assert!(s.state.waiting_steps.len() < crate::ui::state::MAX_WAITING);
+}
+
+#[test]
+fn a_notice_goes_away_by_itself() {
+    let mut s = Script::ready();
+    s.send(Message::Say("hello".into()));
+    let until = s.state.deadline().unwrap();
+    s.now.at = until;
+    s.send(Message::Tick);
+    assert!(s.state.notices.is_empty());
+    assert_eq!(s.state.deadline(), None);
+}
+
+#[test]
+fn a_replay_can_be_watched_but_not_asked() {
+    let mut s = Script::ready();
+    s.send(Message::Player(crate::trace::player::Status { speed: 1.0, ..Default::default() }));
+    assert_eq!(asked(&s.say("hello")), None);
+    assert!(s.notice().contains("recorded trace"));
+    assert_eq!(s.press(KeyCode::Char(' ')), [Effect::Play(PlayerAction::Toggle)]);
+    assert_eq!(s.press(KeyCode::Char('>')), [Effect::Play(PlayerAction::Speed(2.0))]);
+    assert_eq!(s.press(KeyCode::Char('+')), [Effect::WantSlots(5)]);
+    s.engine(Event::Notice { message: "> asked then".into() });
+    s.engine(Event::Text { id: 90, text: "said then".into(), kind: TextKind::Answer, step: 0 });
+    let items = s.state.transcript.items();
+    assert_eq!((items[0].text.as_str(), items[1].text.as_str()), ("asked then", "said then"));
+    assert!(s.finish(FinishReason::Stop).is_empty(), "a replay saves nothing");
+}

@@ -1,1 +1,145 @@
+use super::*;
+use crate::events::{Event, FinishReason, StepRecord};
+use crate::ui::message::Message;
+use crate::ui::palette::ColorDepth;
+use crate::ui::state::{Focus, Overlay};
+use crate::ui::theme::Theme;
+use crate::ui::update::tests::Script;
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use proptest::prelude::*;
 
+fn screen(script: &mut Script, columns: u16, rows: u16) -> Vec<String> {
+    script.send(Message::Resize(columns, rows));
+    script.send(Message::Draw);
+    let area = Rect::new(0, 0, columns, rows);
+    let mut buf = Buffer::empty(area);
+    draw(area, &mut buf, &script.state);
+    (0..rows)
+        .map(|y| (0..columns).map(|x| buf[(x, y)].symbol()).collect::<String>().trim_end().to_owned())
+        .collect()
+}
+
+fn talked() -> Script {
+    let mut s = Script::ready();
+    s.say("Name a colour, 你好?");
+    s.answer("**Blue**, of course.\n\n- sky\n- sea\n\n```rust\nfn main() {}\n```\n");
+    s.finish(FinishReason::Stop);
+    s.send(Message::Tick);
+    s
+}
+
+#[test]
+fn the_chat_at_60x16_reads_like_this() {
+    let mut s = talked();
+    s.state.notices.clear();
+    // Below the smallest size with panes: only the chat, without a frame.
+    let lines = screen(&mut s, 59, 15);
+    assert_eq!(lines[0], "▸ Name a colour, 你 好 ?");
+    assert_eq!(lines[2], "Blue, of course.");
+    assert_eq!(lines[4], "• sky");
+    assert_eq!(lines[7], "rust");
+    assert_eq!(lines[8], "│ fn main() {}");
+    assert!(lines[13].starts_with("▸ ask something"), "{lines:#?}");
+    assert!(lines[14].contains("TOY Tiny") && lines[14].contains("slots 4/8"), "{lines:#?}");
+}
+
+#[test]
+fn the_cursor_is_where_the_next_character_goes() {
+    let mut s = Script::ready();
+    s.type_text("ab你");
+    s.send(Message::Resize(40, 10));
+    s.send(Message::Draw);
+    let area = Rect::new(0, 0, 40, 10);
+    let mut buf = Buffer::empty(area);
+    assert_eq!(draw(area, &mut buf, &s.state), Some(Position::new(6, 8)));
+}
+
+#[test]
+fn help_lists_every_key_and_command() {
+    let mut s = Script::ready();
+    s.state.overlay = Some(Overlay::Help(0));
+    let text = screen(&mut s, 120, 110).join("\n");
+    for (_, keys) in crate::ui::keys::sections() {
+        for (key, _) in keys {
+            assert!(text.contains(key), "{key} is missing");
+        }
+    }
+    for command in crate::ui::keys::COMMANDS {
+        assert!(text.contains(&format!("/{}", command.name)), "{} is missing", command.name);
+    }
+}
+
+#[test]
+fn plain_ascii_means_every_cell() {
+    let mut s = talked();
+    s.state.theme = Theme::built_in("dark", ColorDepth::Mono, true);
+    s.state.transcript.restyle();
+    s.state.transcript.truncate(0);
+    s.say("plain");
+    s.answer("- a\n\n> b\n\n---\n\n| a | b |\n|---|---|\n| 1 | 2 |\n");
+    s.send(Message::Step(Box::new(StepRecord::default())));
+    s.send(Message::Fold);
+    for overlay in [None, Some(Overlay::Help(0)), Some(Overlay::Palette(3))] {
+        s.state.overlay = overlay;
+        for line in screen(&mut s, 130, 40) {
+            assert!(line.is_ascii(), "{line}");
+        }
+    }
+}
+
+#[test]
+fn control_characters_of_a_model_never_reach_a_cell() {
+    let mut s = Script::ready();
+    let mut card = crate::ui::update::tests::card();
+    card.name = "evil\x1b]0;title\x07".into();
+    s.engine(Event::Ready { card: Box::new(card) });
+    s.say("hi");
+    s.answer("\x1b[2J\u{9b}31m `\x1b[0m` ```\x07\n\x08\n```");
+    s.engine(Event::Notice { message: "\x1b[31mred".into() });
+    for line in screen(&mut s, 130, 40) {
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn no_size_and_no_state_makes_drawing_panic(
+        columns in 1u16..220, rows in 1u16..70, focus in 0usize..3, side in 1usize..3, overlay in 0usize..4,
+        keys in proptest::collection::vec((0usize..14, 0u8..4), 0..25), text in "\\PC{0,60}", mono in any::<bool>(),
+    ) {
+        let mut s = talked();
+        s.state.theme = Theme::built_in("dark", if mono { ColorDepth::Mono } else { ColorDepth::Indexed256 }, mono);
+        s.say(&text);
+        s.state.focus = Focus::ALL[focus];
+        s.state.side = Focus::ALL[side];
+        s.state.overlay = match overlay {
+            1 => Some(Overlay::Help(usize::from(rows))),
+            2 => Some(Overlay::Palette(5)),
+            3 => Some(Overlay::Chats(Vec::new(), 0)),
+            _ => None,
+        };
+        s.send(Message::Resize(columns, rows));
+        let codes = [
+            KeyCode::Up, KeyCode::Down, KeyCode::PageUp, KeyCode::PageDown, KeyCode::Home, KeyCode::End, KeyCode::Tab,
+            KeyCode::Esc, KeyCode::Enter, KeyCode::Backspace, KeyCode::Char('/'), KeyCode::Char('s'), KeyCode::Char('r'),
+            KeyCode::Char('你'),
+        ];
+        for (code, modifiers) in keys {
+            let modifiers = KeyModifiers::from_bits_truncate(modifiers << 1);
+            s.send(Message::Key(KeyEvent::new(codes[code], modifiers)));
+            s.send(Message::Draw);
+            let area = Rect::new(0, 0, columns, rows);
+            let mut buf = Buffer::empty(area);
+            if let Some(cursor) = draw(area, &mut buf, &s.state) {
+                prop_assert!(area.contains(cursor), "{cursor:?} in {area:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_small_size_draws(columns in 1u16..24, rows in 1u16..20) {
+        let mut s = talked();
+        screen(&mut s, columns, rows);
+    }
+}

@@ -1,0 +1,490 @@
+//! The whole program in a pseudo terminal: keys go in as a person types them, and what a person would see is
+//! read from a real terminal parser. Nothing sleeps for a fixed time; every step waits until something is seen.
+//!
+//! `ROTARY_TEST_TIMEOUT` sets the patience per step in seconds (default 120, for slow machines).
+
+use portable_pty::{native_pty_system, Child, CommandBuilder, ExitStatus, MasterPty, PtySize};
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+fn patience() -> Duration {
+    let seconds = std::env::var("ROTARY_TEST_TIMEOUT").ok().and_then(|s| s.parse().ok()).unwrap_or(120);
+    Duration::from_secs(seconds)
+}
+
+struct Seen {
+    parser: vt100::Parser,
+    bytes: usize,
+    ended: bool,
+}
+
+/// A program in a terminal.
+struct Pty {
+    master: Box<dyn MasterPty + Send>,
+    keys: Box<dyn Write + Send>,
+    child: Box<dyn Child + Send + Sync>,
+    seen: Arc<(Mutex<Seen>, Condvar)>,
+    closing: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Pty {
+    fn spawn(command: CommandBuilder, columns: u16, rows: u16) -> Self {
+        let size = PtySize { rows, cols: columns, pixel_width: 0, pixel_height: 0 };
+        let pair = native_pty_system().openpty(size).unwrap();
+        let child = pair.slave.spawn_command(command).unwrap();
+        drop(pair.slave);
+        let mut out = pair.master.try_clone_reader().unwrap();
+        let keys = pair.master.take_writer().unwrap();
+        let parser = vt100::Parser::new(NonZero::new(rows).unwrap(), NonZero::new(columns).unwrap(), 0);
+        let seen = Arc::new((Mutex::new(Seen { parser, bytes: 0, ended: false }), Condvar::new()));
+        let closing = Arc::new(AtomicBool::new(false));
+        let (their_seen, their_closing) = (Arc::clone(&seen), Arc::clone(&closing));
+        let reader = std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                let count = out.read(&mut buffer).unwrap_or(0);
+                let (lock, changed) = &*their_seen;
+                let mut seen = lock.lock().unwrap();
+                seen.parser.process(&buffer[..count]);
+                seen.bytes += count;
+                seen.ended = count == 0;
+                changed.notify_all();
+                if count == 0 || their_closing.load(Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
+        Self { master: pair.master, keys, child, seen, closing, reader: Some(reader) }
+    }
+
+    fn send(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    /// Types a line: the text first, Enter when it is seen, as a person does.
+    fn enter(&mut self, text: &str) {
+        self.send(text);
+        let typed = text.to_owned();
+        self.until(&format!("the input shows {text:?}"), |s| s.contents().contains(&typed));
+        self.send("\r");
+    }
+
+    fn until(&self, what: &str, mut happens: impl FnMut(&vt100::Screen) -> bool) -> String {
+        let end = Instant::now() + patience();
+        let (lock, changed) = &*self.seen;
+        let mut seen = lock.lock().unwrap();
+        while !happens(seen.parser.screen()) {
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero() && !seen.ended,
+                "{} while waiting until {what}; the screen:\n{}",
+                if seen.ended { "the program ended" } else { "time is up" },
+                seen.parser.screen().contents()
+            );
+            (seen, _) = changed.wait_timeout(seen, left).unwrap();
+        }
+        seen.parser.screen().contents()
+    }
+
+    fn sees(&self, text: &str) -> String {
+        self.until(&format!("{text:?} is seen"), |s| s.contents().contains(text))
+    }
+
+    fn contents(&self) -> String {
+        self.seen.0.lock().unwrap().parser.screen().contents()
+    }
+
+    fn resize(&mut self, columns: u16, rows: u16) {
+        let (columns_, rows_) = (NonZero::new(columns).unwrap(), NonZero::new(rows).unwrap());
+        self.seen.0.lock().unwrap().parser.screen_mut().set_size(rows_, columns_);
+        self.master.resize(PtySize { rows, cols: columns, pixel_width: 0, pixel_height: 0 }).unwrap();
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.process_id().unwrap() as i32
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end; `limit` counts from now.
+    fn ends_within(&mut self, limit: Duration) -> ExitStatus {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "the process still runs after {limit:?}; the screen:\n{}", self.contents());
+            std::thread::yield_now();
+        }
+    }
+
+    fn ends(&mut self) -> ExitStatus {
+        self.ends_within(patience())
+    }
+
+    /// Closes the terminal, as a lost connection does. Every copy of the master must be closed for that, so the
+    /// reading thread is woken once more (`wake` must make the program draw).
+    fn hang_up(mut self, wake: &str) -> (Box<dyn Child + Send + Sync>, Instant) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.send(wake);
+        self.reader.take().unwrap().join().unwrap();
+        let Self { master, keys, child, .. } = self;
+        drop(keys);
+        drop(master);
+        (child, Instant::now())
+    }
+
+    /// The terminal is as it was before the program.
+    fn is_restored(&self) {
+        let (lock, changed) = &*self.seen;
+        let mut seen = lock.lock().unwrap();
+        let end = Instant::now() + patience();
+        while !seen.ended && Instant::now() < end {
+            (seen, _) = changed.wait_timeout(seen, Duration::from_millis(100)).unwrap();
+        }
+        let screen = seen.parser.screen();
+        assert!(!screen.alternate_screen(), "still on the alternate screen");
+        assert!(!screen.bracketed_paste(), "pastes are still bracketed");
+        assert!(!screen.hide_cursor(), "the cursor is still hidden");
+    }
+}
+
+/// A home of its own for each test.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    fn chats(&self) -> Vec<PathBuf> {
+        let Ok(entries) = std::fs::read_dir(self.path("state/rotary/chats")) else { return Vec::new() };
+        let json = |p: &PathBuf| p.extension().is_some_and(|e| e == "json");
+        entries.map(|e| e.unwrap().path()).filter(json).collect()
+    }
+
+    fn environment(&self, command: &mut CommandBuilder) {
+        command.env_clear();
+        for name in ["PATH", "TMPDIR"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.env("HOME", self.0.path());
+        for (name, folder) in [("CONFIG", "config"), ("STATE", "state"), ("DATA", "data"), ("CACHE", "cache")] {
+            command.env(format!("XDG_{name}_HOME"), self.path(folder));
+        }
+        command.env("TERM", "xterm-256color");
+        command.env("LANG", "C.UTF-8");
+        command.cwd(self.0.path());
+    }
+
+    fn rotary(&self, arguments: &[&str], columns: u16, rows: u16) -> Pty {
+        let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_rotary"));
+        command.args(arguments);
+        self.environment(&mut command);
+        Pty::spawn(command, columns, rows)
+    }
+
+    fn demo(&self, columns: u16, rows: u16) -> Pty {
+        let pty = self.rotary(&["demo"], columns, rows);
+        pty.sees("TOY");
+        pty
+    }
+}
+
+const ESC: &str = "\x1b";
+const CTRL_C: &str = "\x03";
+const CTRL_D: &str = "\x04";
+const CTRL_Z: &str = "\x1a";
+const TAB: &str = "\t";
+
+/// Words of the line that follows every finished answer.
+fn finished_answers(screen: &str) -> usize {
+    screen.matches("tok/s ").count().max(screen.matches(" reused,").count())
+}
+
+#[test]
+fn a_chat_from_opening_to_resuming() {
+    let home = Home::new();
+    let mut pty = home.demo(140, 40);
+    let before = pty.contents();
+    assert!(before.contains("memory") || before.contains("Memory"), "{before}");
+
+    // Ask, see the answer and the heatmap move.
+    pty.send("/set max_tokens 40\r");
+    pty.sees("max_tokens is 40");
+    pty.enter("Tell me a story.");
+    let after = pty.sees("reused,");
+    assert!(after.contains("40 tokens"), "{after}");
+    let right = |screen: &str| screen.lines().map(|l| l.chars().skip(80).collect()).collect::<Vec<String>>();
+    assert_ne!(right(&before), right(&after), "the panes stood still");
+
+    // The slots change while an answer is being generated.
+    pty.send("/set max_tokens 0\r");
+    pty.sees("max_tokens is 0");
+    pty.enter("Tell me a long story about a cat.");
+    pty.sees("answering");
+    let slots = |s: &str| {
+        let at = s.rfind("slots ").map(|i| i + 6)?;
+        s[at..].split('/').next()?.trim().parse::<usize>().ok()
+    };
+    let had = pty.until("the slots are shown", |s| slots(&s.contents()).is_some());
+    let had = slots(&had).unwrap();
+    pty.send("\x1b-");
+    pty.until("one slot less is granted", |s| slots(&s.contents()) == Some(had - 1));
+
+    // Resize while it runs, then cancel (it may have ended by itself).
+    pty.resize(80, 24);
+    pty.until("the status line is at the new lower edge", |s| {
+        s.rows(0, 80).nth(23).is_some_and(|row| row.contains("TOY"))
+    });
+    pty.send(CTRL_C);
+    pty.until("the turn has ended", |s| !s.contents().contains("answering") && !s.contents().contains("cancelling"));
+
+    // Quit and take the chat up again.
+    pty.send("/quit\r");
+    assert_eq!(pty.ends().exit_code(), 0);
+    pty.is_restored();
+    assert_eq!(home.chats().len(), 1);
+    let saved = std::fs::read_to_string(&home.chats()[0]).unwrap();
+    assert!(saved.contains("Tell me a story.") && saved.contains("about a cat"), "{saved}");
+
+    let mut pty = home.rotary(&["demo", "--resume"], 140, 40);
+    pty.sees("about a cat");
+    pty.sees("TOY");
+    pty.until("the notice of resuming has gone or the input is ready", |s| s.contents().contains("ask something"));
+    pty.send(CTRL_D);
+    assert_eq!(pty.ends().exit_code(), 0);
+    assert_eq!(home.chats().len(), 1);
+}
+
+#[test]
+fn a_lost_terminal_ends_the_program_in_time_and_keeps_the_chat() {
+    let home = Home::new();
+    let mut pty = home.demo(100, 30);
+    pty.enter("Do you remember this?");
+    pty.until("the turn runs or ran", |s| s.contents().contains("answering") || finished_answers(&s.contents()) > 0);
+    let (mut child, gone) = pty.hang_up("x");
+    let limit = Duration::from_secs(2);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(gone.elapsed() < limit, "the process still runs {limit:?} after its terminal went away");
+        std::thread::yield_now();
+    };
+    assert_eq!(status.exit_code(), 129);
+    let saved = std::fs::read_to_string(&home.chats()[0]).unwrap();
+    assert!(saved.contains("Do you remember this?"));
+}
+
+#[test]
+fn a_kill_without_warning_loses_no_prompt() {
+    let home = Home::new();
+    let mut pty = home.demo(100, 30);
+    pty.enter("Keep me.");
+    pty.until("the turn runs or ran", |s| s.contents().contains("answering") || finished_answers(&s.contents()) > 0);
+    let end = Instant::now() + patience();
+    while home.chats().is_empty() {
+        assert!(Instant::now() < end, "nothing was saved");
+        std::thread::yield_now();
+    }
+    pty.signal(rustix::process::Signal::KILL);
+    pty.ends();
+    assert!(std::fs::read_to_string(&home.chats()[0]).unwrap().contains("Keep me."));
+}
+
+#[test]
+fn sigterm_gives_the_terminal_back() {
+    let home = Home::new();
+    let mut pty = home.demo(80, 24);
+    pty.signal(rustix::process::Signal::TERM);
+    assert_eq!(pty.ends().exit_code(), 143);
+    pty.is_restored();
+}
+
+#[test]
+fn an_idle_screen_sends_nothing() {
+    let home = Home::new();
+    let pty = home.demo(80, 24);
+    pty.until("the notice has gone and the numbers are back", |s| s.contents().contains("drops 0"));
+    let bytes = || pty.seen.0.lock().unwrap().bytes;
+    // Gauges of memory still move the memory pane; the heatmap and the chat do not.
+    let end = Instant::now() + patience();
+    loop {
+        let before = bytes();
+        let quiet = Instant::now() + Duration::from_millis(1500);
+        while Instant::now() < quiet && bytes() == before {
+            std::thread::yield_now();
+        }
+        if bytes() == before {
+            break;
+        }
+        assert!(Instant::now() < end, "an idle screen keeps sending");
+    }
+}
+
+#[test]
+fn suspending_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
+    let Some(bash) = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"].iter().find(|p| Path::new(p).exists()) else {
+        return;
+    };
+    let home = Home::new();
+    let mut command = CommandBuilder::new(bash);
+    command.args(["--norc", "--noprofile", "-i"]);
+    home.environment(&mut command);
+    command.env("PS1", "shell> ");
+    let mut pty = Pty::spawn(command, 80, 24);
+    pty.sees("shell>");
+    pty.send(&format!("{} demo\r", env!("CARGO_BIN_EXE_rotary")));
+    pty.sees("TOY");
+    pty.send("half a thought");
+    pty.sees("half a thought");
+    pty.send(CTRL_Z);
+    pty.until("the shell has the terminal", |s| !s.alternate_screen() && s.contents().contains("Stopped"));
+    pty.send("fg\r");
+    pty.until("the screen is back", |s| s.alternate_screen() && s.contents().contains("half a thought"));
+    pty.send(CTRL_C);
+    pty.until("the input is empty", |s| !s.contents().contains("half a thought"));
+    pty.send(CTRL_D);
+    pty.until("the shell is back", |s| !s.alternate_screen());
+    pty.send("exit\r");
+    pty.ends();
+}
+
+#[test]
+fn broken_configuration_theme_and_chat_are_said_and_stop_nothing() {
+    let home = Home::new();
+    home.write("config/rotary/config.toml", "theme = \"mine\"\nframe_rat = 3\n");
+    home.write("state/rotary/chats/old.json", "{ \"format\": 1, ");
+    let mut pty = home.rotary(&["demo", "--resume"], 140, 40);
+    pty.sees("frame_rat");
+    pty.sees("old");
+    pty.sees("TOY");
+    pty.send("/resume\r");
+    pty.sees("can't be read");
+    pty.send(ESC);
+    pty.until("the list has closed", |s| !s.contents().contains("saved chats:"));
+    pty.send(CTRL_D);
+    assert_eq!(pty.ends().exit_code(), 0);
+    assert_eq!(std::fs::read_to_string(home.path("state/rotary/chats/old.json")).unwrap(), "{ \"format\": 1, ");
+
+    let home = Home::new();
+    home.write("config/rotary/config.toml", "theme = \"mine\"\n");
+    home.write("config/rotary/themes/mine.toml", "inherits = \"dark\"\n[faces]\ntext = 7\n");
+    let mut pty = home.rotary(&["demo"], 140, 40);
+    pty.sees("mine");
+    pty.sees("TOY");
+    pty.send(CTRL_D);
+    assert_eq!(pty.ends().exit_code(), 0);
+}
+
+#[test]
+fn panes_are_reached_by_tab_and_help_by_a_question_mark() {
+    let home = Home::new();
+    let mut pty = home.demo(80, 24);
+    pty.send("?");
+    pty.sees("new line");
+    pty.send(ESC);
+    pty.until("help has closed", |s| !s.contents().contains("new line"));
+    pty.send(TAB);
+    pty.sees("▸experts");
+    pty.send(TAB);
+    pty.until("the memory pane has the keyboard", |s| s.contents().to_lowercase().contains("▸memory"));
+    pty.send("\x1b1");
+    pty.sees("▸chat");
+    pty.send(CTRL_D);
+    assert_eq!(pty.ends().exit_code(), 0);
+}
+
+#[test]
+fn without_utf8_every_cell_is_ascii_and_without_colour_nothing_is_coloured() {
+    let home = Home::new();
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_rotary"));
+    command.arg("demo");
+    home.environment(&mut command);
+    command.env("LANG", "C");
+    command.env("NO_COLOR", "1");
+    let mut pty = Pty::spawn(command, 130, 40);
+    pty.sees("TOY");
+    let screen = pty.sees("ask something");
+    assert!(screen.is_ascii(), "{screen}");
+    {
+        let seen = pty.seen.0.lock().unwrap();
+        let cells = (0..40).flat_map(|y| (0..130).map(move |x| (y, x)));
+        for (y, x) in cells {
+            let cell = seen.parser.screen().cell(y, x).unwrap();
+            assert_eq!((cell.fgcolor(), cell.bgcolor()), (vt100::Color::Default, vt100::Color::Default));
+        }
+    }
+    pty.send(CTRL_D);
+    pty.ends();
+}
+
+#[test]
+fn a_model_file_that_is_none_is_said_and_the_app_stays() {
+    let home = Home::new();
+    home.write("broken.gguf", "this is no model");
+    let mut pty = home.rotary(&["./broken.gguf"], 120, 34);
+    pty.sees("broken.gguf");
+    pty.sees("did not open");
+    pty.enter("/model demo");
+    pty.sees("TOY");
+    pty.send(CTRL_D);
+    assert_eq!(pty.ends().exit_code(), 0);
+}
+
+#[test]
+fn without_a_terminal_the_error_names_the_way_out() {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_rotary"))
+        .arg("demo")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(said.contains("rotary run"), "{said}");
+    assert!(out.stdout.is_empty());
+}
+
+/// Runs inside of [`a_panic_gives_the_terminal_back_before_it_is_reported`].
+#[test]
+#[ignore = "takes the terminal and panics; another test runs it in one of its own"]
+fn child_that_panics_with_the_terminal_taken() {
+    rotary::ui::terminal::install_panic_hook(std::thread::current().id());
+    rotary::ui::terminal::enter().unwrap();
+    panic!("deliberate");
+}
+
+#[test]
+fn a_panic_gives_the_terminal_back_before_it_is_reported() {
+    let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child_that_panics_with_the_terminal_taken", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.env("TERM", "xterm-256color");
+    let mut pty = Pty::spawn(command, 80, 24);
+    assert_ne!(pty.ends().exit_code(), 0);
+    pty.is_restored();
+    let screen = pty.contents();
+    assert!(screen.contains("deliberate"), "the report must be on the screen of the shell:\n{screen}");
+}
