@@ -71,9 +71,6 @@ fn ready(state: &mut State, card: crate::events::ModelCard, now: Moment, out: &m
     if card.template_fallback {
         chat::note(state, "the file has no chat template; the built-in ChatML is used", false);
     }
-    if card.toy {
-        state.say("this is the toy model that comes with the program: it shows the works, not wisdom", now);
-    }
     state.card = Some(card);
     if std::mem::take(&mut state.waiting) {
         chat::begin_turn(state, now, out);
