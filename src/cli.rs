@@ -2,10 +2,9 @@
 
 use crate::config::{self, parse_bytes};
 use crate::engine::EngineError;
-use crate::events::{Event, FailureKind, LoadOptions, ModelSource, Sampling, StepRecord};
+use crate::events::{FailureKind, LoadOptions, ModelSource, Sampling};
 use crate::report;
 use crate::trace::record::Recorder;
-use crate::ui::app::Observer;
 use crate::ui::palette::ColorDepth;
 use crate::ui::{self, Opening, Resume, UiOptions};
 use clap::{Args, Parser, Subcommand};
@@ -417,14 +416,14 @@ fn replay(args: &report::replay::ReplayArgs) -> eyre::Result<ExitCode> {
         report::replay::summary(args, &mut io::stdout().lock())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (handle, _control) = report::replay::open(args)?;
-    ui::run(UiOptions::new(Opening::Replay(handle)))
+    let (handle, control) = report::replay::open(args)?;
+    ui::run(UiOptions::new(Opening::Replay(handle, control)))
 }
 
 fn app(args: &App) -> eyre::Result<ExitCode> {
     let config = config::load();
     let source = find_model(args.model.as_deref().or(config.config.model.as_deref()).unwrap_or("demo"), &config.config)?;
-    let observer = args.trace.as_deref().map(|path| recorder(path).map(|r| Box::new(Recording(r)) as Box<dyn Observer>)).transpose()?;
+    let trace = args.trace.as_deref().map(recorder).transpose()?;
     ui::run(UiOptions {
         load: args.load.options(&config.config),
         config,
@@ -436,7 +435,7 @@ fn app(args: &App) -> eyre::Result<ExitCode> {
             Some(None) => Resume::Last,
             Some(Some(id)) => Resume::Named(id.clone()),
         },
-        observer,
+        trace,
         ..UiOptions::new(Opening::Model(source))
     })
 }
@@ -447,18 +446,6 @@ pub fn recorder(path: &Path) -> Result<Recorder, Failure> {
         let remedy = if e.kind() == io::ErrorKind::AlreadyExists { "; nothing is overwritten, choose another name" } else { "" };
         Failure::usage(format!("{}: the recording can't be written: {e}{remedy}", path.display()))
     })
-}
-
-/// Lets the app record what it hears.
-struct Recording(Recorder);
-
-impl Observer for Recording {
-    fn event(&mut self, event: &Event) {
-        self.0.event(event);
-    }
-    fn step(&mut self, record: &StepRecord) {
-        self.0.step(record);
-    }
 }
 
 /// The configuration, its problems told on standard error.
