@@ -25,13 +25,15 @@ use color_eyre::eyre::WrapErr;
 use crossterm::event::{Event as Input, EventStream};
 use ratatui::layout::Size;
 use ratatui::Terminal;
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{error::TryRecvError, unbounded_channel, Receiver, UnboundedReceiver};
 use tokio::sync::watch;
-use tokio_stream::StreamExt;
+use tokio_stream::Stream;
 
 /// How long leaving waits for the chat to reach the disk.
 const SAVE_WAIT: Duration = Duration::from_millis(900);
@@ -286,6 +288,7 @@ impl App {
                     }
                 }
             }
+            self.take_waiting_steps();
             self.carry_out_later().await?;
         }
     }
@@ -309,12 +312,13 @@ impl App {
             ),
             None => (None, None, None),
         };
-        let input = async {
-            match &mut self.input {
-                Some(input) => input.next().await,
-                None => pending().await,
-            }
-        };
+        let stream = &mut self.input;
+        let input = poll_fn(|context| match stream {
+            // On a dead terminal crossterm would not come back from here.
+            Some(_) if terminal::is_gone() => Poll::Ready(None),
+            Some(stream) => Pin::new(stream).poll_next(context),
+            None => Poll::Pending,
+        });
         tokio::select! {
             biased;
             outside = self.signals.next() => Wake::Outside(outside),
@@ -588,6 +592,14 @@ impl App {
             };
         }
         self.pacer.telemetry(Instant::now());
+    }
+
+    /// Empties the telemetry lane whatever the loop woke up for, so that keys and frames cost no records.
+    fn take_waiting_steps(&mut self) {
+        let first = self.engine.as_mut().filter(|_| self.telemetry_open).and_then(|e| e.telemetry.try_recv().ok());
+        if first.is_some() {
+            self.take_step(first);
+        }
     }
 
     fn take_gauges(&mut self, open: bool) {

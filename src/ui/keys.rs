@@ -170,9 +170,9 @@ keys! {
         [(CTRL, Char('k'))] "Ctrl-K" Action::DeleteToEnd, "delete to the end of the line";
     }
     Everywhere {
-        [(NONE, KeyCode::Esc)] "Esc" Action::Escape, "cancel the answer, close what is open, back to the chat; twice: edit the previous prompt";
-        [(CTRL, Char('c'))] "Ctrl-C" Action::Interrupt, "cancel the answer, empty the input; twice on an empty input: quit";
-        [(CTRL, Char('d'))] "Ctrl-D" Action::EndOfInput, "quit, on an empty input; otherwise half a page down";
+        [(NONE, KeyCode::Esc)] "Esc" Action::Escape, "cancel; close; to the chat; twice: edit last prompt";
+        [(CTRL, Char('c'))] "Ctrl-C" Action::Interrupt, "cancel; empty the input; twice when empty: quit";
+        [(CTRL, Char('d'))] "Ctrl-D" Action::EndOfInput, "quit on an empty input, else half a page down";
         [(CTRL, Char('y'))] "Ctrl-Y" Action::Regenerate, "answer the last prompt again";
         [(NONE, KeyCode::F(1))] "? or F1" Action::Help, "this help (? on an empty input)";
         [(CTRL, Char('p'))] "Ctrl-P" Action::Palette, "list of commands";
@@ -255,8 +255,8 @@ commands! {
     "new" "" Takes::Nothing, "start a new chat; the old one is saved";
     "resume" "" Takes::Nothing, "list the saved chats and take one up again";
     "regen" "" Takes::Nothing, "answer the last prompt again";
-    "edit" "" Takes::Nothing, "edit the previous prompt; the chat goes on from there";
-    "copy" "[N | all]" Takes::Text, "copy the last answer, its Nth code block, or the chat (OSC 52)";
+    "edit" "" Takes::Nothing, "edit the previous prompt and go on from there";
+    "copy" "[N | all]" Takes::Text, "last answer, its Nth code block, or all (OSC 52)";
     "save" "PATH" Takes::Text, "write the chat as Markdown to a file";
     "slots" "N" Takes::Text, "slots per layer";
     "policy" "NAME" Takes::Words(&["rotary", "lru", "lfu"]), "how experts get and lose slots";
@@ -333,6 +333,13 @@ mod tests {
         }
         let on_disk = std::fs::read_to_string(path).unwrap_or_default();
         assert_eq!(on_disk, markdown(), "run ROTARY_WRITE_DOCS=1 cargo test --lib ui::keys");
+    }
+
+    #[test]
+    fn every_line_of_help_fits_80_columns() {
+        for help in KEYS.iter().map(|b| b.help).chain(COMMANDS.iter().map(|c| c.help)) {
+            assert!(help.len() <= 54, "{help}");
+        }
     }
 
     #[test]

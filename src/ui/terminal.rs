@@ -10,6 +10,7 @@ use crossterm::style::ResetColor;
 use crossterm::terminal::{disable_raw_mode, enable_raw_mode, EnterAlternateScreen, LeaveAlternateScreen};
 use crossterm::{execute, queue};
 use ratatui::layout::Size;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,16 @@ pub fn is_present() -> bool {
 pub fn size() -> Option<Size> {
     let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok()?;
     (size.ws_col > 0 && size.ws_row > 0).then(|| Size::new(size.ws_col, size.ws_row))
+}
+
+/// The other end of the terminal was closed.
+#[must_use]
+pub fn is_gone() -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // An error here says nothing about the terminal.
+    let answered = rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0);
+    answered && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 /// The terminal as a file of its own, without the buffering of the standard library.
