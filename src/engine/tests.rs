@@ -412,3 +412,37 @@ fn the_thread_ends_when_nobody_listens_even_in_the_middle_of_a_turn() {
     assert!(alive.upgrade().is_none(), "the model was dropped");
     drop(commands);
 }
+
+/// What one record costs the engine: filling it as the experts do, counting hits, sending it. Run with
+/// `cargo test --release --lib -- --ignored publishing --nocapture`; compare with the time of a step (`rotary bench`).
+#[test]
+#[ignore = "a measurement, not a check"]
+fn publishing_a_record_costs_microseconds() {
+    use super::lanes::Lanes;
+    use crate::events::{Outcome, RoutedExpert, StepRecord};
+    for (name, layers, experts, top_k) in [("demo", 6, 32, 4), ("48 layers of 128", 48, 128, 8)] {
+        let (events, _keep) = tokio::sync::mpsc::channel(1);
+        let (telemetry, mut records) = tokio::sync::mpsc::channel(64);
+        let lanes = Lanes { events, telemetry, signals: Arc::default(), gauges: None };
+        let reader = std::thread::spawn(move || while records.blocking_recv().is_some() {});
+        let routed = vec![RoutedExpert { expert: 1, tokens: 1, weight: 0.1, outcome: Outcome::Hit }; layers * top_k];
+        let ends: Vec<u32> = (1..=layers as u32).map(|l| l * top_k as u32).collect();
+        let slot_of = vec![0u16; layers * experts];
+        let steps = 20_000;
+        let begin = std::time::Instant::now();
+        let mut hits = 0;
+        for step in 0..steps {
+            let mut r = StepRecord { step, ..StepRecord::default() };
+            r.ends.extend_from_slice(&ends);
+            r.routed.extend_from_slice(&routed);
+            r.slot_of.extend_from_slice(&slot_of);
+            hits += r.hits_and_routed().0;
+            drop(lanes.record(r));
+        }
+        let each = begin.elapsed().as_secs_f64() * 1e6 / steps as f64;
+        assert_eq!(hits, steps * (layers * top_k) as u64);
+        println!("{name}: {each:.2} us a step, {} dropped", lanes.signals.dropped.load(Ordering::Relaxed));
+        drop(lanes);
+        reader.join().unwrap();
+    }
+}
