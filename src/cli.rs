@@ -67,6 +67,7 @@ pub struct Cli {
 pub struct App {
     /// Model to chat with [default: the configured one, or demo]
     pub model: Option<String>,
+    #[allow(missing_docs)] // A comment here would become the help text of every flag group.
     #[command(flatten)]
     pub load: Load,
     /// Go on with a saved chat: the latest, or the one with this id
@@ -395,12 +396,17 @@ fn pull(args: &PullArgs) -> eyre::Result<ExitCode> {
 }
 
 fn check(args: &CheckArgs) -> eyre::Result<ExitCode> {
-    use report::check::{check_file, CheckOptions};
+    use report::check::{check_file, CheckError, CheckOptions};
     let config = configuration();
     let gguf = crate::engine::open::map(&find_model(&args.model, &config)?).map_err(Failure::from)?;
     let reference = report::reference::Reference::read(&args.reference).map_err(|e| Failure::usage(e.to_string()))?;
     let load = args.load.options(&config);
-    let checked = check_file(&gguf, &reference, &CheckOptions { tolerance: args.tolerance, load, ..CheckOptions::default() })?;
+    let checked = check_file(&gguf, &reference, &CheckOptions { tolerance: args.tolerance, load, ..CheckOptions::default() })
+        .map_err(|e| match e {
+            CheckError::Reference(_) | CheckError::OtherModel(_) => Failure::usage(e.to_string()),
+            CheckError::Gguf(e) => EngineError::from(e).into(),
+            CheckError::Model(e) => EngineError::from(e).into(),
+        })?;
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer(&mut out, &checked).map_err(io::Error::from)?;
@@ -416,7 +422,7 @@ fn replay(args: &report::replay::ReplayArgs) -> eyre::Result<ExitCode> {
         report::replay::summary(args, &mut io::stdout().lock())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (handle, control) = report::replay::open(args)?;
+    let (handle, control) = report::replay::open(args).map_err(|e| Failure::usage(e.to_string()))?;
     ui::run(UiOptions::new(Opening::Replay(handle, control)))
 }
 

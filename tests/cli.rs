@@ -98,7 +98,7 @@ fn no_file_is_told_with_what_there_is_instead() {
 #[test]
 fn a_directory_an_empty_file_and_files_of_another_kind_are_refused() {
     let p = Program::new();
-    contains_all(&p.refused(p.home.path(), 3), &["directory"]);
+    contains_all(&p.refused(p.home.path(), 3), &["folder"]);
     contains_all(&p.refused(&p.file("empty.gguf", b""), 3), &["empty.gguf"]);
     contains_all(
         &p.refused(&p.file("picture.gguf", b"\x89PNG\r\n\x1a\n and so on, for long enough to hold a header"), 3),
@@ -208,15 +208,12 @@ fn wrong_arguments_are_explained_with_code_2() {
         (vec!["run", "demo", "-p", "-", "-p", "-"], "only once"),
         (vec!["bench", "demo", "--repeat", "0"], "at least 1"),
         (vec!["--no-such-flag"], "--no-such-flag"),
+        (vec!["run", "demo", "-p", "x", "--top-p", "7"], "top_p is 7"),
     ] {
         let o = p.run(&args);
         assert_eq!(o.code, 2, "{args:?}: {o:?}");
         assert!(o.err.contains(says), "{args:?}: {}", o.err);
     }
-    // Out of range only for this kind of setting: found before any work.
-    let o = p.run(&["run", "demo", "-p", "x", "--top-p", "7"]);
-    assert_ne!(o.code, 0);
-    contains_all(&o.err, &["top_p is 7"]);
 }
 
 #[test]
@@ -334,6 +331,47 @@ fn the_plan_and_the_doctor_answer() {
     let o = p.run(&["doctor"]);
     assert_eq!(o.code, 0, "{o:?}");
     contains_all(&o.out, &["processor", "memory", "config", "demo", "opens"]);
+}
+
+#[test]
+fn inspect_tells_what_is_in_a_file_and_refuses_what_is_none() {
+    let p = Program::new();
+    let o = p.run(&["inspect", "demo"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["qwen3moe", "memory plan"]);
+    let file = p.file("other.gguf", &demo(|w| w.set("general.architecture", "mamba"), |_, _, _| true));
+    let o = p.run(&["inspect", file.to_str().unwrap()]);
+    assert_eq!(o.code, 0, "a sound file of an unsupported kind can still be looked into: {o:?}");
+    contains_all(&o.out, &["mamba", "no memory plan"]);
+    assert_eq!(p.run(&["inspect", p.file("empty.gguf", b"").to_str().unwrap()]).code, 3);
+}
+
+#[test]
+fn a_session_is_recorded_once_and_can_be_looked_into() {
+    let p = Program::new();
+    let file = p.home.path().join("talk.rotary");
+    let file = file.to_str().unwrap();
+    let args = ["record", file, "demo", "-p", "Hello!", "-n", "5", "--greedy", "--quiet"];
+    let o = p.run(&args);
+    assert_eq!(o.code, 0, "{o:?}");
+    let o = p.run(&["replay", "--summary", file]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["recorded session", "1 finished", "6 layers x 32"]);
+    let o = p.run(&args);
+    assert_eq!(o.code, 2, "nothing is overwritten: {o:?}");
+    contains_all(&o.err, &["talk.rotary", "another name"]);
+    let o = p.run(&["simulate", file]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["rotary", "belady"]);
+}
+
+#[test]
+fn a_reference_that_is_none_is_an_input_error() {
+    let p = Program::new();
+    let file = p.file("ref.npz", b"not an archive");
+    let o = p.run(&["check", "demo", file.to_str().unwrap()]);
+    assert_eq!(o.code, 2, "{o:?}");
+    contains_all(&o.err, &["ref.npz"]);
 }
 
 #[test]

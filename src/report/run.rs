@@ -5,6 +5,7 @@
 
 use super::size;
 use crate::cli::{configuration, exit, find_model, recorder, Draw, Failure, Load};
+use crate::engine::sampling::validate;
 use crate::engine::{self, EngineHandle};
 use crate::events::{Command, Event, FinishReason, Message, ModelCard, Role, Sampling, StepRecord, TextKind, TurnStats};
 use crate::trace::record::Recorder;
@@ -91,6 +92,8 @@ fn turns(args: &RunArgs, recorder: Option<&mut Recorder>) -> eyre::Result<ExitCo
     let prompts = prompts(args)?;
     let config = configuration();
     let source = find_model(&args.model, &config)?;
+    // Flags alone decide whether this is sensible, so it is said before a model is loaded.
+    validate(&args.draw.over(config.sampling.clone().unwrap_or_default())).map_err(|e| Failure::usage(e.to_string()))?;
     let options = args.load.options(&config);
     let handle = engine::spawn();
     let commands = handle.commands.clone();
