@@ -1,15 +1,13 @@
 """The peer's half of llama.sh: llama.cpp's speed on one GGUF file, through its C API (PyPI llama-cpp-python's ctypes files).
 
-  peer.py MODEL --threads 2 --prompt 128 --tokens 64 --repeat 3 [--repack] [--serve]
+  peer.py MODEL --threads 2 --prompt 128 --tokens 64 --repeat 3 [--repack]
 
 One JSON line per repetition: {"prefill_tps": .., "decode_tps": ..}. Prompts are random token ids (a new one each time), so
 that routing is spread; decoding feeds random ids too, for the same reason: what is measured is speed, not text.
-With --serve, a line on stdin starts each repetition: the caller decides when, so that two programs can take turns.
 llama.cpp's own defaults otherwise: KV cache F16, flash attention auto.
 """
 from __future__ import annotations
-import argparse, ctypes, glob, json, os, sys, time
-import random
+import argparse, ctypes, glob, json, os, random, sys, time
 
 
 def library():
@@ -72,12 +70,10 @@ def main():
     ap.add_argument("model"); ap.add_argument("--threads", type=int, default=2); ap.add_argument("--prompt", type=int, default=128)
     ap.add_argument("--tokens", type=int, default=64); ap.add_argument("--repeat", type=int, default=3)
     ap.add_argument("--repack", action="store_true", help="let llama.cpp keep a second, rearranged copy of the weights (its default)")
-    ap.add_argument("--serve", action="store_true")
     a = ap.parse_args()
     p, rng = Peer(a.model, a.threads, a.repack, a.prompt + a.tokens), random.Random(1)
-    p.measure(min(8, a.prompt), 2, rng)      # touches the pages
-    print(json.dumps(dict(ready=True)), flush=True)
-    for _ in (sys.stdin if a.serve else range(a.repeat)):
+    p.measure(a.prompt, a.tokens, rng)       # does not count: touches the pages
+    for _ in range(a.repeat):
         print(json.dumps(p.measure(a.prompt, a.tokens, rng)), flush=True)
 
 

@@ -43,7 +43,7 @@ class Model:
             self.full = [True] * self.L
         else:
             raise SystemExit(f"arch {a} not covered")
-        self.renorm = a != "olmoe"
+        self.renorm, self.whole_norm = a != "olmoe", a == "olmoe"
         self.reset()
 
     def reset(self):
@@ -73,10 +73,10 @@ class Model:
         k = (x @ w[b + "attn_k.weight"].T).reshape(T, self.nkv, self.hd)
         v = (x @ w[b + "attn_v.weight"].T).reshape(T, self.nkv, self.hd)
         qn, kn = w[b + "attn_q_norm.weight"], w[b + "attn_k_norm.weight"]
-        if self.arch == "olmoe":              # normalised over the whole projection, heads are cut afterwards
+        if self.whole_norm:                   # olmoe: normalised over the whole projection, heads are cut afterwards
             q, k = (rms(z.reshape(T, -1), n, self.eps).reshape(z.shape) for z, n in ((q, qn), (k, kn)))
         else:
-            q, k = rms(q, qn, self.eps), rms(k, kn, self.eps)
+            q, k = (rms(z, n.reshape(-1, self.hd), self.eps) for z, n in ((q, qn), (k, kn)))
         q, k = self.rope(q), self.rope(k)
         K = self.kc[i] = np.concatenate([self.kc[i], k]); V = self.vc[i] = np.concatenate([self.vc[i], v])
         r = self.nh // self.nkv
