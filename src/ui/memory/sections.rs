@@ -23,6 +23,14 @@ fn section(rank: u8, opens_group: bool, lines: Vec<Line<'static>>) -> Section {
     Section { rank, opens_group, lines }
 }
 
+/// Slots per layer as they are now. The engine's answer to a key comes before the first step with it.
+fn granted(state: &MemoryState, context: &PaneContext<'_>) -> usize {
+    match context.slots.granted {
+        0 => state.slots(),
+        granted => granted.min(state.experts().max(state.slots())),
+    }
+}
+
 struct Ink<'a> {
     theme: &'a Theme,
     width: usize,
@@ -100,15 +108,16 @@ fn slots(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<S
     let (used, all) = state.occupancy();
     let digits = state.experts().max(1).to_string().len();
     let knob = context.slots;
+    let now = granted(state, context);
     let refused = knob.asked != 0 && knob.asked != knob.granted;
     let count = |with_bytes: bool| {
         let mut line = Line::from(vec![
             ink.label("slots"),
-            ink.accent(format!("{:>digits$}", state.slots())),
+            ink.accent(format!("{now:>digits$}")),
             ink.dim(format!(" of {} per layer", state.experts())),
         ]);
         if with_bytes {
-            line.push_span(ink.text(bytes(state.slot_bytes(state.slots()))));
+            line.push_span(ink.text(bytes(state.slot_bytes(now))));
         }
         if refused {
             line.push_span(ink.theme.span(Face::Notice, format!("  asked {}, got {}", knob.asked, knob.granted)));
@@ -248,10 +257,12 @@ fn shares(parts: &[f64; 5], columns: usize) -> [usize; 5] {
 }
 
 fn forecasts(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
-    let (now, most) = (state.slots(), state.experts());
+    let (now, most) = (granted(state, context), state.experts());
     let least = context.card.map_or(1, |c| c.plan.min_slots.max(1));
     let digits = most.max(1).to_string().len();
     let about = ink.theme.glyphs().about;
+    // Until a token was made with a new count, its speed is an estimate like the others.
+    let today = if now == state.slots() { state.speed_now() } else { state.forecast(now).and_then(|f| f.speed) };
     let line = |key: &'static str, slots: usize| -> Line<'static> {
         let row = |wordy: bool| {
             let word = |text: &'static str| ink.dim(if wordy { text } else { "" });
@@ -274,7 +285,7 @@ fn forecasts(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> V
             line.push_span(ink.dim(format!("  {about}")));
             line.push_span(ink.text(percent(Some(forecast.hit_rate))));
             line.push_span(word(" hits"));
-            if let (Some(then), Some(today)) = (forecast.speed, state.speed_now()) {
+            if let (Some(then), Some(today)) = (forecast.speed, today) {
                 line.push_span(ink.dim(format!("  {about}")));
                 line.push_span(ink.text(format!("{:>+6.1}", then - today)));
                 line.push_span(ink.dim(" tok/s"));
@@ -308,7 +319,7 @@ fn tiers(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<S
         line
     };
     let mut lines = vec![tier("slots", Some(gauges.map_or(slots, |g| g.slots_used)))];
-    if let Some(gauges) = gauges {
+    if let Some(gauges) = gauges.filter(|g| g.file > 0) {
         lines.push(tier("cached", gauges.page_cache));
         lines.push(tier("file", Some(gauges.file)));
     } else if experts > 0 {

@@ -89,6 +89,15 @@ fn what_was_asked_and_what_was_granted_stand_side_by_side_with_the_reason() {
 }
 
 #[test]
+fn a_granted_slot_count_shows_before_the_next_token() {
+    let mut session = Session::new();
+    session.tokens(40);
+    session.knob = SlotKnob { asked: 44, granted: 44, why: None };
+    let text = session.text(&mono(), (54, 11), 0);
+    assert!(text.contains("44 of 128 per layer") && text.contains("→  45") && text.contains("→  36"), "{text}");
+}
+
+#[test]
 fn lost_records_are_counted_on_the_screen() {
     let session = session();
     let text = session.text(&mono(), (54, 11), 7);
