@@ -401,12 +401,13 @@ fn check(args: &CheckArgs) -> eyre::Result<ExitCode> {
     let gguf = crate::engine::open::map(&find_model(&args.model, &config)?).map_err(Failure::from)?;
     let reference = report::reference::Reference::read(&args.reference).map_err(|e| Failure::usage(e.to_string()))?;
     let load = args.load.options(&config);
-    let checked = check_file(&gguf, &reference, &CheckOptions { tolerance: args.tolerance, load, ..CheckOptions::default() })
-        .map_err(|e| match e {
+    let checked = check_file(&gguf, &reference, &CheckOptions { tolerance: args.tolerance, load, ..CheckOptions::default() }).map_err(
+        |e| match e {
             CheckError::Reference(_) | CheckError::OtherModel(_) => Failure::usage(e.to_string()),
             CheckError::Gguf(e) => EngineError::from(e).into(),
             CheckError::Model(e) => EngineError::from(e).into(),
-        })?;
+        },
+    )?;
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer(&mut out, &checked).map_err(io::Error::from)?;

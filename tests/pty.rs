@@ -263,9 +263,7 @@ fn a_chat_from_opening_to_resuming() {
 
     // Resize while it runs, then cancel (it may have ended by itself).
     pty.resize(80, 24);
-    pty.until("the status line is at the new lower edge", |s| {
-        s.rows(0, 80).nth(23).is_some_and(|row| row.contains("TOY"))
-    });
+    pty.until("the status line is at the new lower edge", |s| s.rows(0, 80).nth(23).is_some_and(|row| row.contains("TOY")));
     pty.send(CTRL_C);
     pty.until("the turn has ended", |s| !s.contents().contains("answering") && !s.contents().contains("cancelling"));
 
@@ -465,11 +463,7 @@ fn a_model_file_that_is_none_is_said_and_the_app_stays() {
 
 #[test]
 fn without_a_terminal_the_error_names_the_way_out() {
-    let out = std::process::Command::new(env!("CARGO_BIN_EXE_rotary"))
-        .arg("demo")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_rotary")).arg("demo").stdin(std::process::Stdio::null()).output().unwrap();
     assert_eq!(out.status.code(), Some(2));
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(said.contains("rotary run"), "{said}");

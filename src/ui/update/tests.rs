@@ -1,7 +1,5 @@
 use super::*;
-use crate::events::{
-    Command, Event, FailureKind, FinishReason, ModelCard, Plan, Sampling, StepRecord, StepTime, TextKind, TurnStats,
-};
+use crate::events::{Command, Event, FailureKind, FinishReason, ModelCard, Plan, Sampling, StepRecord, StepTime, TextKind, TurnStats};
 use crate::ui::message::EngineCommand;
 use crate::ui::palette::ColorDepth;
 use crate::ui::session::{Listed, SavedChat, SavedMessage};
@@ -27,14 +25,7 @@ pub(in crate::ui) fn card() -> ModelCard {
         vocab: 100,
         context: 1000,
         expert_bytes: vec![1000, 1000],
-        plan: Plan {
-            slots_per_layer: 4,
-            min_slots: 2,
-            max_slots: 8,
-            slot_step: 2000,
-            context: 1000,
-            ..Plan::default()
-        },
+        plan: Plan { slots_per_layer: 4, min_slots: 2, max_slots: 8, slot_step: 2000, context: 1000, ..Plan::default() },
         sampling: Sampling { temperature: 0.5, ..Sampling::default() },
         can_think: true,
         template_fallback: false,
@@ -112,9 +103,7 @@ impl Script {
 
 fn asked(effects: &[Effect]) -> Option<Vec<String>> {
     effects.iter().find_map(|e| match e {
-        Effect::Engine(EngineCommand(Command::Generate { messages, .. })) => {
-            Some(messages.iter().map(|m| m.content.clone()).collect())
-        }
+        Effect::Engine(EngineCommand(Command::Generate { messages, .. })) => Some(messages.iter().map(|m| m.content.clone()).collect()),
         _ => None,
     })
 }
@@ -296,9 +285,9 @@ fn sampling_follows_the_model_until_the_person_sets_it() {
     s.engine(Event::Ready { card: Box::new(card()) });
     assert_eq!(s.state.sampling.temperature, 0.9);
     let effects = s.say("hi");
-    let sent = effects.iter().any(|e| {
-        matches!(e, Effect::Engine(EngineCommand(Command::Generate { sampling, .. })) if sampling.temperature == 0.9)
-    });
+    let sent = effects
+        .iter()
+        .any(|e| matches!(e, Effect::Engine(EngineCommand(Command::Generate { sampling, .. })) if sampling.temperature == 0.9));
     assert!(sent);
 }
 

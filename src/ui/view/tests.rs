@@ -14,9 +14,7 @@ fn screen(script: &mut Script, columns: u16, rows: u16) -> Vec<String> {
     let area = Rect::new(0, 0, columns, rows);
     let mut buf = Buffer::empty(area);
     draw(area, &mut buf, &script.state);
-    (0..rows)
-        .map(|y| (0..columns).map(|x| buf[(x, y)].symbol()).collect::<String>().trim_end().to_owned())
-        .collect()
+    (0..rows).map(|y| (0..columns).map(|x| buf[(x, y)].symbol()).collect::<String>().trim_end().to_owned()).collect()
 }
 
 fn talked() -> Script {
