@@ -484,6 +484,7 @@ fn a_panic_gives_the_terminal_back_before_it_is_reported() {
     let mut command = CommandBuilder::new(std::env::current_exe().unwrap());
     command.args(["--exact", "child_that_panics_with_the_terminal_taken", "--ignored", "--nocapture", "--test-threads=1"]);
     command.env("TERM", "xterm-256color");
+    command.env("RUST_BACKTRACE", "0");
     let mut pty = Pty::spawn(command, 80, 24);
     assert_ne!(pty.ends().exit_code(), 0);
     pty.is_restored();

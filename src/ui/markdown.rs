@@ -124,6 +124,8 @@ struct Layout<'t> {
     table: Option<Table>,
     /// A gap is wanted before the next block.
     gap: bool,
+    /// Lines before and after the gap of the heading that is being laid out.
+    heading: (usize, usize),
 }
 
 impl<'t> Layout<'t> {
@@ -139,6 +141,7 @@ impl<'t> Layout<'t> {
             links: Vec::new(),
             code: None,
             table: None,
+            heading: (0, 0),
             gap: false,
         }
     }
@@ -203,7 +206,9 @@ impl<'t> Layout<'t> {
             }
             Tag::Heading { level, .. } => {
                 self.flush();
+                let before = self.lines.len();
                 self.space();
+                self.heading = (before, self.lines.len());
                 self.push_style(self.theme.style(Face::Title).add_modifier(Modifier::BOLD));
                 if self.theme.is_mono() {
                     let marks = "#".repeat(level as usize);
@@ -284,6 +289,10 @@ impl<'t> Layout<'t> {
             }
             TagEnd::Heading(_) => {
                 self.flush();
+                // A heading without words leaves no gap of its own.
+                if self.lines.len() == self.heading.1 {
+                    self.lines.truncate(self.heading.0);
+                }
                 self.pop_style();
                 self.gap = true;
             }
@@ -556,7 +565,7 @@ mod tests {
         assert_eq!(stable_end("- a\n\n  b"), 0);
         let open = "x\n\n```\ncode\n\nmore";
         assert_eq!(stable_end(open), 3);
-        assert_eq!(stable_end("```\na\n\nb\n```\n\nend"), 13);
+        assert_eq!(stable_end("```\na\n\nb\n```\n\nend"), 14);
     }
 
     #[test]
