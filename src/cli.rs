@@ -358,7 +358,7 @@ fn inspect(args: &InspectArgs) -> eyre::Result<ExitCode> {
         serde_json::to_writer(&mut out, &serde_json::json!({ "file": seen, "plan": plan, "no_plan": why })).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
-        write!(out, "{seen}\n")?;
+        writeln!(out, "{seen}")?;
         match plan {
             Ok(plan) => write!(out, "{}", report::plan::table(&plan))?,
             Err(why) => writeln!(out, "no memory plan: {why}")?,

@@ -105,6 +105,7 @@ impl Default for Sampling {
 /// What the screen (or a report) asks of the engine. Cancelling and the slot target are atomics on the
 /// engine's handle, because they must act in the middle of a command.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "a variant's line tells of its fields")]
 pub enum Command {
     /// Close the model at hand, if any, and load another.
     Open { source: ModelSource, options: LoadOptions },
@@ -247,6 +248,7 @@ pub enum FailureKind {
 /// The text lane. Never lost, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "a variant's line tells of its fields")]
 pub enum Event {
     /// Loading goes on: a stage in words, bytes done and in all (0 if unknown).
     Loading { stage: String, done: u64, total: u64 },

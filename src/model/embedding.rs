@@ -15,7 +15,7 @@ impl Embedding {
     /// `table.rows` is the vocabulary.
     #[must_use]
     pub fn new(table: Matrix) -> Self {
-        let row_bytes = if table.rows == 0 { 0 } else { table.bytes.len() / table.rows };
+        let row_bytes = table.bytes.len().checked_div(table.rows).unwrap_or(0);
         Self { table, row_bytes }
     }
 

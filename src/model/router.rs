@@ -44,7 +44,7 @@ impl Router {
 /// Softmax over each row of `scores` `[tokens, experts]`, then the best `top_k`; of equal scores the lower id wins.
 fn route(scores: &[f32], experts: usize, gating: Gating) -> Routing {
     let k = gating.top_k.min(experts);
-    let tokens = if experts == 0 { 0 } else { scores.len() / experts };
+    let tokens = scores.len().checked_div(experts).unwrap_or(0);
     let mut ids = Vec::with_capacity(tokens * k);
     let mut weights = Vec::with_capacity(tokens * k);
     let mut taken = vec![false; experts];

@@ -263,7 +263,7 @@ impl Watch<'_> {
                 }
                 Event::LoadFailed { message, kind } => return Err(Failure::load(kind, message).into()),
                 Event::Loading { stage, done, total } if progress => {
-                    let share = if total > 0 { format!(" {} %", done * 100 / total) } else { String::new() };
+                    let share = (done * 100).checked_div(total).map_or_else(String::new, |p| format!(" {p} %"));
                     eprint!("\r\x1b[K{stage}{share}");
                 }
                 _ => {}

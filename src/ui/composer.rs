@@ -299,7 +299,7 @@ impl Composer {
         if rows.cursor.0 == 0 {
             self.older();
         } else {
-            self.to_row(&rows, rows.cursor.0 - 1);
+            self.go_to_row(&rows, rows.cursor.0 - 1);
         }
     }
 
@@ -309,11 +309,11 @@ impl Composer {
         if rows.cursor.0 + 1 >= rows.rows.len() {
             self.newer();
         } else {
-            self.to_row(&rows, rows.cursor.0 + 1);
+            self.go_to_row(&rows, rows.cursor.0 + 1);
         }
     }
 
-    fn to_row(&mut self, rows: &Rows, row: usize) {
+    fn go_to_row(&mut self, rows: &Rows, row: usize) {
         let goal = self.goal.unwrap_or(rows.cursor.1);
         let range = rows.rows[row].clone();
         let text = &self.text[range.clone()];

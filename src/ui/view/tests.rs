@@ -1,5 +1,5 @@
 use super::*;
-use crate::events::{Event, FinishReason, StepRecord};
+use crate::events::{Event, FinishReason};
 use crate::ui::message::Message;
 use crate::ui::palette::ColorDepth;
 use crate::ui::state::{Focus, Overlay};
@@ -75,7 +75,7 @@ fn plain_ascii_means_every_cell() {
     s.state.transcript.truncate(0);
     s.say("plain");
     s.answer("- a\n\n> b\n\n---\n\n| a | b |\n|---|---|\n| 1 | 2 |\n");
-    s.send(Message::Step(Box::new(StepRecord::default())));
+    s.send(Message::Step(Box::default()));
     s.send(Message::Fold);
     for overlay in [None, Some(Overlay::Help(0)), Some(Overlay::Palette(3))] {
         s.state.overlay = overlay;
