@@ -26,6 +26,8 @@ const MAX_CELLS: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     hits: u32,
+    /// Misses that got a slot: their copy is `upload_us`, but they are computed from the slot, so within `hits_us`.
+    admitted: u32,
     routed: u32,
     time: StepTime,
     uploaded: u64,
@@ -152,6 +154,7 @@ impl MemoryState {
             .routed
             .iter()
             .fold((0u32, 0u32), |(hits, all), r| (hits.saturating_add(u32::from(r.outcome == Outcome::Hit)), all.saturating_add(1)));
+        let admitted = record.routed.iter().filter(|r| r.outcome == Outcome::Admitted).count().try_into().unwrap_or(u32::MAX);
         self.session_hits += u64::from(hits);
         self.session_routed += u64::from(routed);
         self.session_tokens += 1;
@@ -162,7 +165,14 @@ impl MemoryState {
         if self.recent.len() == WINDOW {
             self.recent.pop_front();
         }
-        self.recent.push_back(Sample { hits, routed, time: record.time, uploaded: record.bytes_uploaded, missed: record.bytes_missed });
+        self.recent.push_back(Sample {
+            hits,
+            admitted,
+            routed,
+            time: record.time,
+            uploaded: record.bytes_uploaded,
+            missed: record.bytes_missed,
+        });
         self.regret.push(record, self.slots);
         self.judge();
     }
@@ -342,10 +352,12 @@ impl MemoryState {
         let routed = self.recent.iter().map(|s| f64::from(s.routed)).sum::<f64>() / n;
         let hits = self.recent.iter().map(|s| f64::from(s.hits)).sum::<f64>() / n;
         let misses = routed - hits;
+        let admitted = self.recent.iter().map(|s| f64::from(s.admitted)).sum::<f64>() / n;
         // Too few of a kind give no cost to go by.
         let cost = |us: f64, count: f64| (count * n >= 8.0).then(|| us / count);
-        let per_hit = cost(split.hits, hits);
-        let per_miss = cost(split.misses + split.upload, misses);
+        // Experts admitted in a step are computed from their new slot, at the price of a hit; that price belongs to the miss.
+        let per_hit = cost(split.hits, hits + admitted);
+        let per_miss = per_hit.and_then(|hit| cost(split.misses + split.upload + admitted * hit, misses));
         let (per_hit, per_miss) = match (per_hit, per_miss) {
             (Some(h), Some(m)) => (h, m),
             (Some(h), None) if (hit_rate * routed - hits).abs() < 0.5 => (h, h),
