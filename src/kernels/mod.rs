@@ -11,6 +11,7 @@ mod avx2;
 mod bench;
 mod block;
 mod exp;
+pub mod delta;
 pub mod memory;
 mod pool;
 mod product;

@@ -20,6 +20,8 @@ pub struct SelfAttention {
     pub heads: Heads,
     /// hidden -> query heads.
     pub query: Linear,
+    /// The query map yields `[query | gate]` per head; the output of a head is multiplied by the gate's sigmoid.
+    pub gated: bool,
     /// hidden -> key heads.
     pub key: Linear,
     /// hidden -> value heads.
@@ -53,6 +55,7 @@ impl SelfAttention {
         settings: &LoadSettings,
         block: usize,
         norm: QkNorm,
+        gated: bool,
     ) -> Result<Self, ModelError> {
         let heads = config.heads;
         let Heads { query, groups, key_dim, value_dim } = heads;
@@ -64,7 +67,8 @@ impl SelfAttention {
         };
         Ok(Self {
             heads,
-            query: weights.linear(&name("q"), config.hidden, q)?,
+            query: weights.linear(&name("q"), config.hidden, if gated { 2 * q } else { q })?,
+            gated,
             key: weights.linear(&name("k"), config.hidden, k)?,
             value: weights.linear(&name("v"), config.hidden, v)?,
             output: weights.linear(&name("output"), query * value_dim, config.hidden)?,
@@ -88,6 +92,12 @@ impl SelfAttention {
             }
         }
         let [mut q, mut k, v] = qkv;
+        let mut gate = None;
+        if self.gated {
+            let (queries, gates) = with_rows(&q, |q| unzip_heads(q, self.heads.key_dim))?;
+            q = from_rows(queries, tokens, self.heads.query * self.heads.key_dim)?;
+            gate = Some(gates);
+        }
         if let Some(norm) = &self.query_norm {
             q = norm.forward(compute, &q)?;
         }
@@ -102,6 +112,19 @@ impl SelfAttention {
         let scale = 1.0 / (self.heads.key_dim as f32).sqrt();
         let context = self.cache.context();
         with_rows(&q, |q| attention(&compute.pool, self.heads, self.cache.view(), context, q, position, scale, &mut out))?;
+        if let Some(gate) = gate {
+            out.iter_mut().zip(gate).for_each(|(y, g)| *y /= 1.0 + (-g).exp());
+        }
         self.output.forward(compute, &from_rows(out, tokens, width)?)
     }
+}
+
+/// `[tokens, heads * (query | gate)]` into all queries and all gates.
+fn unzip_heads(rows: &[f32], dim: usize) -> (Vec<f32>, Vec<f32>) {
+    let (mut queries, mut gates) = (Vec::with_capacity(rows.len() / 2), Vec::with_capacity(rows.len() / 2));
+    for pair in rows.chunks_exact(2 * dim) {
+        queries.extend_from_slice(&pair[..dim]);
+        gates.extend_from_slice(&pair[dim..]);
+    }
+    (queries, gates)
 }

@@ -6,7 +6,9 @@
 use super::rope::Scaling;
 use super::weights::Weights;
 use super::ModelError;
+use crate::gguf::Value;
 use crate::kernels::attention::Heads;
+use crate::kernels::delta::DeltaHeads;
 
 /// Sizes beyond this are taken for damage, long before they could be multiplied into an overflow.
 const LIMIT: u64 = 1 << 24;
@@ -50,6 +52,36 @@ pub struct ModelConfig {
     pub clamp_qkv: Option<f32>,
     /// Vocabulary size, from the embedding table.
     pub vocab: usize,
+    /// Present if some layers have a recurrent state instead of keys and values.
+    pub hybrid: Option<Hybrid>,
+}
+
+/// What a hybrid of attention and gated delta net adds (`qwen35moe`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hybrid {
+    /// Per layer, whether it is recurrent.
+    pub recurrent: Vec<bool>,
+    /// Sizes of a recurrent layer.
+    pub delta: DeltaHeads,
+    /// Taps of its convolution.
+    pub width: usize,
+    /// Width inside the shared expert.
+    pub shared_ff: usize,
+}
+
+impl Hybrid {
+    /// Bytes of the states of all recurrent layers.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        let layers = self.recurrent.iter().filter(|r| **r).count() as u64;
+        layers * super::delta_net::DeltaNet::state_bytes(self.delta, self.width)
+    }
+
+    /// How many copies of all states are kept to go back to: a quarter of a GiB of them, at least 4, at most 32.
+    #[must_use]
+    pub fn snapshots(&self) -> usize {
+        ((256 << 20) / self.state_bytes().max(1)).clamp(4, 32) as usize
+    }
 }
 
 /// Typed access to `ARCH.*`.
@@ -110,7 +142,7 @@ impl ModelConfig {
     pub(crate) fn read(weights: &Weights<'_>) -> Result<Self, ModelError> {
         let arch = weights.gguf.arch()?.to_owned();
         let keys = Keys { weights, arch: &arch };
-        let blocks = keys.need("block_count")?;
+        let blocks = Self::blocks(&keys)?;
         let hidden = keys.need("embedding_length")?;
         let heads = Self::heads(&keys, hidden)?;
         let experts = keys.need("expert_count")?;
@@ -142,6 +174,7 @@ impl ModelConfig {
             .tensor("token_embd.weight")
             .ok_or_else(|| ModelError::MissingTensor { file: weights.file.clone(), tensor: "token_embd.weight".into() })?;
         let vocab = table.dims.get(1).copied().unwrap_or(1);
+        let hybrid = if arch == "qwen35moe" { Some(Self::hybrid(&keys, blocks)?) } else { None };
         let leading_dense = keys.size_or_zero("leading_dense_block_count")?.unwrap_or(0);
         Ok(Self {
             blocks,
@@ -163,6 +196,7 @@ impl ModelConfig {
             renormalise: weights.gguf.bool(&keys.key("expert_weights_norm"))?,
             clamp_qkv: keys.number("attention.clamp_kqv")?.filter(|c| *c > 0.0),
             vocab,
+            hybrid,
             arch,
         })
     }
@@ -170,7 +204,63 @@ impl ModelConfig {
     /// Bytes of keys and values that one token takes in all layers.
     #[must_use]
     pub fn cache_bytes_per_token(&self, f32: bool) -> u64 {
-        self.blocks as u64 * super::cache::KvCache::token_bytes(self.heads, f32)
+        let attending = self.hybrid.as_ref().map_or(self.blocks, |h| h.recurrent.iter().filter(|r| !**r).count());
+        attending as u64 * super::cache::KvCache::token_bytes(self.heads, f32)
+    }
+
+    /// Layers that decode. `block_count` includes the blocks that predict further tokens, which plain decoding leaves out.
+    fn blocks(keys: &Keys<'_, '_>) -> Result<usize, ModelError> {
+        let blocks = keys.need("block_count")?;
+        match keys.size_or_zero("nextn_predict_layers")? {
+            Some(n) if n >= blocks => Err(keys.bad("nextn_predict_layers", n, format!("leaves nothing of block_count = {blocks}"))),
+            n => Ok(blocks - n.unwrap_or(0)),
+        }
+    }
+
+    /// Which layers are recurrent, and their sizes.
+    fn hybrid(keys: &Keys<'_, '_>, blocks: usize) -> Result<Hybrid, ModelError> {
+        let recurrent = match keys.weights.gguf.get(&keys.key("attention.recurrent_layers")) {
+            Some(Value::Array(flags)) => {
+                let flags: Option<Vec<bool>> = flags.iter().map(|f| if let Value::Bool(b) = f { Some(*b) } else { None }).collect();
+                match flags {
+                    Some(mut f) if f.len() >= blocks => {
+                        f.truncate(blocks);
+                        f
+                    }
+                    _ => {
+                        return Err(keys.bad(
+                            "attention.recurrent_layers",
+                            "(an array)",
+                            format!("must hold a true or false for each of {blocks} layers"),
+                        ))
+                    }
+                }
+            }
+            Some(_) => return Err(keys.bad("attention.recurrent_layers", "(not an array)", "must be an array of true and false")),
+            None => {
+                let every = keys.size("full_attention_interval")?.unwrap_or(4);
+                (0..blocks).map(|i| (i + 1) % every != 0).collect()
+            }
+        };
+        let (groups, heads, dim) = (keys.need("ssm.group_count")?, keys.need("ssm.time_step_rank")?, keys.need("ssm.state_size")?);
+        if heads % groups != 0 {
+            return Err(keys.bad("ssm.time_step_rank", heads, format!("is not a multiple of ssm.group_count = {groups}")));
+        }
+        let inner = keys.need("ssm.inner_size")?;
+        if heads.saturating_mul(dim) != inner {
+            return Err(keys.bad(
+                "ssm.inner_size",
+                inner,
+                format!("contradicts time_step_rank * state_size = {}", heads.saturating_mul(dim)),
+            ));
+        }
+        let width = keys.need("ssm.conv_kernel")?;
+        if !(1..=64).contains(&width) || dim > 4096 {
+            return Err(keys.bad("ssm.conv_kernel", width, "a kernel has 1 to 64 taps, and a state at most 4096 values in a row"));
+        }
+        let delta = DeltaHeads { keys: groups, values: heads, key_dim: dim, value_dim: dim };
+        let shared_ff = keys.size_or_zero("expert_shared_feed_forward_length")?.unwrap_or(0);
+        Ok(Hybrid { recurrent, delta, width, shared_ff })
     }
 
     fn heads(keys: &Keys<'_, '_>, hidden: usize) -> Result<Heads, ModelError> {

@@ -4,6 +4,7 @@
 
 use super::attention::SelfAttention;
 use super::config::ModelConfig;
+use super::delta_net::DeltaNet;
 use super::embedding::Embedding;
 use super::feed_forward::FeedForward;
 use super::head::Head;
@@ -20,12 +21,15 @@ use candle_core::Tensor;
 pub enum Mixer {
     /// Attention over a cache of keys and values.
     Attention(Box<SelfAttention>),
+    /// A recurrence with a state of fixed size.
+    DeltaNet(Box<DeltaNet>),
 }
 
 impl Mixer {
     fn forward(&mut self, compute: &mut Compute, x: &Tensor, position: usize, angles: &Angles) -> Result<Tensor, ModelError> {
         match self {
             Self::Attention(a) => a.forward(compute, x, position, angles),
+            Self::DeltaNet(d) => d.forward(compute, x),
         }
     }
 
@@ -33,6 +37,23 @@ impl Mixer {
     fn reachable(&self, len: usize) -> usize {
         match self {
             Self::Attention(_) => len,
+            Self::DeltaNet(d) => d.reachable(len),
+        }
+    }
+
+    /// Go back to a length that every layer can reach.
+    fn rewind(&mut self, len: usize) {
+        match self {
+            Self::Attention(_) => {}
+            Self::DeltaNet(d) => d.rewind(len),
+        }
+    }
+
+    /// Make the present length one that can be gone back to.
+    fn keep(&mut self) {
+        match self {
+            Self::Attention(_) => {}
+            Self::DeltaNet(d) => d.keep(),
         }
     }
 }
@@ -83,6 +104,8 @@ pub struct Decoder {
     context: usize,
     /// Bytes of cache per token.
     token_bytes: u64,
+    /// Bytes of recurrent state, whatever the length.
+    state_bytes: u64,
     compute: Compute,
     /// Tokens in the context.
     len: usize,
@@ -92,7 +115,14 @@ impl Decoder {
     /// A model with an empty context.
     pub(crate) fn new(parts: Parts, layers: Vec<Layer>, config: &ModelConfig, settings: &LoadSettings) -> Self {
         let token_bytes = config.cache_bytes_per_token(settings.kv_f32);
-        Self { parts, layers, context: settings.context, token_bytes, compute: Compute::new(settings.pool.clone()), len: 0 }
+        let state_bytes = config.hybrid.as_ref().map_or(0, |h| h.state_bytes());
+        let compute = Compute::new(settings.pool.clone());
+        Self { parts, layers, context: settings.context, token_bytes, state_bytes, compute, len: 0 }
+    }
+
+    /// Make the present length one that [`Model::truncate`] can go back to.
+    fn keep(&mut self) {
+        self.layers.iter_mut().for_each(|l| l.mixer.keep());
     }
 }
 
@@ -124,6 +154,11 @@ impl Model for Decoder {
         if tokens.is_empty() {
             return Ok(Some(Vec::new()));
         }
+        // A pass that is stopped or fails must be undone; after a single token the way back may be longer.
+        let long = tokens.len() > 1;
+        if long {
+            self.keep();
+        }
         let mut x = self.parts.embedding.forward(tokens)?;
         let angles = self.parts.rope.angles(self.len, tokens.len());
         for (i, layer) in self.layers.iter_mut().enumerate() {
@@ -142,6 +177,9 @@ impl Model for Decoder {
             return Err(ModelError::NotFinite { file: self.parts.file.clone(), place: "the output head".to_owned() });
         }
         self.len += tokens.len();
+        if long {
+            self.keep();
+        }
         Ok(Some(out))
     }
 
@@ -151,11 +189,12 @@ impl Model for Decoder {
 
     fn truncate(&mut self, len: usize) -> usize {
         self.len = self.layers.iter().fold(len.min(self.len), |len, l| l.mixer.reachable(len));
+        self.layers.iter_mut().for_each(|l| l.mixer.rewind(self.len));
         self.len
     }
 
     fn cache_bytes(&self) -> u64 {
-        self.len as u64 * self.token_bytes
+        self.len as u64 * self.token_bytes + self.state_bytes
     }
 
     fn vocab(&self) -> usize {

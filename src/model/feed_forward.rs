@@ -29,6 +29,16 @@ impl Dense {
         })
     }
 
+    /// The shared expert of block `block`.
+    fn load_shared(weights: &Weights<'_>, block: usize, hidden: usize, ff: usize) -> Result<Self, ModelError> {
+        let name = |part: &str| format!("blk.{block}.ffn_{part}_shexp");
+        Ok(Self {
+            gate: weights.linear(&name("gate"), hidden, ff)?,
+            up: weights.linear(&name("up"), hidden, ff)?,
+            down: weights.linear(&name("down"), ff, hidden)?,
+        })
+    }
+
     /// `[tokens, hidden]` in, the same out.
     ///
     /// # Errors
@@ -47,6 +57,28 @@ impl Dense {
     }
 }
 
+/// An expert that every token uses, weighed by a sigmoid of its own.
+pub struct SharedExpert {
+    /// hidden -> 1
+    weight: Linear,
+    expert: Dense,
+}
+
+impl SharedExpert {
+    /// The shared expert of block `block`.
+    pub(crate) fn load(weights: &Weights<'_>, block: usize, hidden: usize, ff: usize) -> Result<Self, ModelError> {
+        let weight = weights.linear(&format!("blk.{block}.ffn_gate_inp_shexp"), hidden, 1)?;
+        Ok(Self { weight, expert: Dense::load_shared(weights, block, hidden, ff)? })
+    }
+
+    /// `[tokens, hidden]` in, the same out.
+    fn forward(&self, compute: &mut Compute, x: &Tensor) -> Result<Tensor, ModelError> {
+        let weight = self.weight.forward(compute, x)?;
+        let y = self.expert.forward(compute, x)?;
+        Ok(y.broadcast_mul(&candle_nn::ops::sigmoid(&weight)?)?)
+    }
+}
+
 /// What follows attention in a layer.
 pub enum FeedForward {
     /// Every token uses all of it.
@@ -57,6 +89,8 @@ pub enum FeedForward {
         router: Router,
         /// Index among layers with experts.
         index: usize,
+        /// Added to what the routed experts give.
+        shared: Option<Box<SharedExpert>>,
     },
 }
 
@@ -68,9 +102,13 @@ impl FeedForward {
     pub fn forward(&self, compute: &mut Compute, experts: &mut Experts, x: &Tensor) -> Result<Tensor, ModelError> {
         match self {
             Self::Dense(dense) => dense.forward(compute, x),
-            Self::Moe { router, index } => {
+            Self::Moe { router, index, shared } => {
                 let routing = router.forward(compute, x)?;
-                Ok(experts.forward(*index, x, &routing)?)
+                let routed = experts.forward(*index, x, &routing)?;
+                match shared {
+                    Some(shared) => Ok((routed + shared.forward(compute, x)?)?),
+                    None => Ok(routed),
+                }
             }
         }
     }

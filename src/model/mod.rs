@@ -7,6 +7,7 @@ pub mod attention;
 pub mod cache;
 pub mod config;
 pub mod decoder;
+pub mod delta_net;
 pub mod embedding;
 mod error;
 mod expert_weights;
@@ -16,9 +17,11 @@ pub mod linear;
 pub mod norm;
 mod olmoe;
 mod open;
+mod qwen35moe;
 mod qwen3moe;
 pub mod rope;
 pub mod router;
+pub mod snapshots;
 mod weights;
 
 #[cfg(test)]
@@ -31,7 +34,7 @@ pub use open::{load, open, plan, LoadSettings, Opened};
 use crate::experts::Experts;
 
 /// Architectures that can be loaded, as `general.architecture` names them.
-pub const ARCHITECTURES: &[&str] = &["qwen3moe", "olmoe"];
+pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "olmoe"];
 
 /// Which logits a forward pass returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::config::ModelConfig;
 use super::weights::Weights;
-use super::{expert_weights, olmoe, qwen3moe, Model, ModelError, ARCHITECTURES};
+use super::{expert_weights, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
 use crate::events::{LoadOptions, Plan};
 use crate::experts::budget::{self, Needs, Wish};
 use crate::experts::policy::Policy;
@@ -59,6 +59,7 @@ fn read<'a>(gguf: &'a Gguf) -> Result<(Weights<'a>, ModelConfig), ModelError> {
 pub fn load(gguf: &Gguf, settings: &LoadSettings) -> Result<(Box<dyn Model>, ExpertStore, ModelConfig), ModelError> {
     let (weights, config) = read(gguf)?;
     let (model, store) = match config.arch.as_str() {
+        "qwen35moe" => qwen35moe::load(&weights, &config, settings)?,
         "olmoe" => olmoe::load(&weights, &config, settings)?,
         _ => qwen3moe::load(&weights, &config, settings)?,
     };

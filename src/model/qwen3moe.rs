@@ -35,14 +35,14 @@ pub(super) fn load_with(
         let name = |part: &str| format!("blk.{block}.{part}");
         let dense = block < config.leading_dense || (!weights.has(&name("ffn_gate_inp.weight")) && weights.has(&name("ffn_gate.weight")));
         let mixer_norm = weights.norm(&name("attn_norm"), config)?;
-        let attention = SelfAttention::load(weights, config, settings, block, norm)?;
+        let attention = SelfAttention::load(weights, config, settings, block, norm, false)?;
         let ff_norm = weights.norm(&name("ffn_norm"), config)?;
         let feed_forward = if dense {
             FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff)?)
         } else {
             let router = Router::new(weights.linear(&name("ffn_gate_inp"), config.hidden, config.experts)?, gating);
             experts.push(expert_weights::load(weights, block, sizes)?);
-            FeedForward::Moe { router, index: experts.len() - 1 }
+            FeedForward::Moe { router, index: experts.len() - 1, shared: None }
         };
         layers.push(Layer { mixer_norm, mixer: Mixer::Attention(Box::new(attention)), ff_norm, feed_forward });
     }
