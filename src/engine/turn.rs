@@ -207,7 +207,12 @@ impl Session {
         let forward = self.opened.runtime.step(tokens, which, &stop, &mut record);
         let mut logits = match forward {
             Ok(Some(logits)) => logits,
-            Ok(None) => return Ok(None),
+            Ok(None) => {
+                // A recurrent state may only go back to an earlier point than where the pass began.
+                let back = self.opened.runtime.truncate(self.cache.len());
+                self.cache.truncate(back);
+                return Ok(None);
+            }
             Err(e) => {
                 // What the failed pass left in the context is unknown: go back to what is known, or to nothing.
                 let back = self.opened.runtime.truncate(self.cache.len());

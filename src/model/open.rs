@@ -88,11 +88,15 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
     let mut trunk = 0;
     let mut per_layer: Vec<u64> = vec![0; config.blocks];
     for t in gguf.tensors() {
+        let block = t.name.strip_prefix("blk.").and_then(|n| n.split('.').next()).and_then(|n| n.parse::<usize>().ok());
+        if block.is_some_and(|b| b >= config.blocks) {
+            // Predicts further tokens; plain decoding never reads it.
+            continue;
+        }
         if !expert_weights::is_routed(&t.name) {
             trunk += t.size() as u64;
             continue;
         }
-        let block = t.name.split('.').nth(1).and_then(|n| n.parse::<usize>().ok());
         if let Some(bytes) = block.and_then(|b| per_layer.get_mut(b)) {
             *bytes += t.size() as u64;
         }
@@ -101,10 +105,11 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
     let heads = config.heads;
     let attention = heads.query * (2 * heads.key_dim + heads.value_dim) + heads.groups * 2 * (heads.key_dim + heads.value_dim);
     let row = 8 * config.hidden + attention + config.top_k * (2 * config.hidden + 3 * config.expert_ff);
+    let states = config.hybrid.as_ref().map_or(0, |h| h.state_bytes() * (1 + h.snapshots() as u64));
     Needs {
         trunk,
         cache_per_token: config.cache_bytes_per_token(kv_f32),
-        buffers: row as u64 * 4 * CHUNK.min(config.context as u64) + config.vocab as u64 * 4 * 3,
+        buffers: row as u64 * 4 * CHUNK.min(config.context as u64) + config.vocab as u64 * 4 * 3 + states,
         vocab: config.vocab as u64,
         expert_bytes,
         experts: config.experts,

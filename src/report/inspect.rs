@@ -3,12 +3,10 @@
 use super::size;
 use crate::gguf::{shown, Gguf, GgufError, TensorInfo};
 use crate::kernels;
+use crate::model::ARCHITECTURES;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
-
-/// Architectures that run here.
-const ARCHITECTURES: &[&str] = &["qwen3moe", "olmoe"];
 
 /// The facts of one model file (or split set).
 #[derive(Clone, Debug, PartialEq, Serialize)]

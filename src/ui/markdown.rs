@@ -124,8 +124,8 @@ struct Layout<'t> {
     table: Option<Table>,
     /// A gap is wanted before the next block.
     gap: bool,
-    /// Lines before and after the gap of the heading that is being laid out.
-    heading: (usize, usize),
+    /// Lines before and after the gaps of the headings and quotes that are being laid out.
+    opened: Vec<(usize, usize)>,
 }
 
 impl<'t> Layout<'t> {
@@ -141,7 +141,7 @@ impl<'t> Layout<'t> {
             links: Vec::new(),
             code: None,
             table: None,
-            heading: (0, 0),
+            opened: Vec::new(),
             gap: false,
         }
     }
@@ -206,9 +206,7 @@ impl<'t> Layout<'t> {
             }
             Tag::Heading { level, .. } => {
                 self.flush();
-                let before = self.lines.len();
-                self.space();
-                self.heading = (before, self.lines.len());
+                self.open();
                 self.push_style(self.theme.style(Face::Title).add_modifier(Modifier::BOLD));
                 if self.theme.is_mono() {
                     let marks = "#".repeat(level as usize);
@@ -217,7 +215,7 @@ impl<'t> Layout<'t> {
             }
             Tag::BlockQuote(_) => {
                 self.flush();
-                self.space();
+                self.open();
                 let bar = if self.theme.ascii { "| " } else { "▎ " };
                 self.enter(None, bar.to_owned(), Face::Dim);
             }
@@ -289,16 +287,14 @@ impl<'t> Layout<'t> {
             }
             TagEnd::Heading(_) => {
                 self.flush();
-                // A heading without words leaves no gap of its own.
-                if self.lines.len() == self.heading.1 {
-                    self.lines.truncate(self.heading.0);
-                }
+                self.close();
                 self.pop_style();
                 self.gap = true;
             }
             TagEnd::BlockQuote(_) => {
                 self.flush();
                 self.containers.pop();
+                self.close();
                 self.gap = true;
             }
             TagEnd::CodeBlock => {
@@ -362,6 +358,22 @@ impl<'t> Layout<'t> {
     fn inner_width(&self) -> usize {
         let prefix: usize = self.containers[self.shown()..].iter().map(|c| columns(&c.rest)).sum();
         self.width.saturating_sub(prefix).max(1)
+    }
+
+    /// A heading or quote begins.
+    fn open(&mut self) {
+        let before = self.lines.len();
+        self.space();
+        self.opened.push((before, self.lines.len()));
+    }
+
+    /// A heading or quote ends; one without content leaves no gap of its own.
+    fn close(&mut self) {
+        if let Some((before, after)) = self.opened.pop() {
+            if self.lines.len() == after {
+                self.lines.truncate(before);
+            }
+        }
     }
 
     /// An empty line between blocks.
@@ -590,10 +602,11 @@ mod tests {
             let source = blocks.join("\n\n");
             let cut = stable_end(&source);
             let mut joined = render(&source[..cut], 20, &theme());
-            if !joined.is_empty() {
+            let open = render(&source[cut..], 20, &theme());
+            if !joined.is_empty() && !open.is_empty() {
                 joined.push(Line::default());
             }
-            joined.extend(render(&source[cut..], 20, &theme()));
+            joined.extend(open);
             let plain = |lines: Vec<Line>| lines.iter().map(|l| l.to_string().trim_end().to_owned()).collect::<Vec<_>>();
             prop_assert_eq!(plain(joined), plain(render(&source, 20, &theme())));
         }
