@@ -45,7 +45,7 @@ pub struct CpuTier {
 }
 
 impl CpuTier {
-    /// Reserve address space for all experts of every layer, with no memory used yet. See [`super::Settings::window`].
+    /// Reserve address space for all experts of every layer, with no memory used yet. See `Settings::window`.
     ///
     /// # Errors
     /// The operating system refuses the reservation.
