@@ -1,7 +1,9 @@
 //! The user's configuration: `rotary/config.toml` under the XDG configuration folder.
 //!
-//! A missing file is fine. A file with a mistake never stops the program: the defaults are used, and a message
-//! names the file, the line, the field and the remedy.
+//! A missing file is fine. A mistake in it never stops the program and costs no more than its own field: for each, a
+//! message names the file, the line, the field and the remedy, and everything else counts.
+
+mod file;
 
 use crate::events::Sampling;
 use etcetera::BaseStrategy;
@@ -59,7 +61,7 @@ impl Default for Config {
 /// A configuration and what was wrong with its file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Loaded {
-    /// The configuration; defaults if the file is missing or wrong.
+    /// The configuration; a field that is missing or wrong has its default.
     pub config: Config,
     /// What to tell the person.
     pub problems: Vec<String>,
@@ -120,22 +122,13 @@ pub fn load_from(path: &Path) -> Loaded {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Loaded::default(),
-        Err(error) => return broken(format!("{}: {error}; the defaults are used", path.display())),
-    };
-    match toml::from_str::<Config>(&text) {
-        Ok(config) => Loaded { config, problems: Vec::new() },
         Err(error) => {
-            let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-            let place = line.map_or(String::new(), |l| format!(":{l}"));
-            let at = line.and_then(|l| text.lines().nth(l - 1)).map_or(String::new(), |l| format!(" (at \"{}\")", l.trim()));
-            let reason = error.message().lines().collect::<Vec<_>>().join(" ");
-            broken(format!("{}{place}: {reason}{at}; correct or remove this line; until then the defaults are used", path.display()))
+            let problem = format!("{}: {error}; the defaults are used", path.display());
+            return Loaded { config: Config::default(), problems: vec![problem] };
         }
-    }
-}
-
-fn broken(problem: String) -> Loaded {
-    Loaded { config: Config::default(), problems: vec![problem] }
+    };
+    let (config, problems) = file::read(&text, path);
+    Loaded { config, problems }
 }
 
 /// Reads `8GiB`, `512 MiB`, `1.5GB`, `4096`. Units of 1024 have an `i`; a bare `K`, `M`, `G`, `T` counts as one.
@@ -221,21 +214,67 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_name_file_line_field_and_remedy_and_keep_the_defaults() {
-        for (text, line, word) in [
-            ("theme = \"dark\"\ntheem = \"x\"\n", ":2:", "theem"),
-            ("\nframe_rate = 900\n", ":2:", "frame_rate"),
-            ("ram = \"lots\"\n", ":1:", "8GiB"),
-            ("theme = \n", ":1:", "theme"),
-            ("[sampling]\ntemperature = \"hot\"\n", ":2:", "temperature"),
+    fn mistakes_name_file_line_field_and_remedy() {
+        for (text, line, field, word) in [
+            ("theme = \"dark\"\ntheem = \"x\"\n", ":2:", "theem", "theme"),
+            ("\nframe_rate = 900\n", ":2:", "frame_rate", "1 to 60"),
+            ("ram = \"lots\"\n", ":1:", "ram", "8GiB"),
+            ("theme = \n", ":1:", "theme", "theme"),
+            ("model_dirs = [\n  \"a\",\n  3,\n]\n", ":1:", "model_dirs", "string"),
+            ("color = \"red\"\n", ":1:", "color", "truecolor"),
+            ("policy = \"best\"\n", ":1:", "policy", "lru"),
+            ("threads = 0\n", ":1:", "threads", "1024"),
+            ("[sampling]\ntemperature = \"hot\"\n", ":2:", "sampling.temperature", "hot"),
+            ("[sampling]\ntop_p = 7.5\n", ":2:", "sampling.top_p", "at most 1"),
+            ("[samplings]\ntop_p = 0.5\ntop_k = 3\n", ":1:", "samplings", "sampling"),
+            ("theme = \"a\"\ntheme = \"b\"\n", ":2:", "theme", "uplicate"),
         ] {
             let l = loaded(text);
-            assert_eq!(l.config, Config::default());
+            assert_eq!(l.problems.len(), 1, "{text:?}: {:?}", l.problems);
             let problem = &l.problems[0];
-            for part in ["config.toml", line, word, "defaults"] {
+            for part in ["config.toml", line, field, word, "correct or remove this line"] {
                 assert!(problem.contains(part), "{problem:?} lacks {part:?}");
             }
             assert!(!problem.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_mistake_costs_its_own_field_only() {
+        let l = loaded(
+            "theme = \"light\"\nframe_rate = 900\npolicy = \"lru\"\nthreads = \"many\"\nascii = true\ncolour = \"16\"\n\
+             [sampling]\ntemperature = 0.2\ntop_p = 3.0\ntop_k = 5\n",
+        );
+        let sampling = Sampling { temperature: 0.2, top_k: 5, ..Sampling::default() };
+        let want =
+            Config { theme: "light".into(), policy: Some("lru".into()), ascii: Some(true), sampling: Some(sampling), ..Config::default() };
+        assert_eq!(l.config, want);
+        let about = ["frame_rate", "threads", "colour", "sampling.top_p"];
+        assert_eq!(l.problems.len(), about.len(), "{:?}", l.problems);
+        for field in about {
+            assert!(l.problems.iter().any(|p| p.contains(&format!(": {field}: "))), "{field}: {:?}", l.problems);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_toml_leaves_the_others() {
+        for broken in ["theme = ", "theme", "theme == \"light\"", "theme = \"light", "= 3", "???"] {
+            let l = loaded(&format!("policy = \"lru\"\n{broken}\nascii = true\n"));
+            assert_eq!(l.config, Config { policy: Some("lru".into()), ascii: Some(true), ..Config::default() }, "{broken:?}");
+            assert!(l.problems[0].contains(":2:"), "{broken:?}: {:?}", l.problems);
+        }
+    }
+
+    #[test]
+    fn a_table_without_a_right_field_leaves_the_models_own_sampling() {
+        assert_eq!(loaded("[sampling]\ntop_p = 3.0\n").config, Config::default());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_without_a_panic(text in "[a-z_=\\[\\]\"'0-9. \n#{},-]{0,80}", any in proptest::prelude::any::<String>()) {
+            let _ = loaded(&text);
+            let _ = loaded(&any);
         }
     }
 
