@@ -58,7 +58,12 @@ pub struct Pull {
     pub file: String,
     /// The folder of all models.
     pub models: PathBuf,
+    /// How long the server may send nothing before the connection counts as dead.
+    pub stall: Duration,
 }
+
+/// The usual [`Pull::stall`].
+const STALL: Duration = Duration::from_secs(30);
 
 /// How a download goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +73,8 @@ pub enum Progress {
     File { name: String, done: u64, size: u64 },
     /// Bytes on disk.
     Bytes { done: u64, size: u64 },
+    /// The connection broke or went silent; it is tried once more from here.
+    Again { done: u64, why: String },
     /// All bytes are here; the checksum is computed.
     Checking,
     /// The file is complete. `verified` is false if the hub publishes no checksum for it.
@@ -88,6 +95,7 @@ impl Pull {
             repo: repo.into(),
             file: file.into(),
             models: models.into(),
+            stall: STALL,
         }
     }
 
@@ -147,7 +155,7 @@ impl Pull {
 
     /// Get what is missing of a file, going on after cuts as long as each try gets further.
     fn transfer(&self, file: &str, remote: &Remote, out: &mut File, progress: &mut dyn FnMut(Progress)) -> Result<(), Stop> {
-        let agent = agent(10);
+        let agent = agent(10, self.stall);
         let mut buffer = vec![0; 1 << 18];
         let mut done = out.metadata()?.len();
         let mut last_start = None;
@@ -190,11 +198,15 @@ impl Pull {
                         done += n as u64;
                         progress(Progress::Bytes { done, size: remote.size });
                     }
-                    Err(e) if last_start.is_some_and(|start| done > start) => {
-                        tracing::debug!("download cut at {done}: {e}");
+                    Err(e) => {
+                        let why =
+                            if is_timeout(&e) { format!("the server sent nothing for {}", seconds(self.stall)) } else { e.to_string() };
+                        if last_start.is_none_or(|start| done <= start) {
+                            return Err(Stop::Pull(PullError::Cut { file: file.into(), done, size: remote.size, why }));
+                        }
+                        progress(Progress::Again { done, why });
                         break;
                     }
-                    Err(e) => return Err(Stop::Pull(PullError::Cut { file: file.into(), done, size: remote.size, why: e.to_string() })),
                 }
             }
         }
@@ -206,7 +218,7 @@ impl Pull {
         let answer = |why: String| PullError::Answer { file: file.into(), why };
         let api = ApiBuilder::new().with_endpoint(self.endpoint.clone()).with_token(None).build().map_err(|e| answer(e.to_string()))?;
         let mut url = api.repo(Repo::new(self.repo.clone(), RepoType::Model)).url(file);
-        let agent = agent(0);
+        let agent = agent(0, self.stall);
         for _ in 0..5 {
             let mut request = agent.head(&url);
             if let Some(token) = &self.token {
@@ -254,6 +266,7 @@ pub fn line(progress: &Progress, last: &mut Option<Instant>) -> Option<String> {
             let percent = *done as f64 * 100.0 / (*size).max(1) as f64;
             Some(format!("\r{percent:5.1} %  {} ", super::size(*done)))
         }
+        Progress::Again { done, why } => Some(format!("\n{why}; going on at {}\n", super::size(*done))),
         Progress::Checking => Some("\nchecking\n".into()),
         Progress::Done { path, verified: true } => Some(format!("{}: complete, SHA-256 is right\n", path.display())),
         Progress::Done { path, verified: false } => Some(format!("\n{}: complete; the hub publishes no checksum for it\n", path.display())),
@@ -281,11 +294,12 @@ impl From<io::Error> for Stop {
 }
 
 /// Redirects to another host lose the access token, which is ureq's default.
-fn agent(redirects: u32) -> ureq::Agent {
+fn agent(redirects: u32, stall: Duration) -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .timeout_resolve(Some(Duration::from_secs(5)))
         .timeout_connect(Some(Duration::from_secs(5)))
-        .timeout_recv_response(Some(Duration::from_secs(30)))
+        .timeout_recv_response(Some(stall))
+        .timeout_per_read(Some(stall))
         .max_redirects(redirects)
         .max_redirects_will_error(redirects > 0)
         .http_status_as_error(false)
@@ -296,6 +310,16 @@ fn agent(redirects: u32) -> ureq::Agent {
 
 fn host(endpoint: &str) -> &str {
     endpoint.split("://").last().unwrap_or(endpoint).split('/').next().unwrap_or(endpoint)
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<ureq::Error>());
+    error.kind() == io::ErrorKind::TimedOut || matches!(inner, Some(ureq::Error::Timeout(_)))
+}
+
+/// "30 s", "0.3 s".
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs_f64())
 }
 
 fn beside(path: &Path, end: &str) -> PathBuf {

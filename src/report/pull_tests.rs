@@ -68,8 +68,68 @@ fn hash(bytes: &[u8]) -> String {
 }
 
 fn pull(hub: &str, file: &str, models: &Path) -> Result<PathBuf, PullError> {
-    let pull = Pull { endpoint: hub.into(), token: None, repo: "o/r".into(), file: file.into(), models: models.into() };
+    let pull = Pull { endpoint: hub.into(), token: None, repo: "o/r".into(), file: file.into(), models: models.into(), stall: STALL };
     pull.run(&mut |_| ())
+}
+
+/// A hub that promises the content, sends `sends` bytes to each GET, and then holds the connection open in silence.
+fn serve_and_fall_silent(content: Vec<u8>, sends: usize) -> Hub {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let log = requests.clone();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            held.push(stream.try_clone().unwrap());
+            let _ = answer(stream, &content, &hash(&content), sends, true, &log);
+        }
+    });
+    Hub { endpoint, requests }
+}
+
+#[test]
+fn a_server_that_falls_silent_is_given_up_with_a_clear_error_and_the_rest_is_fetched_later() {
+    let models = tempfile::tempdir().unwrap();
+    let silent = serve_and_fall_silent(content(), 30_000);
+    let pull = Pull {
+        endpoint: silent.endpoint.clone(),
+        token: None,
+        stall: Duration::from_millis(300),
+        ..Pull::new("o/r", "m.gguf", models.path())
+    };
+    // Each connection gives 30 000 bytes, so the fourth gets the last 10 000; with nothing new to give it ends.
+    let mut again = Vec::new();
+    let path = pull
+        .run(&mut |p| {
+            if let Progress::Again { done, why } = p {
+                again.push((done, why))
+            }
+        })
+        .unwrap();
+    assert_eq!(fs::read(path).unwrap(), content());
+    assert_eq!(again.iter().map(|(done, _)| *done).collect::<Vec<_>>(), [30_000, 60_000, 90_000]);
+    assert!(again[0].1.contains("sent nothing for 0.3 s"), "{again:?}");
+
+    // A server that sends nothing at all after its header.
+    let models = tempfile::tempdir().unwrap();
+    let silent = serve_and_fall_silent(content(), 0);
+    let folder = models.path().join("o/r");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("m.gguf.part"), &content()[..40_000]).unwrap();
+    fs::write(folder.join("m.gguf.part.etag"), hash(&content())).unwrap();
+    let pull = Pull { endpoint: silent.endpoint.clone(), models: models.path().into(), ..pull };
+    let start = std::time::Instant::now();
+    let failed = pull.run(&mut |_| ()).unwrap_err().to_string();
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    for part in ["m.gguf", "40000 of 100000", "sent nothing for 0.3 s", "run the same command again"] {
+        assert!(failed.contains(part), "{failed:?} lacks {part:?}");
+    }
+    let well = serve(content(), hash(&content()), usize::MAX, true);
+    let path = Pull { endpoint: well.endpoint.clone(), ..pull }.run(&mut |_| ()).unwrap();
+    assert_eq!(fs::read(path).unwrap(), content());
+    assert!(well.requests.lock().unwrap().iter().any(|r| r.ends_with(" 40000")), "it went on where it was");
 }
 
 #[test]
