@@ -6,7 +6,7 @@
 /// that, the largest finite power above it; NaN stays NaN.
 #[inline(always)]
 #[must_use]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LOW: f32 = -87.3;
     const HIGH: f32 = 88.3;
     // Comparisons that a NaN fails, so that it passes through.

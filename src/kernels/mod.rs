@@ -11,7 +11,7 @@ mod avx2;
 mod bench;
 mod block;
 pub mod delta;
-mod exp;
+pub(crate) mod exp;
 pub mod memory;
 mod pool;
 mod product;
