@@ -423,11 +423,15 @@ fn replay(args: &report::replay::ReplayArgs) -> eyre::Result<ExitCode> {
         report::replay::summary(args, &mut io::stdout().lock())?;
         return Ok(ExitCode::SUCCESS);
     }
+    // Before there are threads.
+    ui::signals::hold_stops();
     let (handle, control) = report::replay::open(args).map_err(|e| Failure::usage(e.to_string()))?;
     ui::run(UiOptions::new(Opening::Replay(handle, control)))
 }
 
 fn app(args: &App) -> eyre::Result<ExitCode> {
+    // Before there are threads.
+    ui::signals::hold_stops();
     let config = config::load();
     let source = find_model(args.model.as_deref().or(config.config.model.as_deref()).unwrap_or("demo"), &config.config)?;
     let trace = args.trace.as_deref().map(recorder).transpose()?;

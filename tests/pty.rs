@@ -20,10 +20,25 @@ fn patience() -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// Leaves the alternate screen.
+const LEAVE: &[u8] = b"\x1b[?1049l";
+
 struct Seen {
     parser: vt100::Parser,
     bytes: usize,
+    /// How often the alternate screen was left, however shortly, and what may be the beginning of that.
+    left: usize,
+    tail: Vec<u8>,
     ended: bool,
+}
+
+impl Seen {
+    fn count_leaving(&mut self, bytes: &[u8]) {
+        self.tail.extend(bytes);
+        self.left += self.tail.windows(LEAVE.len()).filter(|w| *w == LEAVE).count();
+        let keep = self.tail.len().saturating_sub(LEAVE.len() - 1);
+        self.tail.drain(..keep);
+    }
 }
 
 /// A program in a terminal.
@@ -45,7 +60,7 @@ impl Pty {
         let mut out = pair.master.try_clone_reader().unwrap();
         let keys = pair.master.take_writer().unwrap();
         let parser = vt100::Parser::new(NonZero::new(rows).unwrap(), NonZero::new(columns).unwrap(), 0);
-        let seen = Arc::new((Mutex::new(Seen { parser, bytes: 0, ended: false }), Condvar::new()));
+        let seen = Arc::new((Mutex::new(Seen { parser, bytes: 0, left: 0, tail: Vec::new(), ended: false }), Condvar::new()));
         let closing = Arc::new(AtomicBool::new(false));
         let (their_seen, their_closing) = (Arc::clone(&seen), Arc::clone(&closing));
         let reader = std::thread::spawn(move || {
@@ -56,6 +71,7 @@ impl Pty {
                 let mut seen = lock.lock().unwrap();
                 seen.parser.process(&buffer[..count]);
                 seen.bytes += count;
+                seen.count_leaving(&buffer[..count]);
                 seen.ended = count == 0;
                 changed.notify_all();
                 if count == 0 || their_closing.load(Ordering::SeqCst) {
@@ -376,6 +392,62 @@ fn suspending_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
     pty.until("the shell is back", |s| !s.alternate_screen());
     pty.send("exit\r");
     pty.ends();
+}
+
+/// `kill -TSTP` from another terminal: as after Ctrl-Z, nothing of the program is left on the screen.
+#[test]
+fn a_stop_from_outside_gives_the_terminal_to_the_shell_and_fg_takes_it_back() {
+    let Some(bash) = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"].iter().find(|p| Path::new(p).exists()) else {
+        return;
+    };
+    let home = Home::new();
+    let mut command = CommandBuilder::new(bash);
+    command.args(["--norc", "--noprofile", "-i"]);
+    home.environment(&mut command);
+    command.env("PS1", "shell> ");
+    let mut pty = Pty::spawn(command, 80, 24);
+    pty.sees("shell>");
+    pty.send(&format!("{} demo\r", env!("CARGO_BIN_EXE_rotary")));
+    pty.sees("TOY");
+    pty.send("half a thought");
+    pty.sees("half a thought");
+    // The job in the foreground is the program.
+    let program = rustix::process::Pid::from_raw(pty.master.process_group_leader().unwrap()).unwrap();
+    for _ in 0..2 {
+        rustix::process::kill_process(program, rustix::process::Signal::TSTP).unwrap();
+        pty.until("the shell has the terminal", |s| !s.alternate_screen() && !s.hide_cursor() && s.contents().contains("Stopped"));
+        // The shell reads keys again: the terminal is in its modes.
+        pty.send("clear; echo still$((40 + 2))\r");
+        pty.sees("still42");
+        pty.send("fg\r");
+        pty.until("the screen is back", |s| s.alternate_screen() && s.contents().contains("half a thought"));
+    }
+    pty.send(CTRL_C);
+    pty.until("the input is empty", |s| !s.contents().contains("half a thought"));
+    pty.send(CTRL_D);
+    pty.until("the shell is back", |s| !s.alternate_screen());
+    pty.send("exit\r");
+    pty.ends();
+}
+
+/// Where no shell could continue it, a stop is ignored, and the screen comes back by itself.
+#[test]
+fn a_stop_that_nobody_could_end_is_ignored() {
+    let home = Home::new();
+    let mut pty = home.demo(80, 24);
+    pty.signal(rustix::process::Signal::TSTP);
+    let end = Instant::now() + patience();
+    while pty.seen.0.lock().unwrap().left == 0 {
+        assert!(Instant::now() < end, "the terminal was never given back");
+        std::thread::sleep(LOOK);
+    }
+    pty.until("the screen is back", |s| s.alternate_screen() && s.contents().contains("TOY"));
+    pty.send("still here");
+    pty.until("the screen is there and reads keys", |s| s.alternate_screen() && s.contents().contains("still here"));
+    pty.send(CTRL_C);
+    pty.until("the input is empty", |s| !s.contents().contains("still here"));
+    pty.send(CTRL_D);
+    assert_eq!(pty.ends().exit_code(), 0);
 }
 
 #[test]

@@ -120,6 +120,7 @@ pub fn run(options: UiOptions) -> color_eyre::Result<ExitCode> {
         );
         return Ok(ExitCode::from(2));
     }
+    super::signals::hold_stops();
     let _log = log_to_file(&options.folders);
     terminal::install_panic_hook(std::thread::current().id());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -183,14 +184,7 @@ impl App {
         let now = Moment::now();
         let config = options.config.config;
         let mut problems = options.config.problems;
-        let depth_of_config = config.color.as_deref().and_then(|name| {
-            let depth = ColorDepth::parse(name);
-            if depth.is_none() {
-                problems.push(format!("config: color = \"{name}\" is not one of none, 16, 256, truecolor"));
-            }
-            depth
-        });
-        let depth = DepthSources::from_env(options.color, depth_of_config).depth();
+        let depth = DepthSources::from_env(options.color, config.color.as_deref().and_then(ColorDepth::parse)).depth();
         let ascii = options.ascii || config.ascii.unwrap_or_else(|| !environment_is_utf8());
         let themes = options.folders.themes();
         let name = options.theme.as_deref().unwrap_or(&config.theme);
@@ -499,8 +493,9 @@ impl App {
                 self.status = Some(status);
             }
             Outside::Hangup => self.hang_up(),
+            Outside::Stop => self.later.push(Effect::Suspend),
             Outside::Continued => {
-                // Stopped from outside: the shell has set the terminal to its own modes.
+                // Stopped from outside without a word (SIGSTOP): the shell has set the terminal to its own modes.
                 self.release();
                 self.reclaim()?;
             }

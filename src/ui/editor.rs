@@ -29,7 +29,8 @@ fn edit_with(command: &str, text: &str) -> Result<String, String> {
     let path = folder.0.join("message.md");
     let write = || std::fs::File::create(&path)?.write_all(text.as_bytes());
     write().map_err(|e| failed(format!("got no file: {e}")))?;
-    let status = Command::new(program).args(words).arg(&path).status().map_err(|e| failed(format!("did not start: {e}")))?;
+    let started = super::signals::with_usual_stops(|| Command::new(program).args(words).arg(&path).spawn());
+    let status = started.and_then(|mut child| child.wait()).map_err(|e| failed(format!("did not start: {e}")))?;
     if !status.success() {
         return Err(failed(format!("ended with {status}")));
     }

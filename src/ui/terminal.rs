@@ -118,6 +118,12 @@ pub fn leave() {
     let _ = disable_raw_mode();
 }
 
+/// The terminal is in our modes: others see nothing of their own on it.
+#[must_use]
+pub fn is_taken() -> bool {
+    TAKEN.load(Ordering::Acquire)
+}
+
 /// The terminal is gone: nothing is to be written to it any more.
 pub fn abandon() {
     TAKEN.store(false, Ordering::Release);
