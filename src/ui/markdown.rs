@@ -5,7 +5,11 @@
 //! wrapped line hangs under its text. Code is cut at the width, never re-flowed. Links show their address
 //! after the text, since a terminal shows no other way where they lead.
 //!
+//! Calls of tools are shown word for word, see [`segments`].
+//!
 //! [`stable_end`] tells how much of a growing answer can be laid out once and for all.
+
+mod segments;
 
 use super::sanitize;
 use super::theme::{Face, Theme};
@@ -13,6 +17,7 @@ use super::wrap::{columns, fit, wrap, Break, Piece};
 use pulldown_cmark::{Alignment, CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
+use segments::{Scan, Segment};
 
 /// Deeper nesting is drawn as if it were this deep, so that hostile input can't push text off the screen.
 const MAX_DEPTH: usize = 8;
@@ -25,10 +30,18 @@ pub fn render(source: &str, width: usize, theme: &Theme) -> Vec<Line<'static>> {
     let clean = sanitize::text(source);
     let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS;
     let mut layout = Layout::new(width.max(1), theme);
-    for event in Parser::new_ext(&clean, options) {
-        layout.event(event);
+    for segment in segments::segments(&clean) {
+        match segment {
+            Segment::Markdown(text) => Parser::new_ext(text, options).for_each(|event| layout.event(event)),
+            Segment::Tool(name, text) => {
+                layout.space();
+                layout.code = Some((name.to_owned(), text.trim_end().to_owned()));
+                layout.code_block();
+                layout.gap = true;
+            }
+        }
+        layout.flush();
     }
-    layout.flush();
     while layout.lines.last().is_some_and(|l| l.spans.iter().all(|s| s.content.trim().is_empty())) {
         layout.lines.pop();
     }
@@ -36,27 +49,21 @@ pub fn render(source: &str, width: usize, theme: &Theme) -> Vec<Line<'static>> {
 }
 
 /// Bytes at the start of `source` whose layout can't change whatever is appended: up to the last empty line
-/// that is outside of a code fence and followed by a line that begins in the first column and is no list item.
+/// that is outside of code fences and tool calls and followed by a line that begins in the first column and is no list item.
 #[must_use]
 pub fn stable_end(source: &str) -> usize {
     let mut end = 0;
     let mut at = 0;
-    let mut fence: Option<(char, usize)> = None;
+    let mut scan = Scan::default();
     let mut after_blank = false;
     for line in source.split_inclusive('\n') {
         let indent = line.len() - line.trim_start_matches(' ').len();
         let body = line.trim();
-        let mark = body.chars().next().filter(|c| matches!(c, '`' | '~'));
-        let run = mark.map_or(0, |m| body.chars().take_while(|&c| c == m).count());
         let flush_left = indent == 0 && !line.starts_with('\t') && !body.is_empty();
-        if fence.is_none() && after_blank && flush_left && !is_list_item(body) {
+        if scan.is_open() && after_blank && flush_left && !is_list_item(body) {
             end = at;
         }
-        match (fence, mark) {
-            (None, Some(m)) if run >= 3 => fence = Some((m, run)),
-            (Some((open, length)), Some(m)) if m == open && run >= length && run == body.chars().count() => fence = None,
-            _ => {}
-        }
+        scan.line(line);
         after_blank = body.is_empty();
         at += line.len();
     }

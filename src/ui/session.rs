@@ -55,6 +55,12 @@ pub struct SavedMessage {
     /// The reasoning before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thinking: Option<String>,
+    /// How long the reasoning took, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking_ms: Option<u64>,
+    /// Tokens of the reasoning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking_tokens: Option<usize>,
     /// The answer was cut off: cancelled, failed, or the program ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unfinished: bool,
@@ -300,6 +306,8 @@ mod tests {
             role: if i % 2 == 0 { Role::User } else { Role::Assistant },
             content: (*text).to_owned(),
             thinking: None,
+            thinking_ms: None,
+            thinking_tokens: None,
             unfinished: false,
         };
         SavedChat {

@@ -330,12 +330,19 @@ impl State {
             let (thinking, unfinished) = match &item.kind {
                 Kind::Assistant { thinking, ending } => {
                     let whole = matches!(ending, Some(e) if matches!(e.reason, FinishReason::Stop | FinishReason::Length));
-                    (thinking.as_ref().map(|t| t.text.clone()), !whole)
+                    (thinking.as_ref(), !whole)
                 }
                 _ => (None, false),
             };
             let empty = role == Role::Assistant && item.text.is_empty() && thinking.is_none();
-            (!empty).then(|| SavedMessage { role, content: item.text.clone(), thinking, unfinished })
+            (!empty).then(|| SavedMessage {
+                role,
+                content: item.text.clone(),
+                thinking: thinking.map(|t| t.text.clone()),
+                thinking_ms: thinking.and_then(|t| t.took).map(|t| t.as_millis() as u64),
+                thinking_tokens: thinking.and_then(|t| t.tokens),
+                unfinished,
+            })
         };
         SavedChat {
             format: session::FORMAT,

@@ -20,12 +20,14 @@ use std::time::{Duration, Instant};
 pub struct Thinking {
     /// What was thought so far.
     pub text: String,
-    /// When it began; `None` in a chat from a file.
-    pub started: Option<Instant>,
-    /// How long it took, once it is over.
+    /// When it began, and at which step of the engine; `None` in a chat from a file.
+    pub started: Option<(Instant, u64)>,
+    /// How long it has taken so far; `None` if that is not known (in chats that older versions saved).
     pub took: Option<Duration>,
-    /// Tokens, once they are known.
+    /// Tokens so far, where they are known.
     pub tokens: Option<usize>,
+    /// It is over: the answer has begun, or the turn has ended.
+    pub done: bool,
     /// Shown in full.
     pub open: bool,
 }
@@ -156,13 +158,15 @@ fn thinking_lines(thinking: &Thinking, width: usize, theme: &Theme) -> Vec<Line<
         (true, true) => "v ",
         (false, true) => "> ",
     };
-    let mut head = match thinking.took {
-        None if thinking.started.is_some() => "thinking".to_owned(),
-        None => "thoughts".to_owned(),
-        Some(took) => format!("thought for {}", seconds(took.as_secs_f64())),
+    let took = thinking.took.map(|t| seconds(t.as_secs_f64()));
+    let mut head = match (thinking.done, took) {
+        (false, None) => "thinking".to_owned(),
+        (false, Some(took)) => format!("thinking for {took}"),
+        (true, None) => "thoughts".to_owned(),
+        (true, Some(took)) => format!("thought for {took}"),
     };
     if let Some(tokens) = thinking.tokens {
-        head.push_str(&format!(", {tokens} tokens"));
+        head.push_str(&format!(", {tokens} token{}", if tokens == 1 { "" } else { "s" }));
     }
     let mut lines = wrap(&[(format!("{mark}{head}"), style.add_modifier(Modifier::BOLD))], width, Break::Words);
     if thinking.open {
@@ -475,7 +479,7 @@ mod tests {
     #[test]
     fn folding_a_thought_above_does_not_move_what_is_read() {
         let mut t = Transcript::default();
-        let thinking = Thinking { text: numbered(9), started: None, took: None, tokens: None, open: true };
+        let thinking = Thinking { text: numbered(9), started: None, took: None, tokens: None, done: true, open: true };
         t.push(Item::new(Kind::Assistant { thinking: Some(thinking), ending: None }, "short"));
         t.push(Item::new(Kind::User, "next"));
         t.push(answer(&numbered(20)));
@@ -505,8 +509,14 @@ mod tests {
     #[test]
     fn a_finished_thought_shows_its_time_and_tokens_and_folds() {
         let mut t = Transcript::default();
-        let thinking =
-            Thinking { text: "hidden".into(), started: None, took: Some(Duration::from_millis(3240)), tokens: Some(57), open: false };
+        let thinking = Thinking {
+            text: "hidden".into(),
+            started: None,
+            took: Some(Duration::from_millis(3240)),
+            tokens: Some(57),
+            done: true,
+            open: false,
+        };
         t.push(Item::new(Kind::Assistant { thinking: Some(thinking), ending: None }, "42"));
         assert_eq!(view(&mut t, 40, 9), ["▸ thought for 3.2 s, 57 tokens", "", "42"]);
     }
@@ -538,6 +548,22 @@ mod tests {
             whole.lay_out(width, 5, &theme());
             whole.to_start();
             prop_assert_eq!(view(&mut grown, width, 500), view(&mut whole, width, 500));
+        }
+
+        #[test]
+        fn a_growing_call_of_a_tool_shows_the_same_as_all_at_once(
+            text in "(a b\n|\n|```\n|<tool_call>|</tool_call>|\n<tool_call>\n|[{]\"x_y\": \"\\*z\\*\"[}]\n|- ){1,12}", cut in 0usize..60,
+        ) {
+            let cut = cut.min(text.len());
+            let mut grown = Transcript::default();
+            grown.push(answer(&text[..cut]));
+            grown.lay_out(24, 5, &theme());
+            grown.change_answer(|i| i.text.push_str(&text[cut..]));
+            let mut whole = Transcript::default();
+            whole.push(answer(&text));
+            grown.to_start();
+            whole.to_start();
+            prop_assert_eq!(view(&mut grown, 24, 500), view(&mut whole, 24, 500));
         }
 
         #[test]

@@ -7,6 +7,7 @@ use crate::ui::session::{self, Listed, SavedChat};
 use crate::ui::state::{EngineState, State, Turn};
 use crate::ui::transcript::{Ending, Item, Kind, Thinking};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Puts a line of the app into the chat.
 pub(super) fn note(state: &mut State, text: impl Into<String>, error: bool) {
@@ -111,7 +112,7 @@ pub(super) fn finish(state: &mut State, reason: FinishReason, stats: TurnStats, 
         if let Kind::Assistant { thinking, ending } = &mut item.kind {
             if let Some(thinking) = thinking {
                 close_thinking(thinking, now);
-                thinking.tokens = thinking_tokens;
+                thinking.tokens = thinking_tokens.or(thinking.tokens);
             }
             *ending = Some(Ending { reason, stats });
         }
@@ -120,8 +121,8 @@ pub(super) fn finish(state: &mut State, reason: FinishReason, stats: TurnStats, 
 }
 
 pub(super) fn close_thinking(thinking: &mut Thinking, now: Moment) {
-    if let (None, Some(started)) = (thinking.took, thinking.started) {
-        thinking.took = Some(now.at.duration_since(started));
+    if !std::mem::replace(&mut thinking.done, true) {
+        thinking.took = thinking.started.map(|(began, _)| now.at.duration_since(began)).or(thinking.took);
         thinking.open = false;
     }
 }
@@ -218,8 +219,9 @@ pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedCha
                 thinking: message.thinking.as_ref().map(|text| Thinking {
                     text: text.clone(),
                     started: None,
-                    took: None,
-                    tokens: None,
+                    took: message.thinking_ms.map(Duration::from_millis),
+                    tokens: message.thinking_tokens,
+                    done: true,
                     open: false,
                 }),
                 ending: Some(Ending {

@@ -29,7 +29,7 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
                 turn.prefill = Some((done, total));
             }
         }
-        Event::Text { id, text, kind, .. } => self::text(state, id, &text, kind, now),
+        Event::Text { id, text, kind, step } => self::text(state, id, &text, (kind, step), now),
         Event::Finished { id, reason, stats } => {
             if state.turn.as_ref().is_some_and(|t| t.id == id) {
                 chat::finish(state, reason, stats, now, out);
@@ -85,7 +85,7 @@ fn replayed_turn(state: &mut State, id: RequestId, now: Moment) {
     }
 }
 
-fn text(state: &mut State, id: RequestId, text: &str, kind: TextKind, now: Moment) {
+fn text(state: &mut State, id: RequestId, text: &str, (kind, step): (TextKind, u64), now: Moment) {
     replayed_turn(state, id, now);
     let Some(turn) = state.turn.as_mut().filter(|t| t.id == id) else { return };
     turn.prefill = None;
@@ -95,12 +95,18 @@ fn text(state: &mut State, id: RequestId, text: &str, kind: TextKind, now: Momen
             TextKind::Thinking => {
                 let thinking = thinking.get_or_insert_with(|| Thinking {
                     text: String::new(),
-                    started: Some(now.at),
+                    started: Some((now.at, step)),
                     took: None,
                     tokens: None,
+                    done: false,
                     open: true,
                 });
                 thinking.text.push_str(text);
+                if let Some((began, first)) = thinking.started {
+                    thinking.took = Some(now.at.duration_since(began));
+                    // One token each step; the turn's end brings the exact count.
+                    thinking.tokens = Some((step.saturating_sub(first) + 1) as usize);
+                }
             }
             TextKind::Answer => {
                 if let Some(thinking) = thinking {

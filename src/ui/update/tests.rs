@@ -54,7 +54,7 @@ impl Script {
         self.send(Message::Engine(event))
     }
 
-    fn wait(&mut self, ms: u64) {
+    pub(in crate::ui) fn wait(&mut self, ms: u64) {
         self.now.at += Duration::from_millis(ms);
     }
 
@@ -148,12 +148,37 @@ fn thinking_folds_when_the_answer_begins_and_keeps_its_time() {
     s.say("why?");
     let id = s.state.turn.as_ref().unwrap().id;
     s.engine(Event::Text { id, text: "hmm".into(), kind: TextKind::Thinking, step: 0 });
-    s.wait(2000);
+    s.wait(500);
+    s.engine(Event::Text { id, text: " so".into(), kind: TextKind::Thinking, step: 3 });
+    let thought = |s: &Script| match &s.state.transcript.items()[1].kind {
+        Kind::Assistant { thinking: Some(t), .. } => (t.done, t.open, t.tokens, t.took.map(|d| d.as_millis())),
+        _ => panic!("no thoughts"),
+    };
+    assert_eq!(thought(&s), (false, true, Some(4), Some(500)), "while it runs, time and tokens so far");
+    s.wait(1500);
     s.answer("because");
-    let stats = TurnStats { thinking_tokens: 1, ..TurnStats::default() };
+    assert_eq!(thought(&s), (true, false, Some(4), Some(2000)));
+    let stats = TurnStats { thinking_tokens: 5, ..TurnStats::default() };
     s.engine(Event::Finished { id, reason: FinishReason::Stop, stats });
+    assert_eq!(thought(&s), (true, false, Some(5), Some(2000)), "the end brings the exact count");
+    s.wait(1500);
+    let saved = s.state.saved_chat(s.now);
+    assert_eq!((saved.messages[1].thinking_ms, saved.messages[1].thinking_tokens), (Some(2000), Some(5)), "and the file keeps both");
+}
+
+#[test]
+fn a_turn_cancelled_while_thinking_folds_what_was_thought() {
+    let mut s = Script::ready();
+    s.say("why?");
+    let id = s.state.turn.as_ref().unwrap().id;
+    s.engine(Event::Text { id, text: "hmm".into(), kind: TextKind::Thinking, step: 0 });
+    s.press(KeyCode::Esc);
+    s.finish(FinishReason::Cancelled);
     let Kind::Assistant { thinking: Some(t), .. } = &s.state.transcript.items()[1].kind else { panic!() };
-    assert_eq!((t.open, t.tokens, t.took.unwrap().as_millis()), (false, Some(1), 2000));
+    assert_eq!((t.done, t.open, t.tokens), (true, false, Some(1)));
+    s.ctrl('t');
+    let Kind::Assistant { thinking: Some(t), .. } = &s.state.transcript.items()[1].kind else { panic!() };
+    assert!(t.open, "Ctrl-T opens it again");
 }
 
 #[test]
@@ -345,8 +370,22 @@ fn a_saved_chat_is_taken_up_and_a_broken_one_is_named_and_left() {
         sampling: Sampling::default(),
         thinking: None,
         messages: vec![
-            SavedMessage { role: crate::events::Role::User, content: "old".into(), thinking: None, unfinished: false },
-            SavedMessage { role: crate::events::Role::Assistant, content: "reply".into(), thinking: None, unfinished: false },
+            SavedMessage {
+                role: crate::events::Role::User,
+                content: "old".into(),
+                thinking: None,
+                thinking_ms: None,
+                thinking_tokens: None,
+                unfinished: false,
+            },
+            SavedMessage {
+                role: crate::events::Role::Assistant,
+                content: "reply".into(),
+                thinking: Some("so".into()),
+                thinking_ms: Some(2500),
+                thinking_tokens: Some(9),
+                unfinished: false,
+            },
         ],
     };
     let listed = |id: &str, problem: Option<&str>| Listed {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::events::{Event, FinishReason};
+use crate::events::{Event, FinishReason, TextKind};
 use crate::ui::message::Message;
 use crate::ui::palette::ColorDepth;
 use crate::ui::state::{Focus, Overlay};
@@ -97,6 +97,46 @@ fn control_characters_of_a_model_never_reach_a_cell() {
     for line in screen(&mut s, 130, 40) {
         assert!(!line.chars().any(char::is_control), "{line:?}");
     }
+}
+
+/// A finished thought (folded), a call of a tool with marks that Markdown would eat, and a thought that is under way.
+fn thoughtful() -> Script {
+    let mut s = Script::ready();
+    let think = |s: &mut Script, text: &str, step| {
+        let id = s.state.turn.as_ref().unwrap().id;
+        s.engine(Event::Text { id, text: text.into(), kind: TextKind::Thinking, step });
+    };
+    s.say("What is the weather in New York?");
+    think(&mut s, "The person wants the *weather*.\nI have a tool for that.", 0);
+    s.wait(3240);
+    think(&mut s, " Let me call it.", 56);
+    s.answer(
+        "I will look it up.\n<tool_call>\n{\"name\": \"get_current_weather\", \"arguments\": {\"city\": \"New York\", \
+         \"units\": \"*metric*\", \"fields\": [\"temp_c\", \"wind_kph\", \"rain_mm\", \"humidity\"]}}\n</tool_call>\n\nOne moment.",
+    );
+    s.finish(FinishReason::Stop);
+    s.say("And tomorrow?");
+    think(&mut s, "Tomorrow is a day that the same tool knows; only the date differs, so I ask it again with the other one.", 60);
+    s.wait(1500);
+    think(&mut s, "\n\nWhich units?", 81);
+    s.send(Message::Tick);
+    s.state.notices.clear();
+    s
+}
+
+#[test]
+fn thoughts_and_tool_calls_read_like_this() {
+    let mut s = thoughtful();
+    for (columns, rows) in [(80, 24), (120, 32), (200, 60)] {
+        let lines = screen(&mut s, columns, rows);
+        insta::assert_snapshot!(format!("thoughts_{columns}x{rows}"), lines.join("\n"));
+    }
+    // In ASCII the marks are other ones.
+    s.state.theme = Theme::built_in("dark", ColorDepth::Mono, true);
+    s.state.transcript.restyle();
+    let lines = screen(&mut s, 80, 24);
+    assert!(lines.iter().all(|l| l.is_ascii()), "{lines:#?}");
+    assert!(lines.iter().any(|l| l.contains("v thinking for 1.5 s, 22 tokens")), "{lines:#?}");
 }
 
 proptest! {
