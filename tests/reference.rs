@@ -28,7 +28,7 @@ fn accepted(case: &str, archive: &str, kind: Kind) -> Report {
 
 #[test]
 fn float_models_give_the_logits_routes_and_text_of_transformers() {
-    for (case, layers) in [("strict", 3), ("odd", 2), ("olmoe", 3)] {
+    for (case, layers) in [("strict", 3), ("odd", 2), ("olmoe", 3), ("q35-strict", 4), ("q35-odd", 3)] {
         let report = accepted(case, "ref.npz", Kind::Float);
         for p in &report.prompts {
             // Nothing was left out: every router's margin in these cases is clear, every greedy text 48 tokens long.
@@ -41,17 +41,22 @@ fn float_models_give_the_logits_routes_and_text_of_transformers() {
 
 #[test]
 fn quantized_models_err_no_more_than_llama_cpp_allows() {
-    for (case, archive) in [("q4_k_m", "quant-Q4_K_M.npz"), ("q2_k", "quant-Q2_K.npz"), ("q4_0", "quant-Q4_0.npz")] {
-        let report = accepted(case, archive, Kind::Quantized);
+    for case in ["q4_k_m", "q2_k", "q4_0", "q35-q3_k_m"] {
+        let report = accepted(case, &archive(case), Kind::Quantized);
         assert!(report.peer_nmse.is_some(), "{case}: a yardstick");
     }
+}
+
+/// The name of the reference of a case: quantized ones are called after their quantization.
+fn archive(case: &str) -> String {
+    let quantized = ["q4_k_m", "q2_k", "q4_0", "q3_k_m"].into_iter().find(|q| case.ends_with(q));
+    quantized.map_or_else(|| "ref.npz".to_owned(), |q| format!("quant-{}.npz", q.to_uppercase()))
 }
 
 /// A model file with its first prompt of at least 64 tokens.
 fn open(case: &str, load: &LoadOptions) -> (Opened, Vec<u32>) {
     let gguf = Gguf::open(&fixture(case, "model.gguf")).unwrap();
-    let archive = if case.starts_with('q') { "quant-Q4_K_M.npz" } else { "ref.npz" };
-    let reference = Reference::read(&fixture(case, archive)).unwrap();
+    let reference = Reference::read(&fixture(case, &archive(case))).unwrap();
     let prompt = reference.prompts.into_iter().find(|p| p.ids.len() >= 64).unwrap();
     (model::open(&gguf, load, Pool::new(2)).unwrap(), prompt.ids)
 }
@@ -78,7 +83,7 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn chunk_borders_leave_no_trace() {
-    for case in ["strict", "odd", "olmoe", "q4_k_m"] {
+    for case in ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd"] {
         let (mut o, ids) = open(case, &load_options());
         let whole = read_in(&mut o, &ids, ids.len());
         for chunk in [1, 7, 64] {
@@ -90,7 +95,7 @@ fn chunk_borders_leave_no_trace() {
 
 #[test]
 fn slots_and_policies_do_not_change_a_single_bit() {
-    for case in ["strict", "q4_k_m"] {
+    for case in ["strict", "q4_k_m", "q35-strict"] {
         let (mut o, ids) = open(case, &LoadOptions { slots: Some(8), ..load_options() });
         let (prompt, rest) = ids.split_at(40);
         let expected = [read_in(&mut o, prompt, 16), rest.iter().flat_map(|t| step(&mut o, &[*t], &mut StepRecord::default())).collect()];
@@ -112,6 +117,92 @@ fn slots_and_policies_do_not_change_a_single_bit() {
                 }];
                 assert!(got == expected, "{case}: {policy} with {slots} slots: differs by {}", furthest(&got[1], &expected[1]));
             }
+        }
+    }
+}
+
+/// The models with a recurrent state.
+const HYBRID: [&str; 2] = ["q35-strict", "q35-odd"];
+
+/// A model with room for long prompts, and 300 token ids.
+fn open_long(case: &str) -> (Opened, Vec<u32>) {
+    let (o, _) = open(case, &LoadOptions { context: Some(512), ..load_options() });
+    let mut rng = fastrand::Rng::with_seed(300);
+    let ids = (0..300).map(|_| rng.u32(0..o.config.vocab as u32 - 16)).collect();
+    (o, ids)
+}
+
+#[test]
+fn a_recurrence_reads_prompts_of_1_to_300_tokens_alike_however_they_are_cut() {
+    for case in HYBRID {
+        let (mut o, ids) = open_long(case);
+        let vocab = o.model.vocab();
+        let steps = read_in(&mut o, &ids, 1);
+        for chunk in [7, 64, 300] {
+            let d = furthest(&read_in(&mut o, &ids, chunk), &steps);
+            assert!(d < 1e-3, "{case}: chunks of {chunk} change a logit by {d}");
+        }
+        for len in [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200, 255, 256, 257, 299] {
+            let d = furthest(&read_in(&mut o, &ids[..len], len), &steps[..len * vocab]);
+            assert!(d < 1e-3, "{case}: a prompt of {len} tokens differs by {d}");
+        }
+    }
+}
+
+#[test]
+fn a_state_that_was_gone_back_to_goes_on_bit_by_bit() {
+    for case in HYBRID {
+        let (mut o, ids) = open_long(case);
+        let mut record = StepRecord::default();
+        let (whole, rest) = ids.split_at(200);
+        o.model.mark(&[90, 150]);
+        read_in(&mut o, whole, 200);
+        let after = step(&mut o, &rest[..50], &mut record);
+        // Each point by itself, the nearer ones first: a way back never closes one that lies before it.
+        for (wanted, reached) in [(220, 200), (199, 150), (149, 90), (89, 0)] {
+            assert_eq!(o.model.truncate(wanted), reached, "{case}");
+            assert_eq!(o.model.len(), reached);
+            let again = step(&mut o, &ids[reached..200.max(reached + 50)], &mut record);
+            let mut fresh = open_long(case).0;
+            if reached > 0 {
+                fresh.model.mark(&[90, 150]);
+                step(&mut fresh, &ids[..reached], &mut record);
+            }
+            let want = step(&mut fresh, &ids[reached..200.max(reached + 50)], &mut record);
+            assert!(again == want, "{case}: from {reached} on differs by {}", furthest(&again, &want));
+            assert_eq!(o.model.truncate(reached), reached);
+            if reached == 200 {
+                assert!(again == after, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_recurrent_pass_that_is_stopped_leaves_the_context_as_it_was() {
+    for case in HYBRID {
+        for stop_at in [1, 2] {
+            let (mut o, ids) = open_long(case);
+            let mut record = StepRecord::default();
+            step(&mut o, &ids[..100], &mut record);
+            let asked = std::cell::Cell::new(0);
+            let stop = || {
+                asked.set(asked.get() + 1);
+                asked.get() > stop_at
+            };
+            o.model.mark(&[130, 190]);
+            o.experts.begin_step(Phase::Prefill, 100);
+            assert!(o.model.forward(&ids[100..200], &mut o.experts, Logits::Last, &stop).unwrap().is_none());
+            assert_eq!(o.model.truncate(100), 100, "{case}, stopped after {stop_at} layers: nothing is read twice");
+            let again = step(&mut o, &ids[100..160], &mut record);
+            let mut fresh = open_long(case).0;
+            step(&mut fresh, &ids[..100], &mut record);
+            fresh.model.mark(&[130, 190]);
+            assert!(again == step(&mut fresh, &ids[100..160], &mut record), "{case}, stopped after {stop_at} layers");
+            // A single token is read to its end: half of it would cost the whole state.
+            o.experts.begin_step(Phase::Decode, 1);
+            assert!(o.model.forward(&ids[160..161], &mut o.experts, Logits::Last, &|| true).unwrap().is_some());
+            assert_eq!(o.model.len(), 161);
         }
     }
 }

@@ -17,7 +17,7 @@ mod turn;
 pub use error::EngineError;
 pub use runtime::Loader;
 
-use crate::events::{Command, Event, Gauges, StepRecord};
+use crate::events::{Command, Event, Gauges, RequestId, StepRecord};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub struct EngineHandle {
 pub struct Signals {
     /// The turn at hand is to end; the engine clears it when a turn begins.
     pub cancel: AtomicBool,
+    /// Turns with ids below this are to end, whether they have begun or not.
+    pub cancel_below: AtomicU64,
     /// Slots per layer that the person wants; 0 is "no wish". Read at step boundaries.
     pub slots: AtomicUsize,
     /// Telemetry records dropped because the lane was full.
@@ -47,9 +49,15 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// End the turn at hand within one token.
+    /// End the turn at hand within one token. A turn that waits to begin is not meant: see [`Signals::cancel_turn`].
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
+    }
+    /// End the turn `id` and those asked for before it (ids rise), even if the engine has not come to them yet.
+    pub fn cancel_turn(&self, id: RequestId) {
+        // In this order, and against it in the engine: whichever comes first, one of the two sees the other.
+        self.cancel_below.fetch_max(id.saturating_add(1), Ordering::SeqCst);
+        self.cancel.store(true, Ordering::SeqCst);
     }
     /// Ask for another slot count; answered by [`Event::Slots`].
     pub fn want_slots(&self, per_layer: usize) {

@@ -141,6 +141,9 @@ impl Runtime for Numbers {
     fn truncate(&mut self, len: usize) -> usize {
         self.model.truncate(len)
     }
+    fn mark(&mut self, lens: &[usize]) {
+        self.model.mark(lens);
+    }
     fn cache_bytes(&self) -> u64 {
         self.model.cache_bytes()
     }

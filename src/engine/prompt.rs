@@ -139,6 +139,16 @@ pub(super) fn reusable(prompt: &[u32], cache: &[u32]) -> usize {
     same.min(prompt.len().saturating_sub(1))
 }
 
+/// Where a prompt may be taken up again: before its last message, when that is edited, and before the generation prompt, when
+/// the answer is asked for anew. Every message ends with a token that ends turns; what stands between that and the next
+/// message is read again.
+pub(super) fn borders(language: &dyn Language, prompt: &[u32]) -> Vec<usize> {
+    let ends = prompt.iter().enumerate().rev().filter(|(_, &t)| language.is_end(t)).map(|(i, _)| i + 1);
+    let mut borders: Vec<usize> = ends.filter(|&b| b < prompt.len()).take(2).collect();
+    borders.reverse();
+    borders
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fake::ByteLanguage;
@@ -198,6 +208,17 @@ mod tests {
         assert_eq!(reusable(&[1, 2, 3], &[1, 2, 3, 4]), 2);
         assert_eq!(reusable(&[1, 2, 3], &[1, 9]), 1);
         assert_eq!(reusable(&[], &[1]), 0);
+    }
+
+    #[test]
+    fn the_last_two_messages_of_a_prompt_have_borders() {
+        let l = ByteLanguage::default();
+        let prompt = read(&[user("a"), answer("b"), user("c")], &[]);
+        let ends: Vec<usize> = (0..prompt.len()).filter(|&i| prompt[i] == ByteLanguage::IM_END).map(|i| i + 1).collect();
+        assert_eq!(borders(&l, &prompt), ends[1..]);
+        assert_eq!(borders(&l, &read(&[user("a")], &[])).len(), 1);
+        assert_eq!(borders(&l, &[1, 2, 3]), Vec::<usize>::new());
+        assert_eq!(borders(&l, &[1, ByteLanguage::IM_END]), Vec::<usize>::new(), "nothing is left to read after it");
     }
 
     proptest! {

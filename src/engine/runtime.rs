@@ -27,6 +27,8 @@ pub trait Runtime: Send {
     }
     /// Shorten the context to `len` tokens or to the nearest point below that it can go back to; returns the new length.
     fn truncate(&mut self, len: usize) -> usize;
+    /// Steps from now on make these lengths of the context ones that `truncate` reaches exactly, as far as memory goes.
+    fn mark(&mut self, _lens: &[usize]) {}
     /// Bytes of keys, values and recurrent state in use.
     fn cache_bytes(&self) -> u64;
     /// Slots per layer now.

@@ -274,6 +274,31 @@ fn cancel_in_the_prompt_keeps_the_chunks_that_were_read() {
 }
 
 #[test]
+fn a_turn_that_waits_is_cancelled_by_its_id_and_a_late_signal_without_one_is_not_for_the_next() {
+    let (mut h, steps, leave) = gated("ab");
+    h.commands.send(generate(1, vec![user("q")])).unwrap();
+    wait_for(&steps, &leave, Phase::Decode, 1);
+    // Turn 1 is at work, 2 waits, and both are given up; 3 is asked for afterwards.
+    h.commands.send(generate(2, vec![user("r")])).unwrap();
+    h.signals.cancel_turn(2);
+    h.commands.send(generate(3, vec![user("s")])).unwrap();
+    leave.send(()).unwrap();
+    let feeder = std::thread::spawn(move || while steps.recv_timeout(Duration::from_secs(60)).is_ok() && leave.send(()).is_ok() {});
+    assert_eq!(end(&until(&mut h, finished)).0, FinishReason::Cancelled);
+    let second = until(&mut h, finished);
+    let (reason, stats) = end(&second);
+    assert_eq!((second.len(), reason, stats.prompt_tokens), (1, FinishReason::Cancelled, 0), "no work was done: {second:?}");
+    let third = until(&mut h, finished);
+    assert_eq!((end(&third).0, text(&third, TextKind::Answer)), (FinishReason::Stop, "ab".to_owned()));
+    // A signal that comes after the turn it was for.
+    h.signals.cancel();
+    assert_eq!(end(&turn(&mut h, generate(4, vec![user("t")]))).0, FinishReason::Stop);
+    h.commands.send(Command::Shutdown).unwrap();
+    assert!(next_is_closed(&mut h));
+    feeder.join().unwrap();
+}
+
+#[test]
 fn a_slot_wish_is_carried_out_between_steps_and_answered_with_what_was_granted() {
     let (mut h, steps, leave) = gated("abcdef");
     h.commands.send(generate(1, vec![user("q")])).unwrap();

@@ -111,7 +111,12 @@ impl<L: Loader> Worker<L> {
     }
 
     fn turn(&mut self, id: RequestId, request: &Request<'_>, sampling: &Sampling) -> Result<(), Gone> {
-        self.lanes.signals.cancel.store(false, Ordering::Relaxed);
+        // A signal without an id was meant for a turn that has ended by now.
+        let signals = &self.lanes.signals;
+        signals.cancel.store(false, Ordering::SeqCst);
+        if id < signals.cancel_below.load(Ordering::SeqCst) {
+            signals.cancel.store(true, Ordering::SeqCst);
+        }
         let mut stats = TurnStats::default();
         let outcome = match &mut self.session {
             Some(session) => session.turn(&mut self.lanes, id, request, sampling, &mut stats),

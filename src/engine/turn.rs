@@ -5,7 +5,7 @@
 //! leaves one record on the telemetry lane.
 
 use super::lanes::{Gone, Lanes};
-use super::prompt::{reusable, Prompt, PromptReader};
+use super::prompt::{borders, reusable, Prompt, PromptReader};
 use super::runtime::Opened;
 use super::sampling::{validate, Sampler};
 use super::EngineError;
@@ -69,6 +69,9 @@ impl Session {
         stats: &mut TurnStats,
     ) -> Result<(), Halt> {
         validate(sampling)?;
+        if lanes.cancelled() {
+            return Ok(self.finish(lanes, id, FinishReason::Cancelled, stats)?);
+        }
         let Prompt { text, tokens: prompt } = match request {
             Request::Chat { messages, thinking } => self.reader.chat(self.opened.language.as_ref(), messages, *thinking, &self.cache)?,
             Request::Raw(text) => self.reader.raw(self.opened.language.as_ref(), (*text).to_owned(), &self.cache)?,
@@ -123,6 +126,7 @@ impl Session {
         stats.reused_tokens = reused;
         lanes.event(Event::Prefill { id, done: reused, total: prompt.len(), reused })?;
 
+        self.opened.runtime.mark(&borders(self.opened.language.as_ref(), prompt));
         let chunk = self.opened.runtime.chunk().max(1);
         let mut at = reused;
         while at < prompt.len() {

@@ -13,6 +13,10 @@ use crate::kernels::delta::DeltaHeads;
 /// Sizes beyond this are taken for damage, long before they could be multiplied into an overflow.
 const LIMIT: u64 = 1 << 24;
 
+/// Memory for copies of recurrent states. The states of Qwen3.5-35B-A3B take 63 MiB, so this is two copies for each of the last
+/// three turns of a chat.
+const SNAPSHOT_BYTES: u64 = 384 << 20;
+
 /// What the metadata says about a decoder with routed experts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -34,7 +38,7 @@ pub struct ModelConfig {
     pub rope_dims: usize,
     /// Stretching of positions.
     pub rope_scaling: Scaling,
-    /// Routed experts per layer.
+    /// Routed experts per layer; 0 if the model has none.
     pub experts: usize,
     /// Experts per token.
     pub top_k: usize,
@@ -56,7 +60,7 @@ pub struct ModelConfig {
     pub hybrid: Option<Hybrid>,
 }
 
-/// What a hybrid of attention and gated delta net adds (`qwen35moe`).
+/// What a hybrid of attention and gated delta net adds (`qwen35moe`, `qwen35`, `qwen3next`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hybrid {
     /// Per layer, whether it is recurrent.
@@ -77,11 +81,19 @@ impl Hybrid {
         layers * super::delta_net::DeltaNet::state_bytes(self.delta, self.width)
     }
 
-    /// How many copies of all states are kept to go back to: a quarter of a GiB of them, at least 4, at most 32.
+    /// How many copies of all states are kept to go back to: as many as [`SNAPSHOT_BYTES`] hold, at least 4, at most 32.
     #[must_use]
     pub fn snapshots(&self) -> usize {
-        ((256 << 20) / self.state_bytes().max(1)).clamp(4, 32) as usize
+        (SNAPSHOT_BYTES / self.state_bytes().max(1)).clamp(4, 32) as usize
     }
+}
+
+/// Sizes of the routed experts; all 0 if there are none.
+#[derive(Clone, Copy, Default)]
+struct Moe {
+    experts: usize,
+    top_k: usize,
+    expert_ff: usize,
 }
 
 /// Typed access to `ARCH.*`.
@@ -145,6 +157,15 @@ impl ModelConfig {
         let blocks = Self::blocks(&keys)?;
         let hidden = keys.need("embedding_length")?;
         let heads = Self::heads(&keys, hidden)?;
+        let hybrid_arch = matches!(arch.as_str(), "qwen35moe" | "qwen35" | "qwen3next");
+        if hybrid_arch && heads.key_dim != heads.value_dim {
+            let why = format!("contradicts attention.key_length = {}: the output gate has one width for both", heads.key_dim);
+            return Err(keys.bad("attention.value_length", heads.value_dim, why));
+        }
+        let dense_ff = keys.size_or_zero("feed_forward_length")?.unwrap_or(0);
+        if arch == "qwen35" {
+            return Self::dense(&keys, blocks, hidden, heads, dense_ff);
+        }
         let experts = keys.need("expert_count")?;
         if experts > usize::from(u16::MAX) {
             return Err(keys.bad("expert_count", experts, "more than 65534 experts per layer can't be addressed"));
@@ -157,24 +178,49 @@ impl ModelConfig {
             None | Some(0 | 1) => {}
             Some(f) => return Err(keys.bad("expert_gating_func", f, "only softmax gating (1) is known for this architecture")),
         }
-        let dense_ff = keys.size_or_zero("feed_forward_length")?.unwrap_or(0);
         let expert_ff = match keys.size_or_zero("expert_feed_forward_length")? {
             Some(n) => n,
-            // qwen3moe files without the key split the dense width among the chosen experts; olmoe means the expert.
-            None if arch == "qwen3moe" && dense_ff / top_k > 0 => dense_ff / top_k,
+            // Qwen's files without the key split the dense width among the chosen experts; olmoe means the expert.
+            None if arch != "olmoe" && dense_ff / top_k > 0 => dense_ff / top_k,
             None if dense_ff > 0 => dense_ff,
             None => return Err(ModelError::MissingKey { file: weights.file.clone(), key: keys.key("expert_feed_forward_length") }),
         };
+        let moe = Moe { experts, top_k, expert_ff };
+        let mut config = Self::common(&keys, blocks, hidden, heads, dense_ff, moe)?;
+        config.hybrid = hybrid_arch.then(|| Self::hybrid(&keys, blocks, dense_ff)).transpose()?;
+        Ok(config)
+    }
+
+    /// A hybrid without experts.
+    fn dense(keys: &Keys<'_, '_>, blocks: usize, hidden: usize, heads: Heads, dense_ff: usize) -> Result<Self, ModelError> {
+        if let Some(n) = keys.size_or_zero("expert_count")? {
+            return Err(keys.bad(
+                "expert_count",
+                n,
+                "contradicts the architecture, which has no experts; with experts it is called qwen35moe",
+            ));
+        }
+        if dense_ff == 0 {
+            keys.need("feed_forward_length")?;
+        }
+        let mut config = Self::common(keys, blocks, hidden, heads, dense_ff, Moe::default())?;
+        config.hybrid = Some(Self::hybrid(keys, blocks, dense_ff)?);
+        Ok(config)
+    }
+
+    /// What all architectures have.
+    fn common(keys: &Keys<'_, '_>, blocks: usize, hidden: usize, heads: Heads, dense_ff: usize, moe: Moe) -> Result<Self, ModelError> {
+        let weights = keys.weights;
         let rope_dims = keys.size_or_zero("rope.dimension_count")?.unwrap_or(heads.key_dim);
         if rope_dims > heads.key_dim || rope_dims % 2 != 0 {
             return Err(keys.bad("rope.dimension_count", rope_dims, format!("must be even and at most key_length = {}", heads.key_dim)));
         }
+        Self::sections(keys, rope_dims)?;
         let table = weights
             .gguf
             .tensor("token_embd.weight")
             .ok_or_else(|| ModelError::MissingTensor { file: weights.file.clone(), tensor: "token_embd.weight".into() })?;
         let vocab = table.dims.get(1).copied().unwrap_or(1);
-        let hybrid = if arch == "qwen35moe" { Some(Self::hybrid(&keys, blocks)?) } else { None };
         let leading_dense = keys.size_or_zero("leading_dense_block_count")?.unwrap_or(0);
         Ok(Self {
             blocks,
@@ -186,18 +232,18 @@ impl ModelConfig {
                 .ok_or_else(|| ModelError::MissingKey { file: weights.file.clone(), key: keys.key("attention.layer_norm_rms_epsilon") })?,
             rope_base: keys.positive("rope.freq_base")?.unwrap_or(10_000.0),
             rope_dims,
-            rope_scaling: Self::scaling(&keys)?,
-            experts,
-            top_k,
-            expert_ff,
+            rope_scaling: Self::scaling(keys)?,
+            experts: moe.experts,
+            top_k: moe.top_k,
+            expert_ff: moe.expert_ff,
             dense_ff,
             leading_dense,
             expert_scale: keys.number("expert_weights_scale")?.filter(|s| *s != 0.0).unwrap_or(1.0),
             renormalise: weights.gguf.bool(&keys.key("expert_weights_norm"))?,
             clamp_qkv: keys.number("attention.clamp_kqv")?.filter(|c| *c > 0.0),
             vocab,
-            hybrid,
-            arch,
+            hybrid: None,
+            arch: keys.arch.to_owned(),
         })
     }
 
@@ -208,17 +254,47 @@ impl ModelConfig {
         attending as u64 * super::cache::KvCache::token_bytes(self.heads, f32)
     }
 
-    /// Layers that decode. `block_count` includes the blocks that predict further tokens, which plain decoding leaves out.
+    /// Layers that decode. `block_count` includes the blocks that predict further tokens, which plain decoding leaves out; a file
+    /// that does not count them is known by their tensors.
     fn blocks(keys: &Keys<'_, '_>) -> Result<usize, ModelError> {
         let blocks = keys.need("block_count")?;
         match keys.size_or_zero("nextn_predict_layers")? {
             Some(n) if n >= blocks => Err(keys.bad("nextn_predict_layers", n, format!("leaves nothing of block_count = {blocks}"))),
-            n => Ok(blocks - n.unwrap_or(0)),
+            Some(n) => Ok(blocks - n),
+            None => {
+                let predicts = |b: usize| keys.weights.has(&format!("blk.{b}.nextn.eh_proj.weight"));
+                let decoding = (1..=blocks).rev().find(|&n| !predicts(n - 1)).unwrap_or(0);
+                if decoding == 0 {
+                    return Err(keys.bad(
+                        "block_count",
+                        blocks,
+                        "all of them predict further tokens; the file with the model itself is needed",
+                    ));
+                }
+                Ok(decoding)
+            }
         }
     }
 
+    /// Sections of the rotation belong to time, height and width. In text all three are equal, so how the pairs are shared out
+    /// does not matter, but they must be all there.
+    fn sections(keys: &Keys<'_, '_>, rope_dims: usize) -> Result<(), ModelError> {
+        const KEY: &str = "rope.dimension_sections";
+        let Some(value) = keys.weights.gguf.get(&keys.key(KEY)) else { return Ok(()) };
+        let sections: Option<Vec<u64>> = value.as_array().map(|all| all.iter().filter_map(Value::as_u64).collect());
+        let sum = sections.unwrap_or_default().iter().fold(0u64, |sum, n| sum.saturating_add(*n));
+        if sum == 0 || sum == rope_dims as u64 / 2 {
+            return Ok(());
+        }
+        Err(keys.bad(
+            KEY,
+            format!("{sum} pairs in all"),
+            format!("contradicts rope.dimension_count = {rope_dims}, which has {}", rope_dims / 2),
+        ))
+    }
+
     /// Which layers are recurrent, and their sizes.
-    fn hybrid(keys: &Keys<'_, '_>, blocks: usize) -> Result<Hybrid, ModelError> {
+    fn hybrid(keys: &Keys<'_, '_>, blocks: usize, dense_ff: usize) -> Result<Hybrid, ModelError> {
         let recurrent = match keys.weights.gguf.get(&keys.key("attention.recurrent_layers")) {
             Some(Value::Array(flags)) => {
                 let flags: Option<Vec<bool>> = flags.iter().map(|f| if let Value::Bool(b) = f { Some(*b) } else { None }).collect();
@@ -259,7 +335,7 @@ impl ModelConfig {
             return Err(keys.bad("ssm.conv_kernel", width, "a kernel has 1 to 64 taps, and a state at most 4096 values in a row"));
         }
         let delta = DeltaHeads { keys: groups, values: heads, key_dim: dim, value_dim: dim };
-        let shared_ff = keys.size_or_zero("expert_shared_feed_forward_length")?.unwrap_or(0);
+        let shared_ff = keys.size_or_zero("expert_shared_feed_forward_length")?.unwrap_or(dense_ff);
         Ok(Hybrid { recurrent, delta, width, shared_ff })
     }
 

@@ -49,11 +49,11 @@ impl Mixer {
         }
     }
 
-    /// Make the present length one that can be gone back to.
-    fn keep(&mut self) {
+    /// The next pass makes these lengths ones that can be gone back to.
+    fn mark(&mut self, lens: &[usize]) {
         match self {
             Self::Attention(_) => {}
-            Self::DeltaNet(d) => d.keep(),
+            Self::DeltaNet(d) => d.mark(lens),
         }
     }
 }
@@ -109,7 +109,12 @@ pub struct Decoder {
     compute: Compute,
     /// Tokens in the context.
     len: usize,
+    /// Lengths that a reader asked to be able to go back to, ascending.
+    marks: Vec<usize>,
 }
+
+/// A mark so few tokens after the beginning of a pass is not worth a copy: the beginning has one.
+const NEAR: usize = 16;
 
 impl Decoder {
     /// A model with an empty context.
@@ -117,12 +122,20 @@ impl Decoder {
         let token_bytes = config.cache_bytes_per_token(settings.kv_f32);
         let state_bytes = config.hybrid.as_ref().map_or(0, |h| h.state_bytes());
         let compute = Compute::new(settings.pool.clone());
-        Self { parts, layers, context: settings.context, token_bytes, state_bytes, compute, len: 0 }
+        Self { parts, layers, context: settings.context, token_bytes, state_bytes, compute, len: 0, marks: Vec::new() }
     }
 
-    /// Make the present length one that [`Model::truncate`] can go back to.
-    fn keep(&mut self) {
-        self.layers.iter_mut().for_each(|l| l.mixer.keep());
+    /// Before a pass over `tokens` tokens: where its recurrent layers copy their state. A pass that is stopped or fails must
+    /// be undone, so the beginning of every long one is such a place.
+    fn mark_pass(&mut self, tokens: usize) {
+        let (begin, end) = (self.len, self.len + tokens);
+        let mut lens = Vec::new();
+        if tokens > 1 && begin > 0 {
+            lens.push(begin);
+        }
+        let far = if tokens > 1 { begin + NEAR } else { begin };
+        lens.extend(self.marks.iter().copied().filter(|m| (far..end).contains(m)));
+        self.layers.iter_mut().for_each(|l| l.mixer.mark(&lens));
     }
 }
 
@@ -154,15 +167,14 @@ impl Model for Decoder {
         if tokens.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        // A pass that is stopped or fails must be undone; after a single token the way back may be longer.
-        let long = tokens.len() > 1;
-        if long {
-            self.keep();
-        }
+        self.mark_pass(tokens.len());
+        // A recurrent state copies itself before long passes only. A single token that were given up half way would cost
+        // all that was read since the last copy, so it is read to its end.
+        let whole = tokens.len() == 1 && self.state_bytes > 0;
         let mut x = self.parts.embedding.forward(tokens)?;
         let angles = self.parts.rope.angles(self.len, tokens.len());
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            if stop() {
+            if !whole && stop() {
                 return Ok(None);
             }
             let h = layer.mixer_norm.forward(&self.compute, &x)?;
@@ -177,9 +189,6 @@ impl Model for Decoder {
             return Err(ModelError::NotFinite { file: self.parts.file.clone(), place: "the output head".to_owned() });
         }
         self.len += tokens.len();
-        if long {
-            self.keep();
-        }
         Ok(Some(out))
     }
 
@@ -188,9 +197,25 @@ impl Model for Decoder {
     }
 
     fn truncate(&mut self, len: usize) -> usize {
-        self.len = self.layers.iter().fold(len.min(self.len), |len, l| l.mixer.reachable(len));
+        let mut to = len.min(self.len);
+        // Until all layers agree; they all reach the empty context.
+        loop {
+            let nearest = self.layers.iter().fold(to, |len, l| l.mixer.reachable(len));
+            if nearest == to {
+                break;
+            }
+            to = nearest;
+        }
+        self.len = to;
         self.layers.iter_mut().for_each(|l| l.mixer.rewind(self.len));
         self.len
+    }
+
+    fn mark(&mut self, lens: &[usize]) {
+        self.marks.clear();
+        self.marks.extend_from_slice(lens);
+        self.marks.sort_unstable();
+        self.marks.dedup();
     }
 
     fn cache_bytes(&self) -> u64 {

@@ -24,7 +24,7 @@ pub enum ModelError {
         key: String,
     },
     /// A metadata value that can't be right, or that contradicts another.
-    #[error("{file}: metadata `{key}` = {value}: {why}")]
+    #[error("{file}: metadata `{key}` = {value}: {why}; download or convert the file again")]
     BadKey {
         /// File name.
         file: String,

@@ -34,7 +34,7 @@ pub use open::{load, open, plan, LoadSettings, Opened};
 use crate::experts::Experts;
 
 /// Architectures that can be loaded, as `general.architecture` names them.
-pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "olmoe"];
+pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "qwen35", "qwen3next", "olmoe"];
 
 /// Which logits a forward pass returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,9 @@ pub trait Model: Send {
     }
     /// Shorten the context to `len` tokens or to the nearest point below that the model can go back to; returns the new length.
     fn truncate(&mut self, len: usize) -> usize;
+    /// Passes from now on make these lengths of the context ones that [`Model::truncate`] reaches exactly, as far as memory for that
+    /// goes. A model that reaches every length anyway does nothing. Each call replaces the lengths of the last.
+    fn mark(&mut self, _lens: &[usize]) {}
     /// Bytes of the context in use.
     fn cache_bytes(&self) -> u64;
     /// Vocabulary size.

@@ -59,7 +59,7 @@ fn read<'a>(gguf: &'a Gguf) -> Result<(Weights<'a>, ModelConfig), ModelError> {
 pub fn load(gguf: &Gguf, settings: &LoadSettings) -> Result<(Box<dyn Model>, ExpertStore, ModelConfig), ModelError> {
     let (weights, config) = read(gguf)?;
     let (model, store) = match config.arch.as_str() {
-        "qwen35moe" => qwen35moe::load(&weights, &config, settings)?,
+        "qwen35moe" | "qwen35" | "qwen3next" => qwen35moe::load(&weights, &config, settings)?,
         "olmoe" => olmoe::load(&weights, &config, settings)?,
         _ => qwen3moe::load(&weights, &config, settings)?,
     };
@@ -104,7 +104,9 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
     let expert_bytes = per_layer.into_iter().filter(|b| *b > 0).map(|b| b / config.experts as u64).collect();
     let heads = config.heads;
     let attention = heads.query * (2 * heads.key_dim + heads.value_dim) + heads.groups * 2 * (heads.key_dim + heads.value_dim);
-    let row = 8 * config.hidden + attention + config.top_k * (2 * config.hidden + 3 * config.expert_ff);
+    let delta = config.hybrid.as_ref().map_or(0, |h| 3 * h.delta.channels() + 4 * h.delta.values * h.delta.value_dim);
+    let dense = if config.experts == 0 { 3 * config.dense_ff } else { 0 };
+    let row = 8 * config.hidden + attention.max(delta) + config.top_k * (2 * config.hidden + 3 * config.expert_ff) + dense;
     let states = config.hybrid.as_ref().map_or(0, |h| h.state_bytes() * (1 + h.snapshots() as u64));
     Needs {
         trunk,

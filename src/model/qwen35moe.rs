@@ -1,31 +1,32 @@
-//! `qwen35moe`: Qwen3.5 and Qwen3.6 with experts (35B-A3B, 122B-A10B, 397B-A17B).
+//! `qwen35moe`: Qwen3.5 and Qwen3.6 with experts (35B-A3B, 122B-A10B, 397B-A17B); `qwen35`, the same without experts; and
+//! `qwen3next`, their elder.
 //!
 //! Three of four layers are gated delta nets, the others attention with an output gate, per-head norms and rotation of
 //! the first dimensions of a head only. (The rotation's sections for pictures and video collapse to plain NEOX for
-//! text.) Every layer has routed experts and one shared expert with a gate. Norm weights in the file already have the 1
-//! added, but for `ssm_norm`, which has none to add. Blocks that predict further tokens are left out.
+//! text.) With experts, every layer has routed ones and one shared expert with a gate. Norm weights in the file already
+//! have the 1 added, but for `ssm_norm`, which has none to add. Blocks that predict further tokens are left out.
+//!
+//! What `qwen3next` stores otherwise: value heads grouped by their key head, strengths and decays in one map per key head
+//! (`ssm_ba`), and in its first files queries, keys, values and gates in one (`ssm_in`).
 
 use super::attention::{QkNorm, SelfAttention};
 use super::config::{Hybrid, ModelConfig};
 use super::decoder::{Decoder, Layer, Mixer, Parts};
-use super::delta_net::{DeltaNet, DeltaWeights};
+use super::delta_net::{reorder, tile_to_group, DeltaNet, DeltaWeights, HeadOrder, Projection, Rates};
 use super::expert_weights::{self, Sizes};
-use super::feed_forward::{FeedForward, SharedExpert};
+use super::feed_forward::{Dense, FeedForward, SharedExpert};
 use super::router::{Gating, Router};
 use super::weights::Weights;
 use super::{LoadSettings, ModelError};
-use crate::experts::store::ExpertStore;
+use crate::experts::store::{ExpertStore, LayerExperts};
 
 /// The model and the place of its experts.
 pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadSettings) -> Result<(Decoder, ExpertStore), ModelError> {
     let Some(hybrid) = &config.hybrid else {
         return Err(ModelError::MissingKey { file: weights.file.clone(), key: format!("{}.ssm.state_size", config.arch) });
     };
-    let sizes = Sizes { hidden: config.hidden, ff: config.expert_ff, experts: config.experts };
-    let gating = Gating { top_k: config.top_k, renormalise: true, scale: config.expert_scale };
-    let shared_ff = if hybrid.shared_ff > 0 { hybrid.shared_ff } else { config.dense_ff };
     let mut layers = Vec::with_capacity(config.blocks);
-    let mut experts = Vec::with_capacity(config.blocks);
+    let mut experts = Vec::new();
     for (block, recurrent) in hybrid.recurrent.iter().enumerate() {
         let name = |part: &str| format!("blk.{block}.{part}");
         let mixer_norm = weights.norm(&name("attn_norm"), config)?;
@@ -35,33 +36,73 @@ pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadS
             Mixer::Attention(Box::new(SelfAttention::load(weights, config, settings, block, QkNorm::PerHead, true)?))
         };
         let ff_norm = weights.norm(&name("post_attention_norm"), config)?;
-        let router = Router::new(weights.linear(&name("ffn_gate_inp"), config.hidden, config.experts)?, gating);
-        let shared = match weights.has(&name("ffn_up_shexp.weight")) {
-            true => Some(Box::new(SharedExpert::load(weights, block, config.hidden, shared_ff)?)),
-            false => None,
+        let feed_forward = if config.experts > 0 {
+            moe(weights, config, hybrid, block, &mut experts)?
+        } else {
+            FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff)?)
         };
-        experts.push(expert_weights::load(weights, block, sizes)?);
-        layers.push(Layer { mixer_norm, mixer, ff_norm, feed_forward: FeedForward::Moe { router, index: block, shared } });
+        layers.push(Layer { mixer_norm, mixer, ff_norm, feed_forward });
     }
     let store = ExpertStore { layers: experts, experts: config.experts, top_k: config.top_k, hidden: config.hidden };
     Ok((Decoder::new(Parts::load(weights, config)?, layers, config, settings), store))
 }
 
+/// Routed experts, and the shared one if the file has it.
+fn moe(
+    weights: &Weights<'_>,
+    config: &ModelConfig,
+    hybrid: &Hybrid,
+    block: usize,
+    experts: &mut Vec<LayerExperts>,
+) -> Result<FeedForward, ModelError> {
+    let sizes = Sizes { hidden: config.hidden, ff: config.expert_ff, experts: config.experts };
+    let gating = Gating { top_k: config.top_k, renormalise: true, scale: config.expert_scale };
+    let router = Router::new(weights.linear(&format!("blk.{block}.ffn_gate_inp"), config.hidden, config.experts)?, gating);
+    let shared = match weights.has(&format!("blk.{block}.ffn_up_shexp.weight")) {
+        true => Some(Box::new(SharedExpert::load(weights, block, config.hidden, hybrid.shared_ff)?)),
+        false => None,
+    };
+    experts.push(expert_weights::load(weights, block, sizes)?);
+    Ok(FeedForward::Moe { router, index: block, shared })
+}
+
 fn delta_net(weights: &Weights<'_>, config: &ModelConfig, hybrid: &Hybrid, block: usize) -> Result<DeltaNet, ModelError> {
     let heads = hybrid.delta;
     let name = |part: &str| format!("blk.{block}.{part}");
-    let inner = heads.values * heads.value_dim;
-    let taps = weights.matrix(&name("ssm_conv1d.weight"), hybrid.width, heads.channels())?;
-    let mut by_channel = vec![0.0; hybrid.width * heads.channels()];
+    let (inner, channels) = (heads.values * heads.value_dim, heads.channels());
+    let order = if config.arch == "qwen3next" { HeadOrder::Grouped } else { HeadOrder::Tiled };
+    let tiled = |per_head: Vec<f32>, len: usize| match order {
+        HeadOrder::Tiled => per_head,
+        HeadOrder::Grouped => reorder(&per_head, heads, len, tile_to_group(heads)),
+    };
+    let taps = weights.matrix(&name("ssm_conv1d.weight"), hybrid.width, channels)?;
+    let mut by_channel = vec![0.0; hybrid.width * channels];
     crate::kernels::dequantize(taps.ty, &taps.bytes, &mut by_channel)?;
-    let taps = (0..by_channel.len()).map(|i| by_channel[(i % heads.channels()) * hybrid.width + i / heads.channels()]).collect();
+    let values = by_channel.split_off((channels - inner) * hybrid.width);
+    by_channel.extend(tiled(values, heads.value_dim * hybrid.width));
+    let taps = (0..by_channel.len()).map(|i| by_channel[(i % channels) * hybrid.width + i / channels]).collect();
+    let projection = if weights.has(&name("ssm_in.weight")) && !weights.has(&name("attn_qkv.weight")) {
+        Projection::Fused(weights.linear(&name("ssm_in"), config.hidden, channels + inner)?)
+    } else {
+        Projection::Split {
+            mixed: weights.linear(&name("attn_qkv"), config.hidden, channels)?,
+            gate: weights.linear(&name("attn_gate"), config.hidden, inner)?,
+        }
+    };
+    let rates = if order == HeadOrder::Grouped {
+        Rates::Paired(weights.linear(&name("ssm_ba"), config.hidden, 2 * heads.values)?)
+    } else {
+        Rates::Split {
+            beta: weights.linear(&name("ssm_beta"), config.hidden, heads.values)?,
+            alpha: weights.linear(&name("ssm_alpha"), config.hidden, heads.values)?,
+        }
+    };
     let parts = DeltaWeights {
-        mixed: weights.linear(&name("attn_qkv"), config.hidden, heads.channels())?,
-        gate: weights.linear(&name("attn_gate"), config.hidden, inner)?,
-        beta: weights.linear(&name("ssm_beta"), config.hidden, heads.values)?,
-        alpha: weights.linear(&name("ssm_alpha"), config.hidden, heads.values)?,
-        decay_bias: weights.vector(&name("ssm_dt.bias"), heads.values)?,
-        rate: weights.vector(&name("ssm_a"), heads.values)?,
+        projection,
+        rates,
+        order,
+        decay_bias: tiled(weights.vector(&name("ssm_dt.bias"), heads.values)?, 1),
+        rate: tiled(weights.vector(&name("ssm_a"), heads.values)?, 1),
         taps,
         norm: weights.vector(&name("ssm_norm.weight"), heads.value_dim)?,
         output: weights.linear(&name("ssm_out"), inner, config.hidden)?,

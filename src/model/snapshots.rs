@@ -18,6 +18,20 @@ impl<S> Snapshots<S> {
         Self { room, kept: Vec::new() }
     }
 
+    /// Make room for copies at the ascending lengths `coming`, which a pass is about to take, so that every layer of a model
+    /// drops the same old ones, whether or not the pass reaches it.
+    pub fn reserve(&mut self, coming: &[usize]) {
+        let new: Vec<usize> = coming.iter().copied().filter(|&l| l > 0 && self.get(l).is_none()).collect();
+        while !self.kept.is_empty() && self.kept.len() + new.len() > self.room {
+            let mut lens: Vec<(usize, bool)> = self.kept.iter().map(|(l, _)| (*l, true)).chain(new.iter().map(|l| (*l, false))).collect();
+            lens.sort_unstable();
+            // What lies behind the pass can't be reached from it any more; after that, the most crowded goes.
+            let gap = |i: usize| lens.get(i + 1).map_or(0, |n| n.0 - if i == 0 { 0 } else { lens[i - 1].0 });
+            let Some(leaves) = (0..lens.len()).filter(|&i| lens[i].1).min_by_key(|&i| gap(i)).map(|i| lens[i].0) else { return };
+            self.kept.retain(|(l, _)| *l != leaves);
+        }
+    }
+
     /// Keep the state at `len`, unless that length is kept already (or is 0: the empty state needs no copy).
     pub fn keep(&mut self, len: usize, state: impl FnOnce() -> S) {
         if len == 0 || self.room == 0 {
@@ -76,6 +90,25 @@ mod tests {
         assert_eq!(s.at_or_below(99), None);
         s.forget_beyond(500);
         assert_eq!(s.at_or_below(usize::MAX), Some(500));
+    }
+
+    #[test]
+    fn room_made_in_advance_takes_the_crowded_one_and_never_what_is_coming() {
+        let mut s = Snapshots::new(4);
+        for len in [100, 500, 520, 900] {
+            s.keep(len, || len);
+        }
+        s.reserve(&[900, 1300]);
+        assert_eq!(s.at_or_below(600), Some(500), "520 was closest to its neighbours");
+        assert_eq!(s.kept.len(), 3);
+        s.keep(1300, || 1300);
+        assert_eq!(s.kept.iter().map(|(l, _)| *l).collect::<Vec<_>>(), [100, 500, 900, 1300]);
+        // More than there is room for: everything old goes, and the newest stays when they come.
+        let coming = [1400, 1500, 1600, 1700, 1800];
+        s.reserve(&coming);
+        assert!(s.kept.is_empty());
+        coming.iter().for_each(|&len| s.keep(len, || len));
+        assert_eq!((s.kept.len(), s.at_or_below(usize::MAX)), (4, Some(1800)));
     }
 
     proptest! {

@@ -18,7 +18,7 @@ use super::view;
 use super::writer::{FrameBackend, FramePipe};
 use crate::config::{Folders, Loaded};
 use crate::engine::{self, EngineHandle};
-use crate::events::{Command, Event, LoadOptions, ModelSource, Role, StepRecord};
+use crate::events::{Command, Event, LoadOptions, ModelSource, RequestId, Role, StepRecord};
 use crate::trace::player::PlayerControl;
 use crate::trace::record::Recorder;
 use color_eyre::eyre::WrapErr;
@@ -160,6 +160,8 @@ struct App {
     folders: Folders,
     depth: ColorDepth,
     recorder: Option<Recorder>,
+    /// The last turn that the engine was asked for.
+    asked: RequestId,
     player: Option<PlayerControl>,
     /// Goes out with the next frame (clipboard).
     extra: Vec<u8>,
@@ -211,6 +213,7 @@ impl App {
             folders: options.folders,
             depth,
             recorder: options.trace,
+            asked: 0,
             player: None,
             extra: Vec::new(),
             later: Vec::new(),
@@ -349,7 +352,7 @@ impl App {
             }
             Effect::Cancel => {
                 if let Some(engine) = &self.engine {
-                    engine.signals.cancel();
+                    engine.signals.cancel_turn(self.asked);
                 }
             }
             Effect::WantSlots(slots) => {
@@ -436,6 +439,9 @@ impl App {
     }
 
     fn command(&mut self, command: Command) {
+        if let Command::Generate { id, .. } | Command::Complete { id, .. } = &command {
+            self.asked = *id;
+        }
         if let (Command::Generate { id, messages, .. }, Some(recorder)) = (&command, &mut self.recorder) {
             let question = messages.iter().rev().find(|m| m.role == Role::User);
             recorder.question(*id, question.map_or("", |m| m.content.as_str()));
