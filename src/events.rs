@@ -177,6 +177,21 @@ pub struct Plan {
     pub max_slots: usize,
     /// Context length in tokens.
     pub context: usize,
+    /// The part of `cache` that recurrent states and the copies of them take, whatever the context.
+    #[serde(default)]
+    pub states: u64,
+    /// One slot, by layer: files mix types, so layers differ.
+    #[serde(default)]
+    pub slot_bytes: Vec<LayerSlot>,
+}
+
+/// One slot of one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerSlot {
+    /// Block number in the file.
+    pub layer: usize,
+    /// Bytes of one of its experts: gate, up and down.
+    pub bytes: u64,
 }
 
 /// Which part of an answer a piece of text belongs to.

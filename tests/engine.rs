@@ -308,6 +308,35 @@ fn a_recurrent_model_cancelled_in_the_prompt_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_recurrent_model_that_thinks_reads_its_answer_anew_without_the_thoughts_and_nothing_before_it() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/q35-strict/model.gguf");
+    let gguf = Gguf::open(&path).unwrap();
+    let mut w = Writer::empty();
+    gguf.metadata().for_each(|(key, value)| w.set(key, value.clone()));
+    w.set("tokenizer.chat_template", include_str!("templates/qwen3.5.jinja"));
+    gguf.tensors().for_each(|t| w.tensor(&t.name, t.ty, &t.dims, gguf.bytes(t).to_vec()));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("thinks.gguf");
+    w.save(&path).unwrap();
+    let open = || Chat::open(ModelSource::Path(path.clone()), LoadOptions { context: Some(1024), kv_f32: true, ..LoadOptions::default() });
+    let mut chat = open();
+    let question = user("How many legs do three spiders and two birds have together?");
+    let first = chat.ask(vec![question.clone()], greedy(60));
+    assert!(first.stats.thinking_tokens > 40, "the prompt leaves the thinking open: {:?}", first.stats);
+    assert!(first.events.iter().any(|e| matches!(e, Event::Text { kind: TextKind::Thinking, .. })));
+    read(&mut chat);
+    let said = Message { thinking: Some("eight and two".into()), ..assistant("Twenty-eight.") };
+    let history = vec![question, said, user("And without the birds?")];
+    let second = chat.ask(history.clone(), greedy(20));
+    assert!(second.stats.reused_tokens + OPENING > first.stats.prompt_tokens, "{:?} after {:?}", second.stats, first.stats);
+    assert_eq!(read(&mut chat), second.stats.prompt_tokens - second.stats.reused_tokens);
+    let words = |t: &Turn| {
+        t.events.iter().filter_map(|e| if let Event::Text { text, .. } = e { Some(text.clone()) } else { None }).collect::<String>()
+    };
+    assert_eq!(words(&second), words(&open().ask(history, greedy(20))));
+}
+
+#[test]
 fn a_prompt_longer_than_the_context_is_refused_before_any_work_with_the_numbers() {
     let mut chat = hybrid();
     chat.ask(vec![user("Good morning, how is the weather today?")], greedy(4));

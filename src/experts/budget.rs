@@ -1,6 +1,6 @@
 //! The memory plan: from one number, what goes where. Pure; the caller says what the machine can give.
 
-use crate::events::Plan;
+use crate::events::{LayerSlot, Plan};
 
 /// The program itself: code, threads, screen.
 const PROCESS: u64 = 40 << 20;
@@ -22,14 +22,18 @@ const LEAST_CONTEXT: usize = 512;
 pub struct Needs {
     /// Bytes of weights that every token uses.
     pub trunk: u64,
-    /// Bytes of keys, values and state per token of context.
+    /// Bytes of keys and values per token of context.
     pub cache_per_token: u64,
+    /// Bytes of recurrent states and their copies, whatever the context.
+    pub states: u64,
     /// Bytes of activations and logits for the longest pass.
     pub buffers: u64,
     /// Size of the vocabulary.
     pub vocab: u64,
     /// Bytes of one expert, per layer that has experts.
     pub expert_bytes: Vec<u64>,
+    /// Numbers of these layers in the file.
+    pub expert_layers: Vec<usize>,
     /// Experts per layer.
     pub experts: usize,
     /// Context that the model was trained for.
@@ -55,8 +59,9 @@ pub enum BudgetError {
     /// Even the least does not fit.
     #[error(
         "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {slots} slot(s) per layer {}); \
-         raise --ram, lower --ctx or --slots, or take a smaller model",
-        gib(*budget), gib(trunk + cache + buffers + slot_bytes), gib(*trunk), gib(*cache), gib(*buffers), gib(*slot_bytes)
+         raise --ram, lower --ctx or --slots, or take a smaller model{}",
+        gib(*budget), gib(trunk + cache + buffers + slot_bytes), gib(*trunk), gib(*cache), gib(*buffers), gib(*slot_bytes),
+        if *fits > 0 { format!("; a context of at most {fits} tokens fits") } else { String::new() }
     )]
     TooSmall {
         /// What there is.
@@ -73,6 +78,8 @@ pub enum BudgetError {
         slot_bytes: u64,
         /// Tokens of context.
         context: usize,
+        /// The longest context that fits beside so many slots; 0 if none does.
+        fits: usize,
     },
     /// More context than the model knows.
     #[error("a context of {asked} tokens is more than this model was trained for; choose at most {most}")]
@@ -130,16 +137,14 @@ pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
     };
     let buffers = needs.buffers + PROCESS + needs.vocab * PER_TOKEN_OF_VOCABULARY + window;
     let slot_step: u64 = needs.expert_bytes.iter().map(|b| b.next_multiple_of(PAGE)).sum();
-    let fixed = needs.trunk + buffers;
+    let fixed = needs.trunk + buffers + needs.states;
     let least_slots = wish.slots.unwrap_or(min_slots).max(min_slots);
-    let context = wish.context.unwrap_or_else(|| {
-        // Context may take a quarter of what is left; the rest is for slots.
-        let room = budget.saturating_sub(fixed + least_slots as u64 * slot_step);
-        let fits = usize::try_from(room / 4 / needs.cache_per_token.max(1)).unwrap_or(usize::MAX);
-        fits.clamp(LEAST_CONTEXT, USUAL_CONTEXT).min(needs.context)
-    });
-    let cache = needs.cache_per_token * context as u64;
-    let left = budget.checked_sub(fixed + cache);
+    let room = budget.saturating_sub(fixed + least_slots as u64 * slot_step);
+    let tokens_in = |bytes: u64| usize::try_from(bytes / needs.cache_per_token.max(1)).unwrap_or(usize::MAX).min(needs.context);
+    // Context may take a quarter of what is left; the rest is for slots.
+    let context = wish.context.unwrap_or_else(|| tokens_in(room / 4).clamp(LEAST_CONTEXT, USUAL_CONTEXT).min(needs.context));
+    let cache = needs.cache_per_token * context as u64 + needs.states;
+    let left = budget.checked_sub(needs.trunk + buffers + cache);
     let fits = left.map(|left| usize::try_from(left.checked_div(slot_step).unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
     if fits.is_none_or(|fits| fits < least_slots) {
         return Err(BudgetError::TooSmall {
@@ -150,6 +155,7 @@ pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
             slots: least_slots,
             slot_bytes: slot_step * least_slots as u64,
             context,
+            fits: tokens_in(room),
         });
     }
     let slots = wish.slots.map_or_else(|| fits.unwrap_or(0).min(needs.experts), |_| least_slots);
@@ -165,6 +171,8 @@ pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
         min_slots,
         max_slots: needs.experts,
         context,
+        states: needs.states,
+        slot_bytes: needs.expert_layers.iter().zip(&needs.expert_bytes).map(|(&layer, &bytes)| LayerSlot { layer, bytes }).collect(),
     })
 }
 
@@ -194,9 +202,11 @@ mod tests {
         Needs {
             trunk: 530 * MIB,
             cache_per_token: 16 << 10,
+            states: 0,
             buffers: 60 * MIB,
             vocab: 151_936,
             expert_bytes: vec![2_867_200; 8],
+            expert_layers: (0..8).collect(),
             experts: 128,
             context: 32768,
         }
@@ -224,6 +234,11 @@ mod tests {
         let small = plan(&needs(), &Wish { ram: Some(500 * MIB), ..Wish::default() }).unwrap_err();
         let text = small.to_string();
         assert!(text.starts_with("500.0 MiB are not enough") && text.contains("trunk 530.0 MiB") && text.contains("--ram"), "{text}");
+        let context = plan(&needs(), &Wish { ram: Some(1024 * MIB), context: Some(32_768), ..Wish::default() }).unwrap_err();
+        let BudgetError::TooSmall { fits, .. } = context else { panic!("{context}") };
+        assert!(context.to_string().ends_with(&format!("a context of at most {fits} tokens fits")), "{context}");
+        let asked = |context| plan(&needs(), &Wish { ram: Some(1024 * MIB), context: Some(context), ..Wish::default() });
+        assert!(asked(fits).is_ok() && asked(fits + 1).is_err());
         let many = plan(&needs(), &Wish { ram: Some(1536 * MIB), slots: Some(100), ..Wish::default() }).unwrap_err();
         assert!(matches!(many, BudgetError::TooSmall { slots: 100, .. }));
         let long = plan(&needs(), &Wish { context: Some(40_000), available: 20 << 30, ..Wish::default() }).unwrap_err();

@@ -1,7 +1,7 @@
 //! Writes GGUF files: for tests, fixtures and tools.
 
 use super::{GgmlType, Value};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// A GGUF file in the making: metadata and tensors, in the order in which they are added.
@@ -19,6 +19,8 @@ struct Tensor {
     ty: u32,
     dims: Vec<usize>,
     data: Vec<u8>,
+    /// Bytes of it in the file; those that `data` lacks are a hole, which reads as zeros.
+    len: u64,
 }
 
 impl Writer {
@@ -67,7 +69,18 @@ impl Writer {
     /// Add a tensor. `dims[0]` is the contiguous dimension. The data is written as it is, right or wrong, so that
     /// damaged files can be made too.
     pub fn tensor(&mut self, name: &str, ty: GgmlType, dims: &[usize], data: Vec<u8>) {
-        self.tensors.push(Tensor { name: name.to_owned(), ty: ty.number(), dims: dims.to_vec(), data });
+        let len = data.len() as u64;
+        self.tensors.push(Tensor { name: name.to_owned(), ty: ty.number(), dims: dims.to_vec(), data, len });
+    }
+
+    /// Add a tensor of zeros that [`Writer::save`] leaves out of the disk, so that files of any size can be made.
+    ///
+    /// # Panics
+    /// A type without a size, or a row that is not whole blocks: no such file exists.
+    pub fn hole(&mut self, name: &str, ty: GgmlType, dims: &[usize]) {
+        let row = ty.row_bytes(dims[0]).expect("whole blocks of a known type") as u64;
+        let len = dims[1..].iter().fold(row, |n, &d| n * d as u64);
+        self.tensors.push(Tensor { name: name.to_owned(), ty: ty.number(), dims: dims.to_vec(), data: Vec::new(), len });
     }
 
     /// Add an F32 tensor.
@@ -88,8 +101,8 @@ impl Writer {
         out
     }
 
-    /// Write the whole file to `out`.
-    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    /// Everything before the data of the first tensor.
+    fn header(&self) -> Vec<u8> {
         let mut header = Vec::new();
         header.extend(b"GGUF");
         header.extend(self.version.to_le_bytes());
@@ -110,14 +123,19 @@ impl Writer {
             }
             header.extend(t.ty.to_le_bytes());
             header.extend(offset.to_le_bytes());
-            offset += t.data.len().next_multiple_of(self.alignment) as u64;
+            offset += t.len.next_multiple_of(self.alignment as u64);
         }
         header.resize(header.len().next_multiple_of(self.alignment), 0);
-        out.write_all(&header)?;
+        header
+    }
+
+    /// Write the whole file to `out`, holes as zeros.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        out.write_all(&self.header())?;
         for t in &self.tensors {
             out.write_all(&t.data)?;
-            let padding = t.data.len().next_multiple_of(self.alignment) - t.data.len();
-            out.write_all(&vec![0; padding])?;
+            let padding = t.len.next_multiple_of(self.alignment as u64) - t.data.len() as u64;
+            io::copy(&mut io::repeat(0).take(padding), out)?;
         }
         Ok(())
     }
@@ -125,8 +143,16 @@ impl Writer {
     /// Write the file to `path`.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let mut out = io::BufWriter::new(std::fs::File::create(path)?);
-        self.write(&mut out)?;
-        out.flush()
+        let header = self.header();
+        out.write_all(&header)?;
+        let mut at = header.len() as u64;
+        for t in &self.tensors {
+            out.write_all(&t.data)?;
+            at += t.len.next_multiple_of(self.alignment as u64);
+            out.seek(SeekFrom::Start(at))?;
+        }
+        out.flush()?;
+        out.get_ref().set_len(at)
     }
 
     /// Write as a split set of `parts` files, `stem-00001-of-0000N.gguf`, into `folder`, tensors shared out in order.

@@ -1,7 +1,7 @@
 //! Hyperparameters of a model, read from GGUF metadata with every number checked.
 //!
 //! Keys are llama.cpp's (`ARCH.block_count` and so on); defaults are the ones that llama.cpp takes where a key is
-//! absent.
+//! absent, or what all models of a family have, where that differs.
 
 use super::rope::Scaling;
 use super::weights::Weights;
@@ -12,6 +12,9 @@ use crate::kernels::delta::DeltaHeads;
 
 /// Sizes beyond this are taken for damage, long before they could be multiplied into an overflow.
 const LIMIT: u64 = 1 << 24;
+
+/// Architectures that mix attention with gated delta nets.
+const HYBRIDS: [&str; 3] = ["qwen35moe", "qwen35", "qwen3next"];
 
 /// Memory for copies of recurrent states. The states of Qwen3.5-35B-A3B take 63 MiB, so this is two copies for each of the last
 /// three turns of a chat.
@@ -157,7 +160,7 @@ impl ModelConfig {
         let blocks = Self::blocks(&keys)?;
         let hidden = keys.need("embedding_length")?;
         let heads = Self::heads(&keys, hidden)?;
-        let hybrid_arch = matches!(arch.as_str(), "qwen35moe" | "qwen35" | "qwen3next");
+        let hybrid_arch = HYBRIDS.contains(&arch.as_str());
         if hybrid_arch && heads.key_dim != heads.value_dim {
             let why = format!("contradicts attention.key_length = {}: the output gate has one width for both", heads.key_dim);
             return Err(keys.bad("attention.value_length", heads.value_dim, why));
@@ -211,7 +214,10 @@ impl ModelConfig {
     /// What all architectures have.
     fn common(keys: &Keys<'_, '_>, blocks: usize, hidden: usize, heads: Heads, dense_ff: usize, moe: Moe) -> Result<Self, ModelError> {
         let weights = keys.weights;
-        let rope_dims = keys.size_or_zero("rope.dimension_count")?.unwrap_or(heads.key_dim);
+        // A file of this family that does not say so means what all published models of the family have.
+        let hybrid = HYBRIDS.contains(&keys.arch);
+        let (usual_dims, usual_base) = if hybrid { (heads.key_dim / 4, 1e7) } else { (heads.key_dim, 1e4) };
+        let rope_dims = keys.size_or_zero("rope.dimension_count")?.unwrap_or(usual_dims);
         if rope_dims > heads.key_dim || rope_dims % 2 != 0 {
             return Err(keys.bad("rope.dimension_count", rope_dims, format!("must be even and at most key_length = {}", heads.key_dim)));
         }
@@ -230,7 +236,7 @@ impl ModelConfig {
             eps: keys
                 .number("attention.layer_norm_rms_epsilon")?
                 .ok_or_else(|| ModelError::MissingKey { file: weights.file.clone(), key: keys.key("attention.layer_norm_rms_epsilon") })?,
-            rope_base: keys.positive("rope.freq_base")?.unwrap_or(10_000.0),
+            rope_base: keys.positive("rope.freq_base")?.unwrap_or(usual_base),
             rope_dims,
             rope_scaling: Self::scaling(keys)?,
             experts: moe.experts,
@@ -330,7 +336,7 @@ impl ModelConfig {
                 format!("contradicts time_step_rank * state_size = {}", heads.saturating_mul(dim)),
             ));
         }
-        let width = keys.need("ssm.conv_kernel")?;
+        let width = keys.size("ssm.conv_kernel")?.unwrap_or(4);
         if !(1..=64).contains(&width) || dim > 4096 {
             return Err(keys.bad("ssm.conv_kernel", width, "a kernel has 1 to 64 taps, and a state at most 4096 values in a row"));
         }

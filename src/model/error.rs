@@ -44,7 +44,7 @@ pub enum ModelError {
         tensor: String,
     },
     /// A tensor of another shape than the metadata promises. Dimensions as in the file, contiguous one first.
-    #[error("{file}: tensor {tensor} has shape {found:?}, expected {expected:?}")]
+    #[error("{file}: tensor {tensor} has shape {found:?}, expected {expected:?} by the metadata; download or convert the file again")]
     Shape {
         /// File name.
         file: String,

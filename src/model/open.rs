@@ -101,7 +101,8 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
             *bytes += t.size() as u64;
         }
     }
-    let expert_bytes = per_layer.into_iter().filter(|b| *b > 0).map(|b| b / config.experts as u64).collect();
+    let with_experts = per_layer.into_iter().enumerate().filter(|(_, bytes)| *bytes > 0);
+    let (expert_layers, expert_bytes) = with_experts.map(|(layer, bytes)| (layer, bytes / config.experts.max(1) as u64)).unzip();
     let heads = config.heads;
     let attention = heads.query * (2 * heads.key_dim + heads.value_dim) + heads.groups * 2 * (heads.key_dim + heads.value_dim);
     let delta = config.hybrid.as_ref().map_or(0, |h| 3 * h.delta.channels() + 4 * h.delta.values * h.delta.value_dim);
@@ -111,9 +112,11 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
     Needs {
         trunk,
         cache_per_token: config.cache_bytes_per_token(kv_f32),
-        buffers: row as u64 * 4 * CHUNK.min(config.context as u64) + config.vocab as u64 * 4 * 3 + states,
+        buffers: row as u64 * 4 * CHUNK.min(config.context as u64) + config.vocab as u64 * 4 * 3,
+        states,
         vocab: config.vocab as u64,
         expert_bytes,
+        expert_layers,
         experts: config.experts,
         context: config.context,
     }

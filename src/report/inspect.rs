@@ -57,6 +57,8 @@ pub struct ExpertLine {
     pub bytes_each: u64,
     /// Types of its tensors.
     pub types: String,
+    /// The layer predicts further tokens; it is left out when the model runs.
+    pub predicts: bool,
 }
 
 /// Look at an open file.
@@ -110,7 +112,13 @@ fn experts(gguf: &Gguf) -> Vec<ExpertLine> {
     }
     layers
         .into_iter()
-        .map(|(layer, l)| ExpertLine { layer, experts: l.experts, bytes_each: l.bytes / l.experts.max(1) as u64, types: l.types.join(" ") })
+        .map(|(layer, l)| ExpertLine {
+            layer,
+            experts: l.experts,
+            bytes_each: l.bytes / l.experts.max(1) as u64,
+            types: l.types.join(" "),
+            predicts: gguf.tensor(&format!("blk.{layer}.nextn.eh_proj.weight")).is_some(),
+        })
         .collect()
 }
 
@@ -171,10 +179,11 @@ impl fmt::Display for Inspection {
         // Neighbouring layers that are alike share a line.
         let mut rest = self.experts.as_slice();
         while let Some(first) = rest.first() {
-            let alike = |l: &&ExpertLine| (l.experts, l.bytes_each, &l.types) == (first.experts, first.bytes_each, &first.types);
+            let alike = |l: &&ExpertLine| ExpertLine { layer: first.layer, ..(*l).clone() } == *first;
             let n = rest.iter().take_while(alike).count();
             let layers = if n == 1 { format!("layer {}", first.layer) } else { format!("layers {}-{}", first.layer, rest[n - 1].layer) };
-            writeln!(f, "  {layers:<14} {:>4} x {:>11}  {}", first.experts, size(first.bytes_each), first.types)?;
+            let note = if first.predicts { "  predicts further tokens, left out" } else { "" };
+            writeln!(f, "  {layers:<14} {:>4} x {:>11}  {}{note}", first.experts, size(first.bytes_each), first.types)?;
             rest = &rest[n..];
         }
         for why in &self.unsupported {
@@ -214,8 +223,8 @@ mod tests {
             file.tensor(&format!("blk.1.ffn_up.{e}.weight"), GgmlType::Q4_0, &[32, 2], vec![0; 36]);
         }
         let seen = look(&file);
-        assert_eq!(seen.experts[0], ExpertLine { layer: 0, experts: 4, bytes_each: 68, types: "q8_0".into() });
-        assert_eq!(seen.experts[1], ExpertLine { layer: 1, experts: 3, bytes_each: 36, types: "q4_0".into() });
+        assert_eq!(seen.experts[0], ExpertLine { layer: 0, experts: 4, bytes_each: 68, types: "q8_0".into(), predicts: false });
+        assert_eq!(seen.experts[1], ExpertLine { layer: 1, experts: 3, bytes_each: 36, types: "q4_0".into(), predicts: false });
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::size;
 use crate::cli::{configuration, find_model, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
-use crate::events::Plan;
+use crate::events::{LayerSlot, Plan};
 use clap::Args;
 use color_eyre::eyre;
 use std::io::Write;
@@ -44,13 +44,48 @@ pub fn table(plan: &Plan) -> String {
     let mut out = String::from("memory plan\n");
     let mut line = |name: &str, bytes: u64, note: &str| out += &format!("  {name:<10} {:>11}  {note}\n", size(bytes));
     line("trunk", plan.trunk, "weights that every token uses");
-    line("context", plan.cache, &format!("keys and values of {} tokens", plan.context));
+    let states =
+        if plan.states > 0 { format!(", and {} for recurrent states and copies of them", size(plan.states)) } else { String::new() };
+    line("context", plan.cache, &format!("keys and values of {} tokens{states}", plan.context));
     line("buffers", plan.buffers, "activations, logits, tokenizer, the program itself");
     let note = format!("{} of {} experts per layer, {} for one more", plan.slots_per_layer, plan.max_slots, size(plan.slot_step));
     line("slots", plan.slots, &note);
+    for (bytes, layers) in unlike(&plan.slot_bytes) {
+        line("", bytes, &format!("for one slot of {layers}"));
+    }
     line("together", used, &plan.budget.map_or("no budget was given".to_owned(), |b| format!("of a budget of {}", size(b))));
     line("experts", plan.experts, "all routed experts; those without a slot stay in the mapped file");
     out
+}
+
+/// Slot sizes with the layers that have them, largest group first; nothing if all layers are alike.
+fn unlike(slots: &[LayerSlot]) -> Vec<(u64, String)> {
+    let mut groups: Vec<(u64, Vec<usize>)> = Vec::new();
+    for slot in slots {
+        match groups.iter_mut().find(|(bytes, _)| *bytes == slot.bytes) {
+            Some((_, layers)) => layers.push(slot.layer),
+            None => groups.push((slot.bytes, vec![slot.layer])),
+        }
+    }
+    if groups.len() < 2 {
+        return Vec::new();
+    }
+    groups.sort_by_key(|(_, layers)| std::cmp::Reverse(layers.len()));
+    groups.into_iter().map(|(bytes, layers)| (bytes, ranges(&layers))).collect()
+}
+
+/// "layers 0-3, 5": rising numbers, neighbours together.
+fn ranges(layers: &[usize]) -> String {
+    let mut out: Vec<(usize, usize)> = Vec::new();
+    for &l in layers {
+        match out.last_mut() {
+            Some((_, last)) if *last + 1 == l => *last = l,
+            _ => out.push((l, l)),
+        }
+    }
+    let spell = |(a, b): &(usize, usize)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    let all: Vec<String> = out.iter().map(spell).collect();
+    format!("{} {}", if layers.len() == 1 { "layer" } else { "layers" }, all.join(", "))
 }
 
 #[cfg(test)]
@@ -71,6 +106,7 @@ mod tests {
             min_slots: 1,
             max_slots: 128,
             context: 4096,
+            ..Plan::default()
         };
         insta::assert_snapshot!(table(&plan), @r"
         memory plan
@@ -81,5 +117,25 @@ mod tests {
           together      5.75 GiB  of a budget of 8.00 GiB
           experts      16.00 GiB  all routed experts; those without a slot stay in the mapped file
         ");
+    }
+
+    #[test]
+    fn layers_of_mixed_types_have_slots_of_their_own_size_and_recurrent_states_are_told() {
+        let slot = |layer, bytes| LayerSlot { layer, bytes };
+        let slot_bytes = vec![slot(1, 1 << 20), slot(2, 1 << 20), slot(3, 3 << 20), slot(4, 1 << 20), slot(7, 3 << 20), slot(8, 2 << 20)];
+        let text = table(&Plan { states: 440 << 20, cache: 500 << 20, slot_bytes, context: 8192, ..Plan::default() });
+        insta::assert_snapshot!(text, @r"
+        memory plan
+          trunk              0 B  weights that every token uses
+          context      500.0 MiB  keys and values of 8192 tokens, and 440.0 MiB for recurrent states and copies of them
+          buffers            0 B  activations, logits, tokenizer, the program itself
+          slots              0 B  0 of 0 experts per layer, 0 B for one more
+                         1.0 MiB  for one slot of layers 1-2, 4
+                         3.0 MiB  for one slot of layers 3, 7
+                         2.0 MiB  for one slot of layer 8
+          together     500.0 MiB  no budget was given
+          experts            0 B  all routed experts; those without a slot stay in the mapped file
+        ");
+        assert!(unlike(&[slot(0, 5), slot(1, 5)]).is_empty(), "all alike");
     }
 }

@@ -73,6 +73,41 @@ fn the_constructs_of_real_templates_work() {
     );
 }
 
+/// The template of the Qwen3.5 family; what it must write is what Python's jinja2 writes.
+const QWEN35: &str = include_str!("../../tests/templates/qwen3.5.jinja");
+
+#[test]
+fn the_template_of_the_qwen35_family_opens_or_closes_thinking() {
+    let t = template(Some(QWEN35)).unwrap();
+    assert!(t.can_think() && !t.is_fallback());
+    let hi = [say(Role::User, "Hi")];
+    let open = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n";
+    assert_eq!(t.render(&hi, None).unwrap(), open);
+    assert_eq!(t.render(&hi, Some(true)).unwrap(), open);
+    assert_eq!(t.render(&hi, Some(false)).unwrap(), format!("{open}\n</think>\n\n"));
+    let empty = t.render(&[], None).unwrap_err().to_string();
+    assert!(empty.contains("No messages provided."), "{empty}");
+}
+
+#[test]
+fn the_template_of_the_qwen35_family_drops_old_thoughts_and_keeps_those_of_a_call() {
+    let t = template(Some(QWEN35)).unwrap();
+    let thought = |thinking: &str, content: &str| Message { thinking: Some(thinking.into()), ..say(Role::Assistant, content) };
+    let turns = [say(Role::System, "Be kind."), say(Role::User, "One?"), thought("hm\nhm", "\n\nUno."), say(Role::User, " Two? ")];
+    let want = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nUno.<|im_end|>\n\
+                <|im_start|>user\nTwo?<|im_end|>\n<|im_start|>assistant\n<think>\n";
+    assert_eq!(t.render(&turns, None).unwrap(), want);
+    // The XML of a call goes through as it was written, and so does what the tool said.
+    let call =
+        "Let me look.\n\n<tool_call>\n<function=weather>\n<parameter=city>\nParis & <London>\n</parameter>\n</function>\n</tool_call>";
+    let tool = [say(Role::User, "Weather?"), thought("I need it.", call), say(Role::Tool, "12 degrees")];
+    let want = format!(
+        "<|im_start|>user\nWeather?<|im_end|>\n<|im_start|>assistant\n<think>\nI need it.\n</think>\n\n{call}<|im_end|>\n\
+         <|im_start|>user\n<tool_response>\n12 degrees\n</tool_response><|im_end|>\n<|im_start|>assistant\n<think>\n"
+    );
+    assert_eq!(t.render(&tool, Some(true)).unwrap(), want);
+}
+
 #[test]
 fn blocks_are_trimmed_as_transformers_does() {
     assert_eq!(render("{% if true %}\n    {% set x = 1 %}\nx\n{% endif %}\n", &[], None), "x\n");

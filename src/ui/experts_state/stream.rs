@@ -140,6 +140,7 @@ impl Stream {
                 min_slots: self.top_k,
                 max_slots: self.experts,
                 context: 8192,
+                ..Plan::default()
             },
             sampling: Sampling::default(),
             can_think: true,

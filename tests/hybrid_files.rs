@@ -1,0 +1,235 @@
+//! Files of the Qwen3.5 family as other programs write them: what may be absent, fused or in another type, and what is refused.
+
+use rotary::events::{LoadOptions, Phase};
+use rotary::gguf::write::Writer;
+use rotary::gguf::{GgmlType, Gguf};
+use rotary::kernels::Pool;
+use rotary::model::{self, Logits, ModelError};
+use std::path::Path;
+
+/// A fixture, to be rewritten.
+struct File {
+    metadata: Vec<(String, rotary::gguf::Value)>,
+    tensors: Vec<(String, GgmlType, Vec<usize>, Vec<u8>)>,
+}
+
+impl File {
+    fn read(case: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(case).join("model.gguf");
+        let gguf = Gguf::open(&path).unwrap();
+        Self {
+            metadata: gguf.metadata().map(|(k, v)| (k.to_owned(), v.clone())).collect(),
+            tensors: gguf.tensors().map(|t| (t.name.clone(), t.ty, t.dims.clone(), gguf.bytes(t).to_vec())).collect(),
+        }
+    }
+
+    fn set(&mut self, key: &str, value: impl Into<rotary::gguf::Value>) {
+        self.drop_key(key);
+        self.metadata.push((key.to_owned(), value.into()));
+    }
+
+    fn drop_key(&mut self, key: &str) {
+        self.metadata.retain(|(k, _)| k != key);
+    }
+
+    /// Take a tensor out.
+    fn take(&mut self, name: &str) -> (GgmlType, Vec<usize>, Vec<u8>) {
+        let at = self.tensors.iter().position(|t| t.0 == name).unwrap_or_else(|| panic!("{name} is there"));
+        let (_, ty, dims, data) = self.tensors.remove(at);
+        (ty, dims, data)
+    }
+
+    fn put(&mut self, name: &str, ty: GgmlType, dims: &[usize], data: Vec<u8>) {
+        self.tensors.push((name.to_owned(), ty, dims.to_vec(), data));
+    }
+
+    fn gguf(&self, folder: &Path) -> Gguf {
+        let mut w = Writer::empty();
+        self.metadata.iter().for_each(|(k, v)| w.set(k, v.clone()));
+        self.tensors.iter().for_each(|(name, ty, dims, data)| w.tensor(name, *ty, dims, data.clone()));
+        let path = folder.join("family.gguf");
+        w.save(&path).unwrap();
+        Gguf::open(&path).unwrap()
+    }
+
+    /// Logits of every position of a fixed prompt.
+    fn logits(&self) -> Result<Vec<f32>, ModelError> {
+        let load = LoadOptions { context: Some(64), kv_f32: true, threads: Some(1), ..LoadOptions::default() };
+        let folder = tempfile::tempdir().unwrap();
+        let mut o = model::open(&self.gguf(folder.path()), &load, Pool::new(1))?;
+        let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 300).collect();
+        o.experts.begin_step(Phase::Prefill, ids.len());
+        Ok(o.model.forward(&ids, &mut o.experts, Logits::All, &|| false)?.unwrap())
+    }
+
+    fn refusal(&self) -> String {
+        self.logits().map(|_| ()).expect_err("the file is refused").to_string()
+    }
+}
+
+/// The first layer of `q35-strict` that attends, and its prediction block.
+const ATTENDS: usize = 3;
+const PREDICTS: usize = 4;
+
+#[test]
+fn a_prediction_block_may_be_there_be_gone_or_not_be_counted() {
+    let whole = File::read("q35-strict");
+    let want = whole.logits().unwrap();
+    let without_tensors = |f: &mut File| f.tensors.retain(|t| !t.0.starts_with(&format!("blk.{PREDICTS}.")));
+
+    let mut f = File::read("q35-strict");
+    without_tensors(&mut f);
+    assert!(f.logits().unwrap() == want, "the key counts a block that was taken out of the file");
+    f.set("qwen35moe.block_count", 4usize);
+    f.drop_key("qwen35moe.nextn_predict_layers");
+    assert!(f.logits().unwrap() == want, "a file made without it");
+    f.set("qwen35moe.nextn_predict_layers", 0usize);
+    assert!(f.logits().unwrap() == want, "a file that says so");
+
+    let mut f = File::read("q35-strict");
+    f.drop_key("qwen35moe.nextn_predict_layers");
+    assert!(f.logits().unwrap() == want, "a block that only its tensors tell");
+    let mut f = File::read("q35-strict");
+    f.set("qwen35moe.nextn_predict_layers", 5usize);
+    let text = f.refusal();
+    assert!(text.contains("family.gguf") && text.contains("nextn_predict_layers` = 5: leaves nothing of block_count = 5"), "{text}");
+}
+
+#[test]
+fn experts_may_be_fused_or_one_by_one() {
+    let want = File::read("q35-strict").logits().unwrap();
+    let (mut fused, mut single) = (File::read("q35-strict"), File::read("q35-strict"));
+    for b in 0..=PREDICTS {
+        let name = |stem: &str| format!("blk.{b}.{stem}_exps.weight");
+        let (ty, dims, gate) = fused.take(&name("ffn_gate"));
+        let (_, _, up) = fused.take(&name("ffn_up"));
+        let each = gate.len() / dims[2];
+        let both = gate.chunks(each).zip(up.chunks(each)).flat_map(|(g, u)| [g, u].concat()).collect();
+        fused.put(&name("ffn_gate_up"), ty, &[dims[0], 2 * dims[1], dims[2]], both);
+        for stem in ["ffn_gate", "ffn_up", "ffn_down"] {
+            let (ty, dims, data) = single.take(&name(stem));
+            for (e, one) in data.chunks(data.len() / dims[2]).enumerate() {
+                single.put(&format!("blk.{b}.{stem}.{e}.weight"), ty, &dims[..2], one.to_vec());
+            }
+        }
+    }
+    assert!(fused.logits().unwrap() == want, "gate and up in one tensor");
+    assert!(single.logits().unwrap() == want, "one tensor per expert");
+}
+
+#[test]
+fn routers_and_gates_may_be_bf16_and_the_gate_of_the_shared_expert_a_matrix() {
+    let (mut rounded, mut short) = (File::read("q35-odd"), File::read("q35-odd"));
+    let plain = rounded.logits().unwrap();
+    for b in 0..3 {
+        for stem in ["ffn_gate_inp", "ffn_gate_inp_shexp"] {
+            let name = format!("blk.{b}.{stem}.weight");
+            let (ty, mut dims, data) = rounded.take(&name);
+            short.take(&name);
+            assert_eq!(ty, GgmlType::F32);
+            // Cut to the upper half, which bf16 holds exactly.
+            let upper: Vec<[u8; 2]> = data.chunks_exact(4).map(|v| [v[2], v[3]]).collect();
+            rounded.put(&name, ty, &dims, upper.iter().flat_map(|h| [0, 0, h[0], h[1]]).collect());
+            if stem == "ffn_gate_inp_shexp" {
+                dims = vec![dims[0], 1];
+            }
+            short.put(&name, GgmlType::BF16, &dims, upper.concat());
+        }
+    }
+    let (want, got) = (rounded.logits().unwrap(), short.logits().unwrap());
+    let furthest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(furthest(&want, &got) < 1e-4, "{}", furthest(&want, &got));
+    assert!(furthest(&want, &plain) > 1e-3, "the routers were changed by the rounding");
+}
+
+#[test]
+fn absent_keys_mean_what_the_family_has() {
+    let want = File::read("q35-strict").logits().unwrap();
+    let mut f = File::read("q35-strict");
+    let optional = ["full_attention_interval", "rope.dimension_sections", "rope.dimension_count", "rope.freq_base", "ssm.conv_kernel"];
+    for key in optional {
+        assert!(f.metadata.iter().any(|(k, _)| *k == format!("qwen35moe.{key}")), "{key} is there to be dropped");
+        f.drop_key(&format!("qwen35moe.{key}"));
+    }
+    assert!(f.logits().unwrap() == want);
+    // Widths of the experts follow from the dense one, as far as that says anything.
+    f.drop_key("qwen35moe.expert_shared_feed_forward_length");
+    f.set("qwen35moe.feed_forward_length", 32usize);
+    assert!(f.logits().unwrap() == want);
+    // What can't be guessed is asked for by name.
+    for key in
+        ["ssm.state_size", "ssm.group_count", "ssm.time_step_rank", "ssm.inner_size", "expert_count", "attention.layer_norm_rms_epsilon"]
+    {
+        let mut f = File::read("q35-strict");
+        f.drop_key(&format!("qwen35moe.{key}"));
+        let text = f.refusal();
+        assert!(text.contains(&format!("family.gguf: missing metadata `qwen35moe.{key}`")) && text.contains("download"), "{text}");
+    }
+    // A list of recurrent layers goes before the interval.
+    let mut f = File::read("q35-strict");
+    f.set("qwen35moe.full_attention_interval", 2usize);
+    f.set("qwen35moe.attention.recurrent_layers", vec![true, true, true, false, false]);
+    assert!(f.logits().unwrap() == want);
+}
+
+#[test]
+fn keys_that_contradict_each_other_are_refused_with_file_field_and_remedy() {
+    for (key, value, why) in [
+        ("ssm.inner_size", 100usize, "contradicts time_step_rank * state_size = 128"),
+        ("ssm.time_step_rank", 3, "is not a multiple of ssm.group_count = 2"),
+        ("ssm.state_size", 64, "contradicts time_step_rank * state_size = 256"),
+        ("ssm.conv_kernel", 3, "by the metadata"),
+        ("attention.value_length", 32, "contradicts attention.key_length = 64"),
+        ("attention.key_length", 32, "contradicts attention.key_length = 32"),
+        ("attention.head_count_kv", 3, "does not divide head_count = 4"),
+        ("rope.dimension_count", 32, "contradicts rope.dimension_count = 32, which has 16"),
+        ("rope.dimension_count", 128, "at most key_length = 64"),
+        ("expert_used_count", 13, "exceeds expert_count = 12"),
+        ("expert_count", 11, "by the metadata"),
+        ("expert_feed_forward_length", 32, "by the metadata"),
+        ("expert_shared_feed_forward_length", 16, "by the metadata"),
+        ("expert_gating_func", 2, "only softmax"),
+        ("full_attention_interval", 2, "blk.1.attn_q.weight"),
+        ("block_count", 6, "blk.4.ssm_conv1d.weight"),
+    ] {
+        let mut f = File::read("q35-strict");
+        f.set(&format!("qwen35moe.{key}"), value);
+        let text = f.refusal();
+        assert!(text.contains(why) && text.contains("family.gguf"), "{key} = {value}: {text}");
+        assert!(text.contains("download or convert"), "a remedy: {text}");
+    }
+    let mut f = File::read("q35-strict");
+    f.set("qwen35moe.attention.recurrent_layers", vec![true, false]);
+    assert!(f.refusal().contains("must hold a true or false for each of 4 layers"), "{}", f.refusal());
+    f.set("qwen35moe.attention.recurrent_layers", "all");
+    assert!(f.refusal().contains("must be an array"), "{}", f.refusal());
+    let mut f = File::read("qwen35");
+    f.set("qwen35.expert_count", 8usize);
+    assert!(f.refusal().contains("with experts it is called qwen35moe"), "{}", f.refusal());
+    let mut f = File::read("q35-strict");
+    f.take(&format!("blk.{ATTENDS}.attn_k_norm.weight"));
+    assert!(f.refusal().starts_with("missing tensor blk.3.attn_k_norm.weight in family.gguf"), "{}", f.refusal());
+}
+
+#[test]
+fn the_first_qwen3next_files_give_the_bits_of_the_later_ones() {
+    let mut f = File::read("qwen3next");
+    let want = f.logits().unwrap();
+    let (keys, values, dim) = (2, 6, 16);
+    let own = values / keys * dim;
+    for b in [0, 2] {
+        let (ty, dims, mixed) = f.take(&format!("blk.{b}.attn_qkv.weight"));
+        let (_, _, gate) = f.take(&format!("blk.{b}.attn_gate.weight"));
+        let row = mixed.len() / dims[1];
+        let rows = |data: &[u8], from: usize, n: usize| data[from * row..(from + n) * row].to_vec();
+        let mut fused = Vec::new();
+        for k in 0..keys {
+            fused.extend(rows(&mixed, k * dim, dim));
+            fused.extend(rows(&mixed, (keys + k) * dim, dim));
+            fused.extend(rows(&mixed, 2 * keys * dim + k * own, own));
+            fused.extend(rows(&gate, k * own, own));
+        }
+        f.put(&format!("blk.{b}.ssm_in.weight"), ty, &[dims[0], fused.len() / row], fused);
+    }
+    assert!(f.logits().unwrap() == want);
+}
