@@ -44,6 +44,12 @@ fn quantized_models_err_no_more_than_llama_cpp_allows() {
     for case in ["q4_k_m", "q2_k", "q4_0", "q35-q3_k_m"] {
         let report = accepted(case, &archive(case), Kind::Quantized);
         assert!(report.peer_nmse.is_some(), "{case}: a yardstick");
+        // The exception for positions that llama.cpp misses too is not needed by any of these.
+        let reference = Reference::read(&fixture(case, &archive(case))).unwrap();
+        for p in &reference.prompts {
+            let theirs = p.peer_argmax.as_ref().unwrap();
+            assert!((0..p.ids.len()).all(|i| p.gap[i] <= 0.5 || theirs[i] == p.argmax[i]), "{case}");
+        }
     }
 }
 

@@ -269,6 +269,6 @@ fn a_file_cut_short_is_refused_by_the_tensor_that_is_missing() {
     let big = big();
     let whole = std::fs::metadata(&big.path).unwrap().len();
     std::fs::OpenOptions::new().write(true).open(&big.path).unwrap().set_len(whole - GIB).unwrap();
-    let text = Gguf::open(&big.path).err().expect("half a download").to_string();
+    let text = Gguf::open(&big.path).expect_err("half a download").to_string();
     assert!(text.contains("Qwen3.6-35B-A3B-Q4_K_M.gguf") && text.contains("blk."), "{text}");
 }

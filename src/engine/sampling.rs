@@ -4,7 +4,7 @@
 //! temperature, top-k, top-p, min-p, draw. Model cards give their recommended values for this order.
 //!
 //! top-k, top-p and min-p all keep the best tokens down to some border, so what is searched is that border. It is found by
-//! partial selection ([`select`]) and every weight is computed once: a vocabulary of 250 000 costs a fraction of a
+//! partial selection (`select`) and every weight is computed once: a vocabulary of 250 000 costs a fraction of a
 //! millisecond and is never sorted.
 
 mod select;

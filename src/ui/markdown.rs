@@ -5,7 +5,7 @@
 //! wrapped line hangs under its text. Code is cut at the width, never re-flowed. Links show their address
 //! after the text, since a terminal shows no other way where they lead.
 //!
-//! Calls of tools are shown word for word, see [`segments`].
+//! Calls of tools are shown word for word, see `segments`.
 //!
 //! [`stable_end`] tells how much of a growing answer can be laid out once and for all.
 
