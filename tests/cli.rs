@@ -392,3 +392,17 @@ fn help_teaches_by_example_and_lists_the_exit_codes() {
     assert_eq!((o.code, o.err.as_str()), (0, ""));
     contains_all(&o.out, &["Examples:", "rotary run demo", "Exit codes:", "130", "--ram", "8GiB"]);
 }
+
+#[test]
+fn a_model_without_experts_runs_and_says_that_it_has_none() {
+    let p = Program::new();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference/fixtures/qwen35/model.gguf");
+    let o = p.run(&["run", model, "-p", "Hello", "-n", "4", "--greedy"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.err, &["no routed experts", "answer 4 tokens"]);
+    let o = p.run(&["plan", model, "--ram", "200MiB"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["this model has no routed experts: all of it is trunk", "recurrent states"]);
+    let o = p.run(&["bench", model, "--prompt", "8", "--gen", "4", "--repeat", "1"]);
+    assert_eq!(o.code, 0, "{o:?}");
+}

@@ -43,28 +43,32 @@ impl File {
         self.tensors.push((name.to_owned(), ty, dims.to_vec(), data));
     }
 
-    fn gguf(&self, folder: &Path) -> Gguf {
+    fn writer(&self) -> Writer {
         let mut w = Writer::empty();
         self.metadata.iter().for_each(|(k, v)| w.set(k, v.clone()));
         self.tensors.iter().for_each(|(name, ty, dims, data)| w.tensor(name, *ty, dims, data.clone()));
-        let path = folder.join("family.gguf");
-        w.save(&path).unwrap();
-        Gguf::open(&path).unwrap()
+        w
     }
 
     /// Logits of every position of a fixed prompt.
     fn logits(&self) -> Result<Vec<f32>, ModelError> {
-        let load = LoadOptions { context: Some(64), kv_f32: true, threads: Some(1), ..LoadOptions::default() };
         let folder = tempfile::tempdir().unwrap();
-        let mut o = model::open(&self.gguf(folder.path()), &load, Pool::new(1))?;
-        let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 300).collect();
-        o.experts.begin_step(Phase::Prefill, ids.len());
-        Ok(o.model.forward(&ids, &mut o.experts, Logits::All, &|| false)?.unwrap())
+        let path = folder.path().join("family.gguf");
+        self.writer().save(&path).unwrap();
+        logits_of(&Gguf::open(&path).unwrap())
     }
 
     fn refusal(&self) -> String {
         self.logits().map(|_| ()).expect_err("the file is refused").to_string()
     }
+}
+
+fn logits_of(gguf: &Gguf) -> Result<Vec<f32>, ModelError> {
+    let load = LoadOptions { context: Some(64), kv_f32: true, threads: Some(1), ..LoadOptions::default() };
+    let mut o = model::open(gguf, &load, Pool::new(1))?;
+    let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 300).collect();
+    o.experts.begin_step(Phase::Prefill, ids.len());
+    Ok(o.model.forward(&ids, &mut o.experts, Logits::All, &|| false)?.unwrap())
 }
 
 /// The first layer of `q35-strict` that attends, and its prediction block.
@@ -115,6 +119,30 @@ fn experts_may_be_fused_or_one_by_one() {
     }
     assert!(fused.logits().unwrap() == want, "gate and up in one tensor");
     assert!(single.logits().unwrap() == want, "one tensor per expert");
+}
+
+#[test]
+fn queries_keys_and_values_may_be_one_tensor_and_the_file_several() {
+    for (case, layers, gates) in [("q35-strict", vec![ATTENDS], true), ("strict", vec![0, 1, 2], false)] {
+        let mut f = File::read(case);
+        let want = f.logits().unwrap();
+        for b in layers {
+            let (mut rows, mut all, mut shape) = (0, Vec::new(), None);
+            for part in ["q", "k", "v"] {
+                let (ty, dims, data) = f.take(&format!("blk.{b}.attn_{part}.weight"));
+                rows += dims[1];
+                all.extend(data);
+                shape = Some((ty, dims[0]));
+            }
+            let (ty, cols) = shape.unwrap();
+            f.put(&format!("blk.{b}.attn_qkv.weight"), ty, &[cols, rows], all);
+        }
+        assert!(f.logits().unwrap() == want, "{case}, output gates: {gates}");
+        // The same in three files.
+        let folder = tempfile::tempdir().unwrap();
+        let parts = f.writer().save_split(folder.path(), "family", 3).unwrap();
+        assert!(logits_of(&Gguf::open(&parts[0]).unwrap()).unwrap() == want, "{case} in three files");
+    }
 }
 
 #[test]
@@ -189,8 +217,8 @@ fn keys_that_contradict_each_other_are_refused_with_file_field_and_remedy() {
         ("expert_feed_forward_length", 32, "by the metadata"),
         ("expert_shared_feed_forward_length", 16, "by the metadata"),
         ("expert_gating_func", 2, "only softmax"),
-        ("full_attention_interval", 2, "blk.1.attn_q.weight"),
-        ("block_count", 6, "blk.4.ssm_conv1d.weight"),
+        ("full_attention_interval", 2, "says that layer 1 attends, but its tensors are those of a recurrent layer"),
+        ("block_count", 6, "says that layer 4 is recurrent, but its tensors are those of an attending layer"),
     ] {
         let mut f = File::read("q35-strict");
         f.set(&format!("qwen35moe.{key}"), value);

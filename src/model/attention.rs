@@ -48,7 +48,7 @@ pub enum QkNorm {
 }
 
 impl SelfAttention {
-    /// The attention of block `block` by its usual tensor names.
+    /// The attention of block `block` by its usual tensor names; queries, keys and values may be rows of one tensor.
     pub(crate) fn load(
         weights: &Weights<'_>,
         config: &ModelConfig,
@@ -65,12 +65,18 @@ impl SelfAttention {
         let rms = |part: &str, len: usize| -> Result<RmsNorm, ModelError> {
             Ok(RmsNorm::new(weights.vector(&format!("{}.weight", name(part)), len)?, config.eps))
         };
+        let asked = if gated { 2 * q } else { q };
+        let fused = weights.has(&format!("{}.weight", name("qkv"))) && !weights.has(&format!("{}.weight", name("q")));
+        let map = |part: &str, from: usize, rows: usize| match fused {
+            true => weights.linear_rows(&name("qkv"), config.hidden, asked + k + v, from..from + rows, &format!("{}.bias", name(part))),
+            false => weights.linear(&name(part), config.hidden, rows),
+        };
         Ok(Self {
             heads,
-            query: weights.linear(&name("q"), config.hidden, if gated { 2 * q } else { q })?,
+            query: map("q", 0, asked)?,
             gated,
-            key: weights.linear(&name("k"), config.hidden, k)?,
-            value: weights.linear(&name("v"), config.hidden, v)?,
+            key: map("k", asked, k)?,
+            value: map("v", asked + k, v)?,
             output: weights.linear(&name("output"), query * value_dim, config.hidden)?,
             query_norm: Some(rms("q_norm", width(q))?),
             key_norm: Some(rms("k_norm", width(k))?),

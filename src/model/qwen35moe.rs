@@ -30,6 +30,7 @@ pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadS
     for (block, recurrent) in hybrid.recurrent.iter().enumerate() {
         let name = |part: &str| format!("blk.{block}.{part}");
         let mixer_norm = weights.norm(&name("attn_norm"), config)?;
+        kind_agrees(weights, config, block, *recurrent)?;
         let mixer = if *recurrent {
             Mixer::DeltaNet(Box::new(delta_net(weights, config, hybrid, block)?))
         } else {
@@ -45,6 +46,27 @@ pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadS
     }
     let store = ExpertStore { layers: experts, experts: config.experts, top_k: config.top_k, hidden: config.hidden };
     Ok((Decoder::new(Parts::load(weights, config)?, layers, config, settings), store))
+}
+
+/// The metadata and the tensors of a block must say the same of its kind.
+fn kind_agrees(weights: &Weights<'_>, config: &ModelConfig, block: usize, recurrent: bool) -> Result<(), ModelError> {
+    let has = |part: &str| weights.has(&format!("blk.{block}.{part}.weight"));
+    let (found, said) = match (has("ssm_conv1d"), has("attn_q_norm")) {
+        (true, false) if !recurrent => ("a recurrent", "attends"),
+        (false, true) if recurrent => ("an attending", "is recurrent"),
+        _ => return Ok(()),
+    };
+    let list = format!("{}.attention.recurrent_layers", config.arch);
+    let (key, value) = match weights.gguf.get(&list) {
+        Some(value) => (list, value.summary()),
+        None => {
+            let key = format!("{}.full_attention_interval", config.arch);
+            let value = weights.gguf.get(&key).map_or_else(|| "4 (absent)".to_owned(), crate::gguf::Value::summary);
+            (key, value)
+        }
+    };
+    let why = format!("says that layer {block} {said}, but its tensors are those of {found} layer");
+    Err(ModelError::BadKey { file: weights.file.clone(), key, value, why })
 }
 
 /// Routed experts, and the shared one if the file has it.

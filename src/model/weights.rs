@@ -6,6 +6,7 @@ use super::norm::RmsNorm;
 use super::ModelError;
 use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::{self, Matrix};
+use std::ops::Range;
 
 /// The tensors of a file, handed out only if they are what the architecture expects.
 pub(crate) struct Weights<'a> {
@@ -52,6 +53,26 @@ impl<'a> Weights<'a> {
         let weight = self.matrix(&format!("{prefix}.weight"), cols, rows)?;
         let bias = self.optional_vector(&format!("{prefix}.bias"), rows)?;
         Ok(Linear::new(weight, bias))
+    }
+
+    /// Some rows of `PREFIX.weight`, which has `rows` in all, as a linear map; with these entries of `PREFIX.bias` if the file has one,
+    /// else with the whole of `own_bias`.
+    pub(crate) fn linear_rows(
+        &self,
+        prefix: &str,
+        cols: usize,
+        rows: usize,
+        part: Range<usize>,
+        own_bias: &str,
+    ) -> Result<Linear, ModelError> {
+        let whole = self.matrix(&format!("{prefix}.weight"), cols, rows)?;
+        let row = whole.bytes.len() / rows;
+        let bias = match self.optional_vector(&format!("{prefix}.bias"), rows)? {
+            Some(bias) => Some(bias[part.clone()].to_vec()),
+            None => self.optional_vector(own_bias, part.len())?,
+        };
+        let bytes = whole.bytes.slice(part.start * row..part.end * row);
+        Ok(Linear::new(Matrix { ty: whole.ty, rows: part.len(), cols, bytes }, bias))
     }
 
     /// `PREFIX.weight` as a norm of the hidden state.

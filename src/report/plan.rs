@@ -48,7 +48,10 @@ pub fn table(plan: &Plan) -> String {
         if plan.states > 0 { format!(", and {} for recurrent states and copies of them", size(plan.states)) } else { String::new() };
     line("context", plan.cache, &format!("keys and values of {} tokens{states}", plan.context));
     line("buffers", plan.buffers, "activations, logits, tokenizer, the program itself");
-    let note = format!("{} of {} experts per layer, {} for one more", plan.slots_per_layer, plan.max_slots, size(plan.slot_step));
+    let note = match plan.max_slots {
+        0 if plan.experts == 0 && plan.trunk > 0 => "this model has no routed experts: all of it is trunk".to_owned(),
+        most => format!("{} of {most} experts per layer, {} for one more", plan.slots_per_layer, size(plan.slot_step)),
+    };
     line("slots", plan.slots, &note);
     for (bytes, layers) in unlike(&plan.slot_bytes) {
         line("", bytes, &format!("for one slot of {layers}"));

@@ -249,12 +249,10 @@ impl Watch<'_> {
                     }
                     if !self.args.quiet && !self.args.json {
                         tell(&format!(
-                            "{}{}: {} layers x {} experts, {} slots per layer, context {}, {}",
+                            "{}{}: {}, context {}, {}",
                             card.name,
                             if card.toy { " (toy)" } else { "" },
-                            card.layers,
-                            card.experts,
-                            card.plan.slots_per_layer,
+                            experts_in_words(&card),
                             card.context,
                             card.device
                         ));
@@ -354,6 +352,14 @@ fn figures(s: &TurnStats, reason: FinishReason) -> String {
         rate(s.generated_tokens.saturating_sub(1), s.decode_s),
         s.seed
     )
+}
+
+/// "48 layers x 128 experts, 20 slots per layer".
+fn experts_in_words(card: &ModelCard) -> String {
+    if card.layers == 0 {
+        return "no routed experts".to_owned();
+    }
+    format!("{} layers x {} experts, {} slots per layer", card.layers, card.experts, card.plan.slots_per_layer)
 }
 
 #[cfg(test)]
