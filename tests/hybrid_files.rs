@@ -93,6 +93,14 @@ fn a_prediction_block_may_be_there_be_gone_or_not_be_counted() {
     let mut f = File::read("q35-strict");
     f.drop_key("qwen35moe.nextn_predict_layers");
     assert!(f.logits().unwrap() == want, "a block that only its tensors tell");
+    // A file with the prediction block alone, as some are published beside the model.
+    let mut f = File::read("q35-strict");
+    f.drop_key("qwen35moe.nextn_predict_layers");
+    f.tensors.retain(|t| !t.0.starts_with("blk.") || t.0.starts_with(&format!("blk.{PREDICTS}.")));
+    f.tensors.iter_mut().for_each(|t| t.0 = t.0.replace(&format!("blk.{PREDICTS}."), "blk.0."));
+    f.set("qwen35moe.block_count", 1usize);
+    let text = f.refusal();
+    assert!(text.contains("the file with the model itself is needed"), "{text}");
     let mut f = File::read("q35-strict");
     f.set("qwen35moe.nextn_predict_layers", 5usize);
     let text = f.refusal();

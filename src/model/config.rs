@@ -84,10 +84,11 @@ impl Hybrid {
         layers * super::delta_net::DeltaNet::state_bytes(self.delta, self.width)
     }
 
-    /// How many copies of all states are kept to go back to: as many as 384 MiB hold, at least 4, at most 32.
+    /// How many copies of all states are kept to go back to: as many as 384 MiB hold, at least 4, and at most 16,
+    /// since more turns than that are seldom gone back.
     #[must_use]
     pub fn snapshots(&self) -> usize {
-        (SNAPSHOT_BYTES / self.state_bytes().max(1)).clamp(4, 32) as usize
+        (SNAPSHOT_BYTES / self.state_bytes().max(1)).clamp(4, 16) as usize
     }
 }
 
