@@ -12,6 +12,9 @@ pub(super) type Candidate = (f32, u32);
 
 /// Bins of a histogram.
 const BINS: usize = 1024;
+/// With more candidates than this, the range is cut into [`PARTS`] first.
+const MANY: u32 = 24_000;
+const PARTS: usize = 8;
 /// As many candidates are sorted at once.
 const SMALL: usize = 256;
 /// Weights are drawn by blocks first.
@@ -53,10 +56,10 @@ pub(super) fn sum(weights: &[f32]) -> f64 {
 /// The place at which the running sum of the weights passes the share `u` (0 to 1) of their total. Never one of weight 0;
 /// `None` if all are.
 pub(super) fn draw(weights: &[f32], u: f64) -> Option<usize> {
-    let mut left = u * weights.chunks(BLOCK).map(sum).sum::<f64>();
+    let sums: Vec<f64> = weights.chunks(BLOCK).map(sum).collect();
+    let mut left = u * sums.iter().sum::<f64>();
     let mut last = None;
-    for (b, block) in weights.chunks(BLOCK).enumerate() {
-        let here = sum(block);
+    for ((b, block), here) in weights.chunks(BLOCK).enumerate().zip(sums) {
         if here > 0.0 {
             last = Some((b, block));
         }
@@ -89,57 +92,121 @@ pub(super) fn nucleus(weights: &[f32], mass: f64) -> usize {
     reached.map_or(weights.len(), |n| n + 1)
 }
 
-/// Sets the weight of all tokens after `last` in the order to 0.
-pub(super) fn drop_after(logits: &[f32], weights: &mut [f32], last: Option<Candidate>) {
-    let Some((border, id)) = last else { return };
-    for (w, &l) in weights.iter_mut().zip(logits) {
-        *w = if l < border { 0.0 } else { *w };
-    }
-    let after = weights.iter_mut().zip(logits).skip(id as usize + 1);
-    after.filter(|(_, l)| **l == border).for_each(|(w, _)| *w = 0.0);
-}
-
-/// The last token of the shortest prefix (best first) whose measures add up to `target`, or `None` if all tokens from
-/// `lowest` on don't. `measure` is given the token; tokens with a logit below `lowest` don't count. `scratch` is overwritten.
+/// Sets the weight of all tokens to 0 that come after the shortest prefix (best first) whose measures add up to `target`.
+/// `measure` is given a token's weight; tokens with a logit below `lowest` don't count. Nothing changes if the target is
+/// not reached. `scratch` is overwritten.
 pub(super) fn border(
     logits: &[f32],
+    weights: &mut [f32],
     lowest: f32,
-    max: f32,
-    measure: impl Fn(u32) -> f64,
+    measure: impl Fn(f32) -> f32,
     target: f64,
     scratch: &mut Vec<Candidate>,
-) -> Option<Candidate> {
-    let all = logits.iter().enumerate().map(|(i, &l)| (l, i as u32));
-    let mut bins = Bins::new(lowest, max);
-    // The tail is most of the vocabulary; a block of it is passed by at once.
-    for (b, block) in logits.chunks(16).enumerate() {
-        if block.iter().fold(f32::NEG_INFINITY, |m, &l| if l > m { l } else { m }) >= lowest {
-            let at = (b * 16) as u32;
-            block.iter().zip(at..).filter(|(l, _)| **l >= lowest).for_each(|(&l, t)| bins.add(l, measure(t)));
+) {
+    let (mut from, mut to, mut before) = (lowest, f32::INFINITY, 0.0);
+    if logits.iter().map(|&l| u32::from(l >= lowest)).sum::<u32>() > MANY {
+        // First which part of the range it is, for all at once.
+        let (min, max) = range(logits.iter().copied(), lowest);
+        let ends: [f32; PARTS] = std::array::from_fn(|i| min + (max - min) * (i as f32 / PARTS as f32));
+        let sums = sums_from(logits, weights, &ends, &measure);
+        let Some(part) = sums.iter().rposition(|&sum| sum >= target) else { return };
+        from = ends[part];
+        if part + 1 < PARTS {
+            (to, before) = (ends[part + 1], sums[part + 1]);
         }
     }
-    let (bin, mut before) = bins.crossing(0.0, target)?;
-    scratch.clear();
-    scratch.extend(all.filter(|&(l, _)| l >= lowest && bins.of(l) == bin));
-    while scratch.len() > SMALL {
-        let ends = scratch.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), &(l, _)| (a.min(l), b.max(l)));
+    take(logits, from, to, scratch);
+    let mut first = true;
+    while first || scratch.len() > SMALL {
+        first = false;
+        let ends = range(scratch.iter().map(|c| c.0), lowest);
         let mut bins = Bins::new(ends.0, ends.1);
-        scratch.iter().for_each(|&(l, t)| bins.add(l, measure(t)));
+        scratch.iter().for_each(|&(l, t)| bins.add(l, f64::from(measure(weights[t as usize]))));
         let Some((bin, sum)) = bins.crossing(before, target) else { break };
         let had = scratch.len();
-        scratch.retain(|&(l, _)| bins.of(l) == bin);
         before = sum;
+        scratch.retain(|&(l, _)| bins.of(l) == bin);
         if scratch.len() == had {
             // Equal logits, or as good as.
             break;
         }
     }
     scratch.sort_unstable_by(best_first);
-    let last = scratch.iter().find(|&&(_, t)| {
-        before += measure(t);
+    let last = scratch.iter().position(|&(_, t)| {
+        before += f64::from(measure(weights[t as usize]));
         before >= target
     });
-    last.or(scratch.last()).copied()
+    let Some((last, border)) = last.and_then(|i| Some((i, scratch.get(i)?.0))) else { return };
+    for (w, &l) in weights.iter_mut().zip(logits) {
+        *w = if l < border { 0.0 } else { *w };
+    }
+    // What is as good as the last one lies in the same bin.
+    for &(_, t) in scratch[last + 1..].iter().take_while(|(l, _)| *l == border) {
+        weights[t as usize] = 0.0;
+    }
+}
+
+/// The least and the greatest of the logits from `lowest` on, in sixteen lanes.
+fn range(mut logits: impl Iterator<Item = f32>, lowest: f32) -> (f32, f32) {
+    let (mut min, mut max) = ([f32::INFINITY; 16], [lowest; 16]);
+    loop {
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        let mut n = 0;
+        for (lane, l) in lanes.iter_mut().zip(&mut logits) {
+            *lane = l;
+            n += 1;
+        }
+        for ((min, max), l) in min.iter_mut().zip(&mut max).zip(lanes) {
+            let counts = if l >= lowest { l } else { f32::INFINITY };
+            *min = if counts < *min { counts } else { *min };
+            *max = if l > *max { l } else { *max };
+        }
+        if n < 16 {
+            return (min.into_iter().fold(f32::INFINITY, f32::min), max.into_iter().fold(lowest, f32::max));
+        }
+    }
+}
+
+/// Fills `out` with the tokens whose logit lies in `from..to`, in their order.
+fn take(logits: &[f32], from: f32, to: f32, out: &mut Vec<Candidate>) {
+    out.clear();
+    for (b, block) in logits.chunks(64).enumerate() {
+        // The tail is most of the vocabulary: a block of it is passed by at once.
+        if block.iter().map(|&l| u32::from(l >= from)).sum::<u32>() == 0 {
+            continue;
+        }
+        // No branch on what is taken: it could not be foretold.
+        let mut taken = [(0.0, 0); 64];
+        let mut n = 0;
+        for (&l, t) in block.iter().zip((b * 64) as u32..) {
+            taken[n & 63] = (l, t);
+            n += usize::from((l >= from) & (l < to));
+        }
+        out.extend_from_slice(&taken[..n]);
+    }
+}
+
+/// For each of `ends`, the sum over all tokens with that logit or more. Short runs are summed in 32 bits: a sum is right to
+/// about a millionth, and whole numbers are exact.
+fn sums_from(logits: &[f32], weights: &[f32], ends: &[f32; PARTS], measure: &impl Fn(f32) -> f32) -> [f64; PARTS] {
+    let mut sums = [0.0; PARTS];
+    for (logits, weights) in logits.chunks(BLOCK).zip(weights.chunks(BLOCK)) {
+        for (sum, &end) in sums.iter_mut().zip(ends) {
+            let mut lanes = [0.0f32; 8];
+            let ((l, l_rest), (w, w_rest)) = (logits.as_chunks::<8>(), weights.as_chunks::<8>());
+            for (l, w) in l.iter().zip(w) {
+                for ((lane, &l), &w) in lanes.iter_mut().zip(l).zip(w) {
+                    let part = measure(w);
+                    *lane += if l >= end { part } else { 0.0 };
+                }
+            }
+            for (&l, &w) in l_rest.iter().zip(w_rest) {
+                lanes[0] += if l >= end { measure(w) } else { 0.0 };
+            }
+            *sum += f64::from(lanes.iter().sum::<f32>());
+        }
+    }
+    sums
 }
 
 /// A histogram over logits: which bin a logit falls into never falls as the logit rises.
