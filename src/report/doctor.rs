@@ -6,6 +6,7 @@ use crate::config;
 use crate::engine::{gauges, open};
 use crate::events::{LoadOptions, ModelSource};
 use crate::kernels::{self, Pool};
+use crate::ui::palette::{ColorDepth, DepthSources};
 use clap::Args;
 use color_eyre::eyre;
 use serde::Serialize;
@@ -130,14 +131,15 @@ fn terminal(var: &dyn Fn(&str) -> Option<String>, tty: bool, cells: Option<(u16,
     } else {
         wrong("locale", says, "not UTF-8: the app draws in ASCII; set LANG to a UTF-8 locale, for example C.UTF-8")
     });
-    let colors = if var("NO_COLOR").is_some_and(|v| !v.is_empty()) {
-        "none (NO_COLOR is set)"
-    } else if var("COLORTERM").is_some_and(|v| v == "truecolor" || v == "24bit") {
-        "16 million"
-    } else if term.contains("256color") {
-        "256"
-    } else {
-        "16"
+    let no_color = var("NO_COLOR").filter(|v| !v.is_empty());
+    let silent = no_color.is_some();
+    let sources = DepthSources { flag: None, config: None, no_color, colorterm: var("COLORTERM"), term: Some(term) };
+    let colors = match sources.depth() {
+        ColorDepth::Mono if silent => "none (NO_COLOR is set)",
+        ColorDepth::Mono => "none",
+        ColorDepth::Ansi16 => "16",
+        ColorDepth::Indexed256 => "256",
+        ColorDepth::TrueColor => "16 million",
     };
     out.push(fine("colours", colors));
     let mut link = Vec::new();

@@ -87,7 +87,9 @@ impl DepthSources {
 /// What the terminal's name promises, as far as names do.
 fn depth_of_term(term: &str) -> ColorDepth {
     const TRUE: [&str; 6] = ["kitty", "alacritty", "foot", "wezterm", "ghostty", "contour"];
-    const SIXTEEN: [&str; 6] = ["linux", "ansi", "cygwin", "cons25", "rxvt-16color", "xterm-16color"];
+    // Bare names promise eight colours and their bright forms; most of these terminals can do more and say so by other names.
+    const SIXTEEN: [&str; 11] =
+        ["linux", "ansi", "cygwin", "cons25", "rxvt-16color", "xterm-16color", "xterm", "xterm-color", "screen", "tmux", "rxvt"];
     if term == "dumb" || term.starts_with("vt1") || term.starts_with("vt2") || term.ends_with("-mono") {
         ColorDepth::Mono
     } else if term.ends_with("-direct") || TRUE.iter().any(|t| term.contains(t)) {
@@ -359,6 +361,8 @@ mod tests {
         assert_eq!(env(Some("truecolor"), "xterm", None).depth(), ColorDepth::TrueColor);
         assert_eq!(env(Some("truecolor"), "xterm", Some("1")).depth(), ColorDepth::Mono);
         assert_eq!(env(None, "xterm-kitty", Some("")).depth(), ColorDepth::TrueColor);
+        assert_eq!(env(None, "xterm", None).depth(), ColorDepth::Ansi16);
+        assert_eq!(env(None, "xterm-256color", None).depth(), ColorDepth::Indexed256);
         assert_eq!(env(None, "linux", None).depth(), ColorDepth::Ansi16);
         assert_eq!(env(None, "dumb", None).depth(), ColorDepth::Mono);
         assert_eq!(env(None, "screen-256color", None).depth(), ColorDepth::Indexed256);
