@@ -263,8 +263,10 @@ fn forecasts(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> V
     let about = ink.theme.glyphs().about;
     // Until a token was made with a new count, its speed is an estimate like the others.
     let today = if now == state.slots() { state.speed_now() } else { state.forecast(now).and_then(|f| f.speed) };
+    // The same estimate for the present count, so that both ends of the step come from one source.
+    let here = state.forecast(now).map(|f| f.hit_rate);
     let line = |key: &'static str, slots: usize| -> Line<'static> {
-        let row = |wordy: bool| {
+        let row = |from: Option<f64>, wordy: bool| {
             let word = |text: &'static str| ink.dim(if wordy { text } else { "" });
             let mut line = Line::from(vec![
                 ink.dim("  "),
@@ -283,6 +285,10 @@ fn forecasts(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> V
                 return line;
             };
             line.push_span(ink.dim(format!("  {about}")));
+            if let Some(from) = from {
+                line.push_span(ink.text(percent(Some(from))));
+                line.push_span(ink.dim(format!(" {}", ink.theme.glyphs().arrow)));
+            }
             line.push_span(ink.text(percent(Some(forecast.hit_rate))));
             line.push_span(word(" hits"));
             if let (Some(then), Some(today)) = (forecast.speed, today) {
@@ -292,7 +298,7 @@ fn forecasts(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> V
             }
             line
         };
-        ink.fitting(vec![row(true), row(false)])
+        ink.fitting(vec![row(here, true), row(None, true), row(None, false)])
     };
     let up = |n: usize| now.saturating_add(n).min(most.max(now));
     let down = |n: usize| now.saturating_sub(n).max(least.min(now));
