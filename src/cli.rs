@@ -73,7 +73,7 @@ pub struct App {
     /// Go on with a saved chat: the latest, or the one with this id
     #[arg(long, value_name = "ID", num_args = 0..=1)]
     pub resume: Option<Option<String>>,
-    /// Colours by theme name
+    /// Colours: dark, light, safe (colour-blind), ember, sixteen, mono, or a theme of your own
     #[arg(long, value_name = "NAME")]
     pub theme: Option<String>,
     /// Record the session (text, routing, times) into a file for `rotary replay`
@@ -125,6 +125,9 @@ struct InspectArgs {
 
 /// Arguments of `rotary pull`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  rotary pull Qwen/Qwen3-30B-A3B-GGUF Qwen3-30B-A3B-Q4_K_M.gguf\n\n\
+    The file lies under XDG_DATA_HOME/rotary/models afterwards and is opened by its name. A cut download goes\n\
+    on where it was cut. HF_TOKEN opens private repositories, HF_ENDPOINT names another hub.")]
 struct PullArgs {
     /// OWNER/REPO on the hub
     repo: String,

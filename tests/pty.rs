@@ -287,6 +287,7 @@ fn a_chat_from_opening_to_resuming() {
     pty.send("/quit\r");
     assert_eq!(pty.ends().exit_code(), 0);
     pty.is_restored();
+    assert!(pty.contents().contains("rotary demo --resume 2"), "how to go on is said:\n{}", pty.contents());
     assert_eq!(home.chats().len(), 1);
     let saved = std::fs::read_to_string(&home.chats()[0]).unwrap();
     assert!(saved.contains("Tell me a story.") && saved.contains("about a cat"), "{saved}");
@@ -349,7 +350,7 @@ fn sigterm_gives_the_terminal_back() {
 fn an_idle_screen_sends_nothing() {
     let home = Home::new();
     let pty = home.demo(80, 24);
-    pty.until("the notice has gone and the numbers are back", |s| s.contents().contains("drops 0"));
+    pty.until("the notice has gone and the numbers are back", |s| s.contents().contains("? help"));
     let bytes = || pty.seen.0.lock().unwrap().bytes;
     // At this size the memory pane with its gauges is not shown, so nothing at all changes.
     let end = Instant::now() + patience();

@@ -35,6 +35,8 @@ use tokio::sync::mpsc::{error::TryRecvError, unbounded_channel, Receiver, Unboun
 use tokio::sync::watch;
 use tokio_stream::Stream;
 
+/// How long the thread that reads keys may take to end.
+const READER_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
 /// How long leaving waits for the chat to reach the disk.
 const SAVE_WAIT: Duration = Duration::from_millis(900);
 /// How long leaving waits for the last frame.
@@ -124,14 +126,19 @@ pub fn run(options: UiOptions) -> color_eyre::Result<ExitCode> {
     let _log = log_to_file(&options.folders);
     terminal::install_panic_hook(std::thread::current().id());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut app = App::start(options)?;
-        app.run().await
+        let status = app.run().await?;
+        color_eyre::Result::<_>::Ok((status, app.farewell.take()))
     });
     terminal::leave();
     // Threads of the runtime may hang on a dead terminal; the process ends without waiting for them.
     runtime.shutdown_background();
-    Ok(ExitCode::from(status?))
+    let (status, farewell) = ended?;
+    if let Some(words) = farewell.filter(|_| status == 0) {
+        println!("{words}");
+    }
+    Ok(ExitCode::from(status))
 }
 
 /// The log of this program; nothing may be printed while the screen is up.
@@ -168,6 +175,8 @@ struct App {
     /// Effects that give the terminal away, or need it.
     later: Vec<Effect>,
     status: Option<u8>,
+    /// What is said when the terminal has been given back.
+    farewell: Option<String>,
 }
 
 /// What the loop woke up for.
@@ -218,6 +227,7 @@ impl App {
             extra: Vec::new(),
             later: Vec::new(),
             status: None,
+            farewell: None,
         };
         let state = &mut app.state;
         state.theme_names = Theme::names(Some(&themes));
@@ -410,8 +420,10 @@ impl App {
 
     /// Gives the terminal to another program.
     fn release(&mut self) {
-        // The reader of keys must not take what is typed there.
+        // The reader of keys must not take what is typed there. Its thread ends when it is next scheduled; until then it
+        // could swallow the news of a key that is meant for the reader after it.
         self.input = None;
+        let _ = crossterm::event::poll(READER_WAIT);
         let _ = self.pipe.wait(FRAME_WAIT);
         terminal::leave();
     }
@@ -519,14 +531,17 @@ impl App {
     fn end(&mut self) {
         let id = self.state.chat_id.clone();
         let chat = self.state.saved_chat(Moment::now());
-        if !chat.messages.is_empty() && self.state.replay.is_none() {
+        let said = !chat.messages.is_empty() && self.state.replay.is_none();
+        if said {
             self.saver.give(Job::Save(id, Box::new(chat)));
         }
         if let Some(engine) = &self.engine {
             engine.signals.cancel();
             let _ = engine.commands.try_send(Command::Shutdown);
         }
-        if !self.saver.flush(SAVE_WAIT) {
+        if self.saver.flush(SAVE_WAIT) {
+            self.farewell = farewell(&self.state).filter(|_| said);
+        } else {
             tracing::error!("the chat did not reach the disk in time");
         }
         if let Some(Err(error)) = self.recorder.take().map(Recorder::finish) {
@@ -611,6 +626,26 @@ impl App {
             self.pacer.telemetry(Instant::now());
         }
     }
+}
+
+/// How to go on with this chat, if it was saved.
+fn farewell(state: &State) -> Option<String> {
+    if state.unsaved.is_some() {
+        return None;
+    }
+    let model = match state.source.as_ref()? {
+        ModelSource::Demo => "demo".to_owned(),
+        ModelSource::Path(path) => {
+            let name = path.to_string_lossy();
+            let plain = name.chars().all(|c| c.is_alphanumeric() || "/._-+".contains(c));
+            if plain {
+                name.into_owned()
+            } else {
+                format!("'{}'", super::sanitize::line(&name, 400).replace('\'', "'\\''"))
+            }
+        }
+    };
+    Some(format!("The chat is saved. To go on with it: rotary {model} --resume {}", state.chat_id))
 }
 
 async fn receive<T>(lane: Option<&mut Receiver<T>>) -> Option<T> {

@@ -260,7 +260,7 @@ commands! {
     "save" "PATH" Takes::Text, "write the chat as Markdown to a file";
     "slots" "N" Takes::Text, "slots per layer";
     "policy" "NAME" Takes::Words(&["rotary", "lru", "lfu"]), "how experts get and lose slots";
-    "set" "NAME VALUE" Takes::Words(PARAMETERS), "a sampling parameter; without value: show all";
+    "set" "[NAME VALUE]" Takes::Words(PARAMETERS), "a sampling parameter; without value: show all";
     "system" "[TEXT]" Takes::Text, "the standing instruction; without text: none";
     "think" "on | off | auto" Takes::Words(&["on", "off", "auto"]), "whether the model reasons before it answers";
     "model" "PATH | demo" Takes::Text, "open another model";

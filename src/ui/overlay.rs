@@ -57,9 +57,9 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &State) {
         Some(Overlay::Chats(chats, at)) => {
             let rows = chats.iter().map(|c| match &c.problem {
                 None => {
-                    let when = c.updated.replace('T', " ").replace('Z', "");
-                    let detail = format!("{} messages  {}", c.messages, sanitize::line(&c.title, 200));
-                    (sanitize::line(&when, 24), detail, false)
+                    let detail =
+                        format!("{} message{}  {}", c.messages, if c.messages == 1 { "" } else { "s" }, sanitize::line(&c.title, 200));
+                    (super::session::civil(&c.updated), detail, false)
                 }
                 Some(reason) => ("can't be read".to_owned(), format!("{}: {}", c.id, sanitize::line(reason, 200)), true),
             });

@@ -249,6 +249,15 @@ pub fn utc(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}Z")
 }
 
+/// A moment as [`utc`] writes it, for people: `2026-11-23 10:55 UTC`. What looks otherwise is left as it is.
+#[must_use]
+pub fn civil(moment: &str) -> String {
+    match (moment.split_once('T'), moment.len()) {
+        (Some((day, time)), 20) if moment.is_ascii() => format!("{day} {} UTC", &time[..5]),
+        _ => super::sanitize::line(moment, 24),
+    }
+}
+
 /// A name for a new chat: when and by which process it was begun.
 #[must_use]
 pub fn new_id(time: SystemTime, process: u32) -> String {
@@ -388,6 +397,8 @@ mod tests {
         assert_eq!(utc(UNIX_EPOCH), "1970-01-01T00:00:00Z");
         assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(951_782_400)), "2000-02-29T00:00:00Z");
         assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(1_795_431_312)), "2026-11-23T10:55:12Z");
+        assert_eq!(civil(&utc(UNIX_EPOCH + Duration::from_secs(1_795_431_312))), "2026-11-23 10:55 UTC");
+        assert_eq!((civil(""), civil("T"), civil("yesterdayT at about ten")), ("".into(), "T".into(), "yesterdayT at about ten".into()));
         assert_eq!(new_id(UNIX_EPOCH + Duration::from_millis(1_042), 255), "19700101T000001-042-ff");
     }
 

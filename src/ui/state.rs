@@ -9,7 +9,8 @@ use super::message::Moment;
 use super::panes::{PaneContext, SlotKnob};
 use super::session::{self, Listed, SavedChat, SavedMessage};
 use super::theme::Theme;
-use super::transcript::{role, Kind, Transcript};
+use super::transcript::{role, Item, Kind, Transcript};
+use super::wrap::columns;
 use super::writer::LinkState;
 use crate::events::{
     FinishReason, Gauges, LoadOptions, Message as ChatMessage, ModelCard, ModelSource, RequestId, Role, Sampling, StepRecord,
@@ -101,41 +102,6 @@ pub struct Popup {
     pub selected: usize,
 }
 
-/// Rates over the last decode steps.
-#[derive(Clone, Debug, Default)]
-pub struct Pulse {
-    steps: VecDeque<(u32, u64, u64)>,
-}
-
-impl Pulse {
-    /// Steps that are averaged.
-    const WINDOW: usize = 32;
-
-    fn push(&mut self, record: &StepRecord) {
-        if record.phase == crate::events::Phase::Decode {
-            let (hits, routed) = record.hits_and_routed();
-            self.steps.push_back((record.time.total_us, hits, routed));
-            while self.steps.len() > Self::WINDOW {
-                self.steps.pop_front();
-            }
-        }
-    }
-
-    /// Tokens per second of the engine.
-    #[must_use]
-    pub fn tokens_per_second(&self) -> Option<f64> {
-        let us: u64 = self.steps.iter().map(|s| u64::from(s.0)).sum();
-        (us > 0).then(|| self.steps.len() as f64 * 1e6 / us as f64)
-    }
-
-    /// Share of routed experts that were in a slot.
-    #[must_use]
-    pub fn hit_rate(&self) -> Option<f64> {
-        let (hits, routed) = self.steps.iter().fold((0, 0), |(h, r), s| (h + s.1, r + s.2));
-        (routed > 0).then(|| hits as f64 / routed as f64)
-    }
-}
-
 /// Telemetry is folded early when this many records wait.
 pub(super) const MAX_WAITING: usize = 64;
 
@@ -187,8 +153,6 @@ pub struct State {
     pub memory: MemoryState,
     /// Telemetry that is not folded yet.
     pub(super) waiting_steps: Vec<StepRecord>,
-    /// Rates for the status line.
-    pub pulse: Pulse,
     /// Tokens in the context.
     pub context_used: usize,
     /// Telemetry records lost.
@@ -241,7 +205,6 @@ impl State {
             experts: ExpertsState::default(),
             memory: MemoryState::default(),
             waiting_steps: Vec::new(),
-            pulse: Pulse::default(),
             context_used: 0,
             dropped: 0,
             link: LinkState::default(),
@@ -293,9 +256,15 @@ impl State {
         self.notify(text.into(), false, now);
     }
 
-    /// Shows an error for some seconds.
+    /// Shows an error for some seconds; a long one in the chat, for good.
     pub fn complain(&mut self, text: impl Into<String>, now: Moment) {
-        self.notify(text.into(), true, now);
+        let text = text.into();
+        // What the line can't hold is said in the chat.
+        if columns(&text) + 3 > usize::from(self.size.0) {
+            self.transcript.push(Item::new(Kind::Note { error: true }, text));
+            return;
+        }
+        self.notify(text, true, now);
     }
 
     fn notify(&mut self, text: String, error: bool, now: Moment) {
@@ -365,7 +334,6 @@ impl State {
     /// Folds the telemetry that was kept.
     pub(super) fn fold(&mut self) {
         for record in std::mem::take(&mut self.waiting_steps) {
-            self.pulse.push(&record);
             self.context_used = record.context_used as usize;
             self.experts.apply(&record);
             self.memory.apply(&record);

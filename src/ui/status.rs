@@ -26,7 +26,7 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &State) {
         buf.set_line(area.x, area.y, &line, area.width);
         return;
     }
-    let mut parts = parts(state);
+    let mut parts = parts(state, usize::from(area.width));
     let separator = format!(" {} ", theme.glyphs().dot);
     let width = |parts: &[Part]| {
         1 + parts.iter().map(|p| columns(&p.label) + columns(&p.value)).sum::<usize>() + parts.len().saturating_sub(1) * columns(&separator)
@@ -54,7 +54,7 @@ struct Part {
     rank: u8,
 }
 
-fn parts(state: &State) -> Vec<Part> {
+fn parts(state: &State, width: usize) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut add = |label: &str, value: String, face: Face, rank: u8| {
         parts.push(Part { label: label.to_owned(), value, face, rank });
@@ -62,7 +62,8 @@ fn parts(state: &State) -> Vec<Part> {
     match (&state.engine, &state.card) {
         (EngineState::Ready | EngineState::Gone, Some(card)) => {
             let toy = if card.toy { "TOY " } else { "" };
-            add("", format!("{toy}{}", super::sanitize::line(&card.name, 28)), Face::Accent, 0);
+            // The name stands over the chat as well; the numbers stand here only.
+            add("", format!("{toy}{}", super::sanitize::line(&card.name, (width / 5).clamp(12, 28))), Face::Accent, 0);
         }
         (EngineState::Loading { stage, done, total }, _) => {
             let percent = if *total > 0 { format!(" {}%", (u128::from(*done) * 100 / u128::from(*total)).min(100)) } else { String::new() };
@@ -83,26 +84,29 @@ fn parts(state: &State) -> Vec<Part> {
         add("replay ", format!("{words} {}/{} x{}", player.step, player.steps, player.speed), Face::Accent, 1);
     }
     if let Some(card) = &state.card {
-        if let Some(rate) = state.pulse.tokens_per_second() {
+        // The same numbers as in the memory pane, over the same tokens.
+        if let Some(rate) = state.memory.speed_now() {
             add("", format!("{rate:.1} tok/s"), Face::Text, 1);
         }
-        if let Some(rate) = state.pulse.hit_rate() {
+        if let Some(rate) = state.memory.hit_rate_now() {
             add("hits ", format!("{:.0}%", rate * 100.0), Face::Text, 2);
         }
         let SlotWords(words, face) = slot_words(state);
         add("slots ", format!("{words}/{}", card.experts), face, 3);
         let percent = (state.context_used * 100).checked_div(card.context).unwrap_or(0);
         let face = if percent >= 90 { Face::Notice } else { Face::Text };
-        add("ctx ", format!("{percent}% of {}", card.context), face, 4);
-        let face = if state.dropped > 0 { Face::Notice } else { Face::Dim };
-        add("drops ", state.dropped.to_string(), face, 5);
+        let of = if width < 100 { String::new() } else { format!(" of {}", card.context) };
+        add("ctx ", format!("{percent}%{of}"), face, 5);
+        // Good news is the first to go.
+        let (face, rank) = if state.dropped > 0 { (Face::Notice, 2) } else { (Face::Dim, 7) };
+        add("drops ", state.dropped.to_string(), face, rank);
     }
     if state.link.drain > SLOW_DRAIN {
         add("link ", format!("slow, {} ms a frame", state.link.drain.as_millis()), Face::Notice, 6);
     } else {
-        add("link ", "ok".into(), Face::Dim, 7);
+        add("link ", "ok".into(), Face::Dim, 8);
     }
-    add("", "? help".into(), Face::Dim, 8);
+    add("", "? help".into(), Face::Dim, 4);
     parts
 }
 

@@ -130,7 +130,9 @@ impl Item {
                     None => {}
                     Some(ending) => {
                         let words = ending_words(ending, glyphs.dot);
-                        lines.extend(wrap(&[(words, theme.style(Face::Dim))], width, Break::Words));
+                        // An answer of a saved chat has no numbers, and none to speak of if it ended well.
+                        let lines_of = |words| wrap(&[(words, theme.style(Face::Dim))], width, Break::Words);
+                        lines.extend(words.map(lines_of).unwrap_or_default());
                     }
                 }
             }
@@ -179,17 +181,19 @@ fn thinking_lines(thinking: &Thinking, width: usize, theme: &Theme) -> Vec<Line<
     lines
 }
 
-/// "3.2 s", "1 min 4 s".
+/// "40 ms", "3.2 s", "1 min 4 s".
 #[must_use]
 pub fn seconds(s: f64) -> String {
-    if s < 60.0 {
+    if s < 0.1 {
+        format!("{:.0} ms", s * 1000.0)
+    } else if s < 60.0 {
         format!("{s:.1} s")
     } else {
         format!("{} min {} s", (s / 60.0) as u64, (s % 60.0) as u64)
     }
 }
 
-fn ending_words(ending: &Ending, dot: &str) -> String {
+fn ending_words(ending: &Ending, dot: &str) -> Option<String> {
     let stats = &ending.stats;
     let mut parts = Vec::new();
     match ending.reason {
@@ -212,10 +216,7 @@ fn ending_words(ending: &Ending, dot: &str) -> String {
     if stats.routed > 0 {
         parts.push(format!("hits {:.1}%", 100.0 * stats.hits as f64 / stats.routed as f64));
     }
-    if parts.is_empty() {
-        parts.push("done".to_owned());
-    }
-    parts.join(&format!(" {dot} "))
+    (!parts.is_empty()).then(|| parts.join(&format!(" {dot} ")))
 }
 
 /// The line at the top of the view.

@@ -164,7 +164,7 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
     }
     let mut parts = Parts::of(area, state, context, theme);
     let make = if state.zoomed {
-        line(buf, parts.head, &zoom::head(state, theme));
+        line(buf, parts.head, &zoom::head(state, theme, parts.head.width));
         zoom::draw(buf, parts.grid, state, theme, context.focused);
         if theme.ascii || theme.is_mono() {
             Make::Glyph
@@ -182,6 +182,8 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
         let free = parts.grid.bottom().saturating_sub(below);
         if !parts.ruler.is_empty() {
             parts.ruler.y = below;
+        } else if free > 0 {
+            parts.ruler = Rect { y: below, height: 1, ..area };
         }
         ruler(buf, &parts, &grid, place, context, theme);
         if free >= DETAIL {
@@ -199,7 +201,7 @@ const DETAIL: u16 = 6;
 
 /// The layer under the cursor, expert by expert, where the whole grid leaves room.
 fn detail(buf: &mut Buffer, area: Rect, state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme) {
-    line(buf, Rect { height: 1, ..area }, &zoom::head(state, theme));
+    line(buf, Rect { height: 1, ..area }, &zoom::head(state, theme, area.width));
     let at = Rect { y: area.y + 1, height: area.height - 1, ..area };
     zoom::draw(buf, at, state, theme, context.focused);
 }

@@ -5,8 +5,8 @@ use crate::ui::experts_state::{ExpertsState, Mark};
 use crate::ui::theme::{Face, Theme};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::style::Style;
-use ratatui::text::Line;
+
+use ratatui::text::{Line, Span};
 
 /// Sizes of the zoomed layer in a rectangle: columns of experts, width of a cell, experts per cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,31 +73,27 @@ pub(super) fn draw(buf: &mut Buffer, area: Rect, state: &ExpertsState, theme: &T
     }
 }
 
-/// The layer's character in words.
-pub(super) fn head(state: &ExpertsState, theme: &Theme) -> Line<'static> {
+/// The layer's character in words, as much as fits.
+pub(super) fn head(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
     let (layer, _) = state.cursor();
     let profile = state.profile(layer);
     let tally = state.tally(layer);
     let rate = profile.hit_rate.map_or_else(|| " - ".to_owned(), |r| format!("{:>3.0}%", r * 100.0));
     let label = |text: &'static str| theme.span(Face::Dim, text);
     let value = |text: String| theme.span(Face::Text, text);
-    Line::from(vec![
-        theme.span(Face::Accent, format!("layer {layer}")),
-        value(format!("  {}", profile.resident)),
-        label(" resident"),
-        value(format!("  {:>2}", tally.hits)),
-        label(" hit"),
-        value(format!(" {:>2}", tally.misses)),
-        label(" miss"),
-        label("  recent hit rate "),
-        value(rate),
-        label("  effective "),
-        value(format!("{:>3.0}", profile.effective)),
-        label(" experts"),
-        value(format!("  {:>4.1}", profile.entropy)),
-        label(" bits"),
-        value(format!("  {:>4.2}", profile.churn)),
-        label(" admitted per token"),
-    ])
-    .style(Style::new())
+    let mut line = Line::from(theme.span(Face::Accent, format!("layer {layer}")));
+    for part in [
+        vec![value(format!("  {}", profile.resident)), label(" resident")],
+        vec![value(format!("  {:>2}", tally.hits)), label(" hit"), value(format!(" {:>2}", tally.misses)), label(" miss")],
+        vec![label("  lately "), value(rate), label(" hits")],
+        vec![label("  effective "), value(format!("{:>3.0}", profile.effective)), label(" experts")],
+        vec![value(format!("  {:>4.1}", profile.entropy)), label(" bits")],
+        vec![value(format!("  {:>4.2}", profile.churn)), label(" admitted per token")],
+    ] {
+        if line.width() + part.iter().map(Span::width).sum::<usize>() > usize::from(width) {
+            break;
+        }
+        line.extend(part);
+    }
+    line
 }

@@ -35,8 +35,10 @@ fn welcome(area: Rect, buf: &mut Buffer, state: &State) {
     match (&state.engine, &state.card) {
         (EngineState::Ready, Some(card)) => {
             let name = crate::ui::sanitize::line(&card.name, 60);
-            let toy = if card.toy { " (a toy: it shows the works, not wisdom)" } else { "" };
-            lines.push(Line::from(theme.span(Face::Text, format!("{name}{toy}"))));
+            lines.push(Line::from(theme.span(Face::Text, name)));
+            if card.toy {
+                lines.push(dim("a toy: it shows how things work and is often wrong"));
+            }
             lines.push(dim(&format!(
                 "{} layers of {} experts, {} used per token; {} slots per layer",
                 card.layers, card.experts, card.top_k, state.slots.granted

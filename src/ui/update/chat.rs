@@ -239,5 +239,5 @@ pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedCha
     state.sampling = chat.sampling;
     state.own_sampling = true;
     state.thinking = chat.thinking;
-    state.say(format!("chat of {} taken up", chat.updated), now);
+    state.say(format!("chat of {} taken up", session::civil(&chat.updated)), now);
 }

@@ -6,7 +6,7 @@ use crate::ui::experts_state::ExpertsState;
 use crate::ui::memory_state::MemoryState;
 use crate::ui::message::{Effect, Moment};
 use crate::ui::panes::SlotKnob;
-use crate::ui::state::{EngineState, Pulse, State, Turn};
+use crate::ui::state::{EngineState, State, Turn};
 use crate::ui::transcript::{Item, Kind, Thinking};
 
 pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<Effect>) {
@@ -55,7 +55,6 @@ fn ready(state: &mut State, card: crate::events::ModelCard, now: Moment, out: &m
     state.experts = ExpertsState::open(&card);
     state.memory = MemoryState::open(&card);
     state.waiting_steps.clear();
-    state.pulse = Pulse::default();
     state.context_used = 0;
     state.slots = SlotKnob { asked: card.plan.slots_per_layer, granted: card.plan.slots_per_layer, why: None };
     if !state.own_sampling {

@@ -429,7 +429,7 @@ fn telemetry_waits_for_the_fold_and_a_flood_is_folded_early() {
     assert_eq!(s.state.context_used, 0);
     s.send(Message::Fold);
     assert_eq!(s.state.context_used, 5);
-    assert_eq!(s.state.pulse.tokens_per_second().unwrap().round(), 10.0);
+    assert_eq!(s.state.memory.speed_now().unwrap().round(), 10.0);
     for step in 1..1000 {
         s.send(Message::Step(Box::new(record(step))));
     }
