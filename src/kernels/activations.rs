@@ -18,30 +18,48 @@ pub struct Activations {
     pub(super) by32: Quantized,
 }
 
-/// Rows as signed bytes with a float scale for every block: `x[i] = d[i / block] * q[i]`.
+/// The largest magnitude of a rounded activation: the largest for which a block of 256 products with weights of up to 4096
+/// (scale times element) fits 32 bits.
+pub(super) const LIMIT: i32 = 2047;
+
+/// Rows as integers of 12 bits with a float scale for every block: `x[i] = d[i / block] * q[place(i)]`.
 ///
-/// Block sizes are those of the weights they meet; unlike ggml's, the scales are f32 for both.
+/// ggml rounds to 8 bits here. A router that decides between two experts that are nearly level then takes the wrong one every
+/// so often, which changes words; with 12 bits that noise is 16 times smaller, and the products stay exact in 32-bit integers.
+///
+/// Block sizes are those of the weights they meet; the scales are f32. Of every 64 elements (32 in blocks of 32) those with even
+/// index come first, then those with odd index: what widening packed bytes to words by a mask and a shift gives.
 #[derive(Default)]
 pub(super) struct Quantized {
     /// Elements per scale: 256 or 32.
     pub(super) block: usize,
-    /// `[tokens, cols]`, within -127..=127.
-    pub(super) q: Vec<i8>,
+    /// `[tokens, cols]`, within -[`LIMIT`]..=[`LIMIT`].
+    pub(super) q: Vec<i16>,
     /// `[tokens, cols / block]`.
     pub(super) d: Vec<f32>,
-    /// `[tokens, cols / 16]`, sums of `q`, for weights with offsets.
+    /// The same numbers in natural order as two signed bytes, `64 * high + low`: for products with a weight row that only a
+    /// few tokens meet, where widening the weights would cost more than multiplying twice.
+    pub(super) high: Vec<i8>,
+    /// `[tokens, cols]`, within -32..32.
+    pub(super) low: Vec<i8>,
+    /// `[tokens, cols / 16]`, sums of 16 neighbouring elements, for weights with offsets.
     pub(super) sums16: Vec<i16>,
-    /// `[tokens, cols / 32]`, likewise.
-    pub(super) sums32: Vec<i16>,
     valid: bool,
+}
+
+/// Where element `i` of a row lies in [`Quantized::q`] with blocks of `block`.
+pub(super) const fn place(block: usize, i: usize) -> usize {
+    let run = if block == 32 { 32 } else { 64 };
+    i / run * run + i % 2 * (run / 2) + i % run / 2
 }
 
 /// A run of whole blocks of [`Quantized`], to be filled.
 pub(super) struct Blocks<'a> {
-    pub(super) q: &'a mut [i8],
+    pub(super) q: &'a mut [i16],
+    pub(super) high: &'a mut [i8],
+    pub(super) low: &'a mut [i8],
     pub(super) d: &'a mut [f32],
     pub(super) sums16: &'a mut [i16],
-    pub(super) sums32: &'a mut [i16],
 }
 
 impl Activations {
@@ -83,27 +101,28 @@ impl Quantized {
         }
         self.block = block;
         self.q.resize(x.len(), 0);
+        self.high.resize(x.len(), 0);
+        self.low.resize(x.len(), 0);
         self.d.resize(x.len() / block, 0.0);
         self.sums16.resize(x.len() / 16, 0);
-        self.sums32.resize(x.len() / 32, 0);
         let tasks = if x.len() < SERIAL_BELOW { 1 } else { pool.threads() * 4 };
         let step = (x.len() / block).div_ceil(tasks).max(1) * block;
         // A lock that is taken once is how disjoint pieces travel to the threads.
         let pieces: Vec<_> = x
             .chunks(step)
             .zip(self.q.chunks_mut(step))
+            .zip(self.high.chunks_mut(step).zip(self.low.chunks_mut(step)))
             .zip(self.d.chunks_mut(step / block))
             .zip(self.sums16.chunks_mut(step / 16))
-            .zip(self.sums32.chunks_mut(step / 32))
-            .map(|((((x, q), d), sums16), sums32)| Mutex::new((x, Blocks { q, d, sums16, sums32 })))
+            .map(|((((x, q), (high, low)), d), sums16)| Mutex::new((x, Blocks { q, high, low, d, sums16 })))
             .collect();
         pool.run(pieces.len(), &|i| {
             let mut piece = pieces[i].lock().unwrap_or_else(PoisonError::into_inner);
             let (x, to) = &mut *piece;
             #[cfg(target_arch = "x86_64")]
-            if super::avx2::available() {
+            if super::InstructionSet::best() != super::InstructionSet::Scalar {
                 // SAFETY: the features were just found.
-                unsafe { super::avx2::quantize(x, block, to) };
+                unsafe { super::x86::quantize(x, block, to) };
                 return;
             }
             quantize(x, block, to);
@@ -112,20 +131,22 @@ impl Quantized {
     }
 }
 
-/// Round whole blocks to the nearest multiple of a 127th of their largest magnitude, ties to even.
+/// Round whole blocks to the nearest multiple of a [`LIMIT`]th of their largest magnitude, ties to even.
 pub(super) fn quantize(x: &[f32], block: usize, to: &mut Blocks<'_>) {
     for ((x, q), d) in x.chunks_exact(block).zip(to.q.chunks_exact_mut(block)).zip(to.d.iter_mut()) {
         let (inverse, scale) = scale(x.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0));
         *d = scale;
-        for (q, &v) in q.iter_mut().zip(x) {
-            *q = (v * inverse).round_ties_even() as i8;
+        for (i, &v) in x.iter().enumerate() {
+            q[place(block, i)] = (v * inverse).round_ties_even() as i16;
         }
     }
-    for (s, q) in to.sums16.iter_mut().zip(to.q.chunks_exact(16)) {
-        *s = q.iter().map(|&v| i16::from(v)).sum();
+    for i in 0..x.len() {
+        let q = to.q[place(block, i)];
+        to.high[i] = ((q + 32) >> 6) as i8;
+        to.low[i] = (q - (i16::from(to.high[i]) << 6)) as i8;
     }
-    for (s, pair) in to.sums32.iter_mut().zip(to.sums16.chunks_exact(2)) {
-        *s = pair[0] + pair[1];
+    for (i, s) in to.sums16.iter_mut().enumerate() {
+        *s = (16 * i..16 * i + 16).map(|i| to.q[place(block, i)]).sum();
     }
 }
 
@@ -136,10 +157,10 @@ pub(super) fn scale(max: u32) -> (f32, f32) {
     if !max.is_finite() {
         return (0.0, f32::NAN);
     }
-    let inverse = 127.0 / max;
-    // A largest magnitude below 127 / f32::MAX counts as zero.
+    let inverse = LIMIT as f32 / max;
+    // A largest magnitude below LIMIT / f32::MAX counts as zero.
     if inverse.is_finite() {
-        (inverse, max / 127.0)
+        (inverse, max / LIMIT as f32)
     } else {
         (0.0, 0.0)
     }
@@ -151,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_fast_rounding_gives_the_same_bits() {
-        if !super::super::avx2::available() {
+        if !super::super::x86::avx2() {
             return;
         }
         let mut rng = fastrand::Rng::with_seed(3);
@@ -165,22 +186,18 @@ mod tests {
                     _ => {}
                 }
                 let run = |fast: bool| {
-                    let (mut q, mut d, mut sums16, mut sums32) =
-                        (vec![9i8; 1024], vec![9f32; 1024 / block], vec![9i16; 64], vec![9i16; 32]);
-                    let mut to = Blocks { q: &mut q, d: &mut d, sums16: &mut sums16, sums32: &mut sums32 };
+                    let (mut q, mut d, mut sums16) = (vec![9i16; 1024], vec![9f32; 1024 / block], vec![9i16; 64]);
+                    let (mut high, mut low) = (vec![9i8; 1024], vec![9i8; 1024]);
+                    let mut to = Blocks { q: &mut q, high: &mut high, low: &mut low, d: &mut d, sums16: &mut sums16 };
                     if fast {
                         // SAFETY: the features were found above.
-                        unsafe { super::super::avx2::quantize(&x, block, &mut to) }
+                        unsafe { super::super::x86::quantize(&x, block, &mut to) }
                     } else {
                         quantize(&x, block, &mut to);
                     }
                     let finite: Vec<usize> = (0..d.len()).filter(|&i| d[i].is_finite()).collect();
-                    let kept: Vec<Vec<i8>> = finite.iter().map(|&i| q[i * block..(i + 1) * block].to_vec()).collect();
-                    (
-                        finite.iter().map(|&i| d[i].to_bits()).collect::<Vec<_>>(),
-                        kept,
-                        (finite.len() == d.len()).then_some((sums16, sums32)),
-                    )
+                    let kept: Vec<Vec<i16>> = finite.iter().map(|&i| q[i * block..(i + 1) * block].to_vec()).collect();
+                    (finite.iter().map(|&i| d[i].to_bits()).collect::<Vec<_>>(), kept, (finite.len() == d.len()).then_some(sums16))
                 };
                 assert_eq!(run(true), run(false));
             }

@@ -10,9 +10,35 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// Types in the order of the table.
-pub(super) const TYPES: [GgmlType; 13] = {
+pub(super) const TYPES: [GgmlType; 25] = {
     use GgmlType as T;
-    [T::F32, T::F16, T::BF16, T::Q8_0, T::Q4_0, T::Q4_1, T::Q5_0, T::Q5_1, T::Q6K, T::Q5K, T::Q4K, T::Q3K, T::Q2K]
+    [
+        T::F32,
+        T::F16,
+        T::BF16,
+        T::Q8_0,
+        T::Q4_0,
+        T::Q4_1,
+        T::Q5_0,
+        T::Q5_1,
+        T::Q6K,
+        T::Q5K,
+        T::Q4K,
+        T::Q3K,
+        T::Q2K,
+        T::IQ4_NL,
+        T::IQ4_XS,
+        T::MXFP4,
+        T::IQ3_S,
+        T::IQ3_XXS,
+        T::IQ2_S,
+        T::IQ2_XS,
+        T::IQ2_XXS,
+        T::IQ1_M,
+        T::IQ1_S,
+        T::TQ2_0,
+        T::TQ1_0,
+    ]
 };
 
 /// `values` random weights: any bits as quants, scales of moderate size.
@@ -31,11 +57,14 @@ pub(super) fn random_weights(ty: GgmlType, values: usize, rng: &mut fastrand::Rn
             }
             return bytes;
         }
-        T::Q4_0 | T::Q5_0 | T::Q8_0 => &[0],
+        T::TQ1_0 => &[52],
+        T::TQ2_0 => &[64],
+        T::IQ1_M | T::MXFP4 => &[],
+        T::Q4_1 | T::Q5_1 | T::Q4K | T::Q5K => &[0, 2],
         T::Q2K => &[80, 82],
         T::Q3K => &[108],
         T::Q6K => &[208],
-        _ => &[0, 2],
+        _ => &[0],
     };
     for chunk in bytes.chunks_mut(8) {
         chunk.copy_from_slice(&rng.u64(..).to_le_bytes()[..chunk.len()]);
@@ -43,6 +72,16 @@ pub(super) fn random_weights(ty: GgmlType, values: usize, rng: &mut fastrand::Rn
     for block in bytes.chunks_exact_mut(ty.block_bytes()) {
         for &at in scales {
             block[at..at + 2].copy_from_slice(&f16::from_f32(rng.f32() * 0.1 - 0.02).to_le_bytes());
+        }
+        match ty {
+            T::MXFP4 => block[0] = 118 + block[0] % 8,
+            // The f16 lies in four nibbles: some power of two below one.
+            T::IQ1_M => {
+                for (at, nibble) in [(49, 0), (51, 0), (53, rng.u8(..)), (55, 2)] {
+                    block[at] = block[at] & 15 | nibble << 4;
+                }
+            }
+            _ => {}
         }
     }
     bytes

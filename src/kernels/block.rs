@@ -8,10 +8,11 @@
 // An index names an element's place in several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
+use super::codebook;
 use crate::gguf::GgmlType;
 use half::{bf16, f16};
 
-/// `w[i] = d * scale[i / 16] * q[i] - dmin * min[i / 16]`.
+/// `w[i] = d * scale[i / 16] * q[i] - dmin * min[i / 16]`, with `|scale * q| <= 4096`.
 #[derive(Clone, Debug)]
 pub(super) struct Block256 {
     pub(super) q: [i8; 256],
@@ -45,9 +46,11 @@ pub(super) fn form(ty: GgmlType) -> Option<Form> {
     use GgmlType as T;
     Some(match ty {
         T::F32 | T::F16 | T::BF16 => Form::Float,
-        T::Q4_0 | T::Q5_0 | T::Q8_0 => Form::Block32 { offset: false },
+        T::Q4_0 | T::Q5_0 | T::Q8_0 | T::IQ4_NL | T::MXFP4 => Form::Block32 { offset: false },
         T::Q4_1 | T::Q5_1 => Form::Block32 { offset: true },
-        T::Q3K | T::Q6K => Form::Block256 { offset: false },
+        T::Q3K | T::Q6K | T::TQ1_0 | T::TQ2_0 => Form::Block256 { offset: false },
+        T::IQ1_S | T::IQ1_M | T::IQ2_XXS | T::IQ2_XS | T::IQ2_S => Form::Block256 { offset: false },
+        T::IQ3_XXS | T::IQ3_S | T::IQ4_XS => Form::Block256 { offset: false },
         T::Q2K | T::Q4K | T::Q5K => Form::Block256 { offset: true },
         _ => return None,
     })
@@ -81,6 +84,9 @@ pub(super) fn float_row(ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
 /// Unpack one block of a type whose [`form`] is [`Form::Block32`].
 pub(super) fn unpack32(ty: GgmlType, b: &[u8]) -> Block32 {
     use GgmlType as T;
+    if matches!(ty, T::IQ4_NL | T::MXFP4) {
+        return codebook::unpack32(ty, b);
+    }
     let mut out = Block32 { q: [0; 32], d: f16_at(b, 0), m: 0.0 };
     let (high, nibbles, offset) = match ty {
         T::Q8_0 => {
@@ -169,7 +175,7 @@ pub(super) fn unpack256(ty: GgmlType, b: &[u8]) -> Block256 {
                 out.q[i] = (low | (high << 4)) as i8;
             }
         }
-        _ => {
+        T::Q6K => {
             out.d = f16_at(b, 208);
             for i in 0..16 {
                 out.scale[i] = i16::from(b[192 + i] as i8);
@@ -182,6 +188,7 @@ pub(super) fn unpack256(ty: GgmlType, b: &[u8]) -> Block256 {
                 out.q[i] = (low | (high << 4)) as i8 - 32;
             }
         }
+        _ => return codebook::unpack256(ty, b),
     }
     out
 }
@@ -231,6 +238,6 @@ mod tests {
             at = &at[16 + bytes + values * 4..];
             seen += 1;
         }
-        assert_eq!(seen, 12);
+        assert_eq!(seen, 24);
     }
 }

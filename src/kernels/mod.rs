@@ -6,10 +6,9 @@
 
 mod activations;
 pub mod attention;
-#[cfg(target_arch = "x86_64")]
-mod avx2;
 mod bench;
 mod block;
+mod codebook;
 pub mod delta;
 pub(crate) mod exp;
 pub mod memory;
@@ -17,6 +16,8 @@ mod pool;
 mod product;
 pub mod rows;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use activations::Activations;
 pub use bench::bench;
@@ -82,12 +83,55 @@ pub fn supported(ty: GgmlType) -> bool {
     block::form(ty).is_some()
 }
 
-/// What the kernels use on this machine, for the screen: "AVX2+FMA", "scalar".
+/// What products are computed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum InstructionSet {
+    /// Plain Rust.
+    Scalar,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// The same and AVX-512 VNNI.
+    Avx512Vnni,
+}
+
+impl InstructionSet {
+    /// What this machine has, least first.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = vec![Self::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if x86::avx2() {
+                all.push(Self::Avx2);
+            }
+            if x86::avx512() {
+                all.push(Self::Avx512Vnni);
+            }
+        }
+        all
+    }
+
+    /// The best of them, or what `ROTARY_INSTRUCTIONS` (scalar, avx2, avx512) says if the machine has it: to measure one
+    /// against another.
+    pub(crate) fn best() -> Self {
+        static BEST: std::sync::OnceLock<InstructionSet> = std::sync::OnceLock::new();
+        *BEST.get_or_init(|| {
+            let all = Self::all();
+            let wanted = match std::env::var("ROTARY_INSTRUCTIONS").as_deref() {
+                Ok("scalar") => Self::Scalar,
+                Ok("avx2") => Self::Avx2,
+                _ => Self::Avx512Vnni,
+            };
+            all.into_iter().filter(|&i| i <= wanted).max().unwrap_or(Self::Scalar)
+        })
+    }
+}
+
+/// What the kernels use on this machine, for the screen: "AVX-512 VNNI", "AVX2+FMA", "scalar".
 #[must_use]
 pub fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    if avx2::available() {
-        return "AVX2+FMA";
+    match InstructionSet::best() {
+        InstructionSet::Scalar => "scalar",
+        InstructionSet::Avx2 => "AVX2+FMA",
+        InstructionSet::Avx512Vnni => "AVX-512 VNNI",
     }
-    "scalar"
 }

@@ -4,7 +4,7 @@
 
 use super::activations::Activations;
 use super::block::{form, Form};
-use super::{scalar, KernelError, Pool};
+use super::{scalar, InstructionSet, KernelError, Pool};
 use crate::gguf::GgmlType;
 use std::ops::Range;
 
@@ -41,6 +41,11 @@ unsafe impl Sync for Part<'_> {}
 /// # Errors
 /// A type that has no product, or sizes that do not fit together; then nothing has been computed.
 pub fn matmul(pool: &Pool, x: &mut Activations, jobs: &mut [Job<'_>]) -> Result<(), KernelError> {
+    matmul_with(InstructionSet::best(), pool, x, jobs)
+}
+
+/// [`matmul`] with instructions that the machine must have.
+fn matmul_with(with: InstructionSet, pool: &Pool, x: &mut Activations, jobs: &mut [Job<'_>]) -> Result<(), KernelError> {
     for job in jobs.iter() {
         check(x, job)?;
     }
@@ -67,7 +72,7 @@ pub fn matmul(pool: &Pool, x: &mut Activations, jobs: &mut [Job<'_>]) -> Result<
     let x = &*x;
     pool.run(tasks.len(), &|i| {
         let (part, rows) = &tasks[i];
-        parts[*part].run(x, rows.clone());
+        parts[*part].run(x, rows.clone(), with);
     });
     Ok(())
 }
@@ -97,7 +102,7 @@ fn check(x: &Activations, job: &Job<'_>) -> Result<(), KernelError> {
 /// Row ranges small enough that stealing evens out the threads, large enough that taking one costs nothing.
 fn cut(parts: &[Part<'_>], threads: usize) -> Vec<(usize, Range<usize>)> {
     /// Rows are handed out in groups that fill the SIMD lanes.
-    const GROUP: usize = 8;
+    const GROUP: usize = 16;
     let work = |p: &Part<'_>| p.rows * p.row_bytes * (1 + p.tokens);
     let total: usize = parts.iter().map(work).sum();
     let share = (total / (threads * 8)).max(32 * 1024);
@@ -119,11 +124,11 @@ fn cut(parts: &[Part<'_>], threads: usize) -> Vec<(usize, Range<usize>)> {
 }
 
 impl Part<'_> {
-    fn run(&self, x: &Activations, rows: Range<usize>) {
+    fn run(&self, x: &Activations, rows: Range<usize>, with: InstructionSet) {
         #[cfg(target_arch = "x86_64")]
-        if super::avx2::available() {
-            // SAFETY: the features were just found; `matmul` has checked the part; tasks have disjoint rows.
-            unsafe { super::avx2::run(self, x, rows) };
+        if with != InstructionSet::Scalar {
+            // SAFETY: the machine has these instructions; `matmul` has checked the part; tasks have disjoint rows.
+            unsafe { super::x86::run(self, x, rows, with == InstructionSet::Avx512Vnni) };
             return;
         }
         for r in rows {
@@ -157,7 +162,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
+        #![proptest_config(ProptestConfig::with_cases(150))]
 
         /// The batch, the threads and the instruction set change no bit.
         #[test]
@@ -166,7 +171,7 @@ mod tests {
             ty in 0..TYPES.len(),
             rows in 1usize..40,
             blocks in 1usize..20,
-            tokens in 1usize..12,
+            tokens in 1usize..20,
             threads in 1usize..4,
         ) {
             let (ty, mut rng) = (TYPES[ty], fastrand::Rng::with_seed(seed));
@@ -178,13 +183,15 @@ mod tests {
             let pick: Vec<u32> = (0..rng.usize(0..10)).map(|_| rng.u32(0..tokens as u32)).collect();
             let (mut all, mut some) = (vec![0.0; rows * tokens], vec![0.0; rows * pick.len()]);
             let pool = Pool::new(threads);
-            matmul(&pool, &mut x, &mut [
-                Job { ty, rows, weights: &w, pick: None, out: &mut all },
-                Job { ty, rows, weights: &w, pick: Some(&pick), out: &mut some },
-            ]).unwrap();
             let every: Vec<u32> = (0..tokens as u32).collect();
-            prop_assert_eq!(bits(&all), bits(&by_scalar(ty, rows, &w, &x, &every)));
-            prop_assert_eq!(bits(&some), bits(&by_scalar(ty, rows, &w, &x, &pick)));
+            for with in InstructionSet::all() {
+                matmul_with(with, &pool, &mut x, &mut [
+                    Job { ty, rows, weights: &w, pick: None, out: &mut all },
+                    Job { ty, rows, weights: &w, pick: Some(&pick), out: &mut some },
+                ]).unwrap();
+                prop_assert_eq!(bits(&all), bits(&by_scalar(ty, rows, &w, &x, &every)), "{:?} {:?}", ty, with);
+                prop_assert_eq!(bits(&some), bits(&by_scalar(ty, rows, &w, &x, &pick)), "{:?} {:?}", ty, with);
+            }
         }
 
         /// Against f64 over the exact values of weights and (quantized) activations.
@@ -204,14 +211,14 @@ mod tests {
                 Form::Float => values.iter().map(|&v| f64::from(v)).collect(),
                 f => {
                     let q = if matches!(f, Form::Block32 { .. }) { &x.by32 } else { &x.by256 };
-                    q.q.iter().enumerate().map(|(i, &v)| f64::from(v) * f64::from(q.d[i / q.block])).collect()
+                    (0..cols).map(|i| f64::from(q.q[super::super::activations::place(q.block, i)]) * f64::from(q.d[i / q.block])).collect()
                 }
             };
             // Quantized inputs are within half a step of the true ones.
             for (i, (u, v)) in used.iter().zip(&values).enumerate() {
                 let block = if matches!(form(ty), Some(Form::Block32 { .. })) { 32 } else { 256 };
                 let max = values[i / block * block..][..block].iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                prop_assert!((u - f64::from(*v)).abs() <= f64::from(max) / 127.0 * 0.501);
+                prop_assert!((u - f64::from(*v)).abs() <= f64::from(max) / 2047.0 * 0.501);
             }
             let want: f64 = exact.iter().zip(&used).map(|(&a, &b)| f64::from(a) * b).sum();
             let size: f64 = exact.iter().zip(&used).map(|(&a, &b)| (f64::from(a) * b).abs()).sum();
@@ -248,6 +255,6 @@ mod tests {
         assert!(try_job(GgmlType::Q4K, 1, &w, None, &mut [0.0; 3]).unwrap_err().contains("3 values"));
         assert!(try_job(GgmlType::Q4K, 1, &w, Some(&[2]), &mut [0.0; 1]).unwrap_err().contains("token 2"));
         assert!(try_job(GgmlType::Q4K, usize::MAX, &w, None, &mut [0.0; 2]).is_err());
-        assert!(try_job(GgmlType::IQ1_S, 1, &w, None, &mut [0.0; 2]).unwrap_err().contains("IQ1_S"));
+        assert!(try_job(GgmlType::NVFP4, 1, &w, None, &mut [0.0; 2]).unwrap_err().contains("NVFP4"));
     }
 }

@@ -5,7 +5,7 @@
 //! a fused multiply-add, in order of columns, then its offset.
 //! Plain floats go to eight sums by `column % 8`, reduced as [`reduce8`] says.
 
-use super::activations::Activations;
+use super::activations::{place, Activations};
 use super::block::{float_row, form, unpack256, unpack32, Form};
 use crate::gguf::GgmlType;
 
@@ -34,8 +34,9 @@ pub(super) fn row(
                     let q = &x.by256.q[at..at + 256];
                     let d = x.by256.d[at / 256];
                     let mut dot = 0i32;
-                    for (k, (w16, q16)) in w.q.chunks_exact(16).zip(q.chunks_exact(16)).enumerate() {
-                        let sum: i32 = w16.iter().zip(q16).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+                    for (k, w16) in w.q.chunks_exact(16).enumerate() {
+                        let product = |(i, &w): (usize, &i8)| i32::from(w) * i32::from(q[place(256, 16 * k + i)]);
+                        let sum: i32 = w16.iter().enumerate().map(product).sum();
                         dot += sum * i32::from(w.scale[k]);
                     }
                     acc = (w.d * d).mul_add(dot as f32, acc);
@@ -56,10 +57,10 @@ pub(super) fn row(
                     let at = t * cols + j * 32;
                     let q = &x.by32.q[at..at + 32];
                     let d = x.by32.d[at / 32];
-                    let dot: i32 = w.q.iter().zip(q).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+                    let dot: i32 = w.q.iter().enumerate().map(|(i, &w)| i32::from(w) * i32::from(q[place(32, i)])).sum();
                     acc = (w.d * d).mul_add(dot as f32, acc);
                     if offset {
-                        let sum = i32::from(x.by32.sums32[at / 32]);
+                        let sum: i32 = x.by32.sums16[at / 16..at / 16 + 2].iter().map(|&s| i32::from(s)).sum();
                         acc = (w.m * d).mul_add(sum as f32, acc);
                     }
                 }

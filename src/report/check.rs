@@ -95,8 +95,7 @@ pub struct PromptReport {
     pub nmse_mean: f64,
     /// Positions whose best token is the reference's.
     pub top1: Share,
-    /// The same, of those where the reference's best token leads by more than [`CLEAR_GAP`]. Left out are positions
-    /// where llama.cpp misses it too: there a router's near-tie was decided by the rounding of activations.
+    /// The same, of those where the reference's best token leads by more than [`CLEAR_GAP`].
     pub top1_clear: Share,
     /// Sets of experts that are the reference's, over layers and tokens whose margin exceeds [`ROUTE_MARGIN`].
     pub routes: Option<Share>,
@@ -283,8 +282,7 @@ impl Subject {
                 for row in logits.chunks_exact(reference.vocab) {
                     let best = best_and_lead(row).0 == prompt.argmax[position];
                     report.top1.add(best);
-                    let peer = prompt.peer_argmax.as_ref().is_none_or(|p| p[position] == prompt.argmax[position]);
-                    if peer && prompt.gap[position] > CLEAR_GAP {
+                    if prompt.gap[position] > CLEAR_GAP {
                         report.top1_clear.add(best);
                     }
                     if prompt.at.get(stored) == Some(&position) {

@@ -11,13 +11,6 @@ pub(super) fn sum8(v: [__m256i; 8]) -> __m256i {
     _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
 }
 
-/// Lane `i` of the result is the sum of the low half of `v[i]`, lane `4 + i` that of its high half.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn sum4x2(v: [__m256i; 4]) -> __m256i {
-    pairs64(pairs32(v[0], v[1]), pairs32(v[2], v[3]))
-}
-
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn pairs32(a: __m256i, b: __m256i) -> __m256i {
@@ -100,12 +93,65 @@ pub(super) unsafe fn half_pairs(rows: &[*const u8; 8], at: usize) -> (__m256, __
     (_mm256_cvtph_ps(_mm256_castsi256_si128(v)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(v)))
 }
 
+/// The even and the odd bytes of a vector as words.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn widen(v: __m256i, signed: bool) -> [__m256i; 2] {
+    if signed {
+        [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(v)), _mm256_srai_epi16::<8>(v)]
+    } else {
+        [_mm256_and_si256(v, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(v)]
+    }
+}
+
+/// From 16 scales of groups of 16 (or in the low half eight of groups of 32): in vector `j` those of the groups of elements
+/// `32 * j..`, one in each half.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn scales_for_halves(scales: __m256i, sixteens: bool) -> [__m256i; 8] {
+    let spread = if sixteens {
+        let evens_odds =
+            _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(scales, evens_odds))
+    } else {
+        _mm256_permute2x128_si256::<0x00>(scales, scales)
+    };
+    // Opaque, or the compiler finds "better" shuffles for the known structure: two for each instead of one.
+    let (lo, hi) = (opaque(_mm256_unpacklo_epi16(spread, spread)), opaque(_mm256_unpackhi_epi16(spread, spread)));
+    [
+        _mm256_shuffle_epi32::<0x00>(lo),
+        _mm256_shuffle_epi32::<0x55>(lo),
+        _mm256_shuffle_epi32::<0xaa>(lo),
+        _mm256_shuffle_epi32::<0xff>(lo),
+        _mm256_shuffle_epi32::<0x00>(hi),
+        _mm256_shuffle_epi32::<0x55>(hi),
+        _mm256_shuffle_epi32::<0xaa>(hi),
+        _mm256_shuffle_epi32::<0xff>(hi),
+    ]
+}
+
+/// The eight words of the high half, each twice.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn twice(v: __m256i) -> __m256i {
+    let v = _mm256_permute2x128_si256::<0x11>(v, v);
+    _mm256_blend_epi32::<0xf0>(_mm256_unpacklo_epi16(v, v), _mm256_unpackhi_epi16(v, v))
+}
+
 /// The same value, of which the compiler knows nothing more.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn opaque(mut v: __m256i) -> __m256i {
     // SAFETY: no instruction at all.
     unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) v, options(pure, nomem, nostack, preserves_flags)) };
+    v
+}
+
+/// The same number, of which the compiler knows nothing more: it would else compute table indices in vectors and take them apart again.
+#[inline(always)]
+pub(super) fn scalar(mut v: usize) -> usize {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) v, options(pure, nomem, nostack, preserves_flags)) };
     v
 }
 

@@ -1,42 +1,70 @@
-//! Blocks of 256 as unsigned bytes with 16-bit scales.
+//! Blocks of 256 as bytes with 16-bit scales.
 //!
-//! Here every type has the form `d * (sum of scale[g] * q) - (d or dmin) * (sum of min[g])` with unsigned `q`: signed types are
-//! shifted up by their zero point, which returns as a min of `zero * scale`, exactly, in integers.
+//! Here every type has the form `d * (sum of scale[g] * q) - (d or dmin) * (sum of min[g])`. Types whose bits count from below
+//! zero stay unsigned; the zero point returns as a min of `zero * scale`, exactly, in integers (which may wrap on the way).
 
+use super::lanes::{half_pairs, halves};
 use std::arch::x86_64::*;
 
 /// How the mins act.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mins {
+    /// There are none.
+    None,
     /// `dmin * min[g]`, with its own float scale.
     Scaled,
     /// `d * min[g]`: part of the integer dot.
     Integer,
 }
 
-/// One type with blocks of 256.
+/// The elements of one block as bytes, in order, for types that look them up.
+#[repr(C, align(32))]
+#[derive(Clone, Copy)]
+pub(super) struct Decoded(pub(super) [u8; 256]);
+
+impl Decoded {
+    pub(super) const ZERO: Self = Self([0; 256]);
+}
+
+/// One type with blocks of 256, with `|scale * q| <= 8192`.
 ///
 /// # Safety
-/// The functions need AVX2, and `tables` a whole readable block at `b`.
+/// The functions need AVX2 and F16C, and a whole readable block at `b`.
 pub(super) trait Type256 {
     /// Bytes of a block.
     const BYTES: usize;
     /// Scales cover 16 elements (else 32).
     const SIXTEENS: bool;
-    /// How many products of `u8 * i8` pairs may be added in 16 bits: `2 * RUN * max(q) * 127 < 32768`.
-    const RUN: usize;
     const MINS: Mins;
+    /// Elements are signed bytes.
+    const SIGNED: bool = false;
+    /// Elements come from [`Type256::decode`] instead of [`Type256::elements`] and [`Type256::tables`].
+    const CODED: bool = false;
     /// Where the f16 `d` is; `dmin` follows it.
     const D: usize;
-
     /// Where the 32-byte pieces are that hold the elements.
     const PIECES: &'static [usize];
 
     /// The elements in order, 32 in each vector, from the pieces. Works byte by byte, so the pieces may as well be
     /// any four bytes of eight different blocks.
-    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8];
+    unsafe fn elements(piece: &[__m256i; 8]) -> [__m256i; 8];
     /// With groups of 16: scales and mins as 16 i16 each. With groups of 32: eight scales and eight mins in the first.
     unsafe fn tables(b: *const u8) -> (__m256i, __m256i);
+    /// Looks all elements up; returns the scales as [`Type256::tables`].
+    unsafe fn decode(b: *const u8, to: &mut Decoded) -> __m256i {
+        let _ = (b, to);
+        unreachable!("not a coded type")
+    }
+    /// `d` and `dmin` (or zero) of the blocks at byte `at` of eight rows.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn floats(rows: &[*const u8; 8], at: usize) -> (__m256, __m256) {
+        if Self::MINS == Mins::Scaled {
+            half_pairs(rows, at + Self::D)
+        } else {
+            (halves(rows, at + Self::D), _mm256_setzero_ps())
+        }
+    }
 }
 
 pub(super) struct Q2K;
@@ -80,14 +108,13 @@ fn high_bits<const SHIFT: i32>(v: __m256i, mask: i8) -> __m256i {
 impl Type256 for Q4K {
     const BYTES: usize = 144;
     const SIXTEENS: bool = false;
-    const RUN: usize = 8;
     const MINS: Mins = Mins::Scaled;
     const PIECES: &'static [usize] = &[16, 48, 80, 112];
     const D: usize = 0;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8] {
+    unsafe fn elements(piece: &[__m256i; 8]) -> [__m256i; 8] {
         let v = piece;
         [
             low_bits::<0>(v[0], 15),
@@ -111,14 +138,13 @@ impl Type256 for Q4K {
 impl Type256 for Q5K {
     const BYTES: usize = 176;
     const SIXTEENS: bool = false;
-    const RUN: usize = 4;
     const MINS: Mins = Mins::Scaled;
     const PIECES: &'static [usize] = &[16, 48, 80, 112, 144];
     const D: usize = 0;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8] {
+    unsafe fn elements(piece: &[__m256i; 8]) -> [__m256i; 8] {
         let [h, v @ ..] = piece;
         [
             _mm256_or_si256(low_bits::<0>(v[0], 15), high_bits::<4>(*h, 16)),
@@ -142,15 +168,14 @@ impl Type256 for Q5K {
 impl Type256 for Q6K {
     const BYTES: usize = 210;
     const SIXTEENS: bool = true;
-    const RUN: usize = 2;
     const MINS: Mins = Mins::Integer;
     const PIECES: &'static [usize] = &[0, 32, 128, 64, 96, 160];
     const D: usize = 208;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8] {
-        let &[a0, a1, h, c0, c1, k] = piece;
+    unsafe fn elements(piece: &[__m256i; 8]) -> [__m256i; 8] {
+        let &[a0, a1, h, c0, c1, k, ..] = piece;
         [
             _mm256_or_si256(low_bits::<0>(a0, 15), high_bits::<4>(h, 48)),
             _mm256_or_si256(low_bits::<0>(a1, 15), high_bits::<2>(h, 48)),
@@ -174,14 +199,13 @@ impl Type256 for Q6K {
 impl Type256 for Q3K {
     const BYTES: usize = 110;
     const SIXTEENS: bool = true;
-    const RUN: usize = 4;
     const MINS: Mins = Mins::Integer;
     const PIECES: &'static [usize] = &[0, 32, 64];
     const D: usize = 108;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8] {
+    unsafe fn elements(piece: &[__m256i; 8]) -> [__m256i; 8] {
         let &[h, v0, v1, ..] = piece;
         [
             _mm256_or_si256(low_bits::<0>(v0, 3), high_bits::<2>(h, 4)),
@@ -213,14 +237,13 @@ impl Type256 for Q3K {
 impl Type256 for Q2K {
     const BYTES: usize = 84;
     const SIXTEENS: bool = true;
-    const RUN: usize = 4;
     const MINS: Mins = Mins::Scaled;
     const PIECES: &'static [usize] = &[16, 48];
     const D: usize = 80;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn elements(piece: &[__m256i; 6]) -> [__m256i; 8] {
+    unsafe fn elements(piece: &[__m256i; 8]) -> [__m256i; 8] {
         let &[v0, v1, ..] = piece;
         [
             low_bits::<0>(v0, 3),
