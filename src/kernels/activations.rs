@@ -19,10 +19,16 @@ pub struct Activations {
 }
 
 /// The largest magnitude of a rounded activation: the largest for which a block of 256 products with weights of up to 4096
-/// (scale times element) fits 32 bits.
-pub(super) const LIMIT: i32 = 2047;
+/// (scale times element) fits 32 bits; in blocks of 32, which have no such scales, the largest of 16 bits.
+pub(super) const fn limit(block: usize) -> i32 {
+    if block == 32 {
+        32767
+    } else {
+        2047
+    }
+}
 
-/// Rows as integers of 12 bits with a float scale for every block: `x[i] = d[i / block] * q[place(i)]`.
+/// Rows as integers of 12 bits (16 in blocks of 32) with a float scale for every block: `x[i] = d[i / block] * q[place(i)]`.
 ///
 /// ggml rounds to 8 bits here. A router that decides between two experts that are nearly level then takes the wrong one every
 /// so often, which changes words; with 12 bits that noise is 16 times smaller, and the products stay exact in 32-bit integers.
@@ -33,17 +39,19 @@ pub(super) const LIMIT: i32 = 2047;
 pub(super) struct Quantized {
     /// Elements per scale: 256 or 32.
     pub(super) block: usize,
-    /// `[tokens, cols]`, within -[`LIMIT`]..=[`LIMIT`].
+    /// `[tokens, cols]`, within [`limit`].
     pub(super) q: Vec<i16>,
     /// `[tokens, cols / block]`.
     pub(super) d: Vec<f32>,
     /// The same numbers in natural order as two signed bytes, `64 * high + low`: for products with a weight row that only a
-    /// few tokens meet, where widening the weights would cost more than multiplying twice.
+    /// few tokens meet, where widening the weights would cost more than multiplying twice. Empty in blocks of 32.
     pub(super) high: Vec<i8>,
     /// `[tokens, cols]`, within -32..32.
     pub(super) low: Vec<i8>,
-    /// `[tokens, cols / 16]`, sums of 16 neighbouring elements, for weights with offsets.
+    /// `[tokens, cols / 16]`, sums of 16 neighbouring elements, for weights with offsets. Empty in blocks of 32.
     pub(super) sums16: Vec<i16>,
+    /// `[tokens, cols / 32]`, sums of blocks of 32. Empty in blocks of 256.
+    pub(super) sums32: Vec<i32>,
     valid: bool,
 }
 
@@ -60,6 +68,7 @@ pub(super) struct Blocks<'a> {
     pub(super) low: &'a mut [i8],
     pub(super) d: &'a mut [f32],
     pub(super) sums16: &'a mut [i16],
+    pub(super) sums32: &'a mut [i32],
 }
 
 impl Activations {
@@ -100,21 +109,33 @@ impl Quantized {
             return;
         }
         self.block = block;
-        self.q.resize(x.len(), 0);
-        self.high.resize(x.len(), 0);
-        self.low.resize(x.len(), 0);
-        self.d.resize(x.len() / block, 0.0);
-        self.sums16.resize(x.len() / 16, 0);
-        let tasks = if x.len() < SERIAL_BELOW { 1 } else { pool.threads() * 4 };
-        let step = (x.len() / block).div_ceil(tasks).max(1) * block;
+        let len = x.len();
+        let (bytes, sums32) = if block == 32 { (0, len / 32) } else { (len, 0) };
+        self.q.resize(len, 0);
+        self.high.resize(bytes, 0);
+        self.low.resize(bytes, 0);
+        self.d.resize(len / block, 0.0);
+        self.sums16.resize(bytes / 16, 0);
+        self.sums32.resize(sums32, 0);
+        let tasks = if len < SERIAL_BELOW { 1 } else { pool.threads() * 4 };
+        let step = (len / block).div_ceil(tasks).max(1) * block;
+        let (mut q, mut d) = (self.q.chunks_mut(step), self.d.chunks_mut(step / block));
+        let (mut high, mut low) = (self.high.chunks_mut(step), self.low.chunks_mut(step));
+        let (mut sums16, mut sums32) = (self.sums16.chunks_mut(step / 16), self.sums32.chunks_mut(step / 32));
         // A lock that is taken once is how disjoint pieces travel to the threads.
         let pieces: Vec<_> = x
             .chunks(step)
-            .zip(self.q.chunks_mut(step))
-            .zip(self.high.chunks_mut(step).zip(self.low.chunks_mut(step)))
-            .zip(self.d.chunks_mut(step / block))
-            .zip(self.sums16.chunks_mut(step / 16))
-            .map(|((((x, q), (high, low)), d), sums16)| Mutex::new((x, Blocks { q, high, low, d, sums16 })))
+            .map(|x| {
+                let to = Blocks {
+                    q: q.next().unwrap_or_default(),
+                    high: high.next().unwrap_or_default(),
+                    low: low.next().unwrap_or_default(),
+                    d: d.next().unwrap_or_default(),
+                    sums16: sums16.next().unwrap_or_default(),
+                    sums32: sums32.next().unwrap_or_default(),
+                };
+                Mutex::new((x, to))
+            })
             .collect();
         pool.run(pieces.len(), &|i| {
             let mut piece = pieces[i].lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,14 +152,20 @@ impl Quantized {
     }
 }
 
-/// Round whole blocks to the nearest multiple of a [`LIMIT`]th of their largest magnitude, ties to even.
+/// Round whole blocks to the nearest multiple of a [`limit`]th of their largest magnitude, ties to even.
 pub(super) fn quantize(x: &[f32], block: usize, to: &mut Blocks<'_>) {
     for ((x, q), d) in x.chunks_exact(block).zip(to.q.chunks_exact_mut(block)).zip(to.d.iter_mut()) {
-        let (inverse, scale) = scale(x.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0));
+        let (inverse, scale) = scale(x.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0), block);
         *d = scale;
         for (i, &v) in x.iter().enumerate() {
             q[place(block, i)] = (v * inverse).round_ties_even() as i16;
         }
+    }
+    if block == 32 {
+        for (s, q) in to.sums32.iter_mut().zip(to.q.chunks_exact(32)) {
+            *s = q.iter().map(|&v| i32::from(v)).sum();
+        }
+        return;
     }
     for i in 0..x.len() {
         let q = to.q[place(block, i)];
@@ -152,15 +179,16 @@ pub(super) fn quantize(x: &[f32], block: usize, to: &mut Blocks<'_>) {
 
 /// What to multiply by, and its inverse, from the bits of the largest magnitude of a block.
 /// A magnitude that is not finite makes the scale NaN, so that it reaches the output instead of vanishing.
-pub(super) fn scale(max: u32) -> (f32, f32) {
+pub(super) fn scale(max: u32, block: usize) -> (f32, f32) {
+    let limit = limit(block) as f32;
     let max = f32::from_bits(max);
     if !max.is_finite() {
         return (0.0, f32::NAN);
     }
-    let inverse = LIMIT as f32 / max;
-    // A largest magnitude below LIMIT / f32::MAX counts as zero.
+    let inverse = limit / max;
+    // A largest magnitude below limit / f32::MAX counts as zero.
     if inverse.is_finite() {
-        (inverse, max / LIMIT as f32)
+        (inverse, max / limit)
     } else {
         (0.0, 0.0)
     }
@@ -187,8 +215,8 @@ mod tests {
                 }
                 let run = |fast: bool| {
                     let (mut q, mut d, mut sums16) = (vec![9i16; 1024], vec![9f32; 1024 / block], vec![9i16; 64]);
-                    let (mut high, mut low) = (vec![9i8; 1024], vec![9i8; 1024]);
-                    let mut to = Blocks { q: &mut q, high: &mut high, low: &mut low, d: &mut d, sums16: &mut sums16 };
+                    let (mut high, mut low, mut sums32) = (vec![9i8; 1024], vec![9i8; 1024], vec![9i32; 32]);
+                    let mut to = Blocks { q: &mut q, high: &mut high, low: &mut low, d: &mut d, sums16: &mut sums16, sums32: &mut sums32 };
                     if fast {
                         // SAFETY: the features were found above.
                         unsafe { super::super::x86::quantize(&x, block, &mut to) }

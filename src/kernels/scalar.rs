@@ -60,7 +60,7 @@ pub(super) fn row(
                     let dot: i32 = w.q.iter().enumerate().map(|(i, &w)| i32::from(w) * i32::from(q[place(32, i)])).sum();
                     acc = (w.d * d).mul_add(dot as f32, acc);
                     if offset {
-                        let sum: i32 = x.by32.sums16[at / 16..at / 16 + 2].iter().map(|&s| i32::from(s)).sum();
+                        let sum = x.by32.sums32[at / 32];
                         acc = (w.m * d).mul_add(sum as f32, acc);
                     }
                 }

@@ -8,6 +8,7 @@ use super::{plan, size};
 use crate::cli::{configuration, find_model, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
 use crate::events::{Phase, StepRecord, StepTime};
+use crate::gguf::GgmlType;
 use crate::kernels;
 use crate::model::Logits;
 use clap::Args;
@@ -26,6 +27,9 @@ pub struct BenchArgs {
     /// No model: GB/s and GMAC/s of the CPU's matrix products, type by type
     #[arg(long, conflicts_with = "model")]
     kernels: bool,
+    /// With --kernels: only these types, such as q4_K,iq4_xs
+    #[arg(long, value_name = "TYPE,…", value_delimiter = ',', requires = "kernels", value_parser = weight_type)]
+    types: Vec<GgmlType>,
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = 128)]
     prompt: usize,
@@ -40,6 +44,13 @@ pub struct BenchArgs {
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
+}
+
+fn weight_type(name: &str) -> Result<GgmlType, String> {
+    GgmlType::from_name(name).filter(|&ty| kernels::supported(ty)).ok_or_else(|| {
+        let known: Vec<_> = GgmlType::all().filter(|&ty| kernels::supported(ty)).map(GgmlType::name).collect();
+        format!("no such type; there are {}", known.join(", "))
+    })
 }
 
 /// Mean and sample standard deviation.
@@ -106,7 +117,7 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     let config = configuration();
     if args.kernels {
         let pool = kernels::Pool::new(args.load.options(&config).threads.unwrap_or(0));
-        kernels::bench(&pool, &[], Duration::from_millis(300), &mut std::io::stdout())?;
+        kernels::bench(&pool, &args.types, Duration::from_millis(300), &mut std::io::stdout())?;
         return Ok(ExitCode::SUCCESS);
     }
     let name = args.model.clone().unwrap_or_default();

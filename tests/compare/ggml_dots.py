@@ -59,7 +59,7 @@ rng = np.random.default_rng(7)
 
 def rotary(name):
     """GMAC/s by number of tokens."""
-    command = [a.rotary, "bench", "--kernels", name, "--threads", str(a.threads)]
+    command = [a.rotary, "bench", "--kernels", "--types", name, "--threads", str(a.threads)]
     table = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     row = [cell.strip() for cell in table[-1].split("|")[1:-1]]
     return dict(zip((1, 2, 4, 8, 32, 128), map(float, row[2:8])))

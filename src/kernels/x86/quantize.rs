@@ -1,4 +1,4 @@
-//! Rounding activations to integers of 12 bits.
+//! Rounding activations to integers.
 
 use super::super::activations::Blocks;
 use std::arch::x86_64::*;
@@ -18,7 +18,7 @@ pub(in super::super) unsafe fn quantize(x: &[f32], block: usize, to: &mut Blocks
         }
         let mut lanes = [0u32; 8];
         _mm256_storeu_si256(lanes.as_mut_ptr().cast(), max);
-        let (inverse, d) = super::super::activations::scale(lanes.into_iter().max().unwrap_or(0));
+        let (inverse, d) = super::super::activations::scale(lanes.into_iter().max().unwrap_or(0), block);
         to.d[i] = d;
         let inverse = _mm256_set1_ps(inverse);
         // Within half of a vector: even elements first.
@@ -27,27 +27,32 @@ pub(in super::super) unsafe fn quantize(x: &[f32], block: usize, to: &mut Blocks
             let at = |k: usize| _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(v.as_ptr().add(8 * k)), inverse));
             let sixteen = |k: usize| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(at(k), at(k + 1)));
             let words = [sixteen(0), sixteen(2)];
-            let high = words.map(|w| _mm256_srai_epi16::<6>(_mm256_add_epi16(w, _mm256_set1_epi16(32))));
-            let low = [0, 1].map(|i| _mm256_sub_epi16(words[i], _mm256_slli_epi16::<6>(high[i])));
-            let bytes = |v: [__m256i; 2]| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(v[0], v[1]));
-            let first = i * block + 32 * j;
-            _mm256_storeu_si256(to.high[first..first + 32].as_mut_ptr().cast(), bytes(high));
-            _mm256_storeu_si256(to.low[first..first + 32].as_mut_ptr().cast(), bytes(low));
             let (a, b) = (_mm256_shuffle_epi8(words[0], sorted), _mm256_shuffle_epi8(words[1], sorted));
             let evens = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_unpacklo_epi64(a, b));
             let odds = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_unpackhi_epi64(a, b));
-            let index = i * block / 32 + j;
-            let (at, apart) = if block == 32 { (32 * index, 16) } else { (index / 2 * 64 + index % 2 * 16, 32) };
+            let first = i * block + 32 * j;
+            let (at, apart) = if block == 32 { (first, 16) } else { (first / 64 * 64 + first % 64 / 2, 32) };
             _mm256_storeu_si256(to.q[at..at + 16].as_mut_ptr().cast(), evens);
             _mm256_storeu_si256(to.q[at + apart..at + apart + 16].as_mut_ptr().cast(), odds);
+            // The sums of 16 elements in all lanes of each half.
             let pairs = |v: __m256i| {
                 let fours = _mm256_madd_epi16(v, _mm256_set1_epi16(1));
                 _mm256_add_epi32(fours, _mm256_shuffle_epi32::<0b01_00_11_10>(fours))
             };
             let sums = _mm256_add_epi32(pairs(evens), pairs(odds));
             let sums = _mm256_add_epi32(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
-            to.sums16[2 * index] = _mm256_extract_epi32::<0>(sums) as i16;
-            to.sums16[2 * index + 1] = _mm256_extract_epi32::<4>(sums) as i16;
+            let sums = [_mm256_extract_epi32::<0>(sums), _mm256_extract_epi32::<4>(sums)];
+            if block == 32 {
+                to.sums32[first / 32] = sums[0] + sums[1];
+                continue;
+            }
+            to.sums16[first / 16] = sums[0] as i16;
+            to.sums16[first / 16 + 1] = sums[1] as i16;
+            let high = words.map(|w| _mm256_srai_epi16::<6>(_mm256_add_epi16(w, _mm256_set1_epi16(32))));
+            let low = [0, 1].map(|i| _mm256_sub_epi16(words[i], _mm256_slli_epi16::<6>(high[i])));
+            let bytes = |v: [__m256i; 2]| _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(v[0], v[1]));
+            _mm256_storeu_si256(to.high[first..first + 32].as_mut_ptr().cast(), bytes(high));
+            _mm256_storeu_si256(to.low[first..first + 32].as_mut_ptr().cast(), bytes(low));
         }
     }
 }
