@@ -230,10 +230,10 @@ mod tests {
     #[test]
     fn what_can_not_run_is_said_and_nothing_steers_the_terminal() {
         let mut file = Writer::new("mamba\u{1b}[2J").with("general.name", "a\u{7}b");
-        file.tensor("x", GgmlType::IQ1_S, &[256], vec![0; 50]);
+        file.tensor("x", GgmlType::NVFP4, &[64], vec![0; 36]);
         let text = look(&file).to_string();
         assert!(
-            text.contains("architecture mamba") && text.contains("tensor x is iq1_s") && text.contains("lacks tokenizer.ggml.model"),
+            text.contains("architecture mamba") && text.contains("tensor x is nvfp4") && text.contains("lacks tokenizer.ggml.model"),
             "{text}"
         );
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
