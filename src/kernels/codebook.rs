@@ -36,24 +36,15 @@ impl Book {
         &GRIDS[at..at + self.width]
     }
 
-    /// An entry of four bytes.
+    /// Where an entry starts.
+    ///
+    /// # Safety
+    /// `index` is within the book.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    pub(super) fn four(self, index: usize) -> u32 {
-        u32::from_le_bytes(self.bytes(index))
-    }
-
-    /// An entry of eight bytes.
-    #[inline(always)]
-    pub(super) fn eight(self, index: usize) -> u64 {
-        u64::from_le_bytes(self.bytes(index))
-    }
-
-    #[inline(always)]
-    fn bytes<const N: usize>(self, index: usize) -> [u8; N] {
-        assert!(self.width == N && self.start + self.mask * N + N <= GRIDS.len(), "a book of another width");
-        let at = self.start + (index & self.mask) * N;
-        // SAFETY: `index & mask <= mask`, so the entry lies within the books, as was just asserted (of constants: no instruction is left).
-        unsafe { GRIDS.as_ptr().add(at).cast::<[u8; N]>().read_unaligned() }
+    pub(super) unsafe fn pointer(self, index: usize) -> *const u8 {
+        debug_assert!(index <= self.mask);
+        GRIDS.as_ptr().add(self.start + index * self.width)
     }
 }
 

@@ -4,7 +4,7 @@ use super::lanes::{halves, load, scalar};
 use super::unpack256::{Decoded, Mins, Type256};
 use super::unpack32::looked_up;
 use crate::gguf::GgmlType;
-use crate::kernels::codebook;
+use crate::kernels::codebook::{self, Book};
 use std::arch::x86_64::*;
 
 const PIECES: &[usize] = &[0, 32, 64, 96, 128, 160, 192, 224];
@@ -86,6 +86,24 @@ impl Type256 for IQ1M {
         });
         (_mm256_loadu_ps(d.as_ptr()), _mm256_setzero_ps())
     }
+}
+
+/// Four bytes of a codebook.
+///
+/// # Safety
+/// `index` is within the book, whose entries have four bytes.
+#[inline(always)]
+unsafe fn four(book: Book, index: usize) -> i32 {
+    book.pointer(scalar(index)).cast::<i32>().read_unaligned()
+}
+
+/// Eight bytes of a codebook.
+///
+/// # Safety
+/// `index` is within the book, whose entries have eight bytes.
+#[inline(always)]
+unsafe fn eight(book: Book, index: usize) -> i64 {
+    book.pointer(scalar(index)).cast::<i64>().read_unaligned()
 }
 
 /// By the scalar unpacking.
@@ -195,7 +213,7 @@ fn all_signs(v: __m256i) -> [u32; 8] {
 unsafe fn iq3_xxs(b: *const u8, to: &mut Decoded) -> __m256i {
     let rest = load(b.add(66));
     for (g, signs) in all_signs(rest).into_iter().enumerate() {
-        let q = |i: usize| codebook::IQ3_XXS.four(scalar(usize::from(*b.add(2 + 8 * g + i)))) as i32;
+        let q = |i: usize| four(codebook::IQ3_XXS, usize::from(*b.add(2 + 8 * g + i)));
         let v = _mm256_setr_epi32(q(0), q(1), q(2), q(3), q(4), q(5), q(6), q(7));
         _mm256_store_si256(to.0.as_mut_ptr().add(32 * g).cast(), with_signs(v, signs));
     }
@@ -215,7 +233,7 @@ unsafe fn iq3_s(b: *const u8, to: &mut Decoded) -> __m256i {
         _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_or_si256(low, high));
     }
     for (g, index) in index.as_chunks::<8>().0.iter().enumerate() {
-        let q = |i: usize| codebook::IQ3_S.four(scalar(usize::from(index[i]))) as i32;
+        let q = |i: usize| four(codebook::IQ3_S, usize::from(index[i]));
         let v = _mm256_setr_epi32(q(0), q(1), q(2), q(3), q(4), q(5), q(6), q(7));
         let signs = b.add(74 + 4 * g).cast::<u32>().read_unaligned();
         _mm256_store_si256(to.0.as_mut_ptr().add(32 * g).cast(), with_signs(v, signs));
@@ -256,7 +274,7 @@ unsafe fn iq2_xxs(b: *const u8, to: &mut Decoded) -> __m256i {
     let rest = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(half(2), half(34)));
     let rest = _mm256_permute4x64_epi64::<0b11_01_10_00>(rest);
     for (g, signs) in all_signs(rest).into_iter().enumerate() {
-        let q = |i: usize| codebook::IQ2_XXS.eight(scalar(usize::from(*b.add(2 + 8 * g + i)))) as i64;
+        let q = |i: usize| eight(codebook::IQ2_XXS, usize::from(*b.add(2 + 8 * g + i)));
         let v = with_signs(_mm256_setr_epi64x(q(0), q(1), q(2), q(3)), signs);
         _mm256_store_si256(to.0.as_mut_ptr().add(32 * g).cast(), v);
     }
@@ -273,7 +291,7 @@ unsafe fn iq2_xs(b: *const u8, to: &mut Decoded) -> __m256i {
     _mm256_storeu_si256(all.as_mut_ptr().cast(), signs);
     for (g, signs) in all.into_iter().enumerate() {
         let code = |i: usize| b.add(2 + 8 * g + 2 * i).cast::<u16>().read_unaligned();
-        let q = |i: usize| codebook::IQ2_XS.eight(scalar(usize::from(code(i)))) as i64;
+        let q = |i: usize| eight(codebook::IQ2_XS, usize::from(code(i) & 511));
         _mm256_store_si256(to.0.as_mut_ptr().add(32 * g).cast(), with_signs(_mm256_setr_epi64x(q(0), q(1), q(2), q(3)), signs));
     }
     odd_nibbles(b.add(66))
@@ -284,7 +302,7 @@ unsafe fn iq2_xs(b: *const u8, to: &mut Decoded) -> __m256i {
 unsafe fn iq2_s(b: *const u8, to: &mut Decoded) -> __m256i {
     for g in 0..8 {
         let high = usize::from(*b.add(66 + g));
-        let q = |i: usize| codebook::IQ2_S.eight(scalar(usize::from(*b.add(2 + 4 * g + i)) | (high << (8 - 2 * i) & 768))) as i64;
+        let q = |i: usize| eight(codebook::IQ2_S, usize::from(*b.add(2 + 4 * g + i)) | (high << (8 - 2 * i) & 768));
         let signs = b.add(34 + 4 * g).cast::<u32>().read_unaligned();
         _mm256_store_si256(to.0.as_mut_ptr().add(32 * g).cast(), with_signs(_mm256_setr_epi64x(q(0), q(1), q(2), q(3)), signs));
     }
@@ -305,7 +323,7 @@ fn moved(v: __m256i, moves: __m256i) -> __m256i {
 unsafe fn iq1_s(b: *const u8, to: &mut Decoded) -> __m256i {
     for g in 0..8 {
         let rest = usize::from(b.add(34 + 2 * g).cast::<u16>().read_unaligned());
-        let q = |i: usize| codebook::IQ1.eight(scalar(usize::from(*b.add(2 + 4 * g + i)) | (rest >> (3 * i) & 7) << 8)) as i64;
+        let q = |i: usize| eight(codebook::IQ1, usize::from(*b.add(2 + 4 * g + i)) | (rest >> (3 * i) & 7) << 8);
         let v = moved(_mm256_setr_epi64x(q(0), q(1), q(2), q(3)), _mm256_set1_epi8(if rest & 0x8000 == 0 { 1 } else { -1 }));
         _mm256_store_si256(to.0.as_mut_ptr().add(32 * g).cast(), v);
     }
@@ -318,7 +336,7 @@ unsafe fn iq1_s(b: *const u8, to: &mut Decoded) -> __m256i {
 unsafe fn iq1_m(b: *const u8, to: &mut Decoded) -> __m256i {
     for g in 0..8 {
         let rest = usize::from(b.add(32 + 2 * g).cast::<u16>().read_unaligned());
-        let q = |i: usize| codebook::IQ1.eight(scalar(usize::from(*b.add(4 * g + i)) | (rest >> (4 * i) & 7) << 8)) as i64;
+        let q = |i: usize| eight(codebook::IQ1, usize::from(*b.add(4 * g + i)) | (rest >> (4 * i) & 7) << 8);
         // A byte of ones, or of minus ones where the bit is set.
         let m = |i: usize| if rest >> (4 * i) & 8 == 0 { 0x0101_0101_0101_0101 } else { -1 };
         let v = moved(_mm256_setr_epi64x(q(0), q(1), q(2), q(3)), _mm256_setr_epi64x(m(0), m(1), m(2), m(3)));

@@ -87,11 +87,12 @@ pub(super) unsafe fn tile<T: Float, const R: usize, const N: usize>(
         for n in 0..N {
             xs[n] = _mm256_loadu_ps(x[n].add(c));
         }
+        if N <= 2 && ahead > 0 && c * T::BYTES % 64 == 0 {
+            // In the order of memory, which is not that of use.
+            prefetch(rows[0].wrapping_add(ahead + c * T::BYTES * R), 64 * R);
+        }
         for r in 0..R {
             let p = rows[r].add(c * T::BYTES);
-            if N <= 2 && ahead > 0 && c * T::BYTES % 64 == 0 {
-                prefetch(p.wrapping_add(ahead), 1);
-            }
             let w = T::eight(p);
             for n in 0..N {
                 acc[n][r] = _mm256_fmadd_ps(w, xs[n], acc[n][r]);
