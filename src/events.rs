@@ -152,6 +152,14 @@ pub struct ModelCard {
     pub device: String,
 }
 
+impl ModelCard {
+    /// No routed experts: every weight is used for every token, and there is nothing to rotate.
+    #[must_use]
+    pub fn is_dense(&self) -> bool {
+        self.layers == 0 || self.experts == 0
+    }
+}
+
 /// The memory plan, computed and shown before anything is loaded. All sizes in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {

@@ -91,8 +91,12 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
         if let Some(rate) = state.memory.hit_rate_now() {
             add("hits ", format!("{:.0}%", rate * 100.0), Face::Text, 2);
         }
-        let SlotWords(words, face) = slot_words(state);
-        add("slots ", format!("{words}/{}", card.experts), face, 3);
+        if card.is_dense() {
+            add("", "dense".into(), Face::Text, 3);
+        } else {
+            let SlotWords(words, face) = slot_words(state);
+            add("slots ", format!("{words}/{}", card.experts), face, 3);
+        }
         let percent = (state.context_used * 100).checked_div(card.context).unwrap_or(0);
         let face = if percent >= 90 { Face::Notice } else { Face::Text };
         let of = if width < 100 { String::new() } else { format!(" of {}", card.context) };

@@ -158,7 +158,11 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
     }
     buf.set_style(area, theme.base());
     if state.layers() == 0 || state.experts() == 0 {
-        let words = if context.card.is_some() { "waiting for the first token" } else { "no model is open" };
+        let words = match context.card {
+            Some(card) if card.is_dense() => "a dense model: it has no experts to rotate",
+            Some(_) => "waiting for the first token",
+            None => "no model is open",
+        };
         buf.set_stringn(area.x, area.y, words, usize::from(area.width), theme.style(Face::Dim));
         return;
     }

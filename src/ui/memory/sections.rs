@@ -1,6 +1,7 @@
 //! The sections of the memory pane, as lines.
 
 use super::figures::{bare_bytes, bytes, percent, signed_bytes, speed, time};
+use crate::events::ModelCard;
 use crate::ui::memory_state::MemoryState;
 use crate::ui::panes::PaneContext;
 use crate::ui::theme::{Face, Theme};
@@ -83,6 +84,16 @@ impl Ink<'_> {
 /// What happens: slots, hits, speed, time, what other slot counts would do.
 pub(super) fn activity(state: &MemoryState, context: &PaneContext<'_>, theme: &Theme, width: u16) -> Vec<Section> {
     let ink = Ink { theme, width: usize::from(width) };
+    if context.card.is_some_and(ModelCard::is_dense) {
+        let words = ink.fitting(vec![
+            Line::from(vec![ink.label("slots"), ink.text("none"), ink.dim("  a dense model: each token uses every weight")]),
+            Line::from(vec![ink.label("slots"), ink.text("none"), ink.dim("  a dense model")]),
+        ]);
+        let mut all = vec![section(0, false, vec![words])];
+        all.extend(speeds(&ink, state));
+        all.extend(split(&ink, state));
+        return all;
+    }
     let mut all = slots(&ink, state, context);
     all.push(section(2, true, vec![hit_rate(&ink, state)]));
     all.extend(speeds(&ink, state));

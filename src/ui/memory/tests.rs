@@ -47,6 +47,21 @@ fn mono() -> Theme {
     Theme::built_in("mono", ColorDepth::Mono, false)
 }
 
+#[test]
+fn a_dense_model_shows_speed_and_no_slots() {
+    let session = session();
+    let mut card = session.stream.card();
+    (card.layers, card.experts) = (0, 0);
+    let mut buf = Buffer::empty(Rect::new(0, 0, 54, 14));
+    let context = PaneContext { card: Some(&card), slots: &session.knob, dropped: 0, generating: true, focused: false, ascii: false };
+    draw(buf.area, &mut buf, &session.state, &context, &mono());
+    let text = text(&buf);
+    assert!(
+        text.contains("a dense model") && text.contains("tok/s") && !text.contains("per layer") && !text.contains("no further"),
+        "{text}"
+    );
+}
+
 /// A prompt, 100 tokens at 40 slots, 90 more at 48.
 fn session() -> Session {
     let mut session = Session::new();

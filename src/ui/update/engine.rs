@@ -142,6 +142,9 @@ pub(super) fn set_slots(state: &mut State, to: usize, now: Moment, out: &mut Vec
     let Some(card) = &state.card else {
         return state.complain("no model is open", now);
     };
+    if card.is_dense() {
+        return state.complain("this model is dense: it has no expert slots to turn", now);
+    }
     let (least, most) = (card.plan.min_slots, card.plan.max_slots.max(card.plan.min_slots));
     let wanted = to.clamp(least, most);
     if wanted != to {

@@ -236,6 +236,16 @@ fn slots_are_turned_from_the_panes_and_while_typing_within_the_plan() {
 }
 
 #[test]
+fn a_dense_model_has_no_slots_to_turn_and_says_so() {
+    let mut s = Script::ready();
+    if let Some(card) = &mut s.state.card {
+        (card.layers, card.experts) = (0, 0);
+    }
+    assert!(s.alt('+').is_empty());
+    assert!(s.notice().contains("dense"), "{}", s.notice());
+}
+
+#[test]
 fn a_granted_count_does_not_undo_a_later_wish() {
     let mut s = Script::ready();
     s.alt('+');
