@@ -488,12 +488,18 @@ impl App {
         self.send(Message::Link(self.pipe.state()));
         self.send(Message::Draw);
         let state = &self.state;
-        self.terminal.draw(|frame| {
+        let drawn = self.terminal.draw(|frame| {
             let area = frame.area();
             if let Some(cursor) = view::draw(area, frame.buffer_mut(), state) {
                 frame.set_cursor_position(cursor);
             }
-        })?;
+        });
+        if let Err(error) = drawn {
+            // Frames are drawn into memory; only the question for the size can fail, when there is no terminal any more.
+            tracing::warn!("the terminal does not answer: {error}");
+            self.hang_up();
+            return Ok(());
+        }
         self.pacer.drawn(now);
         let frame = self.terminal.backend_mut().take_frame();
         let mut bytes = std::mem::take(&mut self.extra);
