@@ -212,7 +212,7 @@ fn iq4_xs(b: &[u8], out: &mut Block256) {
     let high = u16_at(b, 2);
     for g in 0..8 {
         let low = (b[4 + g / 2] >> (4 * (g % 2))) & 15;
-        out.scale[2 * g..2 * g + 2].fill((i16::from(low) | (high >> (2 * g) & 3) as i16 * 16) - 32);
+        out.scale[2 * g..2 * g + 2].fill((i16::from(low) | (((high >> (2 * g)) & 3) << 4) as i16) - 32);
         for i in 0..16 {
             let byte = b[8 + 16 * g + i];
             out.q[32 * g + i] = IQ4[usize::from(byte & 15)];
