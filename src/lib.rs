@@ -18,6 +18,7 @@
 //! | [`events`] | the only types that engine and screen share: plain data |
 //! | [`model`] | architectures, one file each, over shared layers |
 //! | [`experts`] | the heart: store (host tier), slots (device tier), schedule (pure), policy, curve |
+//! | [`gpu`] | a GPU as the engine needs one: memory, two streams, kernels; a simulated one beside it |
 //! | [`kernels`] | quantized dot products and the worker pool that runs them |
 //! | [`text`] | tokenizer and chat template from the GGUF, streaming decoder |
 //! | [`gguf`] | mapped reader that trusts nothing |
@@ -32,6 +33,7 @@ pub mod engine;
 pub mod events;
 pub mod experts;
 pub mod gguf;
+pub mod gpu;
 pub mod kernels;
 pub mod model;
 pub mod report;

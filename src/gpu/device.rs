@@ -1,0 +1,271 @@
+//! What a device offers. Two streams, called lanes: one computes, one copies; marks order them.
+//!
+//! All calls but [`Device::sync`] only queue work and return at once. Memory that queued work still uses must be kept: every
+//! [`Memory`] and [`Pinned`] is reference-counted, and a device frees in stream order.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Why the device did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    /// There is no such memory.
+    #[error("the GPU has no room for {bytes} bytes more ({free} are free); fewer slots or a shorter context take less")]
+    OutOfMemory {
+        /// Asked for.
+        bytes: u64,
+        /// Free at that moment.
+        free: u64,
+    },
+    /// Page-locked host memory can't be had.
+    #[error("the system refuses {bytes} bytes of page-locked memory: {why}")]
+    Pinned {
+        /// Asked for.
+        bytes: u64,
+        /// From the driver.
+        why: String,
+    },
+    /// A kernel that the device's module lacks.
+    #[error("this build has no kernel `{0}` for the GPU at hand")]
+    NoKernel(&'static str),
+    /// A library that the GPU tier needs is not there.
+    #[error("{library} is missing ({why}); {remedy}")]
+    Library {
+        /// Its name.
+        library: &'static str,
+        /// From the loader.
+        why: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// Anything else that the driver says.
+    #[error("{what}: {why}")]
+    Driver {
+        /// What was tried.
+        what: String,
+        /// From the driver.
+        why: String,
+    },
+}
+
+/// A stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Kernels, and the small copies that belong to them.
+    Compute,
+    /// Experts on their way into slots.
+    Copy,
+}
+
+/// A place in device memory. Arithmetic on it is the business of who knows the size of the memory behind it.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// No memory: an optional parameter that is not there.
+    pub const NONE: Self = Self(0);
+
+    /// So many bytes further on.
+    #[must_use]
+    pub fn plus(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
+    }
+}
+
+/// Memory on the device; freed when the last clone is dropped and the work queued until then is done.
+#[derive(Clone)]
+pub struct Memory {
+    address: Address,
+    bytes: usize,
+    _owner: Arc<dyn Any + Send + Sync>,
+}
+
+impl Memory {
+    /// Memory at `address` that lives as long as `owner`.
+    #[must_use]
+    pub fn new(address: Address, bytes: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { address, bytes, _owner: owner }
+    }
+
+    /// Where it begins.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The place `offset` bytes in, with room for `bytes` more.
+    ///
+    /// # Panics
+    /// If that is outside: a mistake of this program, never of a file.
+    #[must_use]
+    pub fn at(&self, offset: usize, bytes: usize) -> Address {
+        assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.bytes), "{offset}+{bytes} of {}", self.bytes);
+        self.address.plus(offset)
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Memory({:#x}, {})", self.address.0, self.bytes)
+    }
+}
+
+/// Page-locked host memory, which the device reads and writes while the host goes on. Whoever touches its bytes has waited for
+/// the marks of the copies that use them.
+pub trait PinnedBytes: Send + Sync {
+    /// Size in bytes.
+    fn len(&self) -> usize;
+    /// Whether it has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Read.
+    fn read(&self, at: Range<usize>, f: &mut dyn FnMut(&[u8]));
+    /// Write.
+    fn write(&self, at: Range<usize>, f: &mut dyn FnMut(&mut [u8]));
+    /// For the device that made it.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Shared page-locked host memory.
+pub type Pinned = Arc<dyn PinnedBytes>;
+
+/// A point in a lane's work; passed when all that was queued before it is done.
+#[derive(Clone)]
+pub struct Mark(pub Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mark")
+    }
+}
+
+/// What is known of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// "NVIDIA GeForce RTX 4060 Laptop GPU".
+    pub name: String,
+    /// Compute capability, 89 for 8.9; 0 if it has none.
+    pub capability: u32,
+    /// Bytes of memory in all.
+    pub memory: u64,
+    /// Streaming multiprocessors.
+    pub processors: u32,
+}
+
+/// Which bytes a launch touches, for the simulator's checker: slabs are shared by the lanes, so whole memories would be too coarse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touch {
+    /// Where.
+    pub address: Address,
+    /// How much.
+    pub bytes: usize,
+    /// Written, not only read.
+    pub writes: bool,
+}
+
+/// A GPU, or what stands for one.
+pub trait Device: Send + Sync {
+    /// What it is.
+    fn facts(&self) -> &Facts;
+
+    /// Bytes of device memory that are free now.
+    ///
+    /// # Errors
+    /// From the driver.
+    fn free(&self) -> Result<u64, GpuError>;
+
+    /// Device memory with undefined content, at a multiple of 256.
+    ///
+    /// # Errors
+    /// [`GpuError::OutOfMemory`].
+    fn alloc(&self, bytes: usize) -> Result<Memory, GpuError>;
+
+    /// Page-locked host memory, zeroed.
+    ///
+    /// # Errors
+    /// [`GpuError::Pinned`].
+    fn pinned(&self, bytes: usize) -> Result<Pinned, GpuError>;
+
+    /// Queue a copy from page-locked memory to the device.
+    ///
+    /// # Errors
+    /// From the driver; nothing was queued.
+    fn upload(&self, lane: Lane, to: Address, from: &Pinned, at: Range<usize>) -> Result<(), GpuError>;
+
+    /// Copy ordinary host memory to the device; `from` may be given back when this returns.
+    ///
+    /// # Errors
+    /// From the driver; nothing was queued.
+    fn upload_now(&self, lane: Lane, to: Address, from: &[u8]) -> Result<(), GpuError>;
+
+    /// Queue a copy from the device to page-locked memory.
+    ///
+    /// # Errors
+    /// From the driver; nothing was queued.
+    fn download(&self, lane: Lane, from: Address, to: &Pinned, at: Range<usize>) -> Result<(), GpuError>;
+
+    /// Queue a copy within the device; the ranges don't overlap.
+    ///
+    /// # Errors
+    /// From the driver; nothing was queued.
+    fn copy(&self, lane: Lane, from: Address, to: Address, bytes: usize) -> Result<(), GpuError>;
+
+    /// Queue zeros.
+    ///
+    /// # Errors
+    /// From the driver; nothing was queued.
+    fn clear(&self, lane: Lane, at: Address, bytes: usize) -> Result<(), GpuError>;
+
+    /// A mark after all that the lane has been given so far.
+    ///
+    /// # Errors
+    /// From the driver.
+    fn mark(&self, lane: Lane) -> Result<Mark, GpuError>;
+
+    /// What the lane is given from now on waits for the mark.
+    ///
+    /// # Errors
+    /// From the driver.
+    fn wait(&self, lane: Lane, mark: &Mark) -> Result<(), GpuError>;
+
+    /// The host waits for the mark. Failures of earlier work surface here.
+    ///
+    /// # Errors
+    /// From the driver.
+    fn sync(&self, mark: &Mark) -> Result<(), GpuError>;
+
+    /// Whether the mark has been passed.
+    ///
+    /// # Errors
+    /// From the driver.
+    fn passed(&self, mark: &Mark) -> Result<bool, GpuError>;
+
+    /// Microseconds of device time between two passed marks of one lane; `None` if the device can't tell.
+    fn between(&self, from: &Mark, to: &Mark) -> Option<f64>;
+
+    /// Queue a kernel on the compute lane. `params` is the kernel's parameter struct (see [`super::params`]), `touches` what it
+    /// reads and writes of memory that the copy lane uses too.
+    ///
+    /// # Errors
+    /// From the driver; nothing was queued.
+    fn launch(&self, kernel: &'static str, shape: super::params::Shape, params: &[u8], touches: &[Touch]) -> Result<(), GpuError>;
+
+    /// Kernels launched since the device was opened.
+    fn launches(&self) -> u64;
+}

@@ -1,0 +1,19 @@
+//! The GPU, as far as the engine needs one: memory, two streams, events, and a short list of kernels.
+//!
+//! Everything above this room (the slots in VRAM, the decoder on the device) speaks to a [`Device`] and is the same for
+//! all of them:
+//!
+//! | file | idea |
+//! |---|---|
+//! | [`device`] | what a device offers: memory, pinned memory, two streams, marks (events), launches |
+//! | [`params`] | the kernels by name, their parameters and launch shapes: the border between Rust and CUDA |
+//! | `reference` | what every kernel means, in plain Rust |
+//! | `simulated` | a device in host memory with a clock, faults and a checker of races between the streams |
+//! | `cuda` (feature `cuda`) | the real one, on candle's device |
+//!
+//! The kernels themselves are CUDA C++ in `kernels/`; `docs/gpu.md` tells how they are tested without a GPU.
+
+pub mod device;
+pub mod params;
+
+pub use device::{Address, Device, GpuError, Lane, Mark, Memory, Pinned};

@@ -1,0 +1,297 @@
+//! The kernels: what each is given. These structs are the border to CUDA C++; `kernels/params.cuh` mirrors them field by field.
+//!
+//! Conventions: an [`Address`] is a pointer, 0 is "not there". Sizes and strides count elements, not bytes, unless a field says
+//! otherwise. Activations are f32; weights are rows in their GGUF type, one after the other without gaps. Sums inside a kernel run
+//! in f32; the order of summation is the kernel's own, but the same in every run.
+
+#![allow(missing_docs, reason = "field names say what the line above each struct explains")]
+
+use super::device::{Address, Device, GpuError, Touch};
+use bytemuck::{Pod, Zeroable};
+
+/// How many blocks of how many threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub grid: [u32; 3],
+    pub threads: u32,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: `Address` is `repr(transparent)` over u64, for which every bit pattern is valid.
+unsafe impl Zeroable for Address {}
+#[allow(unsafe_code)]
+// SAFETY: as above; it has no padding.
+unsafe impl Pod for Address {}
+
+/// A kernel: its name, its parameters, and how many threads it wants for them.
+pub trait Kernel: Pod {
+    const NAME: &'static str;
+    fn shape(&self) -> Shape;
+}
+
+/// Queue a kernel.
+///
+/// # Errors
+/// From the device.
+pub fn launch<K: Kernel>(device: &dyn Device, kernel: &K, touches: &[Touch]) -> Result<(), GpuError> {
+    device.launch(K::NAME, kernel.shape(), bytemuck::bytes_of(kernel), touches)
+}
+
+const fn line(blocks: u32, threads: u32) -> Shape {
+    Shape { grid: [blocks, 1, 1], threads }
+}
+
+macro_rules! params {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $ty:ty),* $(,)? })*) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+        pub struct $name { $(pub $field: $ty),* }
+    )*};
+}
+
+params! {
+    /// `y = clamp(x) / sqrt(mean(clamp(x)^2) + eps) * weight` over each of `pieces` pieces of `len` values in each of `rows` rows.
+    /// Piece p of row r begins at `r * x_stride + p * x_piece`, its result at `r * y_stride + p * len`. `limit` 0: no clamp. `x` may be `y`
+    /// if the strides are the same.
+    RmsNorm { x: Address, weight: Address, y: Address, rows: u32, pieces: u32, len: u32, x_stride: u32, x_piece: u32, y_stride: u32, eps: f32, limit: f32 }
+
+    /// One map of a [`MatVec`] or [`MatMul`]: `y[t] (+)= f(W x[t] + bias)`, W `[rows, cols]` of type `ty` (the GGUF type number).
+    /// `accumulate`: add to `y`. `scale`: multiply the product by `sigmoid(scale[t * scale_stride])`, 0 for none. `bias`: `[rows]` f32.
+    MatJob { weight: Address, bias: Address, y: Address, scale: Address, ty: u32, rows: u32, y_stride: u32, accumulate: u32, scale_stride: u32, first_block: u32 }
+
+    /// Up to six maps over the same 1 to 8 rows `x[t * x_stride..][..cols]`; block b belongs to the last job whose `first_block <= b`
+    /// and computes [`MatVec::ROWS`] rows of it.
+    MatVec { x: Address, cols: u32, tokens: u32, x_stride: u32, jobs: u32, blocks: u32, pad: u32, job: [MatJob; 6] }
+
+    /// The same for any number of rows, in tiles of [`MatMul::TILE`] weight rows by [`MatMul::TILE`] tokens; one map.
+    MatMul { x: Address, cols: u32, tokens: u32, x_stride: u32, pad: u32, job: MatJob }
+
+    /// Queries and keys are normalised per head (`*_norm` 0: not), rotated (NEOX, first `2 * half` dimensions), and stored.
+    ///
+    /// Query head h of token t is at `q + t * q_stride + h * q_head`; the result goes to `q_out[t][h][key_dim]`. Key head g is at
+    /// `k + t * k_stride + g * key_dim`, value head g at `v + t * v_stride + g * value_dim`; they go to the caches `keys`
+    /// `[groups, context, key_dim]` and `values` `[groups, context, value_dim]` (f16, or f32 if `wide`) at position `*position + t`. `angles` is
+    /// `[tokens, cosines half, sines half]`. `limit`: q, k and v are clamped first (0: not).
+    Rotate { q: Address, k: Address, v: Address, q_norm: Address, k_norm: Address, angles: Address, q_out: Address, keys: Address, values: Address,
+             position: Address, tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, half: u32, context: u32, wide: u32,
+             q_stride: u32, q_head: u32, k_stride: u32, v_stride: u32, eps: f32, limit: f32 }
+
+    /// Causal attention of `tokens` queries `q[t][h][key_dim]` at positions `*position + t` over the caches (see [`Rotate`]), keys cut into `splits` equal
+    /// ranges of positions. Each split writes its running maximum, sum and unnormalised output to `partial`
+    /// `[tokens, heads, splits, 2 + value_dim]` f32; an empty range writes maximum -inf and sum 0. Query head h uses group `h / (heads / groups)`.
+    Attention { q: Address, keys: Address, values: Address, partial: Address, position: Address,
+                tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, context: u32, wide: u32, splits: u32, scale: f32, pad: u32 }
+
+    /// Joins the splits of [`Attention`] into `y[t][h][value_dim]`, times `sigmoid(gate[t * gate_stride + h * gate_head + i])` unless `gate` is 0.
+    JoinSplits { partial: Address, gate: Address, y: Address, tokens: u32, heads: u32, value_dim: u32, splits: u32, gate_stride: u32, gate_head: u32 }
+
+    /// Causal convolution of each channel over time, then SiLU. `x` `[tokens, channels]` with row stride `x_stride`; `taps` `[width, channels]`, oldest first;
+    /// `carry` `[width - 1, channels]` holds the inputs before, oldest first, and is moved on. `y` `[tokens, channels]`. `x` is not `y`.
+    Convolve { x: Address, taps: Address, carry: Address, y: Address, tokens: u32, channels: u32, width: u32, x_stride: u32 }
+
+    /// The gated delta rule. `mixed` `[tokens, channels]` is `[queries keys*key_dim | keys keys*key_dim | values values*value_dim]` after the convolution; queries and
+    /// keys are brought to unit length here (`v / sqrt(sum(v^2) + eps)`), queries also times `1 / sqrt(key_dim)`. Value head h uses key head `h % keys`. Per token:
+    /// `g = exp(rate[h] * softplus(alpha[t * alpha_stride + h] + bias[h]))`, `b = sigmoid(beta[t * beta_stride + h])`, `S *= g; S += k (b (v - S^T k))^T; o = S^T q`. `state`
+    /// `[values, key_dim, value_dim]` is carried on. `y` `[tokens, values, value_dim]`.
+    DeltaRule { mixed: Address, alpha: Address, beta: Address, bias: Address, rate: Address, state: Address, y: Address,
+                tokens: u32, keys: u32, values: u32, key_dim: u32, value_dim: u32, alpha_stride: u32, beta_stride: u32, eps: f32 }
+
+    /// `y[t][place[h]] = rms(x[t][h], eps) * weight * silu(gate[t * gate_stride + h * dim + i])`, heads of `dim` values. `place` `[heads]` u32, 0 for the same order.
+    GatedNorm { x: Address, gate: Address, weight: Address, place: Address, y: Address, tokens: u32, heads: u32, dim: u32, gate_stride: u32, eps: f32, pad: u32 }
+
+    /// Softmax over `scores[t][experts]`, then the best `top_k`, best first; of equal scores the lower id, and a NaN never beats a number. `renormalise`: divide by their sum
+    /// (at least 6.1035156e-5). Times `scale`. `ids` u32 and `weights` f32 `[tokens, top_k]`. `slots` `[tokens, top_k]` i32 gets `table[id]` (i32 `[experts]`, -1: in no slot).
+    Route { scores: Address, table: Address, ids: Address, weights: Address, slots: Address, tokens: u32, experts: u32, top_k: u32, renormalise: u32, scale: f32, pad: u32 }
+
+    /// Of every pair p (token `p / top_k`) with `slots[p] >= 0`: `inner[p] = silu(gate x) * (up x)`. The expert of slot s lies at `slab + s * slot_bytes`, its gate and up at the
+    /// byte offsets `gate_at` and `up_at`, types `gate_ty` and `up_ty`, `[rows, cols]` each. Others are left alone. At most [`ExpertsUp::TOKENS`] tokens.
+    ExpertsUp { slab: Address, slot_bytes: u64, gate_at: u64, up_at: u64, slots: Address, x: Address, inner: Address,
+                pairs: u32, top_k: u32, rows: u32, cols: u32, gate_ty: u32, up_ty: u32, x_stride: u32, pad: u32 }
+
+    /// `y[t] += sum over j of weights[t*k+j] * (down inner[t*k+j])`, over the pairs with a slot, in the order of j. `down` `[rows, cols]`.
+    ExpertsDown { slab: Address, slot_bytes: u64, down_at: u64, slots: Address, weights: Address, inner: Address, y: Address,
+                  tokens: u32, top_k: u32, rows: u32, cols: u32, ty: u32, y_stride: u32 }
+
+    /// Many tokens: as [`ExpertsUp`], expert by expert. `groups` is an array of [`Group`], sorted so that pairs `begin..end` in the order of groups use slot `slot`; `token_of` u32 is the row of `x`
+    /// of each pair. `inner` `[pairs, rows]`. Grid: tiles of rows by `tiles` tiles of pairs; `tile_group` u32 `[tiles]` names the group of a tile and `tile_begin` u32 its first pair.
+    GroupedUp { slab: Address, slot_bytes: u64, gate_at: u64, up_at: u64, groups: Address, tile_group: Address, tile_begin: Address, token_of: Address, x: Address, inner: Address,
+                tiles: u32, rows: u32, cols: u32, gate_ty: u32, up_ty: u32, x_stride: u32 }
+
+    /// `out[pair] = down inner[pair]`, `[pairs, rows]`, grouped as in [`GroupedUp`].
+    GroupedDown { slab: Address, slot_bytes: u64, down_at: u64, groups: Address, tile_group: Address, tile_begin: Address, inner: Address, out: Address,
+                  tiles: u32, rows: u32, cols: u32, ty: u32 }
+
+    /// `y[t] += sum over j of weights[t*k+j] * out[pair_of[t*k+j]]`, in the order of j; `pair_of` u32::MAX: left out.
+    Gather { out: Address, pair_of: Address, weights: Address, y: Address, tokens: u32, top_k: u32, cols: u32, y_stride: u32 }
+
+    /// `y[t][i] = silu(gate[t * stride + i]) * up[t * stride + i]`, `y` `[tokens, len]`.
+    SwiGlu { gate: Address, up: Address, y: Address, tokens: u32, len: u32, stride: u32, pad: u32 }
+
+    /// `y[i] += x[i]` for `len` values.
+    Add { x: Address, y: Address, len: u32, pad: u32 }
+
+    /// `flag[0] |= 1` (u32) if one of `len` values of `x` is no number or infinite.
+    Finite { x: Address, flag: Address, len: u32, pad: u32 }
+
+    /// One expert's pairs in a grouped product.
+    Group { slot: u32, begin: u32, end: u32 }
+}
+
+/// Warps of a block are given a row each.
+const WARPS: u32 = 4;
+
+impl MatVec {
+    /// Weight rows of a block.
+    pub const ROWS: u32 = WARPS;
+    /// Most tokens.
+    pub const TOKENS: u32 = 8;
+    /// Most maps.
+    pub const JOBS: usize = 6;
+}
+
+impl MatMul {
+    /// Weight rows, and tokens, of a block.
+    pub const TILE: u32 = 64;
+}
+
+impl ExpertsUp {
+    /// Most tokens; more go through the grouped kernels.
+    pub const TOKENS: u32 = 8;
+}
+
+impl GroupedUp {
+    /// Pairs, and rows, of a tile.
+    pub const TILE: u32 = 64;
+}
+
+impl Kernel for RmsNorm {
+    const NAME: &'static str = "rms_norm";
+    fn shape(&self) -> Shape {
+        line(self.rows * self.pieces, 256)
+    }
+}
+
+impl Kernel for MatVec {
+    const NAME: &'static str = "matvec";
+    fn shape(&self) -> Shape {
+        line(self.blocks, WARPS * 32)
+    }
+}
+
+impl Kernel for MatMul {
+    const NAME: &'static str = "matmul";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.job.rows.div_ceil(Self::TILE), self.tokens.div_ceil(Self::TILE), 1], threads: 256 }
+    }
+}
+
+impl Kernel for Rotate {
+    const NAME: &'static str = "rotate";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.heads + 2 * self.groups, self.tokens, 1], threads: 128 }
+    }
+}
+
+impl Kernel for Attention {
+    const NAME: &'static str = "attention";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.heads, self.splits, self.tokens], threads: 128 }
+    }
+}
+
+impl Kernel for JoinSplits {
+    const NAME: &'static str = "join_splits";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.heads, self.tokens, 1], threads: 128 }
+    }
+}
+
+impl Kernel for Convolve {
+    const NAME: &'static str = "convolve";
+    fn shape(&self) -> Shape {
+        line(self.channels.div_ceil(128), 128)
+    }
+}
+
+impl DeltaRule {
+    /// Columns of a head's state that one block keeps.
+    pub const COLUMNS: u32 = 32;
+}
+
+impl Kernel for DeltaRule {
+    const NAME: &'static str = "delta_rule";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.values, self.value_dim.div_ceil(Self::COLUMNS), 1], threads: 256 }
+    }
+}
+
+impl Kernel for GatedNorm {
+    const NAME: &'static str = "gated_norm";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.heads, self.tokens, 1], threads: 128 }
+    }
+}
+
+impl Kernel for Route {
+    const NAME: &'static str = "route";
+    fn shape(&self) -> Shape {
+        line(self.tokens, 256)
+    }
+}
+
+impl Kernel for ExpertsUp {
+    const NAME: &'static str = "experts_up";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.rows.div_ceil(WARPS), self.pairs, 1], threads: WARPS * 32 }
+    }
+}
+
+impl Kernel for ExpertsDown {
+    const NAME: &'static str = "experts_down";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.rows.div_ceil(WARPS), self.tokens, 1], threads: WARPS * 32 }
+    }
+}
+
+impl Kernel for GroupedUp {
+    const NAME: &'static str = "grouped_up";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.rows.div_ceil(Self::TILE), self.tiles, 1], threads: 256 }
+    }
+}
+
+impl Kernel for GroupedDown {
+    const NAME: &'static str = "grouped_down";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.rows.div_ceil(GroupedUp::TILE), self.tiles, 1], threads: 256 }
+    }
+}
+
+impl Kernel for Gather {
+    const NAME: &'static str = "gather";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.cols.div_ceil(256), self.tokens, 1], threads: 256 }
+    }
+}
+
+impl Kernel for SwiGlu {
+    const NAME: &'static str = "swiglu";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.len.div_ceil(256), self.tokens, 1], threads: 256 }
+    }
+}
+
+impl Kernel for Add {
+    const NAME: &'static str = "add";
+    fn shape(&self) -> Shape {
+        line(self.len.div_ceil(256), 256)
+    }
+}
+
+impl Kernel for Finite {
+    const NAME: &'static str = "finite";
+    fn shape(&self) -> Shape {
+        line(self.len.div_ceil(1024), 256)
+    }
+}
