@@ -72,10 +72,10 @@ params! {
     /// Query head h of token t is at `q + t * q_stride + h * q_head`; the result goes to `q_out[t][h][key_dim]`. Key head g is at
     /// `k + t * k_stride + g * key_dim`, value head g at `v + t * v_stride + g * value_dim`; they go to the caches `keys`
     /// `[groups, context, key_dim]` and `values` `[groups, context, value_dim]` (f16, or f32 if `wide`) at position `*position + t`. `angles` is
-    /// `[tokens, cosines half, sines half]`. `limit`: q, k and v are clamped first (0: not).
+    /// `[tokens, cosines half, sines half]`. Before anything else q and k are clamped to plus or minus `limit`, v to `limit_v` (0: not).
     Rotate { q: Address, k: Address, v: Address, q_norm: Address, k_norm: Address, angles: Address, q_out: Address, keys: Address, values: Address,
              position: Address, tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, half: u32, context: u32, wide: u32,
-             q_stride: u32, q_head: u32, k_stride: u32, v_stride: u32, eps: f32, limit: f32 }
+             q_stride: u32, q_head: u32, k_stride: u32, v_stride: u32, eps: f32, limit: f32, limit_v: f32, pad: u32 }
 
     /// Causal attention of `tokens` queries `q[t][h][key_dim]` at positions `*position + t` over the caches (see [`Rotate`]), keys cut into `splits` equal
     /// ranges of positions. Each split writes its running maximum, sum and unnormalised output to `partial`
