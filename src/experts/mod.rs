@@ -22,12 +22,13 @@ pub mod tier;
 pub use budget::BudgetError;
 
 use crate::events::{Eviction, Outcome, Phase, RoutedExpert, StepRecord};
+use crate::gpu::Address;
 use candle_core::Tensor;
 use curve::Curve;
 use policy::Policy;
 use schedule::{Routed, Scheduler};
 use std::time::Instant;
-use tier::{Grouped, Source, Tier, TierTime};
+use tier::{DeviceRows, DeviceTier, Grouped, Source, Tier, TierTime};
 
 /// Why experts could not be set up or run.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,15 @@ pub enum ExpertError {
     /// From the dot products.
     #[error(transparent)]
     Kernel(#[from] crate::kernels::KernelError),
+    /// From the GPU.
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::GpuError),
+    /// Rows in host memory were given to experts on a device, or the other way round.
+    #[error("the rows of layer {layer} are not where its experts are")]
+    Elsewhere {
+        /// Layer index.
+        layer: usize,
+    },
     /// From the tensor library.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -83,9 +93,15 @@ struct Tally {
     missed: u64,
 }
 
-/// All routed experts of a model behind one call; models see nothing else of tiers and slots.
+/// Where the slots are.
+enum Place {
+    Host(Box<dyn Tier>),
+    Device(Box<dyn DeviceTier>),
+}
+
+/// All routed experts of a model behind one call ([`Experts::forward`]; on a device, three); models see nothing else of tiers and slots.
 pub struct Experts {
-    tier: Box<dyn Tier>,
+    tier: Place,
     scheduler: Scheduler,
     curve: Curve,
     expert_bytes: Vec<u64>,
@@ -107,6 +123,22 @@ impl Experts {
     /// Experts of `expert_bytes.len()` layers in `tier`, with empty slots. `plan` gives the slot count and its bounds.
     #[must_use]
     pub fn new(tier: Box<dyn Tier>, expert_bytes: Vec<u64>, experts: usize, plan: &crate::events::Plan, policy: Policy) -> Self {
+        Self::at(Place::Host(tier), expert_bytes, experts, plan, policy)
+    }
+
+    /// The same with the slots on a device.
+    #[must_use]
+    pub fn on_device(
+        tier: Box<dyn DeviceTier>,
+        expert_bytes: Vec<u64>,
+        experts: usize,
+        plan: &crate::events::Plan,
+        policy: Policy,
+    ) -> Self {
+        Self::at(Place::Device(tier), expert_bytes, experts, plan, policy)
+    }
+
+    fn at(tier: Place, expert_bytes: Vec<u64>, experts: usize, plan: &crate::events::Plan, policy: Policy) -> Self {
         let layers = expert_bytes.len();
         let slots = plan.slots_per_layer.min(experts);
         let mut scheduler = Scheduler::new(layers, experts, slots, policy, admission(policy, plan.slot_step));
@@ -138,13 +170,70 @@ impl Experts {
     /// From the dot products or the device. All slots are then forgotten, since some may be half filled.
     pub fn forward(&mut self, layer: usize, x: &Tensor, routing: &Routing) -> Result<Tensor, ExpertError> {
         let done = self.tick(layer, x, routing);
+        self.or_forget(done)
+    }
+
+    fn tick(&mut self, layer: usize, x: &Tensor, routing: &Routing) -> Result<Tensor, ExpertError> {
+        self.plan(layer, routing)?;
+        let Place::Host(tier) = &mut self.tier else { return Err(ExpertError::Elsewhere { layer }) };
+        let (swaps, tally) = (&self.scheduler.plan().swaps, &mut self.tally);
+        // Before the products, so that an admitted expert is read from the file once, and the product finds it in the cache.
+        if !swaps.is_empty() {
+            let start = Instant::now();
+            tally.uploaded += tier.upload(layer, swaps)?;
+            tally.time.upload += start.elapsed();
+        }
+        tier.run(layer, x, routing, &self.grouped, &mut tally.time)
+    }
+
+    /// Where the device finds the slots of a layer's experts. See [`DeviceTier::table`].
+    ///
+    /// # Errors
+    /// From the device, or there is none.
+    pub fn device_table(&mut self, layer: usize) -> Result<Address, ExpertError> {
+        let done = self.device(layer).and_then(|tier| tier.table(layer));
+        self.or_forget(done)
+    }
+
+    /// Queue the products of the experts in slots. See [`DeviceTier::hits`].
+    ///
+    /// # Errors
+    /// From the device, or there is none.
+    pub fn device_hits(&mut self, layer: usize, rows: &DeviceRows) -> Result<(), ExpertError> {
+        let done = self.device(layer).and_then(|tier| tier.hits(layer, rows));
+        self.or_forget(done)
+    }
+
+    /// The rest of a tick on a device, whose rows the host has seen: the schedule, misses, copies into slots. See [`DeviceTier::rest`].
+    ///
+    /// # Errors
+    /// From the dot products or the device. All slots are then forgotten, since some may be half filled.
+    pub fn device_rest(&mut self, layer: usize, rows: &DeviceRows, host_rows: &[f32], routing: &Routing) -> Result<(), ExpertError> {
+        let done = self.plan(layer, routing).and_then(|()| {
+            let Place::Device(tier) = &mut self.tier else { return Err(ExpertError::Elsewhere { layer }) };
+            let (plan, tally) = (self.scheduler.plan(), &mut self.tally);
+            tally.uploaded += tier.rest(layer, rows, host_rows, routing, &self.grouped, plan, &mut tally.time)?;
+            Ok(())
+        });
+        self.or_forget(done)
+    }
+
+    fn device(&mut self, layer: usize) -> Result<&mut dyn DeviceTier, ExpertError> {
+        match &mut self.tier {
+            Place::Device(tier) => Ok(&mut **tier),
+            Place::Host(_) => Err(ExpertError::Elsewhere { layer }),
+        }
+    }
+
+    fn or_forget<T>(&mut self, done: Result<T, ExpertError>) -> Result<T, ExpertError> {
         if done.is_err() {
             self.forget();
         }
         done
     }
 
-    fn tick(&mut self, layer: usize, x: &Tensor, routing: &Routing) -> Result<Tensor, ExpertError> {
+    /// Decide a tick: fills `grouped`, the tally, and the scheduler's plan.
+    fn plan(&mut self, layer: usize, routing: &Routing) -> Result<(), ExpertError> {
         let experts = self.scheduler.experts();
         let bad = routing.ids.iter().find(|&&id| id as usize >= experts);
         if bad.is_some() || layer >= self.expert_bytes.len() {
@@ -174,14 +263,7 @@ impl Experts {
         tally.ends.push(tally.routed.len() as u32);
         let left = plan.swaps.iter().filter_map(|s| s.evicted);
         tally.evicted.extend(left.map(|expert| Eviction { layer: layer as u16, expert }));
-
-        // Before the products, so that an admitted expert is read from the file once, and the product finds it in the cache.
-        if !plan.swaps.is_empty() {
-            let start = Instant::now();
-            tally.uploaded += self.tier.upload(layer, &plan.swaps)?;
-            tally.time.upload += start.elapsed();
-        }
-        self.tier.run(layer, x, routing, &self.grouped, &mut tally.time)
+        Ok(())
     }
 
     /// One entry per routed expert: in the router's order for a single token, by rising id otherwise.
@@ -207,6 +289,11 @@ impl Experts {
 
     /// Nothing is resident any more.
     fn forget(&mut self) {
+        if let Place::Device(tier) = &mut self.tier {
+            if let Err(e) = tier.forget() {
+                tracing::warn!("the device's slots could not be forgotten: {e}");
+            }
+        }
         self.scheduler.resize(0);
         self.scheduler.resize(self.slots);
     }
@@ -251,7 +338,11 @@ impl Experts {
     pub fn resize(&mut self, slots: usize) -> Result<usize, ExpertError> {
         let granted = slots.min(self.slot_limit()).max(self.min).min(self.scheduler.experts());
         let change = self.scheduler.resize(granted);
-        if let Err(e) = self.tier.resize(granted, &change.moves) {
+        let done = match &mut self.tier {
+            Place::Host(tier) => tier.resize(granted, &change.moves),
+            Place::Device(tier) => tier.resize(granted, &change.moves),
+        };
+        if let Err(e) = done {
             self.forget();
             return Err(e);
         }
@@ -268,6 +359,9 @@ impl Experts {
     /// Most slots per layer that memory gives: by the plan if there was a budget, by what is free now if there was none.
     #[must_use]
     pub fn slot_limit(&self) -> usize {
+        if let Place::Device(tier) = &self.tier {
+            return tier.limit().min(self.limit.unwrap_or(usize::MAX)).min(self.scheduler.experts());
+        }
         let limit = self.limit.unwrap_or_else(|| {
             let free = (crate::kernels::memory::available() as f64 * GROWTH) as u64;
             let more = usize::try_from(free.checked_div(self.slot_step).unwrap_or(0)).unwrap_or(usize::MAX);

@@ -197,6 +197,12 @@ impl Scheduler {
         &self.plan
     }
 
+    /// The plan of the latest tick.
+    #[must_use]
+    pub fn plan(&self) -> &LayerPlan {
+        &self.plan
+    }
+
     /// Give slots to the newcomers of this tick: empty slots first, then those of victims.
     fn admit(&mut self, layer: usize) {
         if self.policy != Policy::Lru {

@@ -1,8 +1,9 @@
-//! What a device tier offers: room in slots, copies into them, and the product of routed rows with experts wherever
-//! those are. The CPU tier is in [`super::slots`].
+//! What a tier offers: room in slots, copies into them, and the product of routed rows with experts wherever those are. [`Tier`] is for
+//! rows in host memory (the CPU tier, in [`super::slots`]), [`DeviceTier`] for rows on a device.
 
-use super::schedule::{Move, Swap};
+use super::schedule::{LayerPlan, Move, Swap};
 use super::{ExpertError, Routing};
+use crate::gpu::Address;
 use candle_core::Tensor;
 use std::ops::Range;
 use std::time::Duration;
@@ -104,6 +105,74 @@ pub trait Tier: Send {
     /// # Errors
     /// No room; then nothing has changed.
     fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<(), ExpertError>;
+}
+
+/// The rows of a tick that lie on a device.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceRows {
+    /// Rows.
+    pub tokens: usize,
+    /// Experts per row.
+    pub top_k: usize,
+    /// Input of the experts, `[tokens, hidden]` f32.
+    pub x: Address,
+    /// Routed experts, `[tokens, top_k]` u32.
+    pub ids: Address,
+    /// Their gate weights, `[tokens, top_k]` f32.
+    pub weights: Address,
+    /// Their slots by the device's table, `[tokens, top_k]` i32; -1 for none.
+    pub slots: Address,
+    /// The weighted sums are added to this, `[tokens, hidden]` f32.
+    pub y: Address,
+}
+
+/// Slots on a device. A tick is three calls in this order: [`DeviceTier::table`], [`DeviceTier::hits`], [`DeviceTier::rest`].
+pub trait DeviceTier: Send {
+    /// Where the device keeps the slot of every expert of a layer, `[experts]` i32, -1 for none. Kernels queued from now on find in it, and in the
+    /// slots, all swaps of earlier ticks.
+    ///
+    /// # Errors
+    /// From the device.
+    fn table(&mut self, layer: usize) -> Result<Address, ExpertError>;
+
+    /// Queue the products of the experts that are in slots, before the host knows which those are. Does nothing for more rows than
+    /// such kernels take; [`DeviceTier::rest`] then does everything.
+    ///
+    /// # Errors
+    /// From the device.
+    fn hits(&mut self, layer: usize, rows: &DeviceRows) -> Result<(), ExpertError>;
+
+    /// The rest of the tick, now that the host knows the routing: misses, and copies into slots. `host_rows` are the rows of `x`. Returns the
+    /// bytes on their way into slots.
+    ///
+    /// # Errors
+    /// From the device, or from the products on the host.
+    #[allow(clippy::too_many_arguments)]
+    fn rest(
+        &mut self,
+        layer: usize,
+        rows: &DeviceRows,
+        host_rows: &[f32],
+        routing: &Routing,
+        grouped: &Grouped,
+        plan: &LayerPlan,
+        time: &mut TierTime,
+    ) -> Result<u64, ExpertError>;
+
+    /// Most slots per layer that the device's memory gives now, those that are there included.
+    fn limit(&self) -> usize;
+
+    /// Change the slots of every layer: carry out the moves, then give back (or make) room.
+    ///
+    /// # Errors
+    /// No room; then nothing has changed.
+    fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<(), ExpertError>;
+
+    /// Forget what is in slots: a copy failed, and nobody knows which of them are whole.
+    ///
+    /// # Errors
+    /// From the device.
+    fn forget(&mut self) -> Result<(), ExpertError>;
 }
 
 #[cfg(test)]

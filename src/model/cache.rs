@@ -59,6 +59,12 @@ impl KvCache {
         }
     }
 
+    /// Whether it keeps 32-bit floats.
+    #[must_use]
+    pub fn is_f32(&self) -> bool {
+        self.f32
+    }
+
     /// Room in tokens.
     #[must_use]
     pub fn context(&self) -> usize {

@@ -72,10 +72,10 @@ pub struct Layer {
 
 /// What stands around the layers.
 pub struct Parts {
-    file: String,
-    embedding: Embedding,
-    head: Head,
-    rope: Rope,
+    pub(super) file: String,
+    pub(super) embedding: Embedding,
+    pub(super) head: Head,
+    pub(super) rope: Rope,
 }
 
 impl Parts {
@@ -116,6 +116,19 @@ pub struct Decoder {
 /// A mark so few tokens after the beginning of a pass is not worth a copy: the beginning has one.
 const NEAR: usize = 16;
 
+/// Before a pass over `tokens` tokens that begins at `begin`: where recurrent layers copy their state. A pass that is stopped or
+/// fails must be undone, so the beginning of every long one is such a place.
+pub(super) fn places_to_copy(marks: &[usize], begin: usize, tokens: usize) -> Vec<usize> {
+    let end = begin + tokens;
+    let mut lens = Vec::new();
+    if tokens > 1 && begin > 0 {
+        lens.push(begin);
+    }
+    let far = if tokens > 1 { begin + NEAR } else { begin };
+    lens.extend(marks.iter().copied().filter(|m| (far..end).contains(m)));
+    lens
+}
+
 impl Decoder {
     /// A model with an empty context.
     pub(crate) fn new(parts: Parts, layers: Vec<Layer>, config: &ModelConfig, settings: &LoadSettings) -> Self {
@@ -125,16 +138,13 @@ impl Decoder {
         Self { parts, layers, context: settings.context, token_bytes, state_bytes, compute, len: 0, marks: Vec::new() }
     }
 
-    /// Before a pass over `tokens` tokens: where its recurrent layers copy their state. A pass that is stopped or fails must
-    /// be undone, so the beginning of every long one is such a place.
+    /// What a device takes over: the parts around the layers, the layers, and room in tokens, bytes of cache per token and of recurrent state.
+    pub(super) fn into_parts(self) -> (Parts, Vec<Layer>, usize, u64, u64) {
+        (self.parts, self.layers, self.context, self.token_bytes, self.state_bytes)
+    }
+
     fn mark_pass(&mut self, tokens: usize) {
-        let (begin, end) = (self.len, self.len + tokens);
-        let mut lens = Vec::new();
-        if tokens > 1 && begin > 0 {
-            lens.push(begin);
-        }
-        let far = if tokens > 1 { begin + NEAR } else { begin };
-        lens.extend(self.marks.iter().copied().filter(|m| (far..end).contains(m)));
+        let lens = places_to_copy(&self.marks, self.len, tokens);
         self.layers.iter_mut().for_each(|l| l.mixer.mark(&lens));
     }
 }
@@ -148,7 +158,7 @@ fn check(x: &Tensor, file: &str, place: impl Fn() -> String) -> Result<(), Model
 }
 
 /// Whether there is no NaN and no infinity. Branch-free inside, so that the check costs next to nothing.
-fn all_finite(values: &[f32]) -> bool {
+pub(super) fn all_finite(values: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
     !values.chunks(4096).any(|c| c.iter().fold(false, |bad, v| bad | (v.to_bits() & EXPONENT == EXPONENT)))
 }

@@ -98,6 +98,11 @@ impl DeltaNet {
         Self { weights, heads, eps, state, len: 0, marks: Vec::new(), snapshots: Snapshots::new(snapshots) }
     }
 
+    /// What a device takes over: weights, sizes, epsilon, and how many copies of the state are kept.
+    pub(super) fn into_parts(self) -> (DeltaWeights, DeltaHeads, f32, usize) {
+        (self.weights, self.heads, self.eps, self.snapshots.room())
+    }
+
     /// Bytes of one state.
     #[must_use]
     pub fn state_bytes(heads: DeltaHeads, width: usize) -> u64 {
@@ -256,7 +261,7 @@ pub(super) fn tile_to_group(heads: DeltaHeads) -> Vec<usize> {
 }
 
 /// For each value head in grouped order, its place in tiled order.
-fn group_to_tile(heads: DeltaHeads) -> Vec<usize> {
+pub(super) fn group_to_tile(heads: DeltaHeads) -> Vec<usize> {
     let each = heads.values / heads.keys;
     (0..heads.values).map(|g| (g % each) * heads.keys + g / each).collect()
 }

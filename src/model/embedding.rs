@@ -32,13 +32,22 @@ impl Embedding {
     pub fn forward(&self, tokens: &[u32]) -> Result<Tensor, ModelError> {
         let hidden = self.table.cols;
         let mut out = vec![0.0; tokens.len() * hidden];
-        for (&token, row) in tokens.iter().zip(out.chunks_mut(hidden.max(1))) {
+        self.fill(tokens, &mut out)?;
+        Ok(from_rows(out, tokens.len(), hidden)?)
+    }
+
+    /// The same into `out`, `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary.
+    pub(super) fn fill(&self, tokens: &[u32], out: &mut [f32]) -> Result<(), ModelError> {
+        for (&token, row) in tokens.iter().zip(out.chunks_mut(self.table.cols.max(1))) {
             let at = token as usize;
             if at >= self.table.rows {
                 return Err(ModelError::Token { token, vocab: self.table.rows });
             }
             dequantize(self.table.ty, &self.table.bytes[at * self.row_bytes..(at + 1) * self.row_bytes], row)?;
         }
-        Ok(from_rows(out, tokens.len(), hidden)?)
+        Ok(())
     }
 }

@@ -123,6 +123,12 @@ pub enum ModelError {
     /// From the experts.
     #[error(transparent)]
     Experts(#[from] ExpertError),
+    /// The person gave up while the model was being loaded.
+    #[error("loading was given up")]
+    GivenUp,
+    /// From the GPU.
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::GpuError),
     /// From the tensor library.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -71,6 +71,11 @@ impl SharedExpert {
         Ok(Self { weight, expert: Dense::load_shared(weights, block, hidden, ff)? })
     }
 
+    /// The map to its weight, and the expert.
+    pub(super) fn parts(&self) -> (&Linear, &Dense) {
+        (&self.weight, &self.expert)
+    }
+
     /// `[tokens, hidden]` in, the same out.
     fn forward(&self, compute: &mut Compute, x: &Tensor) -> Result<Tensor, ModelError> {
         let weight = self.weight.forward(compute, x)?;

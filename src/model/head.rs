@@ -19,6 +19,11 @@ impl Head {
         Self { norm, output }
     }
 
+    /// What a device takes over.
+    pub(super) fn parts(&self) -> (&RmsNorm, &Linear) {
+        (&self.norm, &self.output)
+    }
+
     /// Logits `[tokens or 1, vocab]` of the hidden states `[tokens, hidden]`; empty for [`Logits::None`].
     ///
     /// # Errors

@@ -34,6 +34,11 @@ impl Linear {
         Self { weight, bias }
     }
 
+    /// What a device takes over.
+    pub(super) fn parts(&self) -> (&Matrix, Option<&[f32]>) {
+        (&self.weight, self.bias.as_deref())
+    }
+
     /// `[tokens, cols]` in, `[tokens, rows]` out.
     ///
     /// # Errors

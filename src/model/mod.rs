@@ -8,6 +8,7 @@ pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod delta_net;
+pub mod device;
 pub mod embedding;
 mod error;
 mod expert_weights;

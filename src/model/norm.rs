@@ -18,6 +18,11 @@ impl RmsNorm {
         Self { weight, eps }
     }
 
+    /// Weights and epsilon.
+    pub(super) fn parts(&self) -> (&[f32], f32) {
+        (&self.weight, self.eps)
+    }
+
     /// `[tokens, n * len]` in, the same out: each of the n pieces of a row is normalised by itself, so the same code
     /// serves whole rows and the heads inside them.
     ///

@@ -1,6 +1,7 @@
 //! From a file to a model that is ready to run: configuration, memory plan, weights, slots.
 
 use super::config::ModelConfig;
+use super::decoder::Decoder;
 use super::weights::Weights;
 use super::{expert_weights, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
 use crate::events::{LoadOptions, Plan};
@@ -57,13 +58,18 @@ fn read<'a>(gguf: &'a Gguf) -> Result<(Weights<'a>, ModelConfig), ModelError> {
 /// # Errors
 /// What is missing or wrong, by name.
 pub fn load(gguf: &Gguf, settings: &LoadSettings) -> Result<(Box<dyn Model>, ExpertStore, ModelConfig), ModelError> {
+    let (model, store, config) = bind(gguf, settings)?;
+    Ok((Box::new(model), store, config))
+}
+
+fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, ExpertStore, ModelConfig), ModelError> {
     let (weights, config) = read(gguf)?;
     let (model, store) = match config.arch.as_str() {
         "qwen35moe" | "qwen35" | "qwen3next" => qwen35moe::load(&weights, &config, settings)?,
         "olmoe" => olmoe::load(&weights, &config, settings)?,
         _ => qwen3moe::load(&weights, &config, settings)?,
     };
-    Ok((Box::new(model), store, config))
+    Ok((model, store, config))
 }
 
 /// The memory plan for a model, without loading it. `available` is the memory that the machine can give, in bytes.

@@ -79,6 +79,11 @@ impl Rope {
         Self { frequencies, magnitude }
     }
 
+    /// Pairs that turn.
+    pub(super) fn half(&self) -> usize {
+        self.frequencies.len()
+    }
+
     /// The table for `tokens` tokens from `position` on.
     #[must_use]
     pub fn angles(&self, position: usize, tokens: usize) -> Angles {
@@ -94,6 +99,11 @@ impl Rope {
 }
 
 impl Angles {
+    /// `[tokens, 2 * half]`: cosines, then sines.
+    pub(super) fn table(&self) -> &[f32] {
+        &self.table
+    }
+
     /// Turn the first dimensions of every head: `[tokens, heads * head_dim]` in, the same out.
     ///
     /// # Errors

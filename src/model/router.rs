@@ -30,6 +30,11 @@ impl Router {
         Self { scores, gating }
     }
 
+    /// What a device takes over.
+    pub(super) fn parts(&self) -> (&Linear, Gating) {
+        (&self.scores, self.gating)
+    }
+
     /// Routing of the hidden states `[tokens, hidden]`.
     ///
     /// # Errors

@@ -18,6 +18,12 @@ impl<S> Snapshots<S> {
         Self { room, kept: Vec::new() }
     }
 
+    /// How many are kept at most.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
     /// Make room for copies at the ascending lengths `coming`, which a pass is about to take, so that every layer of a model
     /// drops the same old ones, whether or not the pass reaches it.
     pub fn reserve(&mut self, coming: &[usize]) {

@@ -1,0 +1,143 @@
+//! Grouped-query attention on the device: the kernels of [`super::super::attention`]'s layer.
+
+use super::super::attention::SelfAttention;
+use super::super::ModelError;
+use super::map::{apply, Map, Norm, Rows, Target};
+use super::workspace::Workspace;
+use super::Pass;
+use crate::gpu::params::{launch, Attention, JoinSplits, Rotate};
+use crate::gpu::{Address, Device, Memory};
+use crate::kernels::attention::Heads;
+
+/// One attention layer with its cache.
+pub(super) struct DeviceAttention {
+    heads: Heads,
+    gated: bool,
+    query: Map,
+    key: Map,
+    value: Map,
+    output: Map,
+    query_norm: Option<Norm>,
+    key_norm: Option<Norm>,
+    clamp: Option<f32>,
+    keys: Memory,
+    values: Memory,
+    context: usize,
+    f32: bool,
+}
+
+impl DeviceAttention {
+    pub(super) fn new(device: &dyn Device, layer: &SelfAttention) -> Result<Self, ModelError> {
+        let heads = layer.heads;
+        let (context, f32) = (layer.cache.context(), layer.cache.is_f32());
+        let cache = |dim: usize| device.alloc(heads.groups * context * dim * if f32 { 4 } else { 2 });
+        let norm = |n: &Option<_>| n.as_ref().map(|n| Norm::new(device, n)).transpose();
+        Ok(Self {
+            heads,
+            gated: layer.gated,
+            query: Map::new(device, &layer.query)?,
+            key: Map::new(device, &layer.key)?,
+            value: Map::new(device, &layer.value)?,
+            output: Map::new(device, &layer.output)?,
+            query_norm: norm(&layer.query_norm)?,
+            key_norm: norm(&layer.key_norm)?,
+            clamp: layer.clamp,
+            keys: cache(heads.key_dim)?,
+            values: cache(heads.value_dim)?,
+            context,
+            f32,
+        })
+    }
+
+    /// Width of queries (and gates), keys and values side by side.
+    fn width(&self) -> usize {
+        self.query.rows + self.key.rows + self.value.rows
+    }
+
+    /// The rows of `h` are read, and the result is added to `x`.
+    pub(super) fn forward(&self, pass: &Pass<'_>) -> Result<(), ModelError> {
+        let Pass { device, work, tokens, half, .. } = *pass;
+        let Heads { query, groups, key_dim, value_dim } = self.heads;
+        let wide = work.wide(self.width());
+        let (k, v) = (wide.right(self.query.rows), wide.right(self.query.rows + self.key.rows));
+        let maps = [(&self.query, Target::set(wide)), (&self.key, Target::set(k)), (&self.value, Target::set(v))];
+        apply(device, work.h, tokens, &maps)?;
+
+        // A norm as long as a head belongs to each head; a longer one to the whole row.
+        let whole = |norm: &Option<Norm>, x: Rows| -> Result<Address, ModelError> {
+            match norm {
+                Some(n) if n.len == key_dim => Ok(n.weight()),
+                Some(n) => n.apply(device, x, x, tokens, self.clamp).map(|()| Address::NONE),
+                None => Ok(Address::NONE),
+            }
+        };
+        let (q_norm, k_norm) = (whole(&self.query_norm, wide)?, whole(&self.key_norm, k)?);
+        let limit = self.clamp.unwrap_or(0.0);
+        let clamped_before = self.query_norm.as_ref().is_some_and(|n| n.len != key_dim);
+        let queries = work.middle(query * key_dim);
+        let rotate = Rotate {
+            q: wide.at,
+            k: k.at,
+            v: v.at,
+            q_norm,
+            k_norm,
+            angles: work.angles,
+            q_out: queries.at,
+            keys: self.keys.address(),
+            values: self.values.address(),
+            position: work.position,
+            tokens: tokens as u32,
+            heads: query as u32,
+            groups: groups as u32,
+            key_dim: key_dim as u32,
+            value_dim: value_dim as u32,
+            half: half as u32,
+            context: self.context as u32,
+            wide: u32::from(self.f32),
+            q_stride: wide.stride as u32,
+            q_head: (key_dim * if self.gated { 2 } else { 1 }) as u32,
+            k_stride: wide.stride as u32,
+            v_stride: wide.stride as u32,
+            eps: self.query_norm.as_ref().or(self.key_norm.as_ref()).map_or(0.0, |n| n.eps),
+            limit: if clamped_before { 0.0 } else { limit },
+            limit_v: limit,
+            pad: 0,
+        };
+        launch(device, &rotate, &[])?;
+
+        let splits = Workspace::splits(tokens);
+        let attention = Attention {
+            q: queries.at,
+            keys: self.keys.address(),
+            values: self.values.address(),
+            partial: work.partial,
+            position: work.position,
+            tokens: tokens as u32,
+            heads: query as u32,
+            groups: groups as u32,
+            key_dim: key_dim as u32,
+            value_dim: value_dim as u32,
+            context: self.context as u32,
+            wide: u32::from(self.f32),
+            splits: splits as u32,
+            scale: 1.0 / (key_dim as f32).sqrt(),
+            pad: 0,
+        };
+        launch(device, &attention, &[])?;
+
+        let out = work.heads(query * value_dim);
+        let join = JoinSplits {
+            partial: work.partial,
+            gate: if self.gated { wide.right(key_dim).at } else { Address::NONE },
+            y: out.at,
+            tokens: tokens as u32,
+            heads: query as u32,
+            value_dim: value_dim as u32,
+            splits: splits as u32,
+            gate_stride: wide.stride as u32,
+            gate_head: 2 * key_dim as u32,
+        };
+        launch(device, &join, &[])?;
+        apply(device, out, tokens, &[(&self.output, Target::add(work.x))])
+    }
+}

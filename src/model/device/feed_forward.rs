@@ -1,0 +1,126 @@
+//! Dense feed-forwards, shared experts and routing on the device. The routed experts themselves are the slots' business.
+
+use super::super::feed_forward::{Dense, FeedForward};
+use super::super::router::Gating;
+use super::super::ModelError;
+use super::map::{apply, Map, Rows, Target};
+use super::Pass;
+use crate::experts::tier::DeviceRows;
+use crate::experts::{Experts, Routing};
+use crate::gpu::params::{launch, Finite, Route, SwiGlu};
+use crate::gpu::{Address, Device, Lane};
+
+struct DeviceDense {
+    gate: Map,
+    up: Map,
+    down: Map,
+}
+
+impl DeviceDense {
+    fn new(device: &dyn Device, dense: &Dense) -> Result<Self, ModelError> {
+        Ok(Self { gate: Map::new(device, &dense.gate)?, up: Map::new(device, &dense.up)?, down: Map::new(device, &dense.down)? })
+    }
+
+    fn ff(&self) -> usize {
+        self.gate.rows
+    }
+
+    /// `x += sigmoid(weight h) * down(silu(gate h) * up h)`, without the weight if there is none.
+    fn forward(&self, pass: &Pass<'_>, weight: Option<&Map>) -> Result<(), ModelError> {
+        let Pass { device, work, tokens, .. } = *pass;
+        let ff = self.ff();
+        let wide = work.wide(2 * ff + weight.map_or(0, |w| w.rows));
+        let (up, scale) = (wide.right(ff), wide.right(2 * ff));
+        let mut maps = vec![(&self.gate, Target::set(wide)), (&self.up, Target::set(up))];
+        maps.extend(weight.map(|w| (w, Target::set(scale))));
+        apply(device, work.h, tokens, &maps)?;
+        let inner = work.middle(ff);
+        let (count, len, stride) = (tokens as u32, ff as u32, wide.stride as u32);
+        launch(device, &SwiGlu { gate: wide.at, up: up.at, y: inner.at, tokens: count, len, stride, pad: 0 }, &[])?;
+        let target = Target { scale: weight.map(|_| scale), ..Target::add(work.x) };
+        apply(device, inner, tokens, &[(&self.down, target)])
+    }
+}
+
+/// What follows the mixer in a layer.
+pub(super) enum DeviceFeedForward {
+    Dense(Box<DeviceDenseOnly>),
+    Moe(Box<DeviceMoe>),
+}
+
+/// Every token uses all of it.
+pub(super) struct DeviceDenseOnly(DeviceDense);
+
+/// A router, and the expert that every token uses, if there is one.
+pub(super) struct DeviceMoe {
+    scores: Map,
+    gating: Gating,
+    index: usize,
+    shared: Option<(Map, DeviceDense)>,
+}
+
+impl DeviceFeedForward {
+    pub(super) fn new(device: &dyn Device, layer: &FeedForward) -> Result<Self, ModelError> {
+        Ok(match layer {
+            FeedForward::Dense(dense) => Self::Dense(Box::new(DeviceDenseOnly(DeviceDense::new(device, dense)?))),
+            FeedForward::Moe { router, index, shared } => {
+                let (scores, gating) = router.parts();
+                let shared = shared.as_ref().map(|s| -> Result<_, ModelError> {
+                    let (weight, expert) = s.parts();
+                    Ok((Map::new(device, weight)?, DeviceDense::new(device, expert)?))
+                });
+                let shared = shared.transpose()?;
+                Self::Moe(Box::new(DeviceMoe { scores: Map::new(device, scores)?, gating, index: *index, shared }))
+            }
+        })
+    }
+
+    /// The rows of `h` are read, and the result is added to `x`.
+    pub(super) fn forward(&self, pass: &Pass<'_>, experts: &mut Experts) -> Result<(), ModelError> {
+        match self {
+            Self::Dense(dense) => dense.0.forward(pass, None),
+            Self::Moe(moe) => moe.forward(pass, experts),
+        }
+    }
+}
+
+impl DeviceMoe {
+    fn forward(&self, pass: &Pass<'_>, experts: &mut Experts) -> Result<(), ModelError> {
+        let Pass { device, work, tokens, .. } = *pass;
+        let (count, top_k) = (self.scores.rows, self.gating.top_k.min(self.scores.rows));
+        apply(device, work.h, tokens, &[(&self.scores, Target::set(work.scores))])?;
+        let route = Route {
+            scores: work.scores.at,
+            table: experts.device_table(self.index)?,
+            ids: work.ids,
+            weights: work.weights,
+            slots: work.slots,
+            tokens: tokens as u32,
+            experts: count as u32,
+            top_k: top_k as u32,
+            renormalise: u32::from(self.gating.renormalise),
+            scale: self.gating.scale,
+            pad: 0,
+        };
+        launch(device, &route, &[])?;
+        work.fetch_routing(device, tokens)?;
+        let known = device.mark(Lane::Compute)?;
+        // Queued before the host knows the routing: the device has work while the host wakes and plans.
+        let rows = DeviceRows { tokens, top_k, x: work.h.at, ids: work.ids, weights: work.weights, slots: work.slots, y: work.x.at };
+        experts.device_hits(self.index, &rows)?;
+        if let Some((weight, shared)) = &self.shared {
+            shared.forward(pass, Some(weight))?;
+        }
+        device.sync(&known)?;
+        let done = work.routing(tokens, |ids, weights, host| {
+            let routing = Routing { top_k, ids: ids.to_vec(), weights: weights.to_vec() };
+            experts.device_rest(self.index, &rows, host, &routing)
+        });
+        Ok(done.unwrap_or(Ok(()))?)
+    }
+}
+
+/// Look `x` over for what is not a number.
+pub(super) fn watch(device: &dyn Device, x: Rows, tokens: usize, flag: Address) -> Result<(), ModelError> {
+    Ok(launch(device, &Finite { x: x.at, flag, len: (tokens * x.stride) as u32, pad: 0 }, &[])?)
+}

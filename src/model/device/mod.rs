@@ -1,0 +1,288 @@
+//! A decoder on a GPU: the same layers as [`super::decoder`], with weights, caches and activations in device memory.
+//!
+//! An architecture is written once, for the CPU; its layers are taken over here kind by kind, so a new architecture that is put
+//! together from known layers runs on the device without further code. Between layers the hidden state stays on the device.
+//! Per layer with routed experts the host waits once, for the routing; everything else is queued ahead.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `map` | linear maps and norms |
+//! | `attention`, `delta_net` | the mixers, with their caches and states |
+//! | `feed_forward` | dense, shared, router |
+//! | `workspace` | buffers of a pass, and its page-locked memory |
+
+mod attention;
+mod delta_net;
+mod feed_forward;
+mod map;
+mod workspace;
+
+use super::decoder::{all_finite, places_to_copy, Decoder, Mixer};
+use super::embedding::Embedding;
+use super::rope::Rope;
+use super::{Logits, Model, ModelConfig, ModelError};
+use crate::experts::Experts;
+use crate::gpu::Device;
+use attention::DeviceAttention;
+use delta_net::DeviceDeltaNet;
+use feed_forward::{watch, DeviceFeedForward};
+use map::{apply, Map, Norm, Target};
+use std::sync::Arc;
+use workspace::{Widths, Workspace, HEAD_ROWS};
+
+/// Passes of at most so many tokens are not looked over layer by layer: their logits tell.
+const UNWATCHED: usize = 8;
+
+/// What a layer needs to know of the pass at hand.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    device: &'a dyn Device,
+    work: &'a Workspace,
+    tokens: usize,
+    /// Pairs that the rotation turns.
+    half: usize,
+}
+
+enum DeviceMixer {
+    Attention(Box<DeviceAttention>),
+    DeltaNet(Box<DeviceDeltaNet>),
+}
+
+struct DeviceLayer {
+    mixer_norm: Norm,
+    mixer: DeviceMixer,
+    ff_norm: Norm,
+    feed_forward: DeviceFeedForward,
+}
+
+/// A whole model on a device, and its context.
+pub struct DeviceDecoder {
+    device: Arc<dyn Device>,
+    file: String,
+    /// The table stays in the mapped file: a pass reads a few of its rows.
+    embedding: Embedding,
+    rope: Rope,
+    layers: Vec<DeviceLayer>,
+    norm: Norm,
+    output: Map,
+    work: Workspace,
+    context: usize,
+    token_bytes: u64,
+    state_bytes: u64,
+    len: usize,
+    marks: Vec<usize>,
+}
+
+impl DeviceDecoder {
+    /// Take a model over to `device`; passes have at most `chunk` tokens. `progress` is told layers done and in all, and answers false to
+    /// give up.
+    ///
+    /// # Errors
+    /// The device has no room, or fails; [`ModelError::GivenUp`].
+    pub fn new(
+        decoder: Decoder,
+        config: &ModelConfig,
+        device: Arc<dyn Device>,
+        chunk: usize,
+        progress: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Self, ModelError> {
+        let (parts, layers, context, token_bytes, state_bytes) = decoder.into_parts();
+        let count = layers.len();
+        let mut taken = Vec::with_capacity(count);
+        for (i, layer) in layers.into_iter().enumerate() {
+            if !progress(i, count) {
+                return Err(ModelError::GivenUp);
+            }
+            let mixer = match layer.mixer {
+                Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(&*device, &a)?)),
+                Mixer::DeltaNet(d) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(&device, *d)?)),
+            };
+            taken.push(DeviceLayer {
+                mixer_norm: Norm::new(&*device, &layer.mixer_norm)?,
+                mixer,
+                ff_norm: Norm::new(&*device, &layer.ff_norm)?,
+                feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward)?,
+            });
+        }
+        let (norm, output) = parts.head.parts();
+        let (norm, output) = (Norm::new(&*device, norm)?, Map::new(&*device, output)?);
+        let work = Workspace::new(&*device, Widths::of(config, chunk.min(context)))?;
+        Ok(Self {
+            device,
+            file: parts.file,
+            embedding: parts.embedding,
+            rope: parts.rope,
+            layers: taken,
+            norm,
+            output,
+            work,
+            context,
+            token_bytes,
+            state_bytes,
+            len: 0,
+            marks: Vec::new(),
+        })
+    }
+
+    /// Bytes of device memory that the buffers of a pass take, by the model's configuration.
+    #[must_use]
+    pub fn buffer_bytes(config: &ModelConfig, chunk: usize) -> u64 {
+        Widths::of(config, chunk).bytes()
+    }
+
+    /// Most tokens of a pass.
+    #[must_use]
+    pub fn chunk(&self) -> usize {
+        self.work.chunk()
+    }
+
+    /// All layers of one pass of at most [`DeviceDecoder::chunk`] tokens. False if it was stopped.
+    fn layers(&mut self, tokens: &[u32], experts: &mut Experts, stop: &dyn Fn() -> bool) -> Result<bool, ModelError> {
+        let device = &*self.device;
+        let (work, count) = (&self.work, tokens.len());
+        let angles = self.rope.angles(self.len, count);
+        let embedding = &self.embedding;
+        work.begin(device, count, self.len, angles.table(), &mut |rows| embedding.fill(tokens, rows))?;
+        let pass = Pass { device, work, tokens: count, half: self.rope.half() };
+        // As on the CPU: a single token that were given up half way would cost all that a recurrent state has read.
+        let whole = count == 1 && self.state_bytes > 0;
+        let watched = count > UNWATCHED;
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            if !whole && stop() {
+                device.sync(&device.mark(crate::gpu::Lane::Compute)?)?;
+                return Ok(false);
+            }
+            layer.mixer_norm.apply(device, work.x, work.h, count, None)?;
+            match &mut layer.mixer {
+                DeviceMixer::Attention(a) => a.forward(&pass)?,
+                DeviceMixer::DeltaNet(d) => d.forward(&pass)?,
+            }
+            if watched {
+                watch(device, work.x, count, work.flag(2 * i))?;
+            }
+            layer.ff_norm.apply(device, work.x, work.h, count, None)?;
+            layer.feed_forward.forward(&pass, experts)?;
+            if watched {
+                watch(device, work.x, count, work.flag(2 * i + 1))?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Logits of the last row, or of all `count` rows, of the pass that was queued; then everything queued is done.
+    fn head(&self, count: usize, logits: Logits) -> Result<Vec<f32>, ModelError> {
+        let (device, work) = (&*self.device, &self.work);
+        let mut out = Vec::new();
+        let first = match logits {
+            Logits::None => count,
+            Logits::Last => count - 1,
+            Logits::All => 0,
+        };
+        let mut at = first;
+        loop {
+            let rows = (count - at).min(HEAD_ROWS);
+            if rows > 0 {
+                self.norm.apply(device, work.x.down(at), work.h, rows, None)?;
+                apply(device, work.h, rows, &[(&self.output, Target::set(work.logits()))])?;
+            }
+            if let Some(half) = work.finish(device, rows, &mut out)? {
+                let kind = if half % 2 == 0 { "attention" } else { "feed-forward" };
+                return Err(ModelError::NotFinite { file: self.file.clone(), place: format!("layer {} ({kind})", half / 2) });
+            }
+            at += rows;
+            if at >= count {
+                break;
+            }
+        }
+        if !all_finite(&out) {
+            let place = if count > UNWATCHED { "the output head" } else { "a layer or the output head" };
+            return Err(ModelError::NotFinite { file: self.file.clone(), place: place.to_owned() });
+        }
+        Ok(out)
+    }
+}
+
+impl Model for DeviceDecoder {
+    fn forward(
+        &mut self,
+        tokens: &[u32],
+        experts: &mut Experts,
+        logits: Logits,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<f32>>, ModelError> {
+        if tokens.len() > self.context - self.len {
+            return Err(ModelError::ContextFull { used: self.len, more: tokens.len(), context: self.context });
+        }
+        if tokens.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let lens = places_to_copy(&self.marks, self.len, tokens.len());
+        for layer in &mut self.layers {
+            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
+                d.mark(&lens);
+            }
+        }
+        let (begin, chunk) = (self.len, self.work.chunk());
+        let last = (tokens.len() - 1) / chunk;
+        let mut out = Vec::new();
+        for (i, piece) in tokens.chunks(chunk).enumerate() {
+            let wanted = if logits == Logits::Last && i < last { Logits::None } else { logits };
+            let done = match self.layers(piece, experts, stop) {
+                Ok(true) => self.head(piece.len(), wanted).map(Some),
+                Ok(false) => Ok(None),
+                Err(e) => Err(e),
+            };
+            match done {
+                Ok(Some(more)) => out.extend(more),
+                other => {
+                    self.len = begin;
+                    return other;
+                }
+            }
+            self.len += piece.len();
+        }
+        Ok(Some(out))
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn truncate(&mut self, len: usize) -> usize {
+        let mut to = len.min(self.len);
+        let reach = |l: &DeviceLayer, len| match &l.mixer {
+            DeviceMixer::Attention(_) => len,
+            DeviceMixer::DeltaNet(d) => d.reachable(len),
+        };
+        // Until all layers agree; they all reach the empty context.
+        loop {
+            let nearest = self.layers.iter().fold(to, |len, l| reach(l, len));
+            if nearest == to {
+                break;
+            }
+            to = nearest;
+        }
+        self.len = to;
+        for layer in &mut self.layers {
+            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
+                d.rewind(to);
+            }
+        }
+        to
+    }
+
+    fn mark(&mut self, lens: &[usize]) {
+        self.marks.clear();
+        self.marks.extend_from_slice(lens);
+        self.marks.sort_unstable();
+        self.marks.dedup();
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        self.len as u64 * self.token_bytes + self.state_bytes
+    }
+
+    fn vocab(&self) -> usize {
+        self.embedding.vocab()
+    }
+}
