@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`device`] | what a device offers: memory, pinned memory, two streams, marks (events), launches |
 //! | [`params`] | the kernels by name, their parameters and launch shapes: the border between Rust and CUDA |
-//! | `reference` | what every kernel means, in plain Rust |
+//! | [`reference`] | what every kernel means, in plain Rust |
 //! | `simulated` | a device in host memory with a clock, faults and a checker of races between the streams |
 //! | `cuda` (feature `cuda`) | the real one, on candle's device |
 //!
@@ -15,5 +15,6 @@
 
 pub mod device;
 pub mod params;
+pub mod reference;
 
 pub use device::{Address, Device, GpuError, Lane, Mark, Memory, Pinned};

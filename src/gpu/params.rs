@@ -57,7 +57,7 @@ params! {
     RmsNorm { x: Address, weight: Address, y: Address, rows: u32, pieces: u32, len: u32, x_stride: u32, x_piece: u32, y_stride: u32, eps: f32, limit: f32 }
 
     /// One map of a [`MatVec`] or [`MatMul`]: `y[t] (+)= f(W x[t] + bias)`, W `[rows, cols]` of type `ty` (the GGUF type number).
-    /// `accumulate`: add to `y`. `scale`: multiply the product by `sigmoid(scale[t * scale_stride])`, 0 for none. `bias`: `[rows]` f32.
+    /// `accumulate`: add to `y`. `scale`: f multiplies by `sigmoid(scale[t * scale_stride])`, 0 for none. `bias`: `[rows]` f32.
     MatJob { weight: Address, bias: Address, y: Address, scale: Address, ty: u32, rows: u32, y_stride: u32, accumulate: u32, scale_stride: u32, first_block: u32 }
 
     /// Up to six maps over the same 1 to 8 rows `x[t * x_stride..][..cols]`; block b belongs to the last job whose `first_block <= b`
@@ -77,8 +77,8 @@ params! {
              position: Address, tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, half: u32, context: u32, wide: u32,
              q_stride: u32, q_head: u32, k_stride: u32, v_stride: u32, eps: f32, limit: f32, limit_v: f32, pad: u32 }
 
-    /// Causal attention of `tokens` queries `q[t][h][key_dim]` at positions `*position + t` over the caches (see [`Rotate`]), keys cut into `splits` equal
-    /// ranges of positions. Each split writes its running maximum, sum and unnormalised output to `partial`
+    /// Causal attention of `tokens` queries `q[t][h][key_dim]` at positions `*position + t` over the caches (see [`Rotate`]). The `n = *position + t + 1` keys that a token sees are
+    /// cut into `splits` ranges of `ceil(n / splits)` positions, the last ones shorter or empty. Each split writes its running maximum, sum and unnormalised output to `partial`
     /// `[tokens, heads, splits, 2 + value_dim]` f32; an empty range writes maximum -inf and sum 0. Query head h uses group `h / (heads / groups)`.
     Attention { q: Address, keys: Address, values: Address, partial: Address, position: Address,
                 tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, context: u32, wide: u32, splits: u32, scale: f32, pad: u32 }
@@ -101,7 +101,8 @@ params! {
     GatedNorm { x: Address, gate: Address, weight: Address, place: Address, y: Address, tokens: u32, heads: u32, dim: u32, gate_stride: u32, eps: f32, pad: u32 }
 
     /// Softmax over `scores[t][experts]`, then the best `top_k`, best first; of equal scores the lower id, and a NaN never beats a number. `renormalise`: divide by their sum
-    /// (at least 6.1035156e-5). Times `scale`. `ids` u32 and `weights` f32 `[tokens, top_k]`. `slots` `[tokens, top_k]` i32 gets `table[id]` (i32 `[experts]`, -1: in no slot).
+    /// (at least 6.1035156e-5). Times `scale`. `ids` u32 and `weights` f32 `[tokens, top_k]`. `slots` `[tokens, top_k]` i32 gets `table[id]` (i32 `[experts]`, -1: in no slot);
+    /// `table` 0: it is left alone.
     Route { scores: Address, table: Address, ids: Address, weights: Address, slots: Address, tokens: u32, experts: u32, top_k: u32, renormalise: u32, scale: f32, pad: u32 }
 
     /// Of every pair p (token `p / top_k`) with `slots[p] >= 0`: `inner[p] = silu(gate x) * (up x)`. The expert of slot s lies at `slab + s * slot_bytes`, its gate and up at the

@@ -1,0 +1,131 @@
+//! Attention: queries and keys prepared, keys in splits, splits joined.
+
+use super::{clamp, dot, rms, sigmoid, Host, Meaning, ReferenceError};
+use crate::gpu::params::{Attention, JoinSplits, Rotate};
+use crate::gpu::Address;
+use half::f16;
+
+/// A head: clamped, normalised, turned by the angles `[cosines half, sines half]`.
+fn prepare(x: &mut [f32], limit: f32, norm: Option<&[f32]>, eps: f32, angles: &[f32]) {
+    x.iter_mut().for_each(|x| *x = clamp(*x, limit));
+    let mut v: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+    if let Some(norm) = norm {
+        let scale = rms(x, eps);
+        v.iter_mut().zip(norm).for_each(|(v, n)| *v *= scale * f64::from(*n));
+    }
+    let half = angles.len() / 2;
+    for i in 0..half {
+        let (a, b, cos, sin) = (v[i], v[i + half], f64::from(angles[i]), f64::from(angles[i + half]));
+        (v[i], v[i + half]) = (a * cos - b * sin, b * cos + a * sin);
+    }
+    x.iter_mut().zip(v).for_each(|(x, v)| *x = v as f32);
+}
+
+impl Rotate {
+    fn store(&self, host: &mut Host<'_>, field: &'static str, at: Address, first: usize, x: &[f32]) -> Result<(), ReferenceError> {
+        match self.wide {
+            0 => host.put(field, at, first, &x.iter().map(|x| f16::from_f32(*x).to_bits()).collect::<Vec<_>>()),
+            _ => host.put(field, at, first, x),
+        }
+    }
+}
+
+impl Meaning for Rotate {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let (dim, value_dim, half) = (self.key_dim as usize, self.value_dim as usize, self.half as usize);
+        host.demand(2 * half <= dim, "more dimensions to rotate than a head has")?;
+        let position = host.one::<u32>("position", self.position, 0)? as usize;
+        host.demand(position + self.tokens as usize <= self.context as usize, "positions beyond the context")?;
+        let norm = |host: &Host<'_>, field, at: Address| -> Result<Option<Vec<f32>>, ReferenceError> {
+            (at.0 != 0).then(|| host.f32s(field, at, 0, dim)).transpose()
+        };
+        let (q_norm, k_norm) = (norm(host, "q_norm", self.q_norm)?, norm(host, "k_norm", self.k_norm)?);
+        for t in 0..self.tokens as usize {
+            let angles = host.f32s("angles", self.angles, t * 2 * half, 2 * half)?;
+            for h in 0..self.heads as usize {
+                let mut q = host.f32s("q", self.q, t * self.q_stride as usize + h * self.q_head as usize, dim)?;
+                prepare(&mut q, self.limit, q_norm.as_deref(), self.eps, &angles);
+                host.put("q_out", self.q_out, (t * self.heads as usize + h) * dim, &q)?;
+            }
+            for g in 0..self.groups as usize {
+                let place = g * self.context as usize + position + t;
+                let mut k = host.f32s("k", self.k, t * self.k_stride as usize + g * dim, dim)?;
+                prepare(&mut k, self.limit, k_norm.as_deref(), self.eps, &angles);
+                self.store(host, "keys", self.keys, place * dim, &k)?;
+                let mut v = host.f32s("v", self.v, t * self.v_stride as usize + g * value_dim, value_dim)?;
+                v.iter_mut().for_each(|v| *v = clamp(*v, self.limit_v));
+                self.store(host, "values", self.values, place * value_dim, &v)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Attention {
+    fn cached(&self, host: &Host<'_>, field: &'static str, at: Address, first: usize, len: usize) -> Result<Vec<f32>, ReferenceError> {
+        match self.wide {
+            0 => Ok(host.get::<u16>(field, at, first, len)?.into_iter().map(|b| f16::from_bits(b).to_f32()).collect()),
+            _ => host.f32s(field, at, first, len),
+        }
+    }
+}
+
+impl Meaning for Attention {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let (heads, groups, splits) = (self.heads as usize, self.groups as usize, self.splits as usize);
+        let (dim, value_dim, context) = (self.key_dim as usize, self.value_dim as usize, self.context as usize);
+        host.demand(splits > 0, "no splits")?;
+        host.demand(groups > 0 && heads.is_multiple_of(groups), "heads are no multiple of groups")?;
+        let position = host.one::<u32>("position", self.position, 0)? as usize;
+        let tokens = self.tokens as usize;
+        host.demand(position + tokens <= context, "positions beyond the context")?;
+        for g in 0..groups {
+            let len = position + tokens;
+            let keys = self.cached(host, "keys", self.keys, g * context * dim, len * dim)?;
+            let values = self.cached(host, "values", self.values, g * context * value_dim, len * value_dim)?;
+            for (t, h) in (0..tokens).flat_map(|t| (0..heads / groups).map(move |i| (t, g * (heads / groups) + i))) {
+                let q = host.f32s("q", self.q, (t * heads + h) * dim, dim)?;
+                let seen = position + t + 1;
+                let each = seen.div_ceil(splits);
+                for s in 0..splits {
+                    let range = (s * each).min(seen)..((s + 1) * each).min(seen);
+                    let scores: Vec<f64> = range.clone().map(|p| dot(&q, &keys[p * dim..(p + 1) * dim]) * f64::from(self.scale)).collect();
+                    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let (mut sum, mut out) = (0.0, vec![0.0f64; value_dim]);
+                    for (p, score) in range.zip(scores) {
+                        let w = (score - max).exp();
+                        sum += w;
+                        out.iter_mut().zip(&values[p * value_dim..]).for_each(|(o, v)| *o += w * f64::from(*v));
+                    }
+                    let row: Vec<f32> = [max, sum].iter().chain(&out).map(|v| *v as f32).collect();
+                    host.put("partial", self.partial, ((t * heads + h) * splits + s) * (2 + value_dim), &row)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Meaning for JoinSplits {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let (heads, dim, splits) = (self.heads as usize, self.value_dim as usize, self.splits as usize);
+        for (t, h) in (0..self.tokens as usize).flat_map(|t| (0..heads).map(move |h| (t, h))) {
+            let parts = host.f32s("partial", self.partial, (t * heads + h) * splits * (2 + dim), splits * (2 + dim))?;
+            let parts: Vec<&[f32]> = parts.chunks_exact(2 + dim).collect();
+            let max = parts.iter().map(|p| p[0]).fold(f32::NEG_INFINITY, f32::max);
+            let (mut sum, mut out) = (0.0, vec![0.0f64; dim]);
+            for p in parts.iter().filter(|p| p[1] != 0.0) {
+                let w = f64::from(p[0] - max).exp();
+                sum += w * f64::from(p[1]);
+                out.iter_mut().zip(&p[2..]).for_each(|(o, v)| *o += w * f64::from(*v));
+            }
+            out.iter_mut().for_each(|o| *o /= sum);
+            if self.gate.0 != 0 {
+                let gate = host.f32s("gate", self.gate, t * self.gate_stride as usize + h * self.gate_head as usize, dim)?;
+                out.iter_mut().zip(gate).for_each(|(o, g)| *o *= sigmoid(g.into()));
+            }
+            host.put("y", self.y, (t * heads + h) * dim, &out.iter().map(|o| *o as f32).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+}

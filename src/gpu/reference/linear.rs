@@ -1,0 +1,59 @@
+//! Maps of activations.
+
+use super::{dot, sigmoid, Host, Meaning, ReferenceError};
+use crate::gpu::params::{MatJob, MatMul, MatVec};
+
+/// One map over rows `x[t]`.
+fn map(host: &mut Host<'_>, job: &MatJob, x: &[Vec<f32>], cols: u32) -> Result<(), ReferenceError> {
+    host.demand(job.y_stride >= job.rows || x.len() < 2, "results of two tokens overlap")?;
+    let mut y = vec![Vec::with_capacity(job.rows as usize); x.len()];
+    for r in 0..job.rows as usize {
+        let w = host.weights("weight", job.weight, job.ty, r, cols)?;
+        let bias = if job.bias.0 == 0 { 0.0 } else { host.one::<f32>("bias", job.bias, r)?.into() };
+        for (x, y) in x.iter().zip(&mut y) {
+            y.push(dot(&w, x) + bias);
+        }
+    }
+    for (t, y) in y.into_iter().enumerate() {
+        let at = t * job.y_stride as usize;
+        let scale = match job.scale.0 {
+            0 => 1.0,
+            _ => sigmoid(host.one::<f32>("scale", job.scale, t * job.scale_stride as usize)?.into()),
+        };
+        let before = match job.accumulate {
+            0 => vec![0.0; y.len()],
+            _ => host.f32s("y", job.y, at, y.len())?,
+        };
+        let y: Vec<f32> = y.iter().zip(before).map(|(y, b)| (f64::from(b) + y * scale) as f32).collect();
+        host.put("y", job.y, at, &y)?;
+    }
+    Ok(())
+}
+
+fn inputs(host: &Host<'_>, x: crate::gpu::Address, stride: u32, cols: u32, tokens: u32) -> Result<Vec<Vec<f32>>, ReferenceError> {
+    (0..tokens as usize).map(|t| host.f32s("x", x, t * stride as usize, cols as usize)).collect()
+}
+
+impl Meaning for MatVec {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        host.demand((1..=Self::TOKENS).contains(&self.tokens), "1 to 8 tokens")?;
+        host.demand((1..=Self::JOBS).contains(&(self.jobs as usize)), "1 to 6 maps")?;
+        let jobs = &self.job[..self.jobs as usize];
+        let x = inputs(host, self.x, self.x_stride, self.cols, self.tokens)?;
+        let ends = jobs[1..].iter().map(|j| j.first_block).chain([self.blocks]);
+        host.demand(jobs[0].first_block == 0, "the first map begins with block 0")?;
+        for (job, end) in jobs.iter().zip(ends) {
+            let blocks = end.checked_sub(job.first_block);
+            host.demand(blocks == Some(job.rows.div_ceil(Self::ROWS)), "a map's blocks are its rows divided by four")?;
+            map(host, job, &x, self.cols)?;
+        }
+        Ok(())
+    }
+}
+
+impl Meaning for MatMul {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let x = inputs(host, self.x, self.x_stride, self.cols, self.tokens)?;
+        map(host, &self.job, &x, self.cols)
+    }
+}

@@ -1,0 +1,43 @@
+//! The router's choice; the rules are those of the CPU's `model::router`.
+
+use super::{Host, Meaning, ReferenceError};
+use crate::gpu::params::Route;
+
+/// llama.cpp's floor of the sum that weights are divided by: the smallest normal f16.
+const FLOOR: f64 = 6.103_515_6e-5;
+
+impl Meaning for Route {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let (experts, k) = (self.experts as usize, self.top_k as usize);
+        host.demand(k <= experts, "more experts to choose than there are")?;
+        let table: Vec<i32> = if self.table.0 == 0 { Vec::new() } else { host.get("table", self.table, 0, experts)? };
+        for t in 0..self.tokens as usize {
+            let row = host.f32s("scores", self.scores, t * experts, experts)?;
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let exp = |s: f32| f64::from(s - max).exp();
+            let sum: f64 = row.iter().map(|s| exp(*s)).sum();
+            let mut ids: Vec<usize> = Vec::with_capacity(k);
+            while ids.len() < k {
+                let mut best: Option<usize> = None;
+                for (i, s) in row.iter().enumerate() {
+                    if !ids.contains(&i) && best.is_none_or(|b| *s > row[b] || (row[b].is_nan() && !s.is_nan())) {
+                        best = Some(i);
+                    }
+                }
+                ids.extend(best);
+            }
+            let mut weights: Vec<f64> = ids.iter().map(|&i| exp(row[i]) / sum).collect();
+            if self.renormalise != 0 {
+                let total = weights.iter().sum::<f64>().max(FLOOR);
+                weights.iter_mut().for_each(|w| *w /= total);
+            }
+            let weights: Vec<f32> = weights.iter().map(|w| (w * f64::from(self.scale)) as f32).collect();
+            host.put("weights", self.weights, t * k, &weights)?;
+            host.put("ids", self.ids, t * k, &ids.iter().map(|&i| i as u32).collect::<Vec<_>>())?;
+            if !table.is_empty() {
+                host.put("slots", self.slots, t * k, &ids.iter().map(|&i| table[i]).collect::<Vec<_>>())?;
+            }
+        }
+        Ok(())
+    }
+}
