@@ -302,6 +302,40 @@ fn a_chat_from_opening_to_resuming() {
 }
 
 #[test]
+fn automatic_slots_hold_a_budget_then_the_knee_and_say_why() {
+    let home = Home::new();
+    let mut pty = home.rotary(&["demo", "--slots", "8"], 120, 32);
+    pty.sees("slots 8/32");
+    // 3 MiB hold nine slots of 312 KiB in each of the six layers.
+    pty.enter("/slots auto 3MiB");
+    pty.sees("slots auto 9/32");
+    pty.sees("auto: 3.00 MiB");
+    pty.sees("3.00 MiB holds 9");
+    pty.enter("/slots auto");
+    pty.sees("learning: 0 of 64");
+    pty.send("/set seed 7\r");
+    pty.sees("seed is 7");
+    // Answers of the toy are short at times: ask until enough was seen.
+    for _ in 0..6 {
+        pty.enter("Tell me a long story about a cat and a ball.");
+        let screen = pty.until("an answer or the knee is there", |s| [" reused,", "knee: +1"].iter().any(|w| s.contents().contains(w)));
+        if screen.contains("knee: +1") {
+            break;
+        }
+        pty.send("/new\r");
+        pty.until("a new chat", |s| !s.contents().contains(" reused,"));
+    }
+    pty.sees("knee: +1 gains");
+    // Turned by hand: no longer automatic.
+    pty.send("\x1b+");
+    pty.until("the knob is the person's again", |s| !s.contents().contains("slots auto"));
+    pty.send("\x03");
+    pty.until("nothing runs", |s| !s.contents().contains("answering") && !s.contents().contains("cancelling"));
+    pty.send("/quit\r");
+    assert_eq!(pty.ends().exit_code(), 0);
+}
+
+#[test]
 fn a_lost_terminal_ends_the_program_in_time_and_keeps_the_chat() {
     let home = Home::new();
     let mut pty = home.demo(100, 30);

@@ -7,11 +7,12 @@
 //! | [`slots`] | the CPU tier: slots in RAM |
 //! | `run` | the products of a layer's routed experts, on the CPU |
 //! | [`schedule`], [`policy`] | pure: which expert gets a slot, who leaves |
-//! | [`curve`] | hit rate for every slot count, from stack distances |
+//! | [`curve`], [`knee`] | hit rate for every slot count, from stack distances; where it bends |
 //! | [`budget`] | the memory plan |
 
 pub mod budget;
 pub mod curve;
+pub mod knee;
 pub mod policy;
 mod run;
 pub mod schedule;

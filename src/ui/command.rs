@@ -1,6 +1,8 @@
 //! Slash commands: from a line of input to what it asks for.
 
 use super::keys::{COMMANDS, PARAMETERS};
+use super::memory_state::auto::Target;
+use crate::config::parse_bytes;
 use crate::events::{ModelSource, Sampling};
 use std::path::PathBuf;
 
@@ -34,6 +36,8 @@ pub enum Slash {
     Save(PathBuf),
     /// Slots per layer.
     Slots(usize),
+    /// Slots that turn themselves; `None` is no longer.
+    SlotsAuto(Option<Target>),
     /// Replacement policy.
     Policy(String),
     /// Show all sampling parameters.
@@ -83,7 +87,12 @@ pub fn parse(line: &str) -> Result<Slash, String> {
         }),
         "save" if argument.is_empty() => return Err(usage()),
         "save" => Slash::Save(home(argument)),
-        "slots" => Slash::Slots(number()?),
+        "slots" => match argument.split_once(char::is_whitespace).map_or((argument, ""), |(a, b)| (a, b.trim())) {
+            ("auto", "" | "knee") => Slash::SlotsAuto(Some(Target::Knee)),
+            ("auto", "off") | ("off", "") => Slash::SlotsAuto(None),
+            ("auto", size) => Slash::SlotsAuto(Some(Target::Bytes(parse_bytes(size)?))),
+            _ => Slash::Slots(number()?),
+        },
         "policy" => match argument {
             "rotary" | "lru" | "lfu" => Slash::Policy(argument.to_owned()),
             _ => return Err(format!("the policies are rotary, lru and lfu; {}", usage())),
@@ -194,6 +203,16 @@ mod tests {
     }
 
     #[test]
+    fn slots_take_a_number_a_budget_or_the_knee() {
+        assert_eq!(parse("/slots 12"), Ok(Slash::Slots(12)));
+        assert_eq!(parse("/slots auto"), Ok(Slash::SlotsAuto(Some(Target::Knee))));
+        assert_eq!(parse("/slots auto 4GiB"), Ok(Slash::SlotsAuto(Some(Target::Bytes(4 << 30)))));
+        assert_eq!(parse("/slots auto 512 MiB"), Ok(Slash::SlotsAuto(Some(Target::Bytes(512 << 20)))));
+        assert_eq!(parse("/slots auto off"), Ok(Slash::SlotsAuto(None)));
+        assert!(parse("/slots auto lots").unwrap_err().contains("8GiB"));
+    }
+
+    #[test]
     fn every_parameter_can_be_set_and_is_described() {
         let mut sampling = Sampling::default();
         for name in PARAMETERS {
@@ -205,7 +224,7 @@ mod tests {
     #[test]
     fn mistakes_say_what_is_expected() {
         assert!(parse("/sloots 3").unwrap_err().contains("/save") || parse("/sloots 3").unwrap_err().contains("/slots"));
-        assert!(parse("/slots many").unwrap_err().contains("/slots N"));
+        assert!(parse("/slots many").unwrap_err().contains("/slots N | auto"));
         assert!(parse("/").unwrap_err().contains("no command"));
         assert!(parse("/é").unwrap_err().contains("no command"));
         let mut s = Sampling::default();

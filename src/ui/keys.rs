@@ -258,7 +258,7 @@ commands! {
     "edit" "" Takes::Nothing, "edit the previous prompt and go on from there";
     "copy" "[N | all]" Takes::Text, "last answer, its Nth code block, or all (OSC 52)";
     "save" "PATH" Takes::Text, "write the chat as Markdown to a file";
-    "slots" "N" Takes::Text, "slots per layer";
+    "slots" "N | auto [SIZE] | off" Takes::Text, "slots per layer; auto holds SIZE, or the knee";
     "policy" "NAME" Takes::Words(&["rotary", "lru", "lfu"]), "how experts get and lose slots";
     "set" "[NAME VALUE]" Takes::Words(PARAMETERS), "a sampling parameter; without value: show all";
     "system" "[TEXT]" Takes::Text, "the standing instruction; without text: none";

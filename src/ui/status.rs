@@ -118,9 +118,10 @@ struct SlotWords(String, Face);
 
 fn slot_words(state: &State) -> SlotWords {
     let knob = &state.slots;
+    let auto = if knob.auto.is_some() { "auto " } else { "" };
     if knob.asked == knob.granted {
-        SlotWords(knob.granted.to_string(), Face::Text)
+        SlotWords(format!("{auto}{}", knob.granted), Face::Text)
     } else {
-        SlotWords(format!("{}{}{}", knob.granted, state.theme.glyphs().arrow, knob.asked), Face::Accent)
+        SlotWords(format!("{auto}{}{}{}", knob.granted, state.theme.glyphs().arrow, knob.asked), Face::Accent)
     }
 }

@@ -3,6 +3,7 @@
 
 mod chat;
 mod engine;
+mod knob;
 mod slash;
 
 use super::composer::Enter;
@@ -43,11 +44,14 @@ pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
         Message::EngineGone => engine::gone(state, now, out),
         Message::Step(record) => {
             if state.keep_step(*record) {
-                state.fold();
+                knob::fold(state, now, out);
             }
         }
-        Message::Fold => state.fold(),
-        Message::Gauges(gauges) => state.gauges(&gauges),
+        Message::Fold => knob::fold(state, now, out),
+        Message::Gauges(gauges) => {
+            state.gauges(&gauges);
+            knob::look(state, now, out);
+        }
         Message::Dropped(dropped) => state.dropped = dropped,
         Message::Link(link) => state.link = link,
         Message::Player(status) => state.replay = Some(status),
@@ -223,7 +227,7 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
                 state.say("no answer here has a thinking block", now);
             }
         }
-        Action::Slots(by) => engine::turn_slots(state, isize::from(by), now, out),
+        Action::Slots(by) => knob::turn(state, isize::from(by), now, out),
         Action::Left => state.composer.left(),
         Action::Right => state.composer.right(),
         Action::WordLeft => state.composer.word_left(),

@@ -8,7 +8,7 @@ pub(super) fn bytes(n: u64) -> String {
 
 /// Bytes without padding.
 #[must_use]
-pub(super) fn bare_bytes(n: u64) -> String {
+pub(in crate::ui) fn bare_bytes(n: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if n < 1024 {
         return format!("{n} B");

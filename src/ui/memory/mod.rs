@@ -5,8 +5,13 @@
 //! carry a mark for "about" and the word.
 
 mod figures;
+mod forecasts;
+mod judgement;
 mod plot;
 mod sections;
+
+pub(in crate::ui) use figures::bare_bytes;
+pub(in crate::ui) use forecasts::preview;
 
 use super::memory_state::MemoryState;
 use super::panes::PaneContext;
@@ -75,10 +80,17 @@ fn column(area: Rect, buf: &mut Buffer, sections: Vec<Section>, plot: Option<(&[
     for i in by_rank {
         let lines = sections[i].lines.len();
         if lines > left {
-            break;
+            continue;
         }
         left -= lines;
         shown[i] = true;
+    }
+    // Where the large curve has room, the small one gives up its own.
+    if let Some(i) = sections.iter().position(|s| s.stand_in).filter(|i| shown[*i] && plot.is_some()) {
+        if left + sections[i].lines.len() >= usize::from(CURVE.0) {
+            left += sections[i].lines.len();
+            shown[i] = false;
+        }
     }
     let curve_fits = plot.is_some() && left >= usize::from(CURVE.0);
     // Blank lines between groups, where there is more room than content.

@@ -1,6 +1,7 @@
-//! The sections of the memory pane, as lines.
+//! The sections of the memory pane that are counted, as lines: what happens, and where things are.
 
-use super::figures::{bare_bytes, bytes, percent, signed_bytes, speed, time};
+use super::figures::{bare_bytes, bytes, percent, speed, time};
+use super::{forecasts, judgement};
 use crate::events::ModelCard;
 use crate::ui::memory_state::MemoryState;
 use crate::ui::panes::PaneContext;
@@ -9,7 +10,7 @@ use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 
 /// Columns of the labels at the left.
-const LABEL: usize = 9;
+pub(super) const LABEL: usize = 9;
 
 /// A few lines that stand or fall together.
 pub(super) struct Section {
@@ -17,40 +18,42 @@ pub(super) struct Section {
     pub(super) rank: u8,
     /// A blank line may stand before it.
     pub(super) opens_group: bool,
+    /// It stands for the large curve, and goes where that has room.
+    pub(super) stand_in: bool,
     pub(super) lines: Vec<Line<'static>>,
 }
 
-fn section(rank: u8, opens_group: bool, lines: Vec<Line<'static>>) -> Section {
-    Section { rank, opens_group, lines }
+pub(super) fn section(rank: u8, opens_group: bool, lines: Vec<Line<'static>>) -> Section {
+    Section { rank, opens_group, stand_in: false, lines }
 }
 
 /// Slots per layer as they are now. The engine's answer to a key comes before the first step with it.
-fn granted(state: &MemoryState, context: &PaneContext<'_>) -> usize {
+pub(super) fn granted(state: &MemoryState, context: &PaneContext<'_>) -> usize {
     match context.slots.granted {
         0 => state.slots(),
         granted => granted.min(state.experts().max(state.slots())),
     }
 }
 
-struct Ink<'a> {
-    theme: &'a Theme,
-    width: usize,
+pub(super) struct Ink<'a> {
+    pub(super) theme: &'a Theme,
+    pub(super) width: usize,
 }
 
 impl Ink<'_> {
-    fn label(&self, text: &'static str) -> Span<'static> {
+    pub(super) fn label(&self, text: &'static str) -> Span<'static> {
         self.theme.span(Face::Dim, format!("{text:<LABEL$}"))
     }
 
-    fn dim(&self, text: impl Into<String>) -> Span<'static> {
+    pub(super) fn dim(&self, text: impl Into<String>) -> Span<'static> {
         self.theme.span(Face::Dim, text.into())
     }
 
-    fn text(&self, text: impl Into<String>) -> Span<'static> {
+    pub(super) fn text(&self, text: impl Into<String>) -> Span<'static> {
         self.theme.span(Face::Text, text.into())
     }
 
-    fn accent(&self, text: impl Into<String>) -> Span<'static> {
+    pub(super) fn accent(&self, text: impl Into<String>) -> Span<'static> {
         self.theme.span(Face::Accent, text.into())
     }
 
@@ -60,7 +63,7 @@ impl Ink<'_> {
     }
 
     /// The first line that fits; the last if none does.
-    fn fitting(&self, mut lines: Vec<Line<'static>>) -> Line<'static> {
+    pub(super) fn fitting(&self, mut lines: Vec<Line<'static>>) -> Line<'static> {
         let at = lines.iter().position(|l| l.width() <= self.width).unwrap_or(lines.len().saturating_sub(1));
         if at < lines.len() {
             lines.swap_remove(at)
@@ -70,7 +73,7 @@ impl Ink<'_> {
     }
 
     /// A bar of `width` columns, `share` of it filled.
-    fn bar(&self, share: f64, width: usize) -> [Span<'static>; 2] {
+    pub(super) fn bar(&self, share: f64, width: usize) -> [Span<'static>; 2] {
         let g = self.theme.glyphs();
         let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
         let mut filled = (share * width as f64).round() as usize;
@@ -98,16 +101,17 @@ pub(super) fn activity(state: &MemoryState, context: &PaneContext<'_>, theme: &T
     all.push(section(2, true, vec![hit_rate(&ink, state)]));
     all.extend(speeds(&ink, state));
     all.extend(split(&ink, state));
-    all.extend(forecasts(&ink, state, context));
+    all.extend(forecasts::keys(&ink, state, context));
     all
 }
 
 /// Where things are: tiers, process, context, lost records.
 pub(super) fn places(state: &MemoryState, context: &PaneContext<'_>, theme: &Theme, width: u16) -> Vec<Section> {
     let ink = Ink { theme, width: usize::from(width) };
-    let mut all = tiers(&ink, state, context);
+    let mut all = forecasts::strip(&ink, state);
+    all.extend(tiers(&ink, state, context));
     all.extend(process(&ink, state, context));
-    all.extend(judgement(&ink, state));
+    all.extend(judgement::sections(&ink, state));
     if context.dropped > 0 {
         let words = format!("{} records lost: the screen was slower than the model", context.dropped);
         all.push(section(3, false, vec![Line::from(theme.span(Face::Notice, words))]));
@@ -120,7 +124,7 @@ fn slots(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<S
     let digits = state.experts().max(1).to_string().len();
     let knob = context.slots;
     let now = granted(state, context);
-    let refused = knob.asked != 0 && knob.asked != knob.granted;
+    let turning = knob.asked != 0 && knob.asked != knob.granted;
     let count = |with_bytes: bool| {
         let mut line = Line::from(vec![
             ink.label("slots"),
@@ -130,16 +134,26 @@ fn slots(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<S
         if with_bytes {
             line.push_span(ink.text(bytes(state.slot_bytes(now))));
         }
-        if refused {
-            line.push_span(ink.theme.span(Face::Notice, format!("  asked {}, got {}", knob.asked, knob.granted)));
+        if turning {
+            line.push_span(ink.accent(format!("  turning to {}", knob.asked)));
+        } else if let Some(asked) = knob.refused {
+            line.push_span(ink.theme.span(Face::Notice, format!("  asked {asked}, got {}", knob.granted)));
+        } else if let Some(auto) = &knob.auto {
+            line.push_span(ink.accent(format!("  auto: {}", auto.name())));
         }
         line
     };
     let line = ink.fitting(vec![count(true), count(false)]);
     let mut sections = vec![section(0, false, vec![line])];
-    if let Some(why) = knob.why.as_ref().filter(|_| refused) {
+    // Why the knob stands where it does, if not because the person said so.
+    let why = match (&knob.why, &knob.auto) {
+        (Some(why), _) if knob.refused.is_some() && !turning => Some((why.as_str(), Face::Notice)),
+        (_, Some(auto)) => Some((auto.why(), Face::Text)),
+        _ => None,
+    };
+    if let Some((why, face)) = why {
         let why: String = why.chars().filter(|c| !c.is_control()).collect();
-        sections.push(section(4, false, vec![Line::from(ink.theme.span(Face::Notice, why))]));
+        sections.push(section(4, false, vec![Line::from(ink.theme.span(face, why))]));
     }
     let room = ink.width.saturating_sub(LABEL + 22).min(40);
     if room >= 6 && all > 0 {
@@ -148,7 +162,7 @@ fn slots(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<S
         line.extend(ink.bar(used as f64 / all as f64, room));
         line.push_span(ink.text(format!(" {used:>digits$}")));
         line.push_span(ink.dim(format!(" of {all}")));
-        sections.push(section(9, false, vec![line]));
+        sections.push(section(13, false, vec![line]));
     }
     sections
 }
@@ -179,7 +193,7 @@ fn speeds(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
     }
     let mut own = Line::from(vec![ink.label("")]);
     own.extend(spark(ink, state, ink.width.saturating_sub(LABEL).min(48)));
-    vec![section(3, false, vec![line]), section(8, false, vec![own])]
+    vec![section(3, false, vec![line]), section(10, false, vec![own])]
 }
 
 /// The latest tokens' speeds, scaled to their highest, newest at the right.
@@ -234,7 +248,7 @@ fn split(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
     let per_line = if ink.width >= 5 * 17 - 2 { 5 } else { 3 };
     let lines: Vec<Line<'static>> = items.chunks(per_line).map(|chunk| Line::from(chunk.concat())).collect();
     if ink.width >= 3 * 17 - 2 {
-        sections.push(section(7, false, lines));
+        sections.push(section(10, false, lines));
     }
     if let Some((uploaded, missed)) = state.bytes_per_token() {
         let line = Line::from(vec![
@@ -244,7 +258,7 @@ fn split(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
             ink.text(bytes(missed)),
             ink.dim(" read /token"),
         ]);
-        sections.push(section(12, false, vec![line]));
+        sections.push(section(15, false, vec![line]));
     }
     sections
 }
@@ -265,60 +279,6 @@ fn shares(parts: &[f64; 5], columns: usize) -> [usize; 5] {
     let missing = columns.saturating_sub(whole.iter().sum());
     order.iter().take(missing).for_each(|i| whole[*i] += 1);
     whole
-}
-
-fn forecasts(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
-    let (now, most) = (granted(state, context), state.experts());
-    let least = context.card.map_or(1, |c| c.plan.min_slots.max(1));
-    let digits = most.max(1).to_string().len();
-    let about = ink.theme.glyphs().about;
-    // Until a token was made with a new count, its speed is an estimate like the others.
-    let today = if now == state.slots() { state.speed_now() } else { state.forecast(now).and_then(|f| f.speed) };
-    // The same estimate for the present count, so that both ends of the step come from one source.
-    let here = state.forecast(now).map(|f| f.hit_rate);
-    let line = |key: &'static str, slots: usize| -> Line<'static> {
-        let row = |from: Option<f64>, wordy: bool| {
-            let word = |text: &'static str| ink.dim(if wordy { text } else { "" });
-            let mut line = Line::from(vec![
-                ink.dim("  "),
-                ink.theme.span(Face::Key, key),
-                ink.dim(format!("  {} ", ink.theme.glyphs().arrow)),
-                ink.text(format!("{slots:>digits$}")),
-                word(" slots"),
-            ]);
-            if slots == now {
-                line.push_span(ink.dim("  no further"));
-                return line;
-            }
-            line.push_span(ink.text(signed_bytes(state.slot_bytes(slots), state.slot_bytes(now))));
-            let Some(forecast) = state.forecast(slots) else {
-                line.push_span(ink.dim("  learning"));
-                return line;
-            };
-            line.push_span(ink.dim(format!("  {about}")));
-            if let Some(from) = from {
-                line.push_span(ink.text(percent(Some(from))));
-                line.push_span(ink.dim(format!(" {}", ink.theme.glyphs().arrow)));
-            }
-            line.push_span(ink.text(percent(Some(forecast.hit_rate))));
-            line.push_span(word(" hits"));
-            if let (Some(then), Some(today)) = (forecast.speed, today) {
-                line.push_span(ink.dim(format!("  {about}")));
-                line.push_span(ink.text(format!("{:>+6.1}", then - today)));
-                line.push_span(ink.dim(" tok/s"));
-            }
-            line
-        };
-        ink.fitting(vec![row(here, true), row(None, true), row(None, false)])
-    };
-    let up = |n: usize| now.saturating_add(n).min(most.max(now));
-    let down = |n: usize| now.saturating_sub(n).max(least.min(now));
-    let head = Line::from(vec![ink.dim("another slot count, estimated")]);
-    vec![
-        section(10, true, vec![head]),
-        section(5, false, vec![line("+", up(1)), line("-", down(1))]),
-        section(6, false, vec![line("]", up(8)), line("[", down(8))]),
-    ]
 }
 
 fn tiers(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
@@ -342,7 +302,7 @@ fn tiers(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<S
     } else if experts > 0 {
         lines.push(tier("experts", Some(experts)));
     }
-    vec![section(11, true, lines)]
+    vec![section(14, true, lines)]
 }
 
 fn process(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
@@ -355,7 +315,7 @@ fn process(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec
         if let Some(gauges) = state.latest_gauges() {
             line.push_span(ink.text(format!(" {}", bytes(gauges.cache_used))));
         }
-        sections.push(section(8, true, vec![line]));
+        sections.push(section(11, true, vec![line]));
     }
     let Some(gauges) = state.latest_gauges() else { return sections };
     let process = |budget: Option<u64>| {
@@ -367,7 +327,7 @@ fn process(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec
         line
     };
     let line = ink.fitting(vec![process(context.card.and_then(|c| c.plan.budget)), process(None)]);
-    sections.push(section(9, false, vec![line]));
+    sections.push(section(12, false, vec![line]));
     let line = Line::from(vec![
         ink.label("free"),
         ink.text(bytes(gauges.available)),
@@ -375,50 +335,7 @@ fn process(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec
         ink.text(bytes(gauges.disk_rate)),
         ink.dim("/s"),
     ]);
-    sections.push(section(13, false, vec![line]));
-    sections
-}
-
-/// Is it the policy, or is the working set too big? And was the last estimate any good?
-fn judgement(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
-    let mut sections = Vec::new();
-    let (slots, experts) = (state.slots(), state.experts());
-    if let Some((best, achieved)) = state.regret().best_and_achieved() {
-        let chance = (experts > 0).then(|| slots as f64 / experts as f64);
-        let about = ink.theme.glyphs().about;
-        let line = |label: &'static str, share: Option<f64>, words: &'static str, room: usize| {
-            let mut line = Line::from(vec![ink.label(label), ink.text(percent(share)), Span::raw(" ")]);
-            if room >= 6 {
-                line.extend(ink.bar(share.unwrap_or(0.0), room));
-            }
-            line.push_span(ink.dim(format!(" {words}")));
-            line
-        };
-        let room = ink.width.saturating_sub(LABEL + 24).min(24);
-        let lines = vec![
-            line("best", Some(best), "in hindsight", room),
-            line("achieved", Some(achieved), "same tokens", room),
-            line("LRU", state.lru_now(), if about == "~" { "~ estimated" } else { "≈ estimated" }, room),
-            line("chance", chance, "slots/experts", room),
-        ];
-        sections.push(section(14, true, lines));
-    }
-    if let Some(verdict) = state.verdict() {
-        let (arrow, then) = (ink.theme.glyphs().arrow, verdict.forecast);
-        let rates = vec![
-            ink.label("forecast"),
-            ink.text(percent(Some(then.hit_rate))),
-            ink.dim(format!(" {arrow} came")),
-            ink.text(percent(Some(verdict.hit_rate))),
-        ];
-        let mut full = rates.clone();
-        if let Some(expected) = then.speed {
-            full.push(ink.dim(format!(" {}", speed(Some(expected)))));
-            full.push(ink.dim(format!(" {arrow} {} tok/s", speed(Some(verdict.speed)))));
-        }
-        let line = ink.fitting(vec![Line::from(full), Line::from(rates)]);
-        sections.push(section(12, false, vec![line]));
-    }
+    sections.push(section(16, false, vec![line]));
     sections
 }
 

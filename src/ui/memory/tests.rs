@@ -1,6 +1,7 @@
 use super::*;
 use crate::ui::experts_state::stream::Stream;
 use crate::ui::experts_state::tests::any_record;
+use crate::ui::memory_state::auto::{Auto, Target, View};
 use crate::ui::palette::ColorDepth;
 use crate::ui::panes::SlotKnob;
 use proptest::prelude::*;
@@ -18,7 +19,7 @@ impl Session {
     fn new() -> Self {
         let stream = Stream::new(48, 128, 8, 40, 3);
         let state = MemoryState::open(&stream.card());
-        Self { stream, state, knob: SlotKnob { asked: 40, granted: 40, why: None } }
+        Self { stream, state, knob: SlotKnob::at(40) }
     }
 
     fn tokens(&mut self, n: usize) {
@@ -62,14 +63,14 @@ fn a_dense_model_shows_speed_and_no_slots() {
     );
 }
 
-/// A prompt, 100 tokens at 40 slots, 90 more at 48.
+/// A prompt, 100 tokens at 40 slots, 100 more at 48.
 fn session() -> Session {
     let mut session = Session::new();
     session.state.apply(&session.stream.prompt(24));
     session.tokens(100);
     session.stream.resize(48);
-    session.knob = SlotKnob { asked: 64, granted: 48, why: Some("memory would fall below the reserve".into()) };
-    session.tokens(90);
+    session.knob = SlotKnob { refused: Some(64), why: Some("memory would fall below the reserve".into()), ..SlotKnob::at(48) };
+    session.tokens(100);
     session.state.gauges(&session.stream.gauges());
     session
 }
@@ -107,9 +108,46 @@ fn what_was_asked_and_what_was_granted_stand_side_by_side_with_the_reason() {
 fn a_granted_slot_count_shows_before_the_next_token() {
     let mut session = Session::new();
     session.tokens(40);
-    session.knob = SlotKnob { asked: 44, granted: 44, why: None };
+    session.knob = SlotKnob::at(44);
     let text = session.text(&mono(), (54, 11), 0);
-    assert!(text.contains("44 of 128 per layer") && text.contains("→  45") && text.contains("→  36"), "{text}");
+    assert!(text.contains("44 of 128 per layer") && text.contains("→ 45") && text.contains("→ 36"), "{text}");
+}
+
+#[test]
+fn a_change_that_is_under_way_is_not_called_refused() {
+    let mut session = Session::new();
+    session.tokens(40);
+    session.knob = SlotKnob { asked: 48, ..SlotKnob::at(40) };
+    let text = session.text(&mono(), (54, 11), 0);
+    assert!(text.contains("turning to 48") && !text.contains("got"), "{text}");
+}
+
+#[test]
+fn the_automatic_knob_says_what_it_holds_and_why() {
+    let mut session = session();
+    let mut auto = Auto::new(Target::Bytes(7 << 30));
+    let (curve, card) = (session.state.curve(), session.stream.card());
+    let (now, step) = (48, card.plan.slot_step);
+    let view = View { tokens: 200, curve: &curve, now, least: 8, most: 128, slot_step: step, available: None };
+    assert_eq!(auto.look(&view), Some(51));
+    session.knob = SlotKnob { auto: Some(auto), ..SlotKnob::at(48) };
+    for size in INSIDES {
+        let text = session.text(&mono(), size, 0);
+        assert!(text.contains("auto: 7.00 GiB") && text.contains("7.00 GiB holds 51 of 140 MiB each"), "{text}");
+    }
+    insta::assert_snapshot!("auto_54x11", session.text(&mono(), (54, 11), 0));
+}
+
+#[test]
+fn the_small_panes_show_the_curve_too_with_the_present_count_under_its_bar() {
+    let session = session();
+    for size in [(54, 11), (78, 11)] {
+        let text = session.text(&mono(), size, 0);
+        let line = |start: &str| text.lines().find(|l| l.starts_with(start)).unwrap_or_else(|| panic!("no {start} in\n{text}"));
+        let (bars, axis) = (line("curve"), line("≈ LRU"));
+        assert!(bars.contains('▃') && bars.ends_with("█|"), "{text}");
+        assert!(axis.contains("▴48") && axis.contains("128 slots"), "{text}");
+    }
 }
 
 #[test]
@@ -167,7 +205,7 @@ proptest! {
         records.iter().for_each(|r| state.apply(r));
         if gauges { state.gauges(&stream.gauges()); }
         let theme = Theme::built_in("dark", ColorDepth::Indexed256, ascii);
-        let knob = SlotKnob { asked: asked.into(), granted: 6, why: Some("\u{1b}[2Jno".into()) };
+        let knob = SlotKnob { asked: asked.into(), refused: Some(9), why: Some("\u{1b}[2Jno".into()), ..SlotKnob::at(6) };
         let context = PaneContext { card: Some(&card), slots: &knob, dropped: 3, generating: false, focused: true, ascii };
         let inside = Rect::new(2, 2, size.0, size.1);
         let mut buf = Buffer::empty(Rect::new(0, 0, size.0 + 4, size.1 + 4));

@@ -3,11 +3,14 @@
 //!
 //! Measured and estimated numbers never mix: everything under [`Forecast`] is an estimate, the rest is counted.
 
+pub mod auto;
+pub mod forecast;
 pub mod regret;
 
 use crate::events::{Gauges, ModelCard, Outcome, Phase, StepRecord, StepTime, NO_SLOT};
 use crate::experts::curve::Curve;
 use crate::experts::schedule::Routed;
+use forecast::{Accuracy, Cost, Forecast, Verdict};
 use regret::Regret;
 use std::collections::VecDeque;
 
@@ -17,6 +20,8 @@ pub const WINDOW: usize = 64;
 const SERIES: usize = 512;
 /// Half-life, in tokens, of the samples behind the curve.
 const HALF_LIFE: f64 = 512.0;
+/// Generated tokens after a change in which new slots fill; they say nothing about the estimate.
+const SETTLE: usize = 32;
 /// Generated tokens before anything is predicted.
 const MIN_SAMPLES: usize = 16;
 /// Most experts, in all layers together, that a curve is kept for.
@@ -57,30 +62,6 @@ impl Split {
     }
 }
 
-/// What another slot count would do: an estimate.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Forecast {
-    /// Slots per layer.
-    pub slots: usize,
-    /// Hit rate, 0..1: today's, moved by what the stack-distance curve says.
-    pub hit_rate: f64,
-    /// Tokens per second, from the measured cost of a hit and of a miss; `None` if one was never measured.
-    pub speed: Option<f64>,
-    /// Bytes of all slots.
-    pub bytes: u64,
-}
-
-/// An estimate beside what then happened.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Verdict {
-    /// What was expected.
-    pub forecast: Forecast,
-    /// Hit rate measured over the window that followed.
-    pub hit_rate: f64,
-    /// Tokens per second measured over it.
-    pub speed: f64,
-}
-
 /// The memory pane's state.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryState {
@@ -103,7 +84,9 @@ pub struct MemoryState {
     last_step: Option<u64>,
     pending: Option<Forecast>,
     since_change: usize,
-    verdict: Option<Verdict>,
+    accuracy: Accuracy,
+    /// Costs before the last change, while there are none of after it.
+    cost: Option<Cost>,
     regret: Regret,
 }
 
@@ -189,6 +172,7 @@ impl MemoryState {
             return;
         }
         self.pending = self.forecast(slots);
+        self.cost = self.cost().or(self.cost);
         self.slots = slots;
         self.since_change = 0;
         // "Now" is about the slot count in force.
@@ -206,13 +190,22 @@ impl MemoryState {
         curve.end_step(record.tokens.max(1));
     }
 
+    /// The forecast of another count, moved along the curve to this one, with the costs of before the change.
+    fn carried(&self, from: &Forecast, slots: usize) -> Option<Forecast> {
+        let curve = self.curve.as_ref()?;
+        let hit_rate = (from.hit_rate + curve.hit_rate(slots)? - curve.hit_rate(from.slots)?).clamp(0.0, 1.0);
+        let speed = self.cost.and_then(|c| c.speed(hit_rate));
+        Some(Forecast { slots, hit_rate, speed, bytes: self.slot_bytes(slots) })
+    }
+
+    /// Puts the estimate of the last change to the test, when new slots had time to fill and a window has passed since.
     fn judge(&mut self) {
         self.since_change += 1;
-        if self.since_change < WINDOW {
+        if self.since_change < SETTLE + WINDOW {
             return;
         }
         if let (Some(forecast), Some(hit_rate), Some(speed)) = (self.pending, self.hit_rate_now(), self.speed_now()) {
-            self.verdict = Some(Verdict { forecast, hit_rate, speed });
+            self.accuracy.push(Verdict { forecast, hit_rate, speed });
             self.pending = None;
         }
     }
@@ -334,8 +327,12 @@ impl MemoryState {
     /// What `slots` per layer would do. `None` while too little was seen.
     #[must_use]
     pub fn forecast(&self, slots: usize) -> Option<Forecast> {
-        if (self.session_tokens as usize) < MIN_SAMPLES || self.recent.len() < MIN_SAMPLES {
+        if (self.session_tokens as usize) < MIN_SAMPLES {
             return None;
+        }
+        if self.recent.len() < MIN_SAMPLES {
+            // Right after a change too little was seen to start from, but what was expected of it is known.
+            return self.carried(self.pending.as_ref()?, slots.min(self.experts));
         }
         let curve = self.curve.as_ref()?;
         let now = self.hit_rate_now()?;
@@ -343,34 +340,35 @@ impl MemoryState {
         // The curve is LRU's; the policy in force is a little better or worse. Its distance is kept.
         let moved = now + curve.hit_rate(slots)? - curve.hit_rate(self.slots)?;
         let hit_rate = if slots >= self.experts { moved.max(now) } else { moved }.clamp(0.0, 1.0);
-        Some(Forecast { slots, hit_rate, speed: self.speed_at(hit_rate), bytes: self.slot_bytes(slots) })
+        let speed = self.cost().and_then(|c| c.speed(hit_rate));
+        Some(Forecast { slots, hit_rate, speed, bytes: self.slot_bytes(slots) })
     }
 
-    fn speed_at(&self, hit_rate: f64) -> Option<f64> {
+    /// What a step costs by what it does, from the recent tokens.
+    fn cost(&self) -> Option<Cost> {
         let split = self.split()?;
         let n = self.recent.len() as f64;
-        let routed = self.recent.iter().map(|s| f64::from(s.routed)).sum::<f64>() / n;
-        let hits = self.recent.iter().map(|s| f64::from(s.hits)).sum::<f64>() / n;
+        let mean = |f: fn(&Sample) -> u32| self.recent.iter().map(|s| f64::from(f(s))).sum::<f64>() / n;
+        let (routed, hits, admitted) = (mean(|s| s.routed), mean(|s| s.hits), mean(|s| s.admitted));
         let misses = routed - hits;
-        let admitted = self.recent.iter().map(|s| f64::from(s.admitted)).sum::<f64>() / n;
         // Too few of a kind give no cost to go by.
         let cost = |us: f64, count: f64| (count * n >= 8.0).then(|| us / count);
         // Experts admitted in a step are computed from their new slot, at the price of a hit; that price belongs to the miss.
-        let per_hit = cost(split.hits, hits + admitted);
-        let per_miss = per_hit.and_then(|hit| cost(split.misses + split.upload + admitted * hit, misses));
-        let (per_hit, per_miss) = match (per_hit, per_miss) {
-            (Some(h), Some(m)) => (h, m),
-            (Some(h), None) if (hit_rate * routed - hits).abs() < 0.5 => (h, h),
-            _ => return None,
-        };
-        let us = split.trunk + split.sampling + routed * (hit_rate * per_hit + (1.0 - hit_rate) * per_miss);
-        (us > 0.0).then(|| 1e6 / us)
+        let hit = cost(split.hits, hits + admitted);
+        let miss = hit.and_then(|hit| cost(split.misses + split.upload + admitted * hit, misses));
+        Some(Cost { fixed: split.trunk + split.sampling, routed, hits, hit, miss })
     }
 
-    /// The last estimate that was put to the test.
+    /// Estimates that were put to the test.
     #[must_use]
-    pub fn verdict(&self) -> Option<&Verdict> {
-        self.verdict.as_ref()
+    pub fn accuracy(&self) -> &Accuracy {
+        &self.accuracy
+    }
+
+    /// Generated tokens until the estimate of the last change is put to the test; `None` if none waits for it.
+    #[must_use]
+    pub fn verdict_in(&self) -> Option<usize> {
+        self.pending.map(|_| (SETTLE + WINDOW).saturating_sub(self.since_change))
     }
 
     /// How far the policy is from the best that hindsight allows.

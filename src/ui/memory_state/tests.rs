@@ -75,9 +75,9 @@ fn a_forecast_is_put_to_the_test_and_was_close_on_steady_routing() {
     let said = state.forecast(32).unwrap();
     stream.resize(32);
     run(&mut stream, &mut state, 30);
-    assert_eq!(state.verdict(), None, "too early to tell");
-    run(&mut stream, &mut state, WINDOW);
-    let verdict = state.verdict().unwrap();
+    assert_eq!((state.accuracy().last(), state.verdict_in()), (None, Some(SETTLE + WINDOW - 30)), "too early to tell");
+    run(&mut stream, &mut state, SETTLE + WINDOW);
+    let verdict = *state.accuracy().last().unwrap();
     assert_eq!(verdict.forecast.slots, 32);
     assert!((verdict.forecast.hit_rate - said.hit_rate).abs() < 0.02);
     assert!((verdict.hit_rate - said.hit_rate).abs() < 0.05, "{verdict:?}");

@@ -12,17 +12,30 @@
 
 pub mod chat;
 
+use super::memory_state::auto::Auto;
 use crate::events::ModelCard;
 
-/// The slot count as the person turned it and as the engine gave it.
+/// The slot count as the person (or the automatic knob) turned it and as the engine gave it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotKnob {
     /// Slots per layer last asked for; 0 before the first model is open.
     pub asked: usize,
     /// Slots per layer in force.
     pub granted: usize,
+    /// What was asked for, if something else was granted. While `asked` differs from `granted` the answer is still to come.
+    pub refused: Option<usize>,
     /// Why less (or other) than asked was granted.
     pub why: Option<String>,
+    /// The knob turns itself.
+    pub auto: Option<Auto>,
+}
+
+impl SlotKnob {
+    /// At rest at a slot count.
+    #[must_use]
+    pub fn at(slots: usize) -> Self {
+        Self { asked: slots, granted: slots, ..Self::default() }
+    }
 }
 
 /// What a pane may know besides its own state.

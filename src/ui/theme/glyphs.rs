@@ -2,7 +2,7 @@
 
 use ratatui::symbols::border;
 
-/// One set of characters. Every string is one column wide.
+/// One set of characters. Every string but the arrow is one column wide.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Glyphs {
     /// Expert in no slot.
@@ -35,7 +35,7 @@ pub struct Glyphs {
     pub point: &'static str,
     /// Separates parts of one line.
     pub dot: &'static str,
-    /// From one value to another.
+    /// From one value to another; may be wider than a column.
     pub arrow: &'static str,
     /// Cut text.
     pub ellipsis: &'static str,
@@ -88,7 +88,7 @@ pub static ASCII: Glyphs = Glyphs {
     gap: "!",
     point: "O",
     dot: "|",
-    arrow: ">",
+    arrow: "->",
     ellipsis: "~",
     times: "x",
     about: "~",
@@ -128,8 +128,8 @@ mod tests {
 
     fn all(g: &Glyphs) -> Vec<&'static str> {
         let mut all = vec![
-            g.absent, g.hit, g.miss, g.admitted, g.evicted, g.pointer, g.caret, g.tick, g.bar, g.track, g.gap, g.point, g.dot, g.arrow,
-            g.ellipsis, g.times, g.about,
+            g.absent, g.hit, g.miss, g.admitted, g.evicted, g.pointer, g.caret, g.tick, g.bar, g.track, g.gap, g.point, g.dot, g.ellipsis,
+            g.times, g.about,
         ];
         all.extend(g.resident);
         all.extend(g.spark);

@@ -56,7 +56,7 @@ fn ready(state: &mut State, card: crate::events::ModelCard, now: Moment, out: &m
     state.memory = MemoryState::open(&card);
     state.waiting_steps.clear();
     state.context_used = 0;
-    state.slots = SlotKnob { asked: card.plan.slots_per_layer, granted: card.plan.slots_per_layer, why: None };
+    state.slots = SlotKnob::at(card.plan.slots_per_layer);
     if !state.own_sampling {
         state.sampling = card.sampling.clone();
     }
@@ -122,38 +122,17 @@ fn slots(state: &mut State, asked: usize, granted: usize, why: Option<String>, n
     if granted != asked || why.is_some() {
         let reason = why.as_deref().unwrap_or("no reason given");
         state.say(format!("asked for {asked} slots per layer, {granted} granted: {reason}"), now);
+        if let Some(auto) = &mut state.slots.auto {
+            auto.was_refused(granted, why.as_deref());
+        }
     }
+    state.slots.refused = (granted != asked).then_some(asked);
     // The person may have turned on while this was carried out.
     if state.slots.asked == asked {
         state.slots.asked = granted;
     }
     state.slots.granted = granted;
     state.slots.why = why;
-}
-
-/// Turns the slot knob by some slots per layer.
-pub(super) fn turn_slots(state: &mut State, by: isize, now: Moment, out: &mut Vec<Effect>) {
-    let to = state.slots.asked.saturating_add_signed(by);
-    set_slots(state, to, now, out);
-}
-
-/// Asks for a slot count, kept within what the plan allows.
-pub(super) fn set_slots(state: &mut State, to: usize, now: Moment, out: &mut Vec<Effect>) {
-    let Some(card) = &state.card else {
-        return state.complain("no model is open", now);
-    };
-    if card.is_dense() {
-        return state.complain("this model is dense: it has no expert slots to turn", now);
-    }
-    let (least, most) = (card.plan.min_slots, card.plan.max_slots.max(card.plan.min_slots));
-    let wanted = to.clamp(least, most);
-    if wanted != to {
-        state.say(format!("slots per layer go from {least} to {most}"), now);
-    }
-    if wanted != state.slots.asked {
-        state.slots.asked = wanted;
-        out.push(Effect::WantSlots(wanted));
-    }
 }
 
 /// The inference thread has ended.

@@ -1,6 +1,6 @@
 //! Carrying out slash commands, and picking from lists.
 
-use super::{chat, engine};
+use super::{chat, knob};
 use crate::events::Command;
 use crate::ui::command::{self, Copied, Slash};
 use crate::ui::keys::{Takes, COMMANDS};
@@ -39,7 +39,9 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
             let text = session::to_markdown(&state.saved_chat(now));
             out.push(Effect::Export(path, text));
         }
-        Slash::Slots(count) => engine::set_slots(state, count, now, out),
+        Slash::Slots(count) => knob::set(state, count, now, out),
+        Slash::SlotsAuto(Some(target)) => knob::begin_auto(state, target, now, out),
+        Slash::SlotsAuto(None) => knob::end_auto(state, now),
         Slash::Policy(name) => {
             out.push(Effect::Engine(EngineCommand(Command::SetPolicy(name.clone()))));
             state.say(format!("policy {name} from the next step on"), now);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::events::{Command, Event, FailureKind, FinishReason, ModelCard, Plan, Sampling, StepRecord, StepTime, TextKind, TurnStats};
+use crate::ui::experts_state::stream::Stream;
 use crate::ui::message::EngineCommand;
 use crate::ui::palette::ColorDepth;
 use crate::ui::session::{Listed, SavedChat, SavedMessage};
@@ -233,6 +234,67 @@ fn slots_are_turned_from_the_panes_and_while_typing_within_the_plan() {
     assert_eq!((s.state.slots.asked, s.state.slots.granted), (7, 7));
     assert!(s.notice().contains("no room"));
     assert_eq!(s.press(KeyCode::Char('[')), [Effect::WantSlots(2)]);
+}
+
+/// Tokens of a model that fits [`card`], folded.
+fn talk(s: &mut Script, stream: &mut Stream, tokens: usize) -> Vec<Effect> {
+    for _ in 0..tokens {
+        s.send(Message::Step(Box::new(stream.token())));
+    }
+    s.send(Message::Fold)
+}
+
+#[test]
+fn automatic_slots_hold_a_budget_at_once_and_end_with_the_first_turn_by_hand() {
+    let mut s = Script::ready();
+    assert_eq!(s.say("/slots auto 12 KiB"), [Effect::WantSlots(6)]);
+    assert!(s.notice().contains("auto: 4 → 6 slots") && s.notice().contains("12.0 KiB holds 6"), "{}", s.notice());
+    s.engine(Event::Slots { asked: 6, granted: 5, why: Some("no room".into()) });
+    let auto = s.state.slots.auto.clone().expect("still automatic");
+    assert!(auto.why().contains("no room"), "{}", auto.why());
+    assert_eq!(s.alt('-'), [Effect::WantSlots(4)]);
+    assert_eq!(s.state.slots.auto, None);
+    assert!(s.notice().contains("no longer automatic") || s.notice().contains("by hand"), "{}", s.notice());
+}
+
+#[test]
+fn automatic_slots_go_to_the_knee_once_it_is_known_and_stay() {
+    let mut s = Script::ready();
+    let mut stream = Stream::new(2, 8, 2, 4, 3);
+    assert!(s.say("/slots auto").is_empty(), "nothing is known yet");
+    assert!(s.state.slots.auto.as_ref().unwrap().why().contains("learning"));
+    let mut asked = Vec::new();
+    for _ in 0..20 {
+        for effect in talk(&mut s, &mut stream, 40) {
+            let Effect::WantSlots(slots) = effect else { panic!("{effect:?}") };
+            asked.push(slots);
+            stream.resize(slots);
+            s.engine(Event::Slots { asked: slots, granted: slots, why: None });
+        }
+    }
+    assert!(asked.len() <= 2, "it moves seldom: {asked:?}");
+    let curve = s.state.memory.curve();
+    let knee = crate::experts::knee::knee(&curve, 2, 8).unwrap();
+    assert!(knee.slots.abs_diff(s.state.slots.granted) <= 1, "{knee:?} {}", s.state.slots.granted);
+    let why = s.state.slots.auto.as_ref().unwrap().why();
+    assert!(why.contains("points"), "{why}");
+    s.say("/slots off");
+    assert_eq!(s.state.slots.auto, None);
+}
+
+#[test]
+fn a_turn_of_the_knob_says_what_it_will_do_and_later_how_good_that_was() {
+    let mut s = Script::new(160, 40);
+    s.engine(Event::Ready { card: Box::new(card()) });
+    let mut stream = Stream::new(2, 8, 2, 4, 3);
+    talk(&mut s, &mut stream, 100);
+    assert_eq!(s.alt('+'), [Effect::WantSlots(5)]);
+    let said = s.notice().to_owned();
+    assert!(said.starts_with("4 → 5 slots: ≈ ") && said.contains("% hits, +1.95 KiB") && said.contains("(estimated)"), "{said}");
+    s.engine(Event::Slots { asked: 5, granted: 5, why: None });
+    stream.resize(5);
+    talk(&mut s, &mut stream, 100);
+    assert!(s.notice().starts_with("5 slots: expected ") && s.notice().contains("% hits → came "), "{}", s.notice());
 }
 
 #[test]

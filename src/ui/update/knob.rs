@@ -1,0 +1,111 @@
+//! The slot knob: turned by the person, or by itself.
+
+use crate::experts::budget;
+use crate::ui::memory::{bare_bytes, preview};
+use crate::ui::memory_state::auto::{Auto, Target, View};
+use crate::ui::message::{Effect, Moment};
+use crate::ui::state::State;
+
+/// Turns the slot knob by some slots per layer.
+pub(super) fn turn(state: &mut State, by: isize, now: Moment, out: &mut Vec<Effect>) {
+    let to = state.slots.asked.saturating_add_signed(by);
+    set(state, to, now, out);
+}
+
+/// The person asks for a slot count; it is kept within what the plan allows. The knob turns itself no more.
+pub(super) fn set(state: &mut State, to: usize, now: Moment, out: &mut Vec<Effect>) {
+    let Some((least, most)) = bounds(state, now) else { return };
+    let was_auto = state.slots.auto.take().is_some();
+    let wanted = to.clamp(least, most);
+    let tail = if was_auto { "; no longer automatic" } else { "" };
+    if wanted != to {
+        state.say(format!("slots per layer go from {least} to {most}{tail}"), now);
+    } else if let Some(words) = preview(&state.memory, state.slots.granted, wanted, state.theme.glyphs()) {
+        state.say(format!("{words}{tail}"), now);
+    } else if was_auto {
+        state.say("slots are turned by hand again", now);
+    }
+    ask(state, wanted, out);
+}
+
+fn ask(state: &mut State, wanted: usize, out: &mut Vec<Effect>) {
+    if wanted != state.slots.asked {
+        state.slots.asked = wanted;
+        (state.slots.refused, state.slots.why) = (None, None);
+        out.push(Effect::WantSlots(wanted));
+    }
+}
+
+/// Fewest and most slots per layer; `None` if there are none, which is said.
+fn bounds(state: &mut State, now: Moment) -> Option<(usize, usize)> {
+    let Some(card) = &state.card else {
+        state.complain("no model is open", now);
+        return None;
+    };
+    if card.is_dense() {
+        state.complain("this model is dense: it has no expert slots to turn", now);
+        return None;
+    }
+    Some((card.plan.min_slots, card.plan.max_slots.max(card.plan.min_slots)))
+}
+
+/// `/slots auto`: from now on the knob turns itself.
+pub(super) fn begin_auto(state: &mut State, target: Target, now: Moment, out: &mut Vec<Effect>) {
+    if bounds(state, now).is_none() {
+        return;
+    }
+    state.slots.auto = Some(Auto::new(target));
+    let what = match target {
+        Target::Knee => "the knee of the hit-rate curve is held".to_owned(),
+        Target::Bytes(bytes) => format!("{} of slots are held", bare_bytes(bytes)),
+    };
+    state.say(format!("{what}; + and - turn by hand again"), now);
+    look(state, now, out);
+}
+
+/// `/slots off`: what is there stays.
+pub(super) fn end_auto(state: &mut State, now: Moment) {
+    let words = if state.slots.auto.take().is_some() { "slots stay as they are" } else { "slots were not automatic" };
+    state.say(words, now);
+}
+
+/// Lets the automatic knob look at the session.
+pub(super) fn look(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    // A change that is under way comes first.
+    if state.slots.auto.is_none() || state.slots.asked != state.slots.granted {
+        return;
+    }
+    let Some(card) = &state.card else { return };
+    let curve = state.memory.curve();
+    let view = View {
+        tokens: state.memory.session_tokens(),
+        curve: &curve,
+        now: state.slots.granted,
+        least: card.plan.min_slots,
+        most: budget::slot_limit(&card.plan).max(card.plan.min_slots),
+        slot_step: state.memory.slot_bytes(1),
+        available: state.memory.latest_gauges().map(|g| g.available).filter(|a| *a > 0),
+    };
+    let Some(auto) = &mut state.slots.auto else { return };
+    let Some(wanted) = auto.look(&view) else { return };
+    let why = auto.why().to_owned();
+    let (from, arrow) = (state.slots.granted, state.theme.glyphs().arrow);
+    state.say(format!("auto: {from} {arrow} {wanted} slots per layer; {why}"), now);
+    ask(state, wanted, out);
+}
+
+/// Telemetry that was kept is folded; the automatic knob looks, and an estimate that was put to the test is said.
+pub(super) fn fold(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    let judged = state.memory.accuracy().count();
+    state.fold();
+    if let Some(verdict) = state.memory.accuracy().last().filter(|_| state.memory.accuracy().count() > judged) {
+        let (then, arrow) = (verdict.forecast, state.theme.glyphs().arrow);
+        let mut words =
+            format!("{} slots: expected {:.1}% hits {arrow} came {:.1}%", then.slots, then.hit_rate * 100.0, verdict.hit_rate * 100.0);
+        if let Some(speed) = then.speed {
+            words += &format!("; {speed:.1} tok/s {arrow} {:.1}", verdict.speed);
+        }
+        state.say(words, now);
+    }
+    look(state, now, out);
+}
