@@ -5,6 +5,7 @@
 //! | [`store`] | host tier: where every expert's bytes are in the mapped file |
 //! | [`tier`] | what a device tier offers: run, upload, resize |
 //! | [`slots`] | the CPU tier: slots in RAM |
+//! | [`vram`] | the device tier: slots in VRAM |
 //! | `run` | the products of a layer's routed experts, on the CPU |
 //! | [`schedule`], [`policy`] | pure: which expert gets a slot, who leaves |
 //! | [`curve`], [`knee`] | hit rate for every slot count, from stack distances; where it bends |
@@ -19,6 +20,7 @@ pub mod schedule;
 pub mod slots;
 pub mod store;
 pub mod tier;
+pub mod vram;
 
 pub use budget::BudgetError;
 
@@ -213,7 +215,14 @@ impl Experts {
         let done = self.plan(layer, routing).and_then(|()| {
             let Place::Device(tier) = &mut self.tier else { return Err(ExpertError::Elsewhere { layer }) };
             let (plan, tally) = (self.scheduler.plan(), &mut self.tally);
-            tally.uploaded += tier.rest(layer, rows, host_rows, routing, &self.grouped, plan, &mut tally.time)?;
+            let rest = tier.rest(layer, rows, host_rows, routing, &self.grouped, plan, &mut tally.time)?;
+            tally.uploaded += rest.uploaded;
+            tally.missed += rest.missed;
+            let begin = layer.checked_sub(1).map_or(0, |before| tally.ends[before] as usize);
+            for expert in rest.refused {
+                self.scheduler.revoke(layer, expert);
+                tally.routed[begin..].iter_mut().filter(|r| r.expert == expert).for_each(|r| r.outcome = Outcome::Miss);
+            }
             Ok(())
         });
         self.or_forget(done)
@@ -255,7 +264,8 @@ impl Experts {
         for p in &plan.placed {
             let Routed { expert, tokens, weight } = p.routed;
             tally.routed.push(RoutedExpert { expert, tokens, weight, outcome: p.outcome });
-            if p.outcome == Outcome::Miss {
+            // On a device, some misses go up instead: it tells what the host read.
+            if p.outcome == Outcome::Miss && matches!(self.tier, Place::Host(_)) {
                 tally.missed += self.expert_bytes[layer];
             }
         }
@@ -291,9 +301,7 @@ impl Experts {
     /// Nothing is resident any more.
     fn forget(&mut self) {
         if let Place::Device(tier) = &mut self.tier {
-            if let Err(e) = tier.forget() {
-                tracing::warn!("the device's slots could not be forgotten: {e}");
-            }
+            tier.forget();
         }
         self.scheduler.resize(0);
         self.scheduler.resize(self.slots);
@@ -337,11 +345,19 @@ impl Experts {
     /// # Errors
     /// From the device; the slots are then as before, and empty.
     pub fn resize(&mut self, slots: usize) -> Result<usize, ExpertError> {
-        let granted = slots.min(self.slot_limit()).max(self.min).min(self.scheduler.experts());
-        let change = self.scheduler.resize(granted);
+        let mut granted = slots.min(self.slot_limit()).max(self.min).min(self.scheduler.experts());
         let done = match &mut self.tier {
-            Place::Host(tier) => tier.resize(granted, &change.moves),
-            Place::Device(tier) => tier.resize(granted, &change.moves),
+            Place::Host(tier) => tier.resize(granted, &self.scheduler.resize(granted).moves),
+            // What a device can give is known when it has given it.
+            Place::Device(tier) if granted > self.slots => tier.resize(granted, &[]).map(|given| {
+                granted = given;
+                self.scheduler.resize(given);
+            }),
+            Place::Device(tier) => {
+                let change = self.scheduler.resize(granted);
+                change.evicted.iter().for_each(|e| tier.evict(e.layer, e.expert));
+                tier.resize(granted, &change.moves).map(|_| ())
+            }
         };
         if let Err(e) = done {
             self.forget();

@@ -1,7 +1,7 @@
 //! SwiGLU experts on the CPU: all rows of all routed experts of a layer in one fork-join for gate and up, one for down.
 
 use super::store::Projection;
-use super::tier::{Group, Grouped};
+use super::tier::{Group, Grouped, ABSENT};
 use super::{ExpertError, Routing};
 use crate::kernels::rows::{for_rows, swiglu};
 use crate::kernels::{matmul, Activations, Job, Pool};
@@ -73,12 +73,15 @@ impl Buffers {
         Ok(())
     }
 
-    /// The weighted sum for every token, in the order of its choices: `[tokens, hidden]`.
+    /// The weighted sum for every token, in the order of its choices, without the absent ones: `[tokens, hidden]`.
     pub(super) fn sum(&self, pool: &Pool, routing: &Routing, grouped: &Grouped, tokens: usize, hidden: usize) -> Vec<f32> {
         let k = routing.top_k;
         let mut y = vec![0.0; tokens * hidden];
         for_rows(pool, &mut y, hidden, &|t, row| {
             for j in t * k..(t + 1) * k {
+                if grouped.pair_of[j] == ABSENT {
+                    continue;
+                }
                 let (pair, weight) = (grouped.pair_of[j] as usize, routing.weights[j]);
                 for (y, v) in row.iter_mut().zip(&self.out[pair * hidden..(pair + 1) * hidden]) {
                     *y += weight * v;

@@ -313,6 +313,14 @@ impl Scheduler {
         self.expert_in[layer].resize(slots, EMPTY);
     }
 
+    /// A slot that the latest tick gave is empty after all: the copy into it failed.
+    pub fn revoke(&mut self, layer: usize, expert: u16) {
+        let Some(slot) = self.slot_of(layer, expert) else { return };
+        self.slot_of[layer * self.experts + usize::from(expert)] = NO_SLOT;
+        self.expert_in[layer][usize::from(slot)] = EMPTY;
+        self.occupied[layer] -= 1;
+    }
+
     /// Fill at most so many empty slots per tick from now on (at least one), in decode and in prefill; no limit at first. A
     /// tier whose misses cost little more than hits need not pay for all its copies at once.
     pub fn limit_fill(&mut self, decode: usize, prefill: usize) {

@@ -43,10 +43,29 @@ pub struct Grouped {
     pub pair_of: Vec<u32>,
 }
 
+/// No pair: a token's choice that is not in [`Grouped::groups`].
+pub const ABSENT: u32 = u32::MAX;
+
 impl Grouped {
+    /// Become the part of `all` that has these groups; choices outside of them are [`ABSENT`].
+    pub fn pick(&mut self, all: &Grouped, groups: &[usize]) {
+        self.groups.clear();
+        self.token_of.clear();
+        let mut place = vec![ABSENT; all.token_of.len()];
+        for group in groups.iter().map(|&g| &all.groups[g]) {
+            let begin = self.token_of.len();
+            for pair in group.pairs.clone() {
+                place[pair] = self.token_of.len() as u32;
+                self.token_of.push(all.token_of[pair]);
+            }
+            self.groups.push(Group { pairs: begin..self.token_of.len(), ..group.clone() });
+        }
+        self.pair_of.clear();
+        self.pair_of.extend(all.pair_of.iter().map(|&pair| place[pair as usize]));
+    }
+
     /// Rearrange `routing` for the experts listed in `order`. Every routed id must be listed once.
     pub fn fill(&mut self, routing: &Routing, experts: usize, order: impl Iterator<Item = (u16, Source)>) {
-        const ABSENT: u32 = u32::MAX;
         self.groups.clear();
         let mut next = vec![ABSENT; experts];
         let mut count = vec![0usize; experts];
@@ -142,8 +161,8 @@ pub trait DeviceTier: Send {
     /// From the device.
     fn hits(&mut self, layer: usize, rows: &DeviceRows) -> Result<(), ExpertError>;
 
-    /// The rest of the tick, now that the host knows the routing: misses, and copies into slots. `host_rows` are the rows of `x`. Returns the
-    /// bytes on their way into slots.
+    /// The rest of the tick, now that the host knows the routing: misses, and copies into slots. `host_rows` are the rows of `x`.
+    /// A copy that fails is no error: its expert is computed on the host, and listed as refused.
     ///
     /// # Errors
     /// From the device, or from the products on the host.
@@ -157,22 +176,48 @@ pub trait DeviceTier: Send {
         grouped: &Grouped,
         plan: &LayerPlan,
         time: &mut TierTime,
-    ) -> Result<u64, ExpertError>;
+    ) -> Result<Rest, ExpertError>;
 
     /// Most slots per layer that the device's memory gives now, those that are there included.
     fn limit(&self) -> usize;
 
-    /// Change the slots of every layer: carry out the moves, then give back (or make) room.
-    ///
-    /// # Errors
-    /// No room; then nothing has changed.
-    fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<(), ExpertError>;
-
-    /// Forget what is in slots: a copy failed, and nobody knows which of them are whole.
+    /// Change the slots of every layer: carry out the moves, then give back (or make) room. Returns how many there are now: growth
+    /// ends where memory does, and loses nothing.
     ///
     /// # Errors
     /// From the device.
-    fn forget(&mut self) -> Result<(), ExpertError>;
+    fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<usize, ExpertError>;
+
+    /// An expert has lost its slot outside of a tick.
+    fn evict(&mut self, layer: usize, expert: u16);
+
+    /// Forget what is in slots: something failed, and nobody knows which of them are whole.
+    fn forget(&mut self);
+
+    /// A step is over.
+    fn end_step(&mut self) -> DeviceStep;
+}
+
+/// What [`DeviceTier::rest`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// Bytes sent up, into slots or to be computed once.
+    pub uploaded: u64,
+    /// Bytes of experts that the host computed.
+    pub missed: u64,
+    /// Experts that the plan gave a slot, and whose copy failed.
+    pub refused: Vec<u16>,
+}
+
+/// What a device tells of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceStep {
+    /// Device time of the experts in slots, in the step before: the marks of a step that has just been queued have not been passed.
+    pub hits: Duration,
+    /// Copies into slots that are still under way.
+    pub queued: usize,
+    /// Kernels launched since the device was opened.
+    pub launches: u64,
 }
 
 #[cfg(test)]

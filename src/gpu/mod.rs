@@ -8,7 +8,7 @@
 //! | [`device`] | what a device offers: memory, pinned memory, two streams, marks (events), launches |
 //! | [`params`] | the kernels by name, their parameters and launch shapes: the border between Rust and CUDA |
 //! | [`reference`] | what every kernel means, in plain Rust |
-//! | `simulated` | a device in host memory with a clock, faults and a checker of races between the streams |
+//! | [`simulated`] | a device in host memory with a clock, faults and a checker of races between the streams |
 //! | `cuda` (feature `cuda`) | the real one, on candle's device |
 //!
 //! The kernels themselves are CUDA C++ in `kernels/`; `docs/gpu.md` tells how they are tested without a GPU.
@@ -16,5 +16,6 @@
 pub mod device;
 pub mod params;
 pub mod reference;
+pub mod simulated;
 
 pub use device::{Address, Device, GpuError, Lane, Mark, Memory, Pinned};

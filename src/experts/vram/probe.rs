@@ -1,0 +1,64 @@
+//! How fast this machine's link and host are, with the model's own experts, in some milliseconds when it is opened.
+
+use super::misses::Rates;
+use super::slabs::Layout;
+use super::staging::Staging;
+use crate::experts::run::{Buffers, Parts};
+use crate::experts::store::ExpertStore;
+use crate::experts::tier::{Group, Grouped, Source};
+use crate::experts::{ExpertError, Routing};
+use crate::gpu::{Address, Device, Lane};
+use crate::kernels::Pool;
+use std::time::Instant;
+
+/// Experts that are sent up, and computed, once to warm up and once against the clock.
+const EXPERTS: usize = 8;
+/// A detour over the host: the rows come down, a fork-join, the sums go up; read of other engines' reports, to be measured.
+const JOIN: f64 = 35e-6;
+
+/// Measure with experts of the first layer. `room` is device memory for [`EXPERTS`] of them at most, one after the other.
+pub(super) fn rates(
+    device: &dyn Device,
+    pool: &Pool,
+    store: &ExpertStore,
+    layout: &Layout,
+    staging: &mut Staging,
+    room: Address,
+    buffers: &mut Buffers,
+) -> Result<Rates, ExpertError> {
+    let Some(layer) = store.layers.first() else {
+        return Ok(Rates { link: 1.0, host: f64::INFINITY, join: 0.0 });
+    };
+    let experts = EXPERTS.min(layer.experts.len());
+    let bytes = experts as f64 * layer.expert_bytes() as f64;
+
+    let mut link = f64::INFINITY;
+    for _ in 0..2 {
+        let start = Instant::now();
+        let begin = device.mark(Lane::Copy)?;
+        let mut end = begin.clone();
+        for expert in &layer.experts[..experts] {
+            end = staging.send(device, pool, expert, layout, room)?;
+        }
+        device.sync(&end)?;
+        // A device whose time is not the host's tells it itself.
+        let seconds = device.between(&begin, &end).map_or(0.0, |us| us / 1e6).max(start.elapsed().as_secs_f64());
+        link = bytes / seconds.max(1e-9);
+    }
+
+    let mut grouped = Grouped::default();
+    let ids: Vec<u32> = (0..experts as u32).collect();
+    let routing = Routing { top_k: experts, weights: vec![1.0; experts], ids };
+    grouped.fill(&routing, store.experts, (0..experts as u16).map(|e| (e, Source::Host)));
+    let weights: Vec<Parts<'_>> = layer.experts[..experts].iter().map(|e| std::array::from_fn(|i| &*e[i])).collect();
+    let groups: Vec<Group> = grouped.groups.clone();
+    let row = vec![0.5f32; store.hidden];
+    let mut host = f64::INFINITY;
+    for _ in 0..2 {
+        let start = Instant::now();
+        buffers.begin(&row, 1, store.hidden, experts);
+        buffers.run(pool, &layer.shape, &groups, &grouped, &weights)?;
+        host = bytes / start.elapsed().as_secs_f64().max(1e-9);
+    }
+    Ok(Rates { link, host, join: JOIN })
+}

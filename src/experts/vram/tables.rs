@@ -1,0 +1,87 @@
+//! Which expert is in which slot, on the device: what lets the kernels of a token run before the host knows its routing.
+//!
+//! Each layer's table changes between two of its ticks only: the swaps of one tick are written down at once, and go up on the compute
+//! lane when the next tick asks for the table. Until then the copies that they stand for have a whole token's time.
+
+use crate::gpu::{Address, Device, GpuError, Lane, Mark, Memory, Pinned};
+
+/// In no slot.
+const NONE: i32 = -1;
+
+pub(super) struct Tables {
+    experts: usize,
+    memory: Memory,
+    /// The same on the host, where there is page-locked memory.
+    pinned: Option<Pinned>,
+    /// What the device's kernels see.
+    seen: Vec<i32>,
+    /// What they are to see next.
+    next: Vec<i32>,
+    /// The last copy into a slot of this layer that no kernel has waited for.
+    arriving: Vec<Option<Mark>>,
+}
+
+impl Tables {
+    /// Tables of empty slots.
+    pub(super) fn new(device: &dyn Device, layers: usize, experts: usize) -> Result<Self, GpuError> {
+        let seen = vec![NONE; layers * experts];
+        let bytes: &[u8] = bytemuck::cast_slice(&seen);
+        let memory = device.alloc(bytes.len().max(4))?;
+        device.upload_now(Lane::Compute, memory.address(), bytes)?;
+        let pinned = device.pinned(bytes.len()).ok();
+        Ok(Self { experts, memory, pinned, next: seen.clone(), seen, arriving: vec![None; layers] })
+    }
+
+    /// The slot of an expert, as kernels of this tick see it.
+    pub(super) fn slot(&self, layer: usize, expert: u16) -> Option<u16> {
+        u16::try_from(self.seen[layer * self.experts + usize::from(expert)]).ok()
+    }
+
+    /// Slots with an expert, as kernels of this tick see them.
+    pub(super) fn slots(&self, layer: usize) -> impl Iterator<Item = u16> + '_ {
+        self.seen[layer * self.experts..(layer + 1) * self.experts].iter().filter_map(|&s| u16::try_from(s).ok())
+    }
+
+    /// From the next tick on. `ready`: the copy into the slot.
+    pub(super) fn enter(&mut self, layer: usize, expert: u16, slot: u16, ready: Mark) {
+        self.next[layer * self.experts + usize::from(expert)] = i32::from(slot);
+        self.arriving[layer] = Some(ready);
+    }
+
+    /// From the next tick on it is in no slot.
+    pub(super) fn leave(&mut self, layer: usize, expert: u16) {
+        self.next[layer * self.experts + usize::from(expert)] = NONE;
+    }
+
+    /// Nobody is anywhere.
+    pub(super) fn clear(&mut self) {
+        self.next.fill(NONE);
+    }
+
+    /// Bring a layer's table up to date and make the compute lane wait for the copies that it stands for. `used`: the compute lane's
+    /// mark at the end of the layer's last tick.
+    pub(super) fn show(&mut self, device: &dyn Device, layer: usize, used: Option<&Mark>) -> Result<Address, GpuError> {
+        let range = layer * self.experts..(layer + 1) * self.experts;
+        let (at, bytes) = (range.start * 4, self.experts * 4);
+        let address = self.memory.at(at, bytes);
+        if let Some(mark) = self.arriving[layer].take() {
+            device.wait(Lane::Compute, &mark)?;
+        }
+        if self.next[range.clone()] != self.seen[range.clone()] {
+            let new: &[u8] = bytemuck::cast_slice(&self.next[range.clone()]);
+            match &self.pinned {
+                Some(pinned) => {
+                    // The last upload from there was queued before it.
+                    if let Some(used) = used {
+                        device.sync(used)?;
+                    }
+                    pinned.write(at..at + bytes, &mut |b| b.copy_from_slice(new));
+                    device.upload(Lane::Compute, address, pinned, at..at + bytes)?;
+                }
+                None => device.upload_now(Lane::Compute, address, new)?,
+            }
+            self.seen[range.clone()].copy_from_slice(&self.next[range]);
+        }
+        Ok(address)
+    }
+}
