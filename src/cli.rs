@@ -2,7 +2,7 @@
 
 use crate::config::{self, parse_bytes};
 use crate::engine::EngineError;
-use crate::events::{FailureKind, LoadOptions, ModelSource, Sampling};
+use crate::events::{DeviceChoice, FailureKind, LoadOptions, MissChoice, ModelSource, Sampling};
 use crate::report;
 use crate::trace::record::Recorder;
 use crate::ui::palette::ColorDepth;
@@ -182,6 +182,23 @@ pub struct Load {
     /// Keep keys and values in 32-bit floats instead of 16-bit
     #[arg(long)]
     pub kv_f32: bool,
+    /// What computes: auto (a GPU if this build can use one), cpu, gpu, or simulated (the GPU's code played by the CPU, slowly)
+    #[arg(long, value_name = "NAME", value_parser = device_name)]
+    pub device: Option<DeviceChoice>,
+    /// GPU memory for weights, context, buffers and slots; context and slots are derived from it [default: what is free, less a reserve]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub vram: Option<u64>,
+    /// Who computes experts without a slot on the GPU: gpu (copied there first), cpu, or auto (both, as fast as each was measured)
+    #[arg(long, value_name = "NAME", value_parser = miss_name)]
+    pub miss: Option<MissChoice>,
+}
+
+fn device_name(name: &str) -> Result<DeviceChoice, String> {
+    DeviceChoice::from_name(name).ok_or_else(|| "write auto, cpu, gpu or simulated".to_owned())
+}
+
+fn miss_name(name: &str) -> Result<MissChoice, String> {
+    MissChoice::from_name(name).ok_or_else(|| "write auto, gpu or cpu".to_owned())
 }
 
 impl Load {
@@ -195,6 +212,9 @@ impl Load {
             threads: self.threads.or(config.threads),
             policy: self.policy.clone().or_else(|| config.policy.clone()),
             kv_f32: self.kv_f32,
+            device: self.device.or(config.device).unwrap_or_default(),
+            vram: self.vram.or(config.vram),
+            miss: self.miss.unwrap_or_default(),
         }
     }
 }

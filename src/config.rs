@@ -5,7 +5,7 @@
 
 mod file;
 
-use crate::events::Sampling;
+use crate::events::{DeviceChoice, Sampling};
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,11 @@ pub struct Config {
     /// Budget of host memory, as `"8GiB"` or in bytes.
     #[serde(deserialize_with = "bytes")]
     pub ram: Option<u64>,
+    /// What computes: `auto`, `cpu`, `gpu` or `simulated`.
+    pub device: Option<DeviceChoice>,
+    /// Budget of GPU memory, as `"6.3GiB"` or in bytes.
+    #[serde(deserialize_with = "bytes")]
+    pub vram: Option<u64>,
     /// Worker threads.
     pub threads: Option<usize>,
     /// Replacement policy: `rotary`, `lru` or `lfu`.
@@ -50,6 +55,8 @@ impl Default for Config {
             model: None,
             model_dirs: Vec::new(),
             ram: None,
+            device: None,
+            vram: None,
             threads: None,
             policy: None,
             thinking: None,

@@ -37,6 +37,70 @@ pub struct LoadOptions {
     pub policy: Option<String>,
     /// Keep keys and values in 32-bit floats (exact comparison) instead of 16-bit.
     pub kv_f32: bool,
+    /// What computes.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// Budget of device memory in bytes for weights, context, buffers and slots (`--vram`).
+    #[serde(default)]
+    pub vram: Option<u64>,
+    /// Who computes the experts that are not in a slot of the device.
+    #[serde(default)]
+    pub miss: MissChoice,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// A GPU if there is one that this build can use, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU, or nothing.
+    Gpu,
+    /// A GPU played by the CPU, slowly: every path of the GPU tier without a GPU.
+    Simulated,
+}
+
+impl DeviceChoice {
+    /// By the names that the command line knows.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            "gpu" => Self::Gpu,
+            "simulated" => Self::Simulated,
+            _ => return None,
+        })
+    }
+}
+
+/// Who computes the experts that are not in a slot of the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MissChoice {
+    /// Both, in the proportion of the bandwidths that were measured when the model was opened.
+    #[default]
+    Auto,
+    /// The device: they are copied to it first.
+    Gpu,
+    /// The host, from the mapped file.
+    Cpu,
+}
+
+impl MissChoice {
+    /// By the names that the command line knows.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "auto" => Self::Auto,
+            "gpu" => Self::Gpu,
+            "cpu" => Self::Cpu,
+            _ => return None,
+        })
+    }
 }
 
 /// Who said a message.
@@ -191,6 +255,12 @@ pub struct Plan {
     /// One slot, by layer: files mix types, so layers differ.
     #[serde(default)]
     pub slot_bytes: Vec<LayerSlot>,
+    /// The sizes above are of this device's memory; `None`: of host memory.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// Host memory that the process keeps beside a device: tokenizer, embedding rows, page-locked buffers, the program itself.
+    #[serde(default)]
+    pub host: u64,
 }
 
 /// One slot of one layer.

@@ -12,6 +12,11 @@ const WINDOW: u64 = 64 << 20;
 const PAGE: u64 = 4096;
 /// Without a budget, this share of the available memory is taken.
 const COMFORT: f64 = 0.7;
+/// On a device slots are counted with their rounding up to this.
+const DEVICE_ALIGN: u64 = 256;
+/// Device memory that is left to others when no budget is given: a desktop, and what the driver takes later. Memory that is over-committed
+/// is far slower than fewer slots.
+const DEVICE_RESERVE: u64 = 700 << 20;
 /// Context to ask for when nobody says otherwise.
 const USUAL_CONTEXT: usize = 8192;
 /// Least context that a derived plan goes down to.
@@ -59,7 +64,7 @@ pub enum BudgetError {
     /// Even the least does not fit.
     #[error(
         "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {slots} slot(s) per layer {}); \
-         raise --ram, lower --ctx or --slots, or take a smaller model{}",
+         raise {knob}, lower --ctx or --slots, or take a smaller model{}",
         gib(*budget), gib(trunk + cache + buffers + slot_bytes), gib(*trunk), gib(*cache), gib(*buffers), gib(*slot_bytes),
         if *fits > 0 { format!("; a context of at most {fits} tokens fits") } else { String::new() }
     )]
@@ -80,6 +85,18 @@ pub enum BudgetError {
         context: usize,
         /// The longest context that fits beside so many slots; 0 if none does.
         fits: usize,
+        /// The option that sets the budget.
+        knob: &'static str,
+    },
+    /// More device memory than there is.
+    #[error("--vram asks for {}, but {} are free on {device}; ask for less, or end what else uses it", gib(*asked), gib(*free))]
+    Vram {
+        /// What was asked for.
+        asked: u64,
+        /// What is free.
+        free: u64,
+        /// Its name.
+        device: String,
     },
     /// More context than the model knows.
     #[error("a context of {asked} tokens is more than this model was trained for; choose at most {most}")]
@@ -120,6 +137,59 @@ fn gib(bytes: u64) -> String {
 /// # Errors
 /// See [`BudgetError`].
 pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
+    let budget = wish.ram.unwrap_or((wish.available as f64 * COMFORT) as u64);
+    let window = match wish.ram {
+        Some(_) => WINDOW + 2 * needs.expert_bytes.iter().copied().max().unwrap_or(0),
+        None => 0,
+    };
+    let buffers = needs.buffers + process(needs) + window;
+    let place = Place { budget, given: wish.ram, buffers, align: PAGE, knob: "--ram" };
+    fit(needs, wish, &place)
+}
+
+/// The device at hand, for a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRoom {
+    /// Its name.
+    pub name: String,
+    /// Bytes that are free on it.
+    pub free: u64,
+    /// Budget in bytes for everything that the model keeps there; what is free without a reserve if `None`.
+    pub budget: Option<u64>,
+    /// Page-locked host memory beside it.
+    pub pinned: u64,
+}
+
+/// The same for a device: `needs` then speaks of device memory, and so does the plan. The experts' host tier stays the mapped file.
+///
+/// # Errors
+/// See [`BudgetError`].
+pub fn plan_on_device(needs: &Needs, wish: &Wish, room: &DeviceRoom) -> Result<Plan, BudgetError> {
+    if let Some(asked) = room.budget.filter(|&b| b > room.free) {
+        return Err(BudgetError::Vram { asked, free: room.free, device: room.name.clone() });
+    }
+    let budget = room.budget.unwrap_or(room.free.saturating_sub(DEVICE_RESERVE));
+    let place = Place { budget, given: Some(budget), buffers: needs.buffers, align: DEVICE_ALIGN, knob: "--vram" };
+    let plan = fit(needs, wish, &place)?;
+    Ok(Plan { device: Some(room.name.clone()), host: process(needs) + room.pinned, ..plan })
+}
+
+/// The program and its tokenizer.
+fn process(needs: &Needs) -> u64 {
+    PROCESS + needs.vocab * PER_TOKEN_OF_VOCABULARY
+}
+
+/// A memory that a model is to fit into.
+struct Place {
+    budget: u64,
+    /// The budget that is kept to afterwards, if any.
+    given: Option<u64>,
+    buffers: u64,
+    align: u64,
+    knob: &'static str,
+}
+
+fn fit(needs: &Needs, wish: &Wish, place: &Place) -> Result<Plan, BudgetError> {
     let min_slots = 1.min(needs.experts);
     if let Some(asked) = wish.context.filter(|&c| c > needs.context) {
         return Err(BudgetError::Context { asked, most: needs.context });
@@ -130,13 +200,8 @@ pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
     if let Some(asked) = wish.slots.filter(|&s| s > needs.experts) {
         return Err(BudgetError::Slots { asked, most: needs.experts });
     }
-    let budget = wish.ram.unwrap_or((wish.available as f64 * COMFORT) as u64);
-    let window = match wish.ram {
-        Some(_) => WINDOW + 2 * needs.expert_bytes.iter().copied().max().unwrap_or(0),
-        None => 0,
-    };
-    let buffers = needs.buffers + PROCESS + needs.vocab * PER_TOKEN_OF_VOCABULARY + window;
-    let slot_step: u64 = needs.expert_bytes.iter().map(|b| b.next_multiple_of(PAGE)).sum();
+    let Place { budget, buffers, .. } = *place;
+    let slot_step: u64 = needs.expert_bytes.iter().map(|b| b.next_multiple_of(place.align)).sum();
     let fixed = needs.trunk + buffers + needs.states;
     let least_slots = wish.slots.unwrap_or(min_slots).max(min_slots);
     let room = budget.saturating_sub(fixed + least_slots as u64 * slot_step);
@@ -156,11 +221,12 @@ pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
             slot_bytes: slot_step * least_slots as u64,
             context,
             fits: tokens_in(room),
+            knob: place.knob,
         });
     }
     let slots = wish.slots.map_or_else(|| fits.unwrap_or(0).min(needs.experts), |_| least_slots);
     Ok(Plan {
-        budget: wish.ram,
+        budget: place.given,
         trunk: needs.trunk,
         cache,
         buffers,
@@ -173,6 +239,8 @@ pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
         context,
         states: needs.states,
         slot_bytes: needs.expert_layers.iter().zip(&needs.expert_bytes).map(|(&layer, &bytes)| LayerSlot { layer, bytes }).collect(),
+        device: None,
+        host: 0,
     })
 }
 
@@ -219,6 +287,26 @@ mod tests {
         assert!(used <= 1536 * MIB && used + plan.slot_step > 1536 * MIB);
         assert!((16..64).contains(&plan.slots_per_layer), "{plan:?}");
         assert_eq!(slot_limit(&plan), plan.slots_per_layer);
+    }
+
+    #[test]
+    fn a_device_is_planned_by_its_own_memory() {
+        let room = |budget, free| DeviceRoom { name: "test".into(), free, budget, pinned: 10 * MIB };
+        let wish = Wish { ram: Some(1), available: 1, ..Wish::default() };
+        let plan = plan_on_device(&needs(), &wish, &room(None, 4 << 30)).unwrap();
+        let used = plan.trunk + plan.cache + plan.buffers + plan.slots;
+        assert!(
+            used <= (4 << 30) - DEVICE_RESERVE && used + plan.slot_step > (4 << 30) - DEVICE_RESERVE,
+            "the reserve stays free: {plan:?}"
+        );
+        assert_eq!((plan.device.as_deref(), plan.buffers), (Some("test"), 60 * MIB), "the program itself is in host memory");
+        assert!(plan.host > 40 * MIB);
+        let some = plan_on_device(&needs(), &wish, &room(Some(2 << 30), 4 << 30)).unwrap();
+        assert!(some.slots_per_layer < plan.slots_per_layer && slot_limit(&some) == some.slots_per_layer);
+        let much = plan_on_device(&needs(), &wish, &room(Some(5 << 30), 4 << 30)).unwrap_err().to_string();
+        assert!(much.contains("--vram asks for 5.00 GiB, but 4.00 GiB are free on test"), "{much}");
+        let little = plan_on_device(&needs(), &wish, &room(Some(300 * MIB), 4 << 30)).unwrap_err().to_string();
+        assert!(little.contains("raise --vram"), "{little}");
     }
 
     #[test]

@@ -41,13 +41,21 @@ pub fn run(args: &PlanArgs) -> eyre::Result<ExitCode> {
 #[must_use]
 pub fn table(plan: &Plan) -> String {
     let used = plan.trunk + plan.cache + plan.buffers + plan.slots;
-    let mut out = String::from("memory plan\n");
+    let mut out = match &plan.device {
+        Some(device) => format!("memory plan, on {device}\n"),
+        None => String::from("memory plan\n"),
+    };
     let mut line = |name: &str, bytes: u64, note: &str| out += &format!("  {name:<10} {:>11}  {note}\n", size(bytes));
     line("trunk", plan.trunk, "weights that every token uses");
     let states =
         if plan.states > 0 { format!(", and {} for recurrent states and copies of them", size(plan.states)) } else { String::new() };
     line("context", plan.cache, &format!("keys and values of {} tokens{states}", plan.context));
-    line("buffers", plan.buffers, "activations, logits, tokenizer, the program itself");
+    let note = if plan.device.is_some() {
+        "activations, logits, experts on their way"
+    } else {
+        "activations, logits, tokenizer, the program itself"
+    };
+    line("buffers", plan.buffers, note);
     let note = match plan.max_slots {
         0 if plan.experts == 0 && plan.trunk > 0 => "this model has no routed experts: all of it is trunk".to_owned(),
         most => format!("{} of {most} experts per layer, {} for one more", plan.slots_per_layer, size(plan.slot_step)),
@@ -57,6 +65,9 @@ pub fn table(plan: &Plan) -> String {
         line("", bytes, &format!("for one slot of {layers}"));
     }
     line("together", used, &plan.budget.map_or("no budget was given".to_owned(), |b| format!("of a budget of {}", size(b))));
+    if plan.device.is_some() {
+        line("host", plan.host, "in host memory: tokenizer, page-locked buffers, the program itself");
+    }
     line("experts", plan.experts, "all routed experts; those without a slot stay in the mapped file");
     out
 }
