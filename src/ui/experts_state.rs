@@ -4,6 +4,7 @@
 //! model (an expert out of range, a table of the wrong length) is skipped and counted.
 
 use crate::events::{ModelCard, Outcome, Phase, StepRecord, NO_SLOT};
+use crate::ui::ledger::{Account, Ledger};
 use std::ops::Range;
 
 /// What is left of an expert's heat after one token.
@@ -103,7 +104,7 @@ pub enum Side {
     /// Hits and misses of each layer in this step, where there is room.
     #[default]
     Step,
-    /// Hit rate, effective experts and churn of each layer over recent tokens.
+    /// Hit rate, effective experts, churn, bytes moved, entropy and regretted swaps of each layer, as many as there is room for.
     Profile,
     /// Nothing: all room to the grid.
     Bare,
@@ -124,6 +125,7 @@ pub struct ExpertsState {
     marks: Vec<Mark>,
     tallies: Vec<LayerTally>,
     recent: Vec<Recent>,
+    ledger: Ledger,
     order: Vec<u16>,
     ordered_at: u64,
     tokens: u64,
@@ -182,7 +184,9 @@ impl ExpertsState {
     /// An empty state for the model that was opened.
     #[must_use]
     pub fn open(card: &ModelCard) -> Self {
-        Self::new(card.layers, card.experts, card.top_k)
+        let mut state = Self::new(card.layers, card.experts, card.top_k);
+        state.ledger = Ledger::new(state.layers, state.experts, &card.expert_bytes);
+        state
     }
 
     fn shape(&mut self, layers: usize, experts: usize) {
@@ -196,6 +200,7 @@ impl ExpertsState {
         self.marks = vec![Mark::Quiet; cells];
         self.tallies = vec![LayerTally::default(); layers];
         self.recent = vec![Recent::default(); layers];
+        self.ledger = Ledger::new(layers, experts, &[]);
         self.order = (0..layers).flat_map(|_| (0..experts).map(|e| e as u16)).collect();
     }
 
@@ -231,6 +236,7 @@ impl ExpertsState {
         }
         self.fold_occupancy(record);
         self.fold_evictions(record);
+        self.ledger.apply(record);
         if self.sorted && self.tokens >= self.ordered_at.saturating_add(RESORT_TOKENS) {
             self.sort();
         }
@@ -500,6 +506,12 @@ impl ExpertsState {
             churn: if past > 0.0 { recent.admitted * (1.0 - DECAY) / past } else { 0.0 },
             resident: slots.iter().filter(|s| **s != NO_SLOT).count(),
         }
+    }
+
+    /// Why a layer's experts missed, which of its swaps were regretted, and what it moved.
+    #[must_use]
+    pub fn account(&self, layer: usize) -> Account {
+        self.ledger.layer(layer)
     }
 
     fn go(&mut self, layer: usize, place: usize) {

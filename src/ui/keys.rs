@@ -275,6 +275,7 @@ pub fn sections() -> Vec<(&'static str, Vec<(&'static str, &'static str)>)> {
     let of = |scope: Scope| KEYS.iter().filter(move |b| b.scope == scope).map(|b| (b.shown, b.help)).collect();
     let mut sections: Vec<_> = Scope::ALL.iter().map(|&scope| (scope.title(), of(scope))).collect();
     sections.push(("Heatmap in focus", super::heatmap::KEYS.to_vec()));
+    sections.push(("Memory pane in focus", super::memory::KEYS.to_vec()));
     sections
 }
 

@@ -21,6 +21,7 @@ pub mod frames;
 pub mod heatmap;
 pub mod keys;
 pub mod layout;
+pub mod ledger;
 pub mod markdown;
 pub mod memory;
 pub mod memory_state;

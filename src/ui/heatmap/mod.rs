@@ -117,9 +117,10 @@ impl Parts {
         };
         let ruler = if state.zoomed { Rect::default() } else { bottom(9) };
         let head = if state.zoomed && rest.height > 3 {
-            let head = Rect { height: 1, ..rest };
-            rest.y += 1;
-            rest.height -= 1;
+            let lines = if rest.height > 6 { 2 } else { 1 };
+            let head = Rect { height: lines, ..rest };
+            rest.y += lines;
+            rest.height -= lines;
             head
         } else {
             Rect::default()
@@ -133,13 +134,12 @@ impl Parts {
         let gutter = Rect { width: gutter_width, ..rest };
         let mut grid = Rect { x: rest.x + gutter_width, width: rest.width - gutter_width, ..rest };
         // The side may take room that the grid can't use, and a little more where there is plenty.
-        let wanted = side::width(state.side);
         let experts = u16::try_from(state.experts()).unwrap_or(u16::MAX);
         let free = grid.width.saturating_sub(experts.min(grid.width));
-        let plenty = state.side == Side::Profile && grid.width >= wanted * 3;
+        let wanted = side::width(state.side, free, grid.width);
         let mut side = Rect { width: 0, ..grid };
         let mut side_kind = Side::Bare;
-        if wanted > 0 && (free >= wanted || plenty || (grid.width >= wanted * 5 && grid.width < experts)) {
+        if wanted > 0 {
             let inner = Rect { width: grid.width - wanted, ..grid };
             let used = Grid::fit(inner, state.layers(), state.experts(), theme).map_or(inner.width, |g| g.used_width());
             grid.width = used;
@@ -168,7 +168,7 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
     }
     let mut parts = Parts::of(area, state, context, theme);
     let make = if state.zoomed {
-        line(buf, parts.head, &zoom::head(state, theme, parts.head.width));
+        zoom::draw_head(buf, parts.head, state, theme);
         zoom::draw(buf, parts.grid, state, theme, context.focused);
         if theme.ascii || theme.is_mono() {
             Make::Glyph
@@ -180,7 +180,7 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
         let place = state.place_of(state.layer, state.expert);
         grid.paint(buf, state, theme, context.focused.then_some((state.layer, place)));
         gutter(buf, parts.gutter, &grid, state, context, theme);
-        side::draw(buf, parts.side.x, &grid, parts.side_kind, state, theme);
+        side::draw(buf, (parts.side.x, parts.side.width), &grid, parts.side_kind, state, theme);
         // The ruler belongs right under the cells.
         let below = parts.grid.y + grid.used_height();
         let free = parts.grid.bottom().saturating_sub(below);
@@ -205,8 +205,9 @@ const DETAIL: u16 = 6;
 
 /// The layer under the cursor, expert by expert, where the whole grid leaves room.
 fn detail(buf: &mut Buffer, area: Rect, state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme) {
-    line(buf, Rect { height: 1, ..area }, &zoom::head(state, theme, area.width));
-    let at = Rect { y: area.y + 1, height: area.height - 1, ..area };
+    let lines = if area.height > DETAIL { 2 } else { 1 };
+    zoom::draw_head(buf, Rect { height: lines, ..area }, state, theme);
+    let at = Rect { y: area.y + lines, height: area.height - lines, ..area };
     zoom::draw(buf, at, state, theme, context.focused);
 }
 
@@ -257,7 +258,8 @@ fn ruler(buf: &mut Buffer, parts: &Parts, grid: &Grid, cursor: usize, context: &
     if context.focused && grid.x(cursor) < parts.grid.right() {
         buf.set_stringn(grid.x(cursor), at.y, theme.glyphs().caret, 1, theme.style(Face::Accent));
     }
-    buf.set_stringn(parts.side.x, at.y, side::head(parts.side_kind), usize::from(parts.side.width), theme.style(Face::Dim));
+    let head = side::head(parts.side_kind);
+    buf.set_stringn(parts.side.x, at.y, head, usize::from(parts.side.width), theme.style(Face::Dim));
 }
 
 #[cfg(test)]

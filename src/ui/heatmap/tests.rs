@@ -118,6 +118,16 @@ fn the_profile_beside_the_grid() {
     state.act(HeatmapAction::NextSide);
     let theme = Theme::built_in("mono", ColorDepth::Mono, false);
     insta::assert_snapshot!("profile", text(&drawn(&state, &theme, (88, 20, true))));
+    let mut large = session(48, 128, 8, 40);
+    large.act(HeatmapAction::NextSide);
+    for size in INSIDES {
+        let shown = text(&drawn(&large, &theme, size));
+        // The heads stand under the cells, where there is a line for them.
+        for head in ["hit%", "eff", "churn", "moved", "bits"].iter().filter(|_| size.1 > 11) {
+            assert!(shown.contains(head), "{head} is missing at {size:?}\n{shown}");
+        }
+        insta::assert_snapshot!(format!("profile_30b_{}x{}", size.0, size.1), shown);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One layer, every expert with its own glyph and, where there is room, its number.
 
 use super::grid::{face_of, glyph_of, paint_cell, Make};
+use super::side::short_bytes;
 use crate::ui::experts_state::{ExpertsState, Mark};
 use crate::ui::theme::{Face, Theme};
 use ratatui::buffer::Buffer;
@@ -73,8 +74,44 @@ pub(super) fn draw(buf: &mut Buffer, area: Rect, state: &ExpertsState, theme: &T
     }
 }
 
+/// One or two lines: the layer's character, and why its experts missed.
+pub(super) fn draw_head(buf: &mut Buffer, at: Rect, state: &ExpertsState, theme: &Theme) {
+    if at.height > 0 {
+        buf.set_line(at.x, at.y, &head(state, theme, at.width), at.width);
+    }
+    if at.height > 1 {
+        buf.set_line(at.x, at.y + 1, &account(state, theme, at.width), at.width);
+    }
+}
+
+/// Why the layer's experts missed, its regretted swaps and the bytes that it moved, as much as fits.
+fn account(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
+    let account = state.account(state.cursor().0);
+    let label = |text: &'static str| theme.span(Face::Dim, text);
+    let value = |share: f64| theme.span(Face::Text, format!("{:>3.0}%", share * 100.0));
+    let mut line = Line::from(label("misses "));
+    let Some([first, capacity, refused]) = account.classes() else {
+        line.push_span(label("none so far"));
+        return line;
+    };
+    let swaps = account.regret().map_or_else(|| theme.span(Face::Text, "  -"), value);
+    for part in [
+        vec![value(first), label(" first use ")],
+        vec![value(capacity), label(" capacity ")],
+        vec![value(refused), label(" refused")],
+        vec![label("  "), swaps, label(" of swaps regretted")],
+        vec![theme.span(Face::Text, format!("  {:>6}", short_bytes(account.moved))), label(" moved per token")],
+    ] {
+        if line.width() + part.iter().map(Span::width).sum::<usize>() > usize::from(width) {
+            break;
+        }
+        line.extend(part);
+    }
+    line
+}
+
 /// The layer's character in words, as much as fits.
-pub(super) fn head(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
+fn head(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
     let (layer, _) = state.cursor();
     let profile = state.profile(layer);
     let tally = state.tally(layer);

@@ -13,10 +13,10 @@ mod sections;
 pub(in crate::ui) use figures::bare_bytes;
 pub(in crate::ui) use forecasts::preview;
 
-use super::memory_state::MemoryState;
+use super::memory_state::{MemoryState, Page};
 use super::panes::PaneContext;
 use super::theme::{Face, Theme};
-use crossterm::event::KeyEvent;
+use crossterm::event::{KeyCode, KeyEvent};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::Line;
@@ -27,21 +27,29 @@ const TWO_COLUMNS: u16 = 88;
 /// Least and most lines of the curve with its axis and head.
 const CURVE: (u16, u16) = (5, 12);
 
-/// Keys of this pane and what they do: none of its own; the slot keys work everywhere.
-pub const KEYS: [(&str, &str); 0] = [];
+/// Keys of this pane and what they do, for help and documentation; the slot keys work everywhere.
+pub const KEYS: [(&str, &str); 1] = [("v", "first what happens, or why: regret, misses, estimates")];
 
 /// Handles a key while the pane has focus; `false` if it means nothing here.
-pub fn on_key(_state: &mut MemoryState, _key: KeyEvent) -> bool {
-    false
+pub fn on_key(state: &mut MemoryState, key: KeyEvent) -> bool {
+    let turns = key.code == KeyCode::Char('v') && key.modifiers.is_empty();
+    if turns {
+        state.turn_page();
+    }
+    turns
 }
 
 /// Words for the pane's frame; `inside` is the rectangle that [`draw`] gets.
 #[must_use]
-pub fn title(_inside: Rect, _state: &MemoryState, context: &PaneContext<'_>, _theme: &Theme) -> String {
-    match context.card {
-        Some(card) if card.toy => "memory, toy model".into(),
-        _ => "memory".into(),
-    }
+pub fn title(_inside: Rect, state: &MemoryState, context: &PaneContext<'_>, _theme: &Theme) -> String {
+    let name = match context.card {
+        Some(card) if card.toy => "memory, toy model",
+        _ => "memory",
+    };
+    let page = if state.page() == Page::Why { ", why" } else { "" };
+    // Who has the keyboard here may not know the key.
+    let key = if context.focused { " (v)" } else { "" };
+    format!("{name}{page}{key}")
 }
 
 /// Draws the inside of the pane.

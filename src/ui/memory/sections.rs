@@ -3,7 +3,7 @@
 use super::figures::{bare_bytes, bytes, percent, speed, time};
 use super::{forecasts, judgement};
 use crate::events::ModelCard;
-use crate::ui::memory_state::MemoryState;
+use crate::ui::memory_state::{MemoryState, Page};
 use crate::ui::panes::PaneContext;
 use crate::ui::theme::{Face, Theme};
 use ratatui::style::{Color, Style};
@@ -99,6 +99,9 @@ pub(super) fn activity(state: &MemoryState, context: &PaneContext<'_>, theme: &T
     }
     let mut all = slots(&ink, state, context);
     all.push(section(2, true, vec![hit_rate(&ink, state)]));
+    if state.page() == Page::Why {
+        all.extend(judgement::first(&ink, state));
+    }
     all.extend(speeds(&ink, state));
     all.extend(split(&ink, state));
     all.extend(forecasts::keys(&ink, state, context));
@@ -111,7 +114,9 @@ pub(super) fn places(state: &MemoryState, context: &PaneContext<'_>, theme: &The
     let mut all = forecasts::strip(&ink, state);
     all.extend(tiers(&ink, state, context));
     all.extend(process(&ink, state, context));
-    all.extend(judgement::sections(&ink, state));
+    if state.page() == Page::Now {
+        all.extend(judgement::sections(&ink, state));
+    }
     if context.dropped > 0 {
         let words = format!("{} records lost: the screen was slower than the model", context.dropped);
         all.push(section(3, false, vec![Line::from(theme.span(Face::Notice, words))]));

@@ -114,6 +114,22 @@ fn a_granted_slot_count_shows_before_the_next_token() {
 }
 
 #[test]
+fn the_page_of_reasons_has_regret_misses_and_estimates_at_every_size() {
+    let mut session = session();
+    assert!(on_key(&mut session.state, KeyEvent::from(KeyCode::Char('v'))));
+    for size in INSIDES {
+        let text = session.text(&mono(), size, 0);
+        let words = if size.1 > 7 { &["best", "LRU", "chance", "verdict", "first", "regret", "forecast"][..] } else { &["verdict"] };
+        for word in words {
+            assert!(text.contains(word), "{word} is missing at {size:?}\n{text}");
+        }
+        insta::assert_snapshot!(format!("why_{}x{}", size.0, size.1), text);
+    }
+    assert!(on_key(&mut session.state, KeyEvent::from(KeyCode::Char('v'))));
+    assert!(session.text(&mono(), (54, 11), 0).contains("tok/s"));
+}
+
+#[test]
 fn a_change_that_is_under_way_is_not_called_refused() {
     let mut session = Session::new();
     session.tokens(40);

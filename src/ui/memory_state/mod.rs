@@ -7,6 +7,7 @@ pub mod auto;
 pub mod forecast;
 pub mod regret;
 
+use super::ledger::{Account, Ledger};
 use crate::events::{Gauges, ModelCard, Outcome, Phase, StepRecord, StepTime, NO_SLOT};
 use crate::experts::curve::Curve;
 use crate::experts::schedule::Routed;
@@ -62,6 +63,16 @@ impl Split {
     }
 }
 
+/// What a pane without room for everything shows first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Page {
+    /// What happens now, and what the keys would do.
+    #[default]
+    Now,
+    /// Why: the best that could be had, classes of misses, regretted swaps, how good the estimates were.
+    Why,
+}
+
 /// The memory pane's state.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryState {
@@ -88,6 +99,8 @@ pub struct MemoryState {
     /// Costs before the last change, while there are none of after it.
     cost: Option<Cost>,
     regret: Regret,
+    ledger: Ledger,
+    page: Page,
 }
 
 impl MemoryState {
@@ -106,6 +119,7 @@ impl MemoryState {
             slots: card.plan.slots_per_layer,
             curve: fits.then(|| Curve::new(card.layers, card.experts, Some(HALF_LIFE))),
             regret: if fits { Regret::new(card.layers, card.experts) } else { Regret::default() },
+            ledger: if fits { Ledger::new(card.layers, card.experts, &card.expert_bytes) } else { Ledger::default() },
             ..Self::default()
         }
     }
@@ -123,6 +137,8 @@ impl MemoryState {
         self.occupied = record.slot_of.iter().filter(|s| **s != NO_SLOT).count() as u64;
         self.note_slots(usize::from(record.slots));
         self.feed_curve(record);
+        self.ledger.apply(record);
+        self.regret.push(record, self.slots);
         // Prompts are read in chunks: their hits and times are of another kind and would blur "now".
         if record.phase == Phase::Prefill {
             if self.speeds.back().is_some_and(Option::is_some) {
@@ -156,7 +172,6 @@ impl MemoryState {
             uploaded: record.bytes_uploaded,
             missed: record.bytes_missed,
         });
-        self.regret.push(record, self.slots);
         self.judge();
     }
 
@@ -377,11 +392,21 @@ impl MemoryState {
         &self.regret
     }
 
-    /// Hit rate that plain LRU would have now, from the curve.
+    /// Why experts missed, and which swaps were regretted, over the session and all layers.
     #[must_use]
-    pub fn lru_now(&self) -> Option<f64> {
-        let curve = self.curve.as_ref().filter(|_| self.session_tokens as usize >= MIN_SAMPLES)?;
-        curve.hit_rate(self.slots)
+    pub fn account(&self) -> Account {
+        self.ledger.total()
+    }
+
+    /// What is shown first.
+    #[must_use]
+    pub fn page(&self) -> Page {
+        self.page
+    }
+
+    /// Shows the other page first.
+    pub fn turn_page(&mut self) {
+        self.page = if self.page == Page::Now { Page::Why } else { Page::Now };
     }
 }
 

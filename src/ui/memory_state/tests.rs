@@ -1,3 +1,4 @@
+use super::regret::Judged;
 use super::*;
 use crate::events::RoutedExpert;
 use crate::ui::experts_state::stream::Stream;
@@ -90,12 +91,12 @@ fn hindsight_is_never_worse_than_what_was_achieved() {
     let mut state = MemoryState::open(&stream.card());
     for _ in 0..40 {
         run(&mut stream, &mut state, 10);
-        if let Some((best, achieved)) = state.regret().best_and_achieved() {
-            assert!(best >= achieved, "{best} {achieved}");
+        if let Some(judged) = state.regret().judged() {
+            assert!(judged.best >= judged.achieved, "{judged:?}");
         }
     }
-    let (best, achieved) = state.regret().best_and_achieved().unwrap();
-    assert!(best > achieved + 0.02 && best < 1.0, "{best} {achieved}");
+    let Judged { best, achieved, lru, chance } = state.regret().judged().unwrap();
+    assert!(best > achieved + 0.02 && best < 1.0 && best > lru && lru > chance, "{best} {achieved} {lru}");
     assert!((achieved - state.hit_rate_session().unwrap()).abs() < 0.05);
 }
 
@@ -116,15 +117,15 @@ proptest! {
         let mut state = MemoryState::open(&stream.card());
         for record in &records {
             state.apply(record);
-            for rate in [state.hit_rate_now(), state.hit_rate_session(), state.lru_now()].into_iter().flatten() {
+            for rate in [state.hit_rate_now(), state.hit_rate_session()].into_iter().flatten() {
                 prop_assert!((0.0..=1.0).contains(&rate));
             }
             if let Some(forecast) = state.forecast(8) {
                 prop_assert!((0.0..=1.0).contains(&forecast.hit_rate));
                 prop_assert!(forecast.speed.is_none_or(f64::is_finite));
             }
-            if let Some((best, achieved)) = state.regret().best_and_achieved() {
-                prop_assert!((0.0..=1.0).contains(&best) && (0.0..=1.0).contains(&achieved));
+            if let Some(judged) = state.regret().judged() {
+                prop_assert!([judged.best, judged.achieved, judged.lru, judged.chance].iter().all(|r| (0.0..=1.0).contains(r)));
             }
             prop_assert!(state.split().is_none_or(|s| s.total().is_finite()));
         }
