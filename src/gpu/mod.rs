@@ -10,10 +10,18 @@
 //! | [`reference`] | what every kernel means, in plain Rust |
 //! | [`simulated`] | a device in host memory with a clock, faults and a checker of races between the streams |
 //! | `cuda` (feature `cuda`) | the real one, on candle's device |
+//! | `driver` (feature `cuda`) | the CUDA driver, found while the program runs |
+//! | `nvml` (feature `cuda`) | what the driver's monitor counts: memory in use, bytes over the bus |
 //!
 //! The kernels themselves are CUDA C++ in `kernels/`; `docs/gpu.md` tells how they are tested without a GPU.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod device;
+#[cfg(feature = "cuda")]
+mod driver;
+#[cfg(feature = "cuda")]
+pub mod nvml;
 pub mod params;
 pub mod reference;
 pub mod simulated;

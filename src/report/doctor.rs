@@ -45,6 +45,7 @@ fn wrong(about: &'static str, says: impl Into<String>, problem: impl Into<String
 pub fn run(args: &DoctorArgs) -> eyre::Result<ExitCode> {
     let loaded = config::load();
     let mut findings = machine();
+    findings.extend(gpus());
     findings.extend(terminal(&|name| std::env::var(name).ok(), std::io::stdout().is_terminal(), crossterm::terminal::size().ok()));
     findings.extend(files(&loaded));
     let demo = demo();
@@ -82,6 +83,34 @@ fn machine() -> Vec<Finding> {
         n => fine("memory", format!("{} available, reads at {:.1} GB/s", size(n), read_speed(&pool, n) / 1e9)),
     });
     out
+}
+
+/// What the GPU tier finds. No GPU is no problem: the CPU computes.
+#[cfg(feature = "cuda")]
+fn gpus() -> Vec<Finding> {
+    let probe = crate::gpu::cuda::probe();
+    let driver = probe.driver.map_or_else(String::new, |d| format!("driver for CUDA {d}"));
+    match (probe.lacks, probe.remedy) {
+        (Some(lacks), remedy) => {
+            let why = remedy.map_or_else(String::new, |r| format!(" ({r})"));
+            vec![fine("GPU", format!("none: {lacks}{why}"))]
+        }
+        (None, _) => {
+            let one = |(i, f): (usize, &crate::gpu::device::Facts)| {
+                let (major, minor) = (f.capability / 10, f.capability % 10);
+                fine(
+                    "GPU",
+                    format!("{i}: {}, {}, capability {major}.{minor}, {} processors, {driver}", f.name, size(f.memory), f.processors),
+                )
+            };
+            probe.gpus.iter().enumerate().map(one).collect()
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> Vec<Finding> {
+    vec![fine("GPU", "not used: this program was built without the feature `cuda`")]
 }
 
 /// Bytes per second that all threads together read from memory: the bound of every generated token.
