@@ -2,7 +2,7 @@
 //!
 //! `tests/reference/README.md` says how the fixtures were made, and which mistakes they are known to catch.
 
-use rotary::events::{LoadOptions, Phase, StepRecord};
+use rotary::events::{DeviceChoice, LoadOptions, MissChoice, Phase, StepRecord};
 use rotary::gguf::Gguf;
 use rotary::kernels::Pool;
 use rotary::model::{self, Logits, Opened};
@@ -36,6 +36,39 @@ fn float_models_give_the_logits_routes_and_text_of_transformers() {
             assert_eq!(p.greedy.map(|g| g.of), Some(48), "{case}:\n{report}");
             assert_eq!(p.top1.of, 3 * p.tokens, "{case}: three chunk sizes\n{report}");
         }
+    }
+}
+
+/// The GPU tier, played by the CPU: the decoder on the device, slots in its memory, misses on either side.
+fn accepted_on_device(case: &str, archive: &str, slots: Option<usize>, miss: MissChoice) {
+    let load = LoadOptions { device: DeviceChoice::Simulated, slots, miss, ..load_options() };
+    let options = CheckOptions { load, ..CheckOptions::default() };
+    let report = check(&fixture(case, "model.gguf"), &fixture(case, archive), &options).unwrap();
+    assert!(report.passed(), "{case}, {slots:?} slots, misses {miss:?}:\n{report}");
+}
+
+#[test]
+fn float_models_give_the_same_on_a_device() {
+    for case in ["strict", "odd", "olmoe", "q35-strict", "q35-odd", "qwen35", "qwen3next"] {
+        accepted_on_device(case, "ref.npz", None, MissChoice::Auto);
+    }
+    for (case, slots, miss) in [
+        ("strict", 1, MissChoice::Cpu),
+        ("strict", 3, MissChoice::Gpu),
+        ("olmoe", 2, MissChoice::Auto),
+        ("q35-strict", 1, MissChoice::Gpu),
+        ("q35-odd", 4, MissChoice::Cpu),
+    ] {
+        accepted_on_device(case, "ref.npz", Some(slots), miss);
+    }
+}
+
+#[test]
+fn quantized_models_err_as_little_on_a_device() {
+    for (case, slots, miss) in
+        [("q4_k_m", 4, MissChoice::Gpu), ("q2_k", 2, MissChoice::Auto), ("q4_0", 1, MissChoice::Cpu), ("q35-q3_k_m", 5, MissChoice::Gpu)]
+    {
+        accepted_on_device(case, &archive(case), Some(slots), miss);
     }
 }
 

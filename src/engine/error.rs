@@ -4,6 +4,7 @@ use super::sampling::{SamplingError, SettingError};
 use crate::events::FailureKind;
 use crate::experts::{BudgetError, ExpertError};
 use crate::gguf::GgufError;
+use crate::gpu::GpuError;
 use crate::model::ModelError;
 use crate::text::TextError;
 
@@ -70,7 +71,9 @@ impl EngineError {
 
 fn model_kind(e: &ModelError) -> FailureKind {
     match e {
-        ModelError::Budget(BudgetError::TooSmall { .. }) | ModelError::Memory { .. } => FailureKind::Memory,
+        ModelError::Budget(BudgetError::TooSmall { .. } | BudgetError::Vram { .. }) | ModelError::Memory { .. } => FailureKind::Memory,
+        ModelError::Gpu(e) => gpu_kind(e),
+        ModelError::GivenUp => FailureKind::Cancelled,
         ModelError::Budget(_) => FailureKind::Options,
         ModelError::Experts(e) => expert_kind(e),
         _ => FailureKind::File,
@@ -81,6 +84,14 @@ fn expert_kind(e: &ExpertError) -> FailureKind {
     match e {
         ExpertError::Reserve { .. } => FailureKind::Memory,
         ExpertError::Policy(_) => FailureKind::Options,
+        ExpertError::Gpu(e) => gpu_kind(e),
         _ => FailureKind::File,
+    }
+}
+
+fn gpu_kind(e: &GpuError) -> FailureKind {
+    match e {
+        GpuError::OutOfMemory { .. } | GpuError::Pinned { .. } => FailureKind::Memory,
+        _ => FailureKind::Other,
     }
 }

@@ -7,6 +7,7 @@ use super::EngineError;
 use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, StepRecord};
 use crate::experts::Experts;
 use crate::gguf::Gguf;
+use crate::gpu::choose::{choose, Chosen};
 use crate::kernels::{self, Pool};
 use crate::model::{self, Logits, Model};
 use crate::text::{ChatTemplate, Tokenizer};
@@ -38,10 +39,26 @@ pub struct Bare {
 
 /// Plan and load the numbers of a mapped model.
 pub fn bare(gguf: &Gguf, options: &LoadOptions) -> Result<Bare, EngineError> {
+    bare_on(gguf, options, choose(options.device).map_err(model::ModelError::from)?, &mut |_, _| true)
+}
+
+/// The same on a device that was chosen before. `progress` is told layers of the trunk that a device has taken over, and how many there are.
+fn bare_on(
+    gguf: &Gguf,
+    options: &LoadOptions,
+    chosen: Chosen,
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Bare, EngineError> {
     let pool = Pool::new(options.threads.unwrap_or(0));
     let threads = pool.threads();
-    let device = format!("CPU, {}, {threads} {}", kernels::instruction_set(), if threads == 1 { "thread" } else { "threads" });
-    let model::Opened { model, experts, config, plan, expert_bytes } = model::open(gguf, options, pool)?;
+    let cpu = format!("{}, {threads} {}", kernels::instruction_set(), if threads == 1 { "thread" } else { "threads" });
+    let lacks = chosen.lacks.map(|why| format!(" ({why})")).unwrap_or_default();
+    let opened = model::open_on(gguf, options, pool, chosen.device, progress);
+    let model::Opened { model, experts, config, plan, expert_bytes, device, .. } = opened?;
+    let device = match device {
+        Some(name) => format!("{name}; host {cpu}"),
+        None => format!("CPU{lacks}, {cpu}"),
+    };
     Ok(Bare { runtime: Box::new(Numbers { model, experts }), config, plan, expert_bytes, device })
 }
 
@@ -59,7 +76,9 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
         warm(gguf.paths(), gguf.len(), &mut |done, total| go_on("reading the file", done, total))?;
     }
     go_on("binding the weights", 0, 0)?;
-    let Bare { runtime, config, plan, expert_bytes, device } = bare(&gguf, options)?;
+    let chosen = choose(options.device).map_err(model::ModelError::from)?;
+    let mut taken = |done: usize, of: usize| go_on("copying the trunk to the GPU", done as u64, of as u64).is_ok();
+    let Bare { runtime, config, plan, expert_bytes, device } = bare_on(&gguf, options, chosen, &mut taken)?;
     let card = ModelCard {
         name: name(&gguf, source),
         arch: crate::gguf::shown(gguf.arch()?),

@@ -5,6 +5,7 @@
 //!
 //! | file | idea |
 //! |---|---|
+//! | [`choose`] | which device a model is opened on |
 //! | [`device`] | what a device offers: memory, pinned memory, two streams, marks (events), launches |
 //! | [`params`] | the kernels by name, their parameters and launch shapes: the border between Rust and CUDA |
 //! | [`reference`] | what every kernel means, in plain Rust |
@@ -15,6 +16,7 @@
 //!
 //! The kernels themselves are CUDA C++ in `kernels/`; `docs/gpu.md` tells how they are tested without a GPU.
 
+pub mod choose;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;

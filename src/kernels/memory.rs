@@ -51,22 +51,33 @@ impl SlotMemory {
     }
 }
 
+/// A line of `/proc/meminfo`, in bytes.
+fn meminfo(key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()?.saturating_mul(1024))
+}
+
+/// A number in a file of the control group.
+fn cgroup(file: &str) -> Option<u64> {
+    std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse().ok()
+}
+
 /// Memory that the machine could give now, in bytes: `MemAvailable`, or a tight cgroup limit if there is one. A large
 /// number where the system does not tell.
 #[must_use]
 pub fn available() -> u64 {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let meminfo = read("/proc/meminfo");
-    let free = meminfo
-        .lines()
-        .find_map(|l| l.strip_prefix("MemAvailable:"))
-        .and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
-        .map_or(u64::MAX / 4, |kib| kib * 1024);
-    let limit = |path: &str| read(path).trim().parse::<u64>().ok();
-    match (limit("/sys/fs/cgroup/memory.max"), limit("/sys/fs/cgroup/memory.current")) {
+    let free = meminfo("MemAvailable").unwrap_or(u64::MAX / 4);
+    match (cgroup("memory.max"), cgroup("memory.current")) {
         (Some(max), Some(used)) => free.min(max.saturating_sub(used)),
         _ => free,
     }
+}
+
+/// Memory of the machine, in bytes, or of its control group if that has less; 0 where the system does not tell.
+#[must_use]
+pub fn total() -> u64 {
+    meminfo("MemTotal").unwrap_or(0).min(cgroup("memory.max").unwrap_or(u64::MAX))
 }
 
 impl std::ops::Deref for SlotMemory {

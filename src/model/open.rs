@@ -2,15 +2,19 @@
 
 use super::config::ModelConfig;
 use super::decoder::Decoder;
+use super::device::DeviceDecoder;
 use super::weights::Weights;
 use super::{expert_weights, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
 use crate::events::{LoadOptions, Plan};
-use crate::experts::budget::{self, Needs, Wish};
+use crate::experts::budget::{self, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
 use crate::experts::slots::CpuTier;
 use crate::experts::store::ExpertStore;
+use crate::experts::vram::{self, VramOptions, VramTier};
 use crate::experts::{ExpertError, Experts};
 use crate::gguf::Gguf;
+use crate::gpu::choose::choose;
+use crate::gpu::Device;
 use crate::kernels::Pool;
 use std::sync::Arc;
 
@@ -40,6 +44,10 @@ pub struct Opened {
     pub plan: Plan,
     /// Bytes of one expert, per layer that has experts.
     pub expert_bytes: Vec<u64>,
+    /// The device's name; `None` is the CPU.
+    pub device: Option<String>,
+    /// Why it is the CPU although this build could use a GPU.
+    pub lacks: Option<String>,
 }
 
 /// Read the configuration, and refuse architectures that have no code here.
@@ -78,15 +86,41 @@ fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, ExpertStore, M
 /// A file that can't be run, or a budget that can't be kept.
 pub fn plan(gguf: &Gguf, options: &LoadOptions, available: u64) -> Result<Plan, ModelError> {
     let (_, config) = read(gguf)?;
-    planned(gguf, &config, options, available)
+    let chosen = choose(options.device)?;
+    planned(gguf, &config, options, available, chosen.device.as_deref())
 }
 
-fn planned(gguf: &Gguf, config: &ModelConfig, options: &LoadOptions, available: u64) -> Result<Plan, ModelError> {
+fn planned(
+    gguf: &Gguf,
+    config: &ModelConfig,
+    options: &LoadOptions,
+    available: u64,
+    device: Option<&dyn Device>,
+) -> Result<Plan, ModelError> {
     // The toy is so small that all its experts would fit anywhere; fewer slots let it show what the program is about.
-    let toy = options.ram.is_none() && crate::demo::is_it(gguf);
+    let toy = options.ram.is_none() && options.vram.is_none() && crate::demo::is_it(gguf);
     let slots = options.slots.or(toy.then_some(crate::demo::SLOTS.min(config.experts)));
     let wish = Wish { ram: options.ram, slots, context: options.context, available };
-    Ok(budget::plan(&needs(gguf, config, options.kv_f32), &wish)?)
+    let needs = needs(gguf, config, options.kv_f32);
+    let Some(device) = device else { return Ok(budget::plan(&needs, &wish)?) };
+    let needs = on_device(gguf, config, needs);
+    let pinned = vram::pin_budget(crate::kernels::memory::total());
+    let room = DeviceRoom { name: device.facts().name.clone(), free: device.free()?, budget: options.vram, pinned };
+    Ok(budget::plan_on_device(&needs, &wish, &room)?)
+}
+
+/// What of it lies on a device: the embedding table stays in the file unless it is the head too, and the slots' own buffers come on top.
+fn on_device(gguf: &Gguf, config: &ModelConfig, needs: Needs) -> Needs {
+    let table = gguf.tensor("token_embd.weight").filter(|_| gguf.tensor("output.weight").is_some()).map_or(0, |t| t.size() as u64);
+    let chunk = (CHUNK as usize).min(config.context);
+    let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0).next_multiple_of(256) + 3 * 256;
+    let Needs { ref expert_bytes, experts, .. } = needs;
+    let tier = match experts {
+        0 => 0,
+        _ => vram::overhead(expert_bytes.len(), experts, config.top_k, config.hidden, config.expert_ff, largest, chunk),
+    };
+    let buffers = DeviceDecoder::buffer_bytes(config, chunk) + tier;
+    Needs { trunk: needs.trunk - table, buffers, ..needs }
 }
 
 /// What the model takes, from its header alone.
@@ -128,22 +162,54 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
     }
 }
 
-/// Plan, load, and set up the slots.
+/// Plan, load, and set up the slots, on the device that the options name.
 ///
 /// # Errors
 /// See [`load`] and [`plan`].
 pub fn open(gguf: &Gguf, options: &LoadOptions, pool: Arc<Pool>) -> Result<Opened, ModelError> {
+    let chosen = choose(options.device)?;
+    let opened = open_on(gguf, options, pool, chosen.device, &mut |_, _| true)?;
+    Ok(Opened { lacks: chosen.lacks, ..opened })
+}
+
+/// The same on a given device, or on the CPU. While a device takes the trunk over, `progress` is told layers done and in all; it answers false to
+/// give up.
+///
+/// # Errors
+/// See [`load`] and [`plan`]; from the device.
+pub fn open_on(
+    gguf: &Gguf,
+    options: &LoadOptions,
+    pool: Arc<Pool>,
+    device: Option<Arc<dyn Device>>,
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Opened, ModelError> {
     let (_, config) = read(gguf)?;
     let policy = match &options.policy {
         Some(name) => name.parse::<Policy>().map_err(ExpertError::from)?,
         None => Policy::default(),
     };
-    let plan = planned(gguf, &config, options, crate::kernels::memory::available())?;
+    let plan = planned(gguf, &config, options, crate::kernels::memory::available(), device.as_deref())?;
     let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, pool: pool.clone() };
-    let (model, store, config) = load(gguf, &settings)?;
-    let expert_bytes = store.expert_bytes();
-    let experts = config.experts;
-    let tier = CpuTier::new(store, plan.slots_per_layer, pool, budget::window(&plan))?;
-    let experts = Experts::new(Box::new(tier), expert_bytes.clone(), experts, &plan, policy);
-    Ok(Opened { model, experts, config, plan, expert_bytes })
+    let (decoder, store, config) = bind(gguf, &settings)?;
+    let (expert_bytes, experts) = (store.expert_bytes(), config.experts);
+    let name = device.as_ref().map(|d| d.facts().name.clone());
+    let (model, experts): (Box<dyn Model>, Experts) = match device {
+        None => {
+            let tier = CpuTier::new(store, plan.slots_per_layer, pool, budget::window(&plan))?;
+            (Box::new(decoder), Experts::new(Box::new(tier), expert_bytes.clone(), experts, &plan, policy))
+        }
+        Some(device) => {
+            let model = DeviceDecoder::new(decoder, &config, device.clone(), CHUNK as usize, progress)?;
+            let vram = VramOptions {
+                miss: options.miss,
+                pinned: vram::pin_budget(crate::kernels::memory::total()),
+                reserve: vram::RESERVE,
+                rows: model.chunk(),
+            };
+            let tier = VramTier::new(device, store, plan.slots_per_layer, pool, vram)?;
+            (Box::new(model), Experts::on_device(Box::new(tier), expert_bytes.clone(), experts, &plan, policy))
+        }
+    };
+    Ok(Opened { model, experts, config, plan, expert_bytes, device: name, lacks: None })
 }

@@ -1,43 +1,6 @@
 //! Which missed experts go up to the device and which are computed on the host. Pure.
 
-use serde::{Deserialize, Serialize};
-
-/// What is done with a routed expert that is in no slot (`--miss`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MissChoice {
-    /// Split so that link and host are done at the same time.
-    #[default]
-    Auto,
-    /// It goes up, and the device computes it.
-    Gpu,
-    /// The host computes it.
-    Cpu,
-}
-
-impl std::str::FromStr for MissChoice {
-    type Err = String;
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "auto" => Ok(Self::Auto),
-            "gpu" => Ok(Self::Gpu),
-            "cpu" => Ok(Self::Cpu),
-            other => Err(format!("`{other}` is not one of auto, gpu, cpu")),
-        }
-    }
-}
-
-impl MissChoice {
-    /// As it is written.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Gpu => "gpu",
-            Self::Cpu => "cpu",
-        }
-    }
-}
+pub use crate::events::MissChoice;
 
 /// How fast this machine is, measured when the model is opened.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -17,6 +17,9 @@ mod feed_forward;
 mod map;
 mod workspace;
 
+#[cfg(test)]
+mod tests;
+
 use super::decoder::{all_finite, places_to_copy, Decoder, Mixer};
 use super::embedding::Embedding;
 use super::rope::Rope;

@@ -1,0 +1,149 @@
+//! The decoder on the simulated device against the same model on the CPU.
+
+use super::super::{open_on, Logits, Opened};
+use crate::events::{LoadOptions, MissChoice, Phase, StepRecord};
+use crate::gguf::Gguf;
+use crate::gpu::simulated::{Options, Order, Simulated};
+use crate::kernels::Pool;
+use std::sync::Arc;
+
+const PROMPT: [u32; 12] = [1, 300, 77, 1000, 5, 2048, 4095, 9, 640, 12, 300, 77];
+
+struct OnDevice {
+    model: Opened,
+    device: Simulated,
+}
+
+fn options(slots: usize) -> LoadOptions {
+    LoadOptions { slots: Some(slots), kv_f32: true, context: Some(64), ..LoadOptions::default() }
+}
+
+fn demo(options: &LoadOptions) -> Opened {
+    open_on(&Gguf::from_static(crate::demo::gguf(), "demo").unwrap(), options, Pool::new(2), None, &mut |_, _| true).unwrap()
+}
+
+fn demo_on_device(options: &LoadOptions, order: Order) -> OnDevice {
+    let device = Simulated::new(Options { order, ..Options::default() });
+    let gguf = Gguf::from_static(crate::demo::gguf(), "demo").unwrap();
+    let model = open_on(&gguf, options, Pool::new(2), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
+    OnDevice { model, device }
+}
+
+fn step(m: &mut Opened, tokens: &[u32], phase: Phase, logits: Logits) -> (Vec<f32>, StepRecord) {
+    m.experts.begin_step(phase, tokens.len());
+    let logits = m.model.forward(tokens, &mut m.experts, logits, &|| false).unwrap().unwrap();
+    let mut record = StepRecord::default();
+    m.experts.end_step(&mut record);
+    (logits, record)
+}
+
+/// Mean squared difference over mean square.
+fn error(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let of = |f: &dyn Fn(usize) -> f64| (0..a.len()).map(f).sum::<f64>();
+    of(&|i| f64::from(a[i] - b[i]).powi(2)) / of(&|i| f64::from(a[i]).powi(2))
+}
+
+/// What the CPU rounds and the device does not: activations beside quantized weights, to 16 bits.
+const ROUNDING: f64 = 1e-6;
+
+#[test]
+fn logits_are_those_of_the_cpu_at_every_slot_count_and_whoever_computes_misses() {
+    for (slots, miss) in [(1, MissChoice::Cpu), (3, MissChoice::Gpu), (12, MissChoice::Auto), (32, MissChoice::Auto)] {
+        let options = LoadOptions { miss, ..options(slots) };
+        let (mut cpu, mut gpu) = (demo(&options), demo_on_device(&options, Order::Queued));
+        let compare = |cpu: &mut Opened, gpu: &mut OnDevice, tokens: &[u32], phase, wanted| {
+            let (a, b) = (step(cpu, tokens, phase, wanted), step(&mut gpu.model, tokens, phase, wanted));
+            assert!(error(&a.0, &b.0) < ROUNDING, "{slots} slots, {miss:?}, {} tokens: {}", tokens.len(), error(&a.0, &b.0));
+            let routed = |r: &StepRecord| r.routed.iter().map(|r| (r.expert, r.outcome)).collect::<Vec<_>>();
+            assert_eq!((routed(&a.1), &a.1.slot_of), (routed(&b.1), &b.1.slot_of), "the same schedule");
+        };
+        compare(&mut cpu, &mut gpu, &PROMPT, Phase::Prefill, Logits::All);
+        for token in [7, 300, 4000, 77] {
+            compare(&mut cpu, &mut gpu, &[token], Phase::Decode, Logits::Last);
+        }
+        compare(&mut cpu, &mut gpu, &PROMPT[..5], Phase::Prefill, Logits::Last);
+    }
+}
+
+#[test]
+fn resizes_between_tokens_change_no_more_than_the_place_of_computing() {
+    let mut cpu = demo(&options(12));
+    step(&mut cpu, &PROMPT, Phase::Prefill, Logits::Last);
+    let mut gpu = demo_on_device(&options(12), Order::Queued);
+    step(&mut gpu.model, &PROMPT, Phase::Prefill, Logits::Last);
+    for (i, wanted) in [4, 32, 1, 7, 2, 31, 12].into_iter().enumerate() {
+        assert_eq!(gpu.model.experts.resize(wanted).unwrap(), wanted);
+        let token = PROMPT[i];
+        let (a, _) = step(&mut cpu, &[token], Phase::Decode, Logits::Last);
+        let (b, _) = step(&mut gpu.model, &[token], Phase::Decode, Logits::Last);
+        assert!(error(&a, &b) < ROUNDING, "after a resize to {wanted}: {}", error(&a, &b));
+    }
+    drop(gpu.model);
+    assert_eq!((gpu.device.used(), gpu.device.pinned_used()), (0, 0), "everything is given back");
+}
+
+#[test]
+fn lanes_that_run_as_late_as_they_may_change_nothing() {
+    let order = Order::Late;
+    let run = |order| {
+        let mut gpu = demo_on_device(&LoadOptions { miss: MissChoice::Gpu, ..options(6) }, order);
+        let mut all = step(&mut gpu.model, &PROMPT, Phase::Prefill, Logits::Last).0;
+        for token in [7, 300, 4000] {
+            all.extend(step(&mut gpu.model, &[token], Phase::Decode, Logits::Last).0);
+        }
+        all.iter().map(|l| l.to_bits()).collect::<Vec<_>>()
+    };
+    assert_eq!(run(Order::Queued), run(order));
+}
+
+#[test]
+fn a_shortened_context_goes_on_as_if_the_rest_had_never_been_read() {
+    let OnDevice { mut model, .. } = demo_on_device(&options(32), Order::Queued);
+    step(&mut model, &PROMPT[..6], Phase::Prefill, Logits::Last);
+    let (want, _) = step(&mut model, &[42], Phase::Decode, Logits::Last);
+    step(&mut model, &PROMPT, Phase::Prefill, Logits::Last);
+    assert_eq!((model.model.truncate(6), model.model.len()), (6, 6));
+    let (got, _) = step(&mut model, &[42], Phase::Decode, Logits::Last);
+    // Another placement: experts that were missed then are in slots now.
+    assert!(error(&want, &got) < ROUNDING, "{}", error(&want, &got));
+}
+
+#[test]
+fn a_stopped_pass_leaves_the_context_as_it_was() {
+    let OnDevice { mut model, .. } = demo_on_device(&options(32), Order::Queued);
+    step(&mut model, &PROMPT, Phase::Prefill, Logits::Last);
+    let asked = std::cell::Cell::new(0);
+    let stop = || {
+        asked.set(asked.get() + 1);
+        asked.get() == 4
+    };
+    model.experts.begin_step(Phase::Prefill, 3);
+    assert!(model.model.forward(&[7, 8, 9], &mut model.experts, Logits::Last, &stop).unwrap().is_none());
+    assert_eq!((model.model.len(), asked.get()), (PROMPT.len(), 4));
+}
+
+#[test]
+fn the_plan_is_what_the_device_is_asked_for() {
+    for slots in [4, 32] {
+        let OnDevice { model, device } = demo_on_device(&options(slots), Order::Queued);
+        let plan = &model.plan;
+        let planned = plan.trunk + plan.cache + plan.buffers + plan.slots;
+        let used = device.used();
+        assert!(used <= planned && used > plan.trunk + plan.cache + plan.slots, "{slots} slots: {used} of {planned} planned: {plan:?}");
+        assert_eq!(plan.device.as_deref(), model.device.as_deref());
+    }
+}
+
+#[test]
+fn a_load_can_be_given_up() {
+    let gguf = Gguf::from_static(crate::demo::gguf(), "demo").unwrap();
+    let device = Simulated::new(Options::default());
+    let mut layers = 0;
+    let done = open_on(&gguf, &options(4), Pool::new(1), Some(Arc::new(device.clone())), &mut |done, of| {
+        layers = of;
+        done < 3
+    });
+    assert!(matches!(done, Err(super::ModelError::GivenUp)) && layers == 6);
+    assert_eq!(device.used(), 0);
+}
