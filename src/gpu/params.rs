@@ -3,6 +3,9 @@
 //! Conventions: an [`Address`] is a pointer, 0 is "not there". Sizes and strides count elements, not bytes, unless a field says
 //! otherwise. Activations are f32; weights are rows in their GGUF type, one after the other without gaps. Sums inside a kernel run
 //! in f32; the order of summation is the kernel's own, but the same in every run.
+//!
+//! Kernels read in wide pieces: matrices of weights and rows of activations that are multiplied with blocks begin at multiples of 16 bytes, and
+//! caches too. [`super::reference`] refuses launches that don't keep this, or that are larger than what a kernel has room for.
 
 #![allow(missing_docs, reason = "field names say what the line above each struct explains")]
 
@@ -139,12 +142,12 @@ params! {
     Group { slot: u32, begin: u32, end: u32 }
 }
 
-/// Warps of a block are given a row each.
+/// Warps of a block.
 const WARPS: u32 = 4;
 
 impl MatVec {
-    /// Weight rows of a block.
-    pub const ROWS: u32 = WARPS;
+    /// Weight rows of a block: two per warp, which share the activations that they read.
+    pub const ROWS: u32 = 2 * WARPS;
     /// Most tokens.
     pub const TOKENS: u32 = 8;
     /// Most maps.
@@ -159,6 +162,21 @@ impl MatMul {
 impl ExpertsUp {
     /// Most tokens; more go through the grouped kernels.
     pub const TOKENS: u32 = 8;
+}
+
+impl Rotate {
+    /// Longest key head.
+    pub const HEAD_DIM: u32 = 512;
+}
+
+impl Convolve {
+    /// Widest convolution.
+    pub const TAPS: u32 = 8;
+}
+
+impl Route {
+    /// Most experts.
+    pub const EXPERTS: u32 = 1024;
 }
 
 impl GroupedUp {
@@ -218,6 +236,8 @@ impl Kernel for Convolve {
 impl DeltaRule {
     /// Columns of a head's state that one block keeps.
     pub const COLUMNS: u32 = 32;
+    /// Longest key head.
+    pub const KEY_DIM: u32 = 256;
 }
 
 impl Kernel for DeltaRule {
@@ -291,7 +311,7 @@ impl Kernel for Add {
 }
 
 impl Kernel for Finite {
-    const NAME: &'static str = "finite";
+    const NAME: &'static str = "all_finite";
     fn shape(&self) -> Shape {
         line(self.len.div_ceil(1024), 256)
     }

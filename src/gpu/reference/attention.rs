@@ -34,6 +34,7 @@ impl Meaning for Rotate {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         let (dim, value_dim, half) = (self.key_dim as usize, self.value_dim as usize, self.half as usize);
         host.demand(2 * half <= dim, "more dimensions to rotate than a head has")?;
+        host.demand(self.key_dim <= Self::HEAD_DIM && self.value_dim <= Self::HEAD_DIM, "a longer head than a block has room for")?;
         let position = host.one::<u32>("position", self.position, 0)? as usize;
         host.demand(position + self.tokens as usize <= self.context as usize, "positions beyond the context")?;
         let norm = |host: &Host<'_>, field, at: Address| -> Result<Option<Vec<f32>>, ReferenceError> {
@@ -75,6 +76,9 @@ impl Meaning for Attention {
         let (heads, groups, splits) = (self.heads as usize, self.groups as usize, self.splits as usize);
         let (dim, value_dim, context) = (self.key_dim as usize, self.value_dim as usize, self.context as usize);
         host.demand(splits > 0, "no splits")?;
+        host.demand(self.key_dim <= Rotate::HEAD_DIM && self.value_dim <= Rotate::HEAD_DIM, "a longer head than a block has room for")?;
+        host.aligned("keys", self.keys)?;
+        host.aligned("values", self.values)?;
         host.demand(groups > 0 && heads.is_multiple_of(groups), "heads are no multiple of groups")?;
         let position = host.one::<u32>("position", self.position, 0)? as usize;
         let tokens = self.tokens as usize;

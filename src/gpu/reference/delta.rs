@@ -6,7 +6,7 @@ use crate::gpu::params::{Convolve, DeltaRule};
 impl Meaning for Convolve {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         let (channels, width, tokens) = (self.channels as usize, self.width as usize, self.tokens as usize);
-        host.demand(width > 0, "a convolution of width 0")?;
+        host.demand((1..=Self::TAPS).contains(&self.width), "a convolution of 1 to 8 taps")?;
         let taps = host.f32s("taps", self.taps, 0, width * channels)?;
         let mut all = host.f32s("carry", self.carry, 0, (width - 1) * channels)?;
         for t in 0..tokens {
@@ -37,6 +37,7 @@ impl Meaning for DeltaRule {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         let (keys, values, dk, dv) = (self.keys as usize, self.values as usize, self.key_dim as usize, self.value_dim as usize);
         host.demand(keys > 0 && dk > 0, "no key heads")?;
+        host.demand(self.key_dim <= Self::KEY_DIM, "a longer key head than a block has room for")?;
         let channels = 2 * keys * dk + values * dv;
         for h in 0..values {
             let mut state: Vec<f64> = host.f32s("state", self.state, h * dk * dv, dk * dv)?.into_iter().map(f64::from).collect();

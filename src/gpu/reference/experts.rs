@@ -13,12 +13,16 @@ impl Meaning for ExpertsUp {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         host.demand(self.top_k > 0 && self.pairs.div_ceil(self.top_k) <= Self::TOKENS, "1 to 8 tokens")?;
         let rows = self.rows as usize;
+        host.activations(self.x, self.x_stride, self.gate_ty, self.pairs.div_ceil(self.top_k))?;
+        host.activations(self.x, self.x_stride, self.up_ty, self.pairs.div_ceil(self.top_k))?;
         let slots: Vec<i32> = host.get("slots", self.slots, 0, self.pairs as usize)?;
         for (p, slot) in slots.into_iter().enumerate() {
             let Ok(slot) = usize::try_from(slot) else { continue };
             let x = host.f32s("x", self.x, p / self.top_k as usize * self.x_stride as usize, self.cols as usize)?;
             let gate = slot_at(self.slab, slot, self.slot_bytes, self.gate_at);
             let up = slot_at(self.slab, slot, self.slot_bytes, self.up_at);
+            host.aligned("gate", gate)?;
+            host.aligned("up", up)?;
             let inner = (0..rows)
                 .map(|r| {
                     let g = dot(&host.weights("gate", gate, self.gate_ty, r, self.cols)?, &x);
@@ -44,6 +48,8 @@ impl Meaning for ExpertsDown {
                 let Ok(slot) = usize::try_from(slot) else { continue };
                 let inner = host.f32s("inner", self.inner, (t * k + j) * self.cols as usize, self.cols as usize)?;
                 let down = slot_at(self.slab, slot, self.slot_bytes, self.down_at);
+                host.aligned("down", down)?;
+                host.activations(self.inner, self.cols, self.ty, self.tokens * self.top_k)?;
                 for (r, y) in y.iter_mut().enumerate() {
                     *y += f64::from(weights[j]) * dot(&host.weights("down", down, self.ty, r, self.cols)?, &inner);
                 }
@@ -83,6 +89,8 @@ impl Meaning for GroupedUp {
             let mut inner = vec![0.0f32; pairs.len() * rows];
             let gate = slot_at(self.slab, slot, self.slot_bytes, self.gate_at);
             let up = slot_at(self.slab, slot, self.slot_bytes, self.up_at);
+            host.aligned("gate", gate)?;
+            host.aligned("up", up)?;
             for r in 0..rows {
                 let gate = host.weights("gate", gate, self.gate_ty, r, self.cols)?;
                 let up = host.weights("up", up, self.up_ty, r, self.cols)?;
@@ -103,6 +111,7 @@ impl Meaning for GroupedDown {
             let inner = host.f32s("inner", self.inner, pairs.start * cols, pairs.len() * cols)?;
             let mut out = vec![0.0f32; pairs.len() * rows];
             let down = slot_at(self.slab, slot, self.slot_bytes, self.down_at);
+            host.aligned("down", down)?;
             for r in 0..rows {
                 let down = host.weights("down", down, self.ty, r, self.cols)?;
                 for (x, out) in inner.chunks_exact(cols).zip(out.chunks_exact_mut(rows)) {

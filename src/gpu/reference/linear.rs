@@ -6,6 +6,7 @@ use crate::gpu::params::{MatJob, MatMul, MatVec};
 /// One map over rows `x[t]`.
 fn map(host: &mut Host<'_>, job: &MatJob, x: &[Vec<f32>], cols: u32) -> Result<(), ReferenceError> {
     host.demand(job.y_stride >= job.rows || x.len() < 2, "results of two tokens overlap")?;
+    host.aligned("weight", job.weight)?;
     let mut y = vec![Vec::with_capacity(job.rows as usize); x.len()];
     for r in 0..job.rows as usize {
         let w = host.weights("weight", job.weight, job.ty, r, cols)?;
@@ -39,12 +40,15 @@ impl Meaning for MatVec {
         host.demand((1..=Self::TOKENS).contains(&self.tokens), "1 to 8 tokens")?;
         host.demand((1..=Self::JOBS).contains(&(self.jobs as usize)), "1 to 6 maps")?;
         let jobs = &self.job[..self.jobs as usize];
+        for job in jobs {
+            host.activations(self.x, self.x_stride, job.ty, self.tokens)?;
+        }
         let x = inputs(host, self.x, self.x_stride, self.cols, self.tokens)?;
         let ends = jobs[1..].iter().map(|j| j.first_block).chain([self.blocks]);
         host.demand(jobs[0].first_block == 0, "the first map begins with block 0")?;
         for (job, end) in jobs.iter().zip(ends) {
             let blocks = end.checked_sub(job.first_block);
-            host.demand(blocks == Some(job.rows.div_ceil(Self::ROWS)), "a map's blocks are its rows divided by four")?;
+            host.demand(blocks == Some(job.rows.div_ceil(Self::ROWS)), "a map's blocks are its rows divided by `MatVec::ROWS`")?;
             map(host, job, &x, self.cols)?;
         }
         Ok(())
@@ -54,6 +58,7 @@ impl Meaning for MatVec {
 impl Meaning for MatMul {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         let x = inputs(host, self.x, self.x_stride, self.cols, self.tokens)?;
+        host.activations(self.x, self.x_stride, self.job.ty, self.tokens)?;
         map(host, &self.job, &x, self.cols)
     }
 }

@@ -161,6 +161,22 @@ impl Host<'_> {
         Ok(())
     }
 
+    fn aligned(&self, field: &'static str, at: Address) -> Result<(), ReferenceError> {
+        match at.0 % 16 {
+            0 => Ok(()),
+            _ => Err(self.refuse(format!("`{field}` is at {:#x}, no multiple of 16", at.0))),
+        }
+    }
+
+    /// Rows that blocks of weights are multiplied with are read four values at a time.
+    fn activations(&self, at: Address, stride: u32, ty: u32, rows: u32) -> Result<(), ReferenceError> {
+        if GgmlType::from_u32(ty).block_elems() == 1 {
+            return Ok(());
+        }
+        self.aligned("x", at)?;
+        self.demand(rows < 2 || stride.is_multiple_of(4), "rows of `x` don't begin at multiples of 16 bytes")
+    }
+
     /// Bytes of a row of `cols` weights of type number `ty`.
     fn row_bytes(&self, ty: u32, cols: u32) -> Result<(GgmlType, usize), ReferenceError> {
         let ty = GgmlType::from_u32(ty);

@@ -10,6 +10,7 @@ impl Meaning for Route {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         let (experts, k) = (self.experts as usize, self.top_k as usize);
         host.demand(k <= experts, "more experts to choose than there are")?;
+        host.demand(self.experts <= Self::EXPERTS, "more experts than a block has room for")?;
         let table: Vec<i32> = if self.table.0 == 0 { Vec::new() } else { host.get("table", self.table, 0, experts)? };
         for t in 0..self.tokens as usize {
             let row = host.f32s("scores", self.scores, t * experts, experts)?;

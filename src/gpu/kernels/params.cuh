@@ -1,0 +1,145 @@
+// The parameters of the kernels, field by field those of `params.rs`, which says what they mean. `tests/gpu_kernels.rs` compares sizes and
+// offsets.
+#pragma once
+
+#include <cstdint>
+
+struct Group {
+    uint32_t slot, begin, end;
+};
+
+struct RmsNorm {
+    float *x, *weight, *y;
+    uint32_t rows, pieces, len, x_stride, x_piece, y_stride;
+    float eps, limit;
+};
+
+struct MatJob {
+    uint8_t *weight;
+    float *bias, *y, *scale;
+    uint32_t ty, rows, y_stride, accumulate, scale_stride, first_block;
+};
+
+struct MatVec {
+    float *x;
+    uint32_t cols, tokens, x_stride, jobs, blocks, pad;
+    MatJob job[6];
+};
+
+struct MatMul {
+    float *x;
+    uint32_t cols, tokens, x_stride, pad;
+    MatJob job;
+};
+
+struct Rotate {
+    float *q, *k, *v, *q_norm, *k_norm, *angles, *q_out;
+    void *keys, *values;
+    uint32_t *position;
+    uint32_t tokens, heads, groups, key_dim, value_dim, half, context, wide, q_stride, q_head, k_stride, v_stride;
+    float eps, limit, limit_v;
+    uint32_t pad;
+};
+
+struct Attention {
+    float *q;
+    void *keys, *values;
+    float *partial;
+    uint32_t *position;
+    uint32_t tokens, heads, groups, key_dim, value_dim, context, wide, splits;
+    float scale;
+    uint32_t pad;
+};
+
+struct JoinSplits {
+    float *partial, *gate, *y;
+    uint32_t tokens, heads, value_dim, splits, gate_stride, gate_head;
+};
+
+struct Convolve {
+    float *x, *taps, *carry, *y;
+    uint32_t tokens, channels, width, x_stride;
+};
+
+struct DeltaRule {
+    float *mixed, *alpha, *beta, *bias, *rate, *state, *y;
+    uint32_t tokens, keys, values, key_dim, value_dim, alpha_stride, beta_stride;
+    float eps;
+};
+
+struct GatedNorm {
+    float *x, *gate, *weight;
+    uint32_t *place;
+    float *y;
+    uint32_t tokens, heads, dim, gate_stride;
+    float eps;
+    uint32_t pad;
+};
+
+struct Route {
+    float *scores;
+    int32_t *table;
+    uint32_t *ids;
+    float *weights;
+    int32_t *slots;
+    uint32_t tokens, experts, top_k, renormalise;
+    float scale;
+    uint32_t pad;
+};
+
+struct ExpertsUp {
+    uint8_t *slab;
+    uint64_t slot_bytes, gate_at, up_at;
+    int32_t *slots;
+    float *x, *inner;
+    uint32_t pairs, top_k, rows, cols, gate_ty, up_ty, x_stride, pad;
+};
+
+struct ExpertsDown {
+    uint8_t *slab;
+    uint64_t slot_bytes, down_at;
+    int32_t *slots;
+    float *weights, *inner, *y;
+    uint32_t tokens, top_k, rows, cols, ty, y_stride;
+};
+
+struct GroupedUp {
+    uint8_t *slab;
+    uint64_t slot_bytes, gate_at, up_at;
+    Group *groups;
+    uint32_t *tile_group, *tile_begin, *token_of;
+    float *x, *inner;
+    uint32_t tiles, rows, cols, gate_ty, up_ty, x_stride;
+};
+
+struct GroupedDown {
+    uint8_t *slab;
+    uint64_t slot_bytes, down_at;
+    Group *groups;
+    uint32_t *tile_group, *tile_begin;
+    float *inner, *out;
+    uint32_t tiles, rows, cols, ty;
+};
+
+struct Gather {
+    float *out;
+    uint32_t *pair_of;
+    float *weights, *y;
+    uint32_t tokens, top_k, cols, y_stride;
+};
+
+struct SwiGlu {
+    float *gate, *up, *y;
+    uint32_t tokens, len, stride, pad;
+};
+
+struct Add {
+    float *x, *y;
+    uint32_t len, pad;
+};
+
+struct Finite {
+    float *x;
+    uint32_t *flag;
+    uint32_t len, pad;
+};

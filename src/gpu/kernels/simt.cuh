@@ -1,0 +1,231 @@
+// One source for two machines: compiled by nvcc these kernels run on a GPU, compiled as C++17 they run on the CPU, in tests.
+//
+// A kernel is written in phases. `phase(block, f)` calls `f(t)` for every thread t of the block and then waits for all of them; on the host
+// it is a loop. Between phases threads speak through `SHARED` memory; what a thread keeps for itself lies in a `PerThread`, a register
+// on the GPU and an array on the host. `apart(block, f)` is a phase without the wait, for code that shares nothing. `warp_sum` and
+// `warp_max` are the butterfly of shuffles, on the host in the same order, so that both machines round alike.
+//
+// On the host the threads of a phase can be run in any order (`simt::backwards`): a result that depends on it is a race.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define DEVICE __device__ __forceinline__
+#define TABLE static __device__ const
+#define SHARED(type, name) __shared__ type name
+#else
+#define DEVICE inline
+#define TABLE static const
+// Shared memory begins as NaN, as does what a thread keeps: whoever reads before writing is seen.
+#define SHARED(type, name) \
+    type name;             \
+    memset((void*)&name, 0xff, sizeof name)
+#endif
+
+/// For the bodies of phases: what a thread keeps stays in registers only if all of it is one function.
+#define INLINE __attribute__((always_inline))
+
+#define LANES 32
+
+/// A block of threads: its place in the grid and its size.
+struct Block {
+    uint32_t x, y, z, threads;
+};
+
+/// A few values in registers, if every index is known when the kernel is compiled.
+template <class T, int N> struct Few {
+    T v[N];
+    DEVICE T& operator[](int i) { return v[i]; }
+    DEVICE const T& operator[](int i) const { return v[i]; }
+};
+
+#ifdef __CUDACC__
+
+template <class T> struct PerThread {
+    T v;
+    DEVICE T& operator[](int) { return v; }
+};
+
+template <class F> DEVICE void apart(const Block&, F f) { f((int)threadIdx.x); }
+
+template <class F> DEVICE void phase(const Block&, F f) {
+    f((int)threadIdx.x);
+    __syncthreads();
+}
+
+template <class G> DEVICE void butterfly(const Block&, PerThread<float>& a, G g) {
+#pragma unroll
+    for (int o = LANES / 2; o; o /= 2) a.v = g(a.v, __shfl_xor_sync(0xffffffffu, a.v, o));
+}
+
+template <int N, class G> DEVICE void butterfly(const Block&, PerThread<Few<float, N>>& a, G g) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+#pragma unroll
+        for (int o = LANES / 2; o; o /= 2) a.v[i] = g(a.v[i], __shfl_xor_sync(0xffffffffu, a.v[i], o));
+    }
+}
+
+/// Sums over neighbours whose thread numbers differ in the bits below `width`; all of them get the sums.
+template <int N> DEVICE void sum_among(const Block&, PerThread<Few<float, N>>& a, int width) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+#pragma unroll
+        for (int o = width / 2; o; o /= 2) a.v[i] += __shfl_xor_sync(0xffffffffu, a.v[i], o);
+    }
+}
+
+DEVICE uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t s) { return __byte_perm(a, b, s); }
+DEVICE float bits_float(uint32_t b) { return __uint_as_float(b); }
+DEVICE uint32_t float_bits(float f) { return __float_as_uint(f); }
+DEVICE float half_float(uint16_t h) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+}
+DEVICE uint16_t float_half(float f) {
+    uint16_t h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+    return h;
+}
+template <class T> DEVICE T read_only(const T* p) { return __ldg(p); }
+DEVICE void set_bit(uint32_t* p, uint32_t bit) { atomicOr(p, bit); }
+
+#else
+
+#define MOST_THREADS 256
+
+namespace simt {
+inline bool backwards = false;
+}
+
+template <class T> struct PerThread {
+    T v[MOST_THREADS];
+    PerThread() { memset((void*)v, 0xff, sizeof v); }
+    T& operator[](int t) { return v[t]; }
+};
+
+template <class F> void apart(const Block& b, F f) {
+    if (simt::backwards)
+        for (int t = (int)b.threads - 1; t >= 0; t--) f(t);
+    else
+        for (int t = 0; t < (int)b.threads; t++) f(t);
+}
+
+template <class F> void phase(const Block& b, F f) { apart(b, f); }
+
+/// One step of a butterfly over any type of per-thread value.
+template <class At, class G> void butterfly_steps(const Block& b, int width, At at, G g) {
+    for (int o = width / 2; o; o /= 2) {
+        float before[MOST_THREADS];
+        for (int t = 0; t < (int)b.threads; t++) before[t] = at(t);
+        for (int t = 0; t < (int)b.threads; t++) at(t) = g(before[t], before[t ^ o]);
+    }
+}
+
+template <class G> void butterfly(const Block& b, PerThread<float>& a, G g) {
+    butterfly_steps(b, LANES, [&](int t) -> float& { return a.v[t]; }, g);
+}
+
+template <int N, class G> void butterfly(const Block& b, PerThread<Few<float, N>>& a, G g) {
+    for (int i = 0; i < N; i++) butterfly_steps(b, LANES, [&](int t) -> float& { return a.v[t][i]; }, g);
+}
+
+template <int N> void sum_among(const Block& b, PerThread<Few<float, N>>& a, int width) {
+    for (int i = 0; i < N; i++) butterfly_steps(b, width, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return p + q; });
+}
+
+inline uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t s) {
+    const uint64_t all = (uint64_t)b << 32 | a;
+    uint32_t out = 0;
+    for (int i = 0; i < 4; i++) out |= (uint32_t)((all >> (8 * ((s >> (4 * i)) & 7))) & 255) << (8 * i);
+    return out;
+}
+inline float bits_float(uint32_t b) {
+    float f;
+    memcpy(&f, &b, 4);
+    return f;
+}
+inline uint32_t float_bits(float f) {
+    uint32_t b;
+    memcpy(&b, &f, 4);
+    return b;
+}
+inline float half_float(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
+    if (rest >= 0x7c00) return bits_float(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+    // Exponents moved by 112; multiplying instead of adding treats subnormal numbers right.
+    return bits_float(sign | float_bits(bits_float(rest << 13) * 0x1p112f));
+}
+inline uint16_t float_half(float f) {
+    const uint32_t b = float_bits(f), sign = b >> 16 & 0x8000, rest = b & 0x7fffffff;
+    if (rest > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (rest >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+    if (rest < 0x38800000) {
+        // Below the normal numbers: adding 1/2 rounds to multiples of 2^-24.
+        return (uint16_t)(sign | (float_bits(bits_float(rest) + 0.5f) - 0x3f000000));
+    }
+    return (uint16_t)(sign | ((rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13));
+}
+template <class T> T read_only(const T* p) { return *p; }
+inline void set_bit(uint32_t* p, uint32_t bit) { *p |= bit; }
+
+#endif
+
+/// What every lane of a warp has, added up; every lane gets the sum.
+template <class T> DEVICE void warp_sum(const Block& b, PerThread<T>& a) {
+    butterfly(b, a, [](float p, float q) { return p + q; });
+}
+
+/// The greatest number in a warp; a NaN counts as none.
+template <class T> DEVICE void warp_max(const Block& b, PerThread<T>& a) {
+    butterfly(b, a, [](float p, float q) { return fmaxf(p, q); });
+}
+
+/// Room for a sum over a block.
+struct Partials {
+    float of_warp[8];
+    float total;
+};
+
+/// The sum over a block of at most 256 threads; ends with a wait.
+DEVICE float block_sum(const Block& b, PerThread<float>& a, Partials& room) {
+    warp_sum(b, a);
+    phase(b, [&](int t) {
+        if (t % LANES == 0) room.of_warp[t / LANES] = a[t];
+    });
+    phase(b, [&](int t) {
+        if (t == 0) {
+            float sum = 0;
+            for (uint32_t w = 0; w < b.threads / LANES; w++) sum += room.of_warp[w];
+            room.total = sum;
+        }
+    });
+    return room.total;
+}
+
+/// Four floats in one load; the address is a multiple of 16.
+struct alignas(16) Float4 {
+    float x, y, z, w;
+};
+struct alignas(16) Word4 {
+    uint32_t x, y, z, w;
+};
+struct alignas(8) Word2 {
+    uint32_t x, y;
+};
+
+DEVICE bool aligned16(const void* p) { return ((uintptr_t)p & 15) == 0; }
+
+DEVICE void load8(const float* p, float (&v)[8]) {
+    const Float4 a = *(const Float4*)p, b = *(const Float4*)(p + 4);
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+DEVICE float silu(float x) { return x * sigmoid(x); }
+/// To plus or minus `limit`, 0 for not; a NaN stays.
+DEVICE float clamped(float x, float limit) { return limit > 0 ? (x > limit ? limit : x < -limit ? -limit : x) : x; }
