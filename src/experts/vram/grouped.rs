@@ -58,7 +58,8 @@ impl Work {
         pairs <= self.pairs
     }
 
-    /// At most [`ExpertsUp::TOKENS`] tokens: the pairs to which `table` (`[tokens, top_k]` i32) gives a slot, `read` being all slots that it may name.
+    /// At most [`ExpertsUp::TOKENS`] tokens: the pairs to which `table` (`[tokens, top_k]` i32) gives a slot; `read` are the slots that it names,
+    /// as far as they are known.
     pub(super) fn few(&self, device: &dyn Device, slots: &Slots, rows: &DeviceRows, table: Address, read: &[u16]) -> Result<(), GpuError> {
         let touches = slots.touches(read);
         let [gate, up, down] = slots.shape;

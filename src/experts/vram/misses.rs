@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn a_fast_host_takes_most_of_it_and_a_weak_one_little() {
-        assert_eq!(split(MissChoice::Auto, &[1; 8], 1_900_544, &LAPTOP), 2, "8 * 12.6 / 57.6 = 1.75");
+        assert_eq!(split(MissChoice::Auto, &[1; 8], 1_900_544, &LAPTOP), 1, "two would be up when the host has long been done with six");
+        assert_eq!(split(MissChoice::Auto, &[1; 40], 1_900_544, &LAPTOP), 8, "40 * 12.6 / 57.6 = 8.75");
         assert_eq!(split(MissChoice::Auto, &[1; 2], 1_900_544, &LAPTOP), 0, "two on the host are done before one is up");
         assert_eq!(split(MissChoice::Auto, &[1; 8], 1_900_544, &Rates { host: 2e9, ..LAPTOP }), 7);
         assert_eq!(

@@ -37,9 +37,9 @@ impl Tables {
         u16::try_from(self.seen[layer * self.experts + usize::from(expert)]).ok()
     }
 
-    /// Slots with an expert, as kernels of this tick see them.
-    pub(super) fn slots(&self, layer: usize) -> impl Iterator<Item = u16> + '_ {
-        self.seen[layer * self.experts..(layer + 1) * self.experts].iter().filter_map(|&s| u16::try_from(s).ok())
+    /// Whether kernels of this tick see no expert of a layer in any slot.
+    pub(super) fn is_empty(&self, layer: usize) -> bool {
+        self.seen[layer * self.experts..(layer + 1) * self.experts].iter().all(|&s| s == NONE)
     }
 
     /// From the next tick on. `ready`: the copy into the slot.

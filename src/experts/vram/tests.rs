@@ -1,0 +1,458 @@
+use super::*;
+use crate::events::{Phase, Plan, StepRecord};
+use crate::experts::policy::Policy;
+use crate::experts::slots::CpuTier;
+use crate::experts::store::{LayerExperts, Projection};
+use crate::experts::Experts;
+use crate::gguf::{Bytes, GgmlType};
+use crate::gpu::device::{Facts, Touch};
+use crate::gpu::params::{Route, Shape};
+use crate::gpu::simulated::{Faults, Options, Order, Simulated};
+use crate::gpu::{GpuError, Pinned};
+use candle_core::Tensor;
+use proptest::prelude::*;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const EXPERTS: usize = 24;
+const TOP_K: usize = 3;
+const HIDDEN: usize = 64;
+const ROWS: usize = 40;
+const RATES: Rates = Rates { link: 12e9, host: 24e9, join: 0.0 };
+
+/// Three layers whose experts differ in type and size.
+fn store() -> ExpertStore {
+    let mut rng = fastrand::Rng::with_seed(5);
+    let kinds = [(GgmlType::F32, 32), (GgmlType::Q8_0, 96), (GgmlType::F16, 32)];
+    let layers = kinds.map(|(ty, ff)| {
+        let shape = [(ff, HIDDEN), (ff, HIDDEN), (HIDDEN, ff)].map(|(rows, cols)| Projection { ty, rows, cols });
+        let mut part = |p: &Projection| {
+            let value = |rng: &mut fastrand::Rng| rng.f32() * 0.4 - 0.2;
+            let bytes = match ty {
+                GgmlType::F32 => (0..p.rows * p.cols).flat_map(|_| value(&mut rng).to_le_bytes()).collect(),
+                GgmlType::F16 => (0..p.rows * p.cols).flat_map(|_| half::f16::from_f32(value(&mut rng)).to_le_bytes()).collect(),
+                _ => (0..p.rows * p.cols / 32)
+                    .flat_map(|_| {
+                        let scale = half::f16::from_f32(0.002).to_le_bytes();
+                        let codes: Vec<u8> = (0..32).map(|_| rng.i8(-100..100) as u8).collect();
+                        scale.into_iter().chain(codes)
+                    })
+                    .collect::<Vec<u8>>(),
+            };
+            Bytes::from_vec(bytes)
+        };
+        let experts = (0..EXPERTS).map(|_| std::array::from_fn(|i| part(&shape[i]))).collect();
+        LayerExperts { shape, experts }
+    });
+    ExpertStore { layers: layers.into(), experts: EXPERTS, top_k: TOP_K, hidden: HIDDEN }
+}
+
+fn plan(slots: usize) -> Plan {
+    Plan { slots_per_layer: slots, min_slots: 1, max_slots: EXPERTS, slot_step: 60_000, ..Plan::default() }
+}
+
+/// A decoder of nothing but routers and experts, on a device and on the CPU.
+struct Session {
+    sim: Simulated,
+    device: Arc<dyn Device>,
+    experts: Experts,
+    cpu: Experts,
+    rng: fastrand::Rng,
+    memory: Memory,
+    pinned: Pinned,
+}
+
+/// Of a layer's buffers on the device: x, y, scores, ids, weights, slots, each with room for [`ROWS`] rows.
+const WIDTHS: [usize; 6] = [HIDDEN, HIDDEN, EXPERTS, TOP_K, TOP_K, TOP_K];
+
+fn place(layer: usize, buffer: usize, tokens: usize) -> Range<usize> {
+    let all: usize = WIDTHS.iter().sum();
+    let begin = (layer * all + WIDTHS[..buffer].iter().sum::<usize>()) * ROWS * 4;
+    begin..begin + WIDTHS[buffer] * tokens * 4
+}
+
+struct Setup {
+    slots: usize,
+    order: Order,
+    miss: MissChoice,
+    memory: u64,
+    reserve: u64,
+    pinned: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { slots: 4, order: Order::Late, miss: MissChoice::Auto, memory: 64 << 20, reserve: 0, pinned: 4 << 20 }
+    }
+}
+
+impl Session {
+    fn new(setup: &Setup) -> Self {
+        Self::on(setup, |sim| Arc::new(sim))
+    }
+
+    fn on(setup: &Setup, wrap: impl FnOnce(Simulated) -> Arc<dyn Device>) -> Self {
+        let sim = Simulated::new(Options { memory: setup.memory, order: setup.order, ..Options::default() });
+        let device = wrap(sim.clone());
+        let pool = Pool::new(1);
+        let bytes = store().expert_bytes();
+        let options = VramOptions { miss: setup.miss, pinned: setup.pinned, reserve: setup.reserve, rows: ROWS };
+        let room = place(2, 5, ROWS).end;
+        let (memory, pinned) = (device.alloc(room).unwrap(), device.pinned(room).unwrap());
+        if setup.pinned == 0 {
+            sim.fail(Faults { pinned: Some(0), ..Faults::default() });
+        }
+        let tier = VramTier::with_rates(device.clone(), store(), setup.slots, pool.clone(), options, RATES).unwrap();
+        let plan = plan(setup.slots);
+        let experts = Experts::on_device(Box::new(tier), bytes.clone(), EXPERTS, &plan, Policy::Rotary);
+        let cpu = CpuTier::new(store(), setup.slots, pool, None).unwrap();
+        let cpu = Experts::new(Box::new(cpu), bytes, EXPERTS, &plan, Policy::Rotary);
+        Self { sim, device, experts, cpu, rng: fastrand::Rng::with_seed(1), memory, pinned }
+    }
+
+    fn floats(&self, range: Range<usize>) -> Vec<f32> {
+        let mut out = Vec::new();
+        self.pinned.read(range, &mut |bytes| out.extend(bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]))));
+        out
+    }
+
+    fn put(&self, range: Range<usize>, values: &[f32]) {
+        self.pinned.write(range, &mut |bytes| bytes.copy_from_slice(bytemuck::cast_slice(values)));
+    }
+
+    /// [`Session::step`]; after a failure all lanes come to rest, since the next step writes the same page-locked memory.
+    fn device_step(&mut self, tokens: usize, hot: usize) -> Result<Vec<Vec<f32>>, ExpertError> {
+        let done = self.step(tokens, hot);
+        if done.is_err() {
+            self.device.sync(&self.device.mark(Lane::Compute)?)?;
+        }
+        done
+    }
+
+    /// A step with this many tokens, whose routing favours the experts around `hot`. What the device gives, layer after layer.
+    fn step(&mut self, tokens: usize, hot: usize) -> Result<Vec<Vec<f32>>, ExpertError> {
+        let phase = if tokens == 1 { Phase::Decode } else { Phase::Prefill };
+        let device = self.device.clone();
+        self.experts.begin_step(phase, tokens);
+        let inputs: Vec<[Vec<f32>; 2]> = (0..3)
+            .map(|layer| {
+                let x: Vec<f32> = (0..tokens * HIDDEN).map(|_| self.rng.f32() * 2.0 - 1.0).collect();
+                let favour = |e: usize| if (e + 2 * EXPERTS - hot - layer) % EXPERTS < 6 { 1.0 } else { 0.0 };
+                let scores: Vec<f32> = (0..tokens * EXPERTS).map(|i| self.rng.f32() * 4.0 + favour(i % EXPERTS)).collect();
+                [x, scores]
+            })
+            .collect();
+        for (layer, [x, scores]) in inputs.iter().enumerate() {
+            let at = |buffer: usize| self.memory.at(place(layer, buffer, tokens).start, WIDTHS[buffer] * tokens * 4);
+            let up = [(0, x), (2, scores)];
+            for (buffer, values) in up {
+                self.put(place(layer, buffer, tokens), values);
+                device.upload(Lane::Compute, at(buffer), &self.pinned, place(layer, buffer, tokens))?;
+            }
+            device.clear(Lane::Compute, at(1), WIDTHS[1] * tokens * 4)?;
+            let route = Route {
+                scores: at(2),
+                table: self.experts.device_table(layer)?,
+                ids: at(3),
+                weights: at(4),
+                slots: at(5),
+                tokens: tokens as u32,
+                experts: EXPERTS as u32,
+                top_k: TOP_K as u32,
+                renormalise: 1,
+                scale: 1.0,
+                pad: 0,
+            };
+            launch(&*device, &route, &[])?;
+            for buffer in [3, 4] {
+                device.download(Lane::Compute, at(buffer), &self.pinned, place(layer, buffer, tokens))?;
+            }
+            let known = device.mark(Lane::Compute)?;
+            let rows = DeviceRows { tokens, top_k: TOP_K, x: at(0), ids: at(3), weights: at(4), slots: at(5), y: at(1) };
+            self.experts.device_hits(layer, &rows)?;
+            device.sync(&known)?;
+            let routing = self.routing(layer, tokens);
+            self.experts.device_rest(layer, &rows, x, &routing)?;
+            device.download(Lane::Compute, at(1), &self.pinned, place(layer, 1, tokens))?;
+        }
+        device.sync(&device.mark(Lane::Compute)?)?;
+        let mut record = StepRecord::default();
+        self.experts.end_step(&mut record);
+        let out = (0..3).map(|layer| self.floats(place(layer, 1, tokens))).collect();
+        // The CPU answers the same question.
+        self.cpu.begin_step(phase, tokens);
+        for (layer, [x, _]) in inputs.into_iter().enumerate() {
+            let x = Tensor::from_vec(x, (tokens, HIDDEN), &candle_core::Device::Cpu)?;
+            let y = self.cpu.forward(layer, &x, &self.routing(layer, tokens))?;
+            let y = y.flatten_all()?.to_vec1::<f32>()?;
+            let got: &Vec<Vec<f32>> = &out;
+            close(&got[layer], &y, layer);
+        }
+        self.cpu.end_step(&mut StepRecord::default());
+        Ok(out)
+    }
+
+    fn routing(&self, layer: usize, tokens: usize) -> Routing {
+        let ids = self.floats(place(layer, 3, tokens)).iter().map(|v| v.to_bits()).collect();
+        Routing { top_k: TOP_K, ids, weights: self.floats(place(layer, 4, tokens)) }
+    }
+
+    fn resident(&self) -> usize {
+        (0..3).map(|l| self.experts.scheduler().occupied(l)).sum()
+    }
+}
+
+/// The CPU rounds activations to 12 bits beside quantized weights, the reference does not round at all.
+fn close(got: &[f32], wanted: &[f32], layer: usize) {
+    let norm = (wanted.iter().map(|v| v * v).sum::<f32>() / wanted.len() as f32).sqrt();
+    for (i, (g, w)) in got.iter().zip(wanted).enumerate() {
+        assert!((g - w).abs() <= 4e-3 * norm, "layer {layer}, value {i}: {g} for {w} (norm {norm})");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Step(usize, usize),
+    Resize(usize),
+    Policy(&'static str),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => (0usize..EXPERTS).prop_map(|hot| Act::Step(1, hot)),
+        1 => (2usize..=8, 0usize..EXPERTS).prop_map(|(n, hot)| Act::Step(n, hot)),
+        2 => (9usize..=ROWS, 0usize..EXPERTS).prop_map(|(n, hot)| Act::Step(n, hot)),
+        2 => (0usize..=EXPERTS).prop_map(Act::Resize),
+        1 => prop::sample::select(vec!["lru", "lfu", "rotary"]).prop_map(Act::Policy),
+    ]
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    prop_oneof![
+        prop::sample::select(vec![Order::Queued, Order::Late, Order::CopyFirst, Order::ComputeFirst]),
+        any::<u64>().prop_map(Order::Random),
+    ]
+}
+
+fn miss() -> impl Strategy<Value = MissChoice> {
+    prop::sample::select(vec![MissChoice::Auto, MissChoice::Gpu, MissChoice::Cpu])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn any_session_on_any_schedule_answers_like_the_cpu_and_nothing_races(
+        slots in 1usize..=EXPERTS, order in order(), miss in miss(), pin in any::<bool>(), acts in prop::collection::vec(act(), 1..14),
+    ) {
+        let mut s = Session::new(&Setup { slots, order, miss, pinned: if pin { 200_000 } else { 0 }, ..Setup::default() });
+        for act in acts {
+            match act {
+                Act::Step(tokens, hot) => drop(s.device_step(tokens, hot).unwrap()),
+                Act::Resize(n) => {
+                    s.experts.resize(n).unwrap();
+                }
+                Act::Policy(name) => s.experts.set_policy(name).unwrap(),
+            }
+        }
+        prop_assert_eq!(s.sim.violations(), Vec::<String>::new());
+        let Session { sim, device, experts, memory, pinned, .. } = s;
+        drop((device, experts, memory, pinned));
+        prop_assert_eq!((sim.used(), sim.pinned_used()), (0, 0), "everything is given back");
+    }
+
+    #[test]
+    fn whatever_fails_a_later_step_is_right_and_nothing_is_kept(
+        nth in 0u64..120, kind in 0usize..4, order in order(), miss in miss(), hots in prop::collection::vec((1usize..20, 0usize..EXPERTS), 4..8),
+    ) {
+        let mut s = Session::new(&Setup { order, miss, ..Setup::default() });
+        let fault = Some(nth);
+        s.sim.fail(match kind {
+            0 => Faults { upload: fault, ..Faults::default() },
+            1 => Faults { launch: fault, ..Faults::default() },
+            2 => Faults { download: fault, ..Faults::default() },
+            _ => Faults { alloc: Some(nth % 7), ..Faults::default() },
+        });
+        for (i, (tokens, hot)) in hots.into_iter().enumerate() {
+            // A step may fail; if it does not, its answer is right (see `step`), and so is that of the next one.
+            let _ = s.device_step(tokens, hot);
+            if i == 2 {
+                let _ = s.experts.resize(EXPERTS - 2);
+            }
+        }
+        s.sim.fail(Faults::default());
+        s.device_step(1, 3).unwrap();
+        prop_assert_eq!(s.sim.violations(), Vec::<String>::new());
+        let Session { sim, device, experts, memory, pinned, .. } = s;
+        drop((device, experts, memory, pinned));
+        prop_assert_eq!((sim.used(), sim.pinned_used()), (0, 0));
+    }
+}
+
+#[test]
+fn a_copy_that_fails_costs_a_slot_and_not_the_answer() {
+    let mut refused = 0;
+    for nth in 0..40 {
+        let mut s = Session::new(&Setup { slots: EXPERTS, ..Setup::default() });
+        let mut whole = Session::new(&Setup { slots: EXPERTS, ..Setup::default() });
+        s.sim.fail(Faults { upload: Some(nth), ..Faults::default() });
+        whole.device_step(1, 0).unwrap();
+        if s.device_step(1, 0).is_ok() && s.resident() + 1 == whole.resident() {
+            refused += 1;
+        }
+        s.sim.fail(Faults::default());
+        s.device_step(1, 0).unwrap();
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn a_prompt_that_the_device_computes_is_the_same_to_the_last_bit_for_any_number_of_slots() {
+    let answer = |slots: usize, order| {
+        let mut s = Session::new(&Setup { slots, order, miss: MissChoice::Gpu, ..Setup::default() });
+        (0..3).map(|hot| s.device_step(20 + hot, hot).unwrap()).collect::<Vec<_>>()
+    };
+    let all = answer(EXPERTS, Order::Queued);
+    for slots in [1, 5, 9] {
+        assert_eq!(answer(slots, Order::Random(slots as u64)), all, "{slots} slots");
+    }
+}
+
+#[test]
+fn the_same_session_gives_the_same_bits_on_any_schedule() {
+    let answer = |order| {
+        let mut s = Session::new(&Setup { order, ..Setup::default() });
+        [1, 1, 12, 1, 5, 1].map(|tokens| s.device_step(tokens, tokens).unwrap())
+    };
+    let first = answer(Order::Queued);
+    for order in [Order::Late, Order::CopyFirst, Order::ComputeFirst, Order::Random(9)] {
+        assert_eq!(answer(order), first, "{order:?}");
+    }
+}
+
+#[test]
+fn growth_takes_what_there_is_leaves_the_reserve_and_loses_nothing() {
+    let all = Session::new(&Setup { slots: EXPERTS, ..Setup::default() }).sim.used();
+    let few = Session::new(&Setup { slots: 3, ..Setup::default() }).sim.used();
+    let reserve = 50_000;
+    let mut s = Session::new(&Setup { slots: 3, memory: (all + few) / 2 + reserve, reserve, ..Setup::default() });
+    for hot in 0..3 {
+        s.device_step(1, hot).unwrap();
+    }
+    let before = s.resident();
+    let granted = s.experts.resize(EXPERTS).unwrap();
+    assert!((4..EXPERTS).contains(&granted), "{granted}");
+    assert_eq!((s.resident(), s.experts.slots()), (before, granted), "nothing is lost");
+    assert!(s.sim.used_peak() <= (all + few) / 2, "the reserve is left alone even on the way");
+    assert_eq!(s.experts.resize(EXPERTS).unwrap(), granted, "asking again gives no more");
+    s.device_step(1, 1).unwrap();
+    assert_eq!(s.experts.resize(3).unwrap(), 3);
+    s.device_step(1, 1).unwrap();
+    assert_eq!(s.sim.used(), few, "what fewer slots free is given back");
+    assert_eq!(s.sim.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn memory_that_someone_else_takes_during_growth_grants_less_and_loses_nothing() {
+    for nth in 0..4 {
+        let mut s = Session::new(&Setup { slots: 4, ..Setup::default() });
+        s.device_step(1, 0).unwrap();
+        let before = s.resident();
+        s.sim.fail(Faults { alloc: Some(nth), ..Faults::default() });
+        let granted = s.experts.resize(EXPERTS).unwrap();
+        assert!(granted == if nth < 3 { 14 } else { EXPERTS } && s.resident() == before, "{nth}: {granted}");
+        s.device_step(12, 0).unwrap();
+        s.device_step(1, 0).unwrap();
+        assert_eq!(s.sim.violations(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn staging_stays_within_its_budget_and_needs_none() {
+    let largest = store().layers.iter().map(slot_bytes).max().unwrap();
+    for budget in [0, largest - 1, largest, 3 * largest + 1] {
+        let mut s = Session::new(&Setup { pinned: budget.max(1), miss: MissChoice::Gpu, ..Setup::default() });
+        let before = s.sim.pinned_used();
+        let without = Session::new(&Setup { pinned: 1, ..Setup::default() }).sim.pinned_used();
+        assert!(before - without <= budget && (budget < largest || before > without), "{budget}");
+        for tokens in [1, 30, 1] {
+            s.device_step(tokens, 0).unwrap();
+        }
+        assert_eq!(s.sim.pinned_used(), before, "and does not grow");
+    }
+}
+
+/// A device that forgets waits.
+struct Forgetful {
+    sim: Simulated,
+    lane: Lane,
+    forgotten: AtomicU64,
+}
+
+impl Device for Forgetful {
+    fn facts(&self) -> &Facts {
+        self.sim.facts()
+    }
+    fn free(&self) -> Result<u64, GpuError> {
+        self.sim.free()
+    }
+    fn alloc(&self, bytes: usize) -> Result<Memory, GpuError> {
+        self.sim.alloc(bytes)
+    }
+    fn pinned(&self, bytes: usize) -> Result<Pinned, GpuError> {
+        self.sim.pinned(bytes)
+    }
+    fn upload(&self, lane: Lane, to: Address, from: &Pinned, at: Range<usize>) -> Result<(), GpuError> {
+        self.sim.upload(lane, to, from, at)
+    }
+    fn upload_now(&self, lane: Lane, to: Address, from: &[u8]) -> Result<(), GpuError> {
+        self.sim.upload_now(lane, to, from)
+    }
+    fn download(&self, lane: Lane, from: Address, to: &Pinned, at: Range<usize>) -> Result<(), GpuError> {
+        self.sim.download(lane, from, to, at)
+    }
+    fn copy(&self, lane: Lane, from: Address, to: Address, bytes: usize) -> Result<(), GpuError> {
+        self.sim.copy(lane, from, to, bytes)
+    }
+    fn clear(&self, lane: Lane, at: Address, bytes: usize) -> Result<(), GpuError> {
+        self.sim.clear(lane, at, bytes)
+    }
+    fn mark(&self, lane: Lane) -> Result<Mark, GpuError> {
+        self.sim.mark(lane)
+    }
+    fn wait(&self, lane: Lane, mark: &Mark) -> Result<(), GpuError> {
+        if lane == self.lane {
+            self.forgotten.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.sim.wait(lane, mark)
+    }
+    fn sync(&self, mark: &Mark) -> Result<(), GpuError> {
+        self.sim.sync(mark)
+    }
+    fn passed(&self, mark: &Mark) -> Result<bool, GpuError> {
+        self.sim.passed(mark)
+    }
+    fn between(&self, from: &Mark, to: &Mark) -> Option<f64> {
+        self.sim.between(from, to)
+    }
+    fn launch(&self, kernel: &'static str, shape: Shape, params: &[u8], touches: &[Touch]) -> Result<(), GpuError> {
+        self.sim.launch(kernel, shape, params, touches)
+    }
+    fn launches(&self) -> u64 {
+        self.sim.launches()
+    }
+}
+
+#[test]
+fn without_the_waits_of_either_lane_the_checker_speaks_up() {
+    for (lane, tokens) in [(Lane::Compute, 1), (Lane::Compute, 30), (Lane::Copy, 30)] {
+        // In the order of queueing the numbers are right all the same.
+        let setup = Setup { order: Order::Queued, miss: MissChoice::Gpu, slots: 1, ..Setup::default() };
+        let mut s = Session::on(&setup, |sim| Arc::new(Forgetful { sim, lane, forgotten: AtomicU64::new(0) }));
+        for _ in 0..4 {
+            s.device_step(tokens, 0).unwrap();
+        }
+        assert!(!s.sim.violations().is_empty(), "{lane:?} with {tokens} tokens");
+    }
+}
