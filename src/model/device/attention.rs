@@ -61,7 +61,7 @@ impl DeviceAttention {
         let wide = work.wide(self.width());
         let (k, v) = (wide.right(self.query.rows), wide.right(self.query.rows + self.key.rows));
         let maps = [(&self.query, Target::set(wide)), (&self.key, Target::set(k)), (&self.value, Target::set(v))];
-        apply(device, work.h, tokens, &maps)?;
+        apply(device, pass.h, tokens, &maps)?;
 
         // A norm as long as a head belongs to each head; a longer one to the whole row.
         let whole = |norm: &Option<Norm>, x: Rows| -> Result<Address, ModelError> {
@@ -81,11 +81,11 @@ impl DeviceAttention {
             v: v.at,
             q_norm,
             k_norm,
-            angles: work.angles,
+            angles: work.angles(),
             q_out: queries.at,
             keys: self.keys.address(),
             values: self.values.address(),
-            position: work.position,
+            position: work.position(),
             tokens: tokens as u32,
             heads: query as u32,
             groups: groups as u32,
@@ -111,7 +111,7 @@ impl DeviceAttention {
             keys: self.keys.address(),
             values: self.values.address(),
             partial: work.partial,
-            position: work.position,
+            position: work.position(),
             tokens: tokens as u32,
             heads: query as u32,
             groups: groups as u32,
@@ -138,6 +138,6 @@ impl DeviceAttention {
             gate_head: 2 * key_dim as u32,
         };
         launch(device, &join, &[])?;
-        apply(device, out, tokens, &[(&self.output, Target::add(work.x))])
+        apply(device, out, tokens, &[(&self.output, Target::add(pass.x))])
     }
 }

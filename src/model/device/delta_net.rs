@@ -169,7 +169,7 @@ impl DeviceDeltaNet {
             (&self.beta, Target::set(beta)),
             (&self.alpha, Target::set(alpha)),
         ];
-        apply(device, work.h, tokens, &maps)?;
+        apply(device, pass.h, tokens, &maps)?;
 
         let (convolved, read) = (work.middle(channels), work.heads(inner));
         // In stretches, so that the state can be copied between two of them.
@@ -233,7 +233,7 @@ impl DeviceDeltaNet {
             pad: 0,
         };
         launch(device, &norm, &[])?;
-        apply(device, normed, tokens, &[(&self.output, Target::add(work.x))])
+        apply(device, normed, tokens, &[(&self.output, Target::add(pass.x))])
     }
 
     /// See [`DeltaNet::mark`].

@@ -33,11 +33,11 @@ impl DeviceDense {
         let (up, scale) = (wide.right(ff), wide.right(2 * ff));
         let mut maps = vec![(&self.gate, Target::set(wide)), (&self.up, Target::set(up))];
         maps.extend(weight.map(|w| (w, Target::set(scale))));
-        apply(device, work.h, tokens, &maps)?;
+        apply(device, pass.h, tokens, &maps)?;
         let inner = work.middle(ff);
         let (count, len, stride) = (tokens as u32, ff as u32, wide.stride as u32);
         launch(device, &SwiGlu { gate: wide.at, up: up.at, y: inner.at, tokens: count, len, stride, pad: 0 }, &[])?;
-        let target = Target { scale: weight.map(|_| scale), ..Target::add(work.x) };
+        let target = Target { scale: weight.map(|_| scale), ..Target::add(pass.x) };
         apply(device, inner, tokens, &[(&self.down, target)])
     }
 }
@@ -88,12 +88,12 @@ impl DeviceMoe {
     fn forward(&self, pass: &Pass<'_>, experts: &mut Experts) -> Result<(), ModelError> {
         let Pass { device, work, tokens, .. } = *pass;
         let (count, top_k) = (self.scores.rows, self.gating.top_k.min(self.scores.rows));
-        apply(device, work.h, tokens, &[(&self.scores, Target::set(work.scores))])?;
+        apply(device, pass.h, tokens, &[(&self.scores, Target::set(work.scores))])?;
         let route = Route {
             scores: work.scores.at,
             table: experts.device_table(self.index)?,
-            ids: work.ids,
-            weights: work.weights,
+            ids: work.ids(),
+            weights: work.weights(tokens),
             slots: work.slots,
             tokens: tokens as u32,
             experts: count as u32,
@@ -106,7 +106,8 @@ impl DeviceMoe {
         work.fetch_routing(device, tokens)?;
         let known = device.mark(Lane::Compute)?;
         // Queued before the host knows the routing: the device has work while the host wakes and plans.
-        let rows = DeviceRows { tokens, top_k, x: work.h.at, ids: work.ids, weights: work.weights, slots: work.slots, y: work.x.at };
+        let rows =
+            DeviceRows { tokens, top_k, x: pass.h.at, ids: work.ids(), weights: work.weights(tokens), slots: work.slots, y: pass.x.at };
         experts.device_hits(self.index, &rows)?;
         if let Some((weight, shared)) = &self.shared {
             shared.forward(pass, Some(weight))?;

@@ -29,7 +29,7 @@ use crate::gpu::Device;
 use attention::DeviceAttention;
 use delta_net::DeviceDeltaNet;
 use feed_forward::{watch, DeviceFeedForward};
-use map::{apply, Map, Norm, Target};
+use map::{apply, Map, Norm, Rows, Target};
 use std::sync::Arc;
 use workspace::{Widths, Workspace, HEAD_ROWS};
 
@@ -42,6 +42,10 @@ struct Pass<'a> {
     device: &'a dyn Device,
     work: &'a Workspace,
     tokens: usize,
+    /// Residual stream.
+    x: Rows,
+    /// Normalised input of the half layer at hand.
+    h: Rows,
     /// Pairs that the rotation turns.
     half: usize,
 }
@@ -146,27 +150,31 @@ impl DeviceDecoder {
         let angles = self.rope.angles(self.len, count);
         let embedding = &self.embedding;
         work.begin(device, count, self.len, angles.table(), &mut |rows| embedding.fill(tokens, rows))?;
-        let pass = Pass { device, work, tokens: count, half: self.rope.half() };
+        let (x, h) = (work.x(count), work.h(count));
+        let pass = Pass { device, work, tokens: count, x, h, half: self.rope.half() };
         // As on the CPU: a single token that were given up half way would cost all that a recurrent state has read.
         let whole = count == 1 && self.state_bytes > 0;
         let watched = count > UNWATCHED;
+        if watched {
+            work.lower_flags(device)?;
+        }
         for (i, layer) in self.layers.iter_mut().enumerate() {
             if !whole && stop() {
                 device.sync(&device.mark(crate::gpu::Lane::Compute)?)?;
                 return Ok(false);
             }
-            layer.mixer_norm.apply(device, work.x, work.h, count, None)?;
+            layer.mixer_norm.apply(device, x, h, count, None)?;
             match &mut layer.mixer {
                 DeviceMixer::Attention(a) => a.forward(&pass)?,
                 DeviceMixer::DeltaNet(d) => d.forward(&pass)?,
             }
             if watched {
-                watch(device, work.x, count, work.flag(2 * i))?;
+                watch(device, x, count, work.flag(2 * i))?;
             }
-            layer.ff_norm.apply(device, work.x, work.h, count, None)?;
+            layer.ff_norm.apply(device, x, h, count, None)?;
             layer.feed_forward.forward(&pass, experts)?;
             if watched {
-                watch(device, work.x, count, work.flag(2 * i + 1))?;
+                watch(device, x, count, work.flag(2 * i + 1))?;
             }
         }
         Ok(true)
@@ -185,10 +193,11 @@ impl DeviceDecoder {
         loop {
             let rows = (count - at).min(HEAD_ROWS);
             if rows > 0 {
-                self.norm.apply(device, work.x.down(at), work.h, rows, None)?;
-                apply(device, work.h, rows, &[(&self.output, Target::set(work.logits()))])?;
+                let (x, h) = (work.x(count).down(at), work.h(rows));
+                self.norm.apply(device, x, h, rows, None)?;
+                apply(device, h, rows, &[(&self.output, Target::set(work.logits()))])?;
             }
-            if let Some(half) = work.finish(device, rows, &mut out)? {
+            if let Some(half) = work.finish(device, rows, count > UNWATCHED, &mut out)? {
                 let kind = if half % 2 == 0 { "attention" } else { "feed-forward" };
                 return Err(ModelError::NotFinite { file: self.file.clone(), place: format!("layer {} ({kind})", half / 2) });
             }
@@ -239,6 +248,10 @@ impl Model for DeviceDecoder {
                 Ok(Some(more)) => out.extend(more),
                 other => {
                     self.len = begin;
+                    if other.is_err() {
+                        // Nothing that was queued may still read the page-locked memory when the next pass writes it.
+                        let _ = self.device.mark(crate::gpu::Lane::Compute).and_then(|m| self.device.sync(&m));
+                    }
                     return other;
                 }
             }

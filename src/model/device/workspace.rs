@@ -7,6 +7,8 @@ use crate::kernels::attention::Heads;
 
 /// Logits are computed for so many rows at a time.
 pub(super) const HEAD_ROWS: usize = 8;
+/// Buffers within a buffer begin at multiples of so many bytes.
+const ALIGN: usize = 256;
 /// Tokens times splits of an attention over few tokens: so many blocks per head keep a GPU busy.
 const SPLITS: usize = 64;
 
@@ -60,24 +62,50 @@ impl Widths {
         widths
     }
 
+    /// Bytes of the other buffers: wide, middle, heads, partial, scores, slots, logits, flags.
+    fn buffers(&self) -> [usize; 8] {
+        let Self { chunk, .. } = *self;
+        let partial = self.partial * chunk.max(SPLITS);
+        let rows = [self.wide, self.middle, self.heads].map(|width| chunk * width);
+        let [wide, middle, heads] = rows;
+        [wide, middle, heads, partial, chunk * self.experts, chunk * self.top_k, HEAD_ROWS * self.vocab, 2 * self.layers]
+            .map(|values| (values * 4).next_multiple_of(ALIGN))
+    }
+
     /// Bytes of device memory that a workspace of these widths takes.
     pub(crate) fn bytes(&self) -> u64 {
-        let row = 2 * self.hidden + self.wide + self.middle + self.heads + self.experts + 3 * self.top_k + self.angles;
-        let values = row * self.chunk + self.partial * self.chunk.max(SPLITS) + HEAD_ROWS * self.vocab + 2 * self.layers + 1;
-        values as u64 * 4
+        (Sent::of(self, self.chunk).end + Routed::of(self, self.chunk).end + self.buffers().iter().sum::<usize>() + 2 * ALIGN) as u64
     }
 }
 
-/// Ranges of page-locked memory: what goes up at the beginning of a pass, what comes down in each layer, what comes down at the end.
-struct Places {
+/// Offsets in the memory that goes up in one copy at the beginning of a pass: position, angles, hidden states. They depend on the number of tokens,
+/// so that what a pass uses lies together.
+struct Sent {
     angles: usize,
-    position: usize,
-    ids: usize,
+    x: usize,
+    end: usize,
+}
+
+impl Sent {
+    fn of(w: &Widths, tokens: usize) -> Self {
+        let x = ALIGN + (tokens * w.angles * 4).next_multiple_of(ALIGN);
+        Self { angles: ALIGN, x, end: x + tokens * w.hidden * 4 }
+    }
+}
+
+/// The same for what comes down in one copy in each layer with routed experts: ids, gate weights, normalised rows.
+struct Routed {
     weights: usize,
     rows: usize,
-    logits: usize,
-    flags: usize,
     end: usize,
+}
+
+impl Routed {
+    fn of(w: &Widths, tokens: usize) -> Self {
+        let pairs = tokens * w.top_k * 4;
+        let rows = (2 * pairs).next_multiple_of(ALIGN);
+        Self { weights: pairs, rows, end: rows + tokens * w.hidden * 4 }
+    }
 }
 
 /// Device buffers, and the page-locked memory through which a pass speaks with the host.
@@ -85,22 +113,19 @@ pub(super) struct Workspace {
     widths: Widths,
     _memory: Memory,
     pinned: Pinned,
-    places: Places,
-    /// Residual stream `[chunk, hidden]`.
-    pub(super) x: Rows,
-    /// Normalised input of a half layer `[chunk, hidden]`.
-    pub(super) h: Rows,
+    /// Where the parts of `pinned` begin: [`Sent`] is first.
+    routed_at: usize,
+    logits_at: usize,
+    flags_at: usize,
+    sent: Address,
+    routed: Address,
     wide: Address,
     middle: Address,
     heads: Address,
     pub(super) partial: Address,
     /// `[chunk, experts]`
     pub(super) scores: Rows,
-    pub(super) ids: Address,
-    pub(super) weights: Address,
     pub(super) slots: Address,
-    pub(super) angles: Address,
-    pub(super) position: Address,
     logits: Address,
     flags: Address,
 }
@@ -108,62 +133,68 @@ pub(super) struct Workspace {
 impl Workspace {
     pub(super) fn new(device: &dyn Device, widths: Widths) -> Result<Self, ModelError> {
         let memory = device.alloc(widths.bytes() as usize)?;
+        let (sent_bytes, routed_bytes) = (Sent::of(&widths, widths.chunk).end, Routed::of(&widths, widths.chunk).end);
         let mut at = memory.address();
-        let mut take = |values: usize| {
+        let mut take = |bytes: usize| {
             let here = at;
-            at = at.plus(values * 4);
+            at = at.plus(bytes.next_multiple_of(ALIGN));
             here
         };
-        let Widths { chunk, hidden, .. } = widths;
-        let x = Rows { at: take(chunk * hidden), stride: hidden };
-        let h = Rows { at: take(chunk * hidden), stride: hidden };
-        let (wide, middle, heads) = (take(chunk * widths.wide), take(chunk * widths.middle), take(chunk * widths.heads));
-        let partial = take(widths.partial * chunk.max(SPLITS));
-        let scores = Rows { at: take(chunk * widths.experts), stride: widths.experts };
-        let [ids, weights, slots] = [(); 3].map(|()| take(chunk * widths.top_k));
-        let angles = take(chunk * widths.angles);
-        let (logits, flags, position) = (take(HEAD_ROWS * widths.vocab), take(2 * widths.layers), take(1));
-
-        let mut end = chunk * hidden * 4;
-        let mut take = |values: usize| {
-            let here = end;
-            end += values * 4;
-            here
-        };
-        let (angles_at, position_at) = (take(chunk * widths.angles), take(1));
-        let (ids_at, weights_at) = (take(chunk * widths.top_k), take(chunk * widths.top_k));
-        let (rows, logits_at, flags_at) = (take(chunk * hidden), take(HEAD_ROWS * widths.vocab), take(2 * widths.layers));
-        let places = Places {
-            angles: angles_at,
-            position: position_at,
-            ids: ids_at,
-            weights: weights_at,
-            rows,
-            logits: logits_at,
-            flags: flags_at,
-            end,
-        };
-        let pinned = device.pinned(places.end)?;
+        let (sent, routed) = (take(sent_bytes), take(routed_bytes));
+        let [wide, middle, heads, partial, scores, slots, logits, flags] = widths.buffers().map(take);
+        let routed_at = sent_bytes.next_multiple_of(ALIGN);
+        let logits_at = (routed_at + routed_bytes).next_multiple_of(ALIGN);
+        let flags_at = logits_at + HEAD_ROWS * widths.vocab * 4;
+        let pinned = device.pinned(flags_at + 8 * widths.layers)?;
+        let scores = Rows { at: scores, stride: widths.experts };
         Ok(Self {
             widths,
             _memory: memory,
             pinned,
-            places,
-            x,
-            h,
+            routed_at,
+            logits_at,
+            flags_at,
+            sent,
+            routed,
             wide,
             middle,
             heads,
             partial,
             scores,
-            ids,
-            weights,
             slots,
-            angles,
-            position,
             logits,
             flags,
         })
+    }
+
+    /// Residual stream of a pass, `[tokens, hidden]`.
+    pub(super) fn x(&self, tokens: usize) -> Rows {
+        Rows { at: self.sent.plus(Sent::of(&self.widths, tokens).x), stride: self.widths.hidden }
+    }
+
+    /// Normalised input of a half layer, `[tokens, hidden]`.
+    pub(super) fn h(&self, tokens: usize) -> Rows {
+        Rows { at: self.routed.plus(Routed::of(&self.widths, tokens).rows), stride: self.widths.hidden }
+    }
+
+    /// Position of the first token, u32.
+    pub(super) fn position(&self) -> Address {
+        self.sent
+    }
+
+    /// `[tokens, 2 * half]`
+    pub(super) fn angles(&self) -> Address {
+        self.sent.plus(ALIGN)
+    }
+
+    /// Routed experts, `[tokens, top_k]` u32.
+    pub(super) fn ids(&self) -> Address {
+        self.routed
+    }
+
+    /// Their gate weights.
+    pub(super) fn weights(&self, tokens: usize) -> Address {
+        self.routed.plus(Routed::of(&self.widths, tokens).weights)
     }
 
     /// Most tokens of a pass.
@@ -203,43 +234,38 @@ impl Workspace {
         angles: &[f32],
         fill: &mut dyn FnMut(&mut [f32]) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
-        let rows = 0..tokens * self.widths.hidden * 4;
+        let sent = Sent::of(&self.widths, tokens);
         let mut filled = Ok(());
-        self.pinned.write(rows.clone(), &mut |bytes| filled = fill(bytemuck::cast_slice_mut(bytes)));
+        self.pinned.write(0..sent.end, &mut |bytes| {
+            bytes[..4].copy_from_slice(&(position as u32).to_ne_bytes());
+            bytes[sent.angles..sent.angles + size_of_val(angles)].copy_from_slice(bytemuck::cast_slice(angles));
+            filled = fill(bytemuck::cast_slice_mut(&mut bytes[sent.x..]));
+        });
         filled?;
-        let turned = self.places.angles..self.places.angles + size_of_val(angles);
-        self.pinned.write(turned.clone(), &mut |bytes| bytes.copy_from_slice(bytemuck::cast_slice(angles)));
-        let at = self.places.position..self.places.position + 4;
-        self.pinned.write(at.clone(), &mut |bytes| bytes.copy_from_slice(&(position as u32).to_ne_bytes()));
-        device.upload(Lane::Compute, self.x.at, &self.pinned, rows)?;
-        if !turned.is_empty() {
-            device.upload(Lane::Compute, self.angles, &self.pinned, turned)?;
-        }
-        device.upload(Lane::Compute, self.position, &self.pinned, at)?;
-        Ok(device.clear(Lane::Compute, self.flags, 8 * self.widths.layers)?)
+        Ok(device.upload(Lane::Compute, self.sent, &self.pinned, 0..sent.end)?)
     }
 
     /// Queue the routing and the normalised rows of a layer for the host.
     pub(super) fn fetch_routing(&self, device: &dyn Device, tokens: usize) -> Result<(), GpuError> {
-        let pairs = tokens * self.widths.top_k * 4;
-        device.download(Lane::Compute, self.ids, &self.pinned, self.places.ids..self.places.ids + pairs)?;
-        device.download(Lane::Compute, self.weights, &self.pinned, self.places.weights..self.places.weights + pairs)?;
-        let rows = self.places.rows..self.places.rows + tokens * self.widths.hidden * 4;
-        device.download(Lane::Compute, self.h.at, &self.pinned, rows)
+        let end = self.routed_at + Routed::of(&self.widths, tokens).end;
+        device.download(Lane::Compute, self.routed, &self.pinned, self.routed_at..end)
     }
 
     /// What [`Workspace::fetch_routing`] brought, when its mark has been passed: ids, weights `[tokens, top_k]`, rows `[tokens, hidden]`.
     pub(super) fn routing<R>(&self, tokens: usize, f: impl FnOnce(&[u32], &[f32], &[f32]) -> R) -> Option<R> {
-        let pairs = tokens * self.widths.top_k * 4;
-        let end = self.places.rows + tokens * self.widths.hidden * 4;
-        let (base, mut f, mut result) = (self.places.ids, Some(f), None);
-        self.pinned.read(base..end, &mut |bytes| {
+        let at = Routed::of(&self.widths, tokens);
+        let (mut f, mut result) = (Some(f), None);
+        self.pinned.read(self.routed_at..self.routed_at + at.end, &mut |bytes| {
             let Some(f) = f.take() else { return };
-            let weights = &bytes[self.places.weights - base..][..pairs];
-            let rows = &bytes[self.places.rows - base..][..end - self.places.rows];
-            result = Some(f(bytemuck::cast_slice(&bytes[..pairs]), bytemuck::cast_slice(weights), bytemuck::cast_slice(rows)));
+            let (ids, weights) = (&bytes[..at.weights], &bytes[at.weights..2 * at.weights]);
+            result = Some(f(bytemuck::cast_slice(ids), bytemuck::cast_slice(weights), bytemuck::cast_slice(&bytes[at.rows..])));
         });
         result
+    }
+
+    /// Before a pass that is looked over: no flag is set.
+    pub(super) fn lower_flags(&self, device: &dyn Device) -> Result<(), GpuError> {
+        device.clear(Lane::Compute, self.flags, 8 * self.widths.layers)
     }
 
     /// Where the flag of half layer number `half` is.
@@ -252,18 +278,23 @@ impl Workspace {
         Rows { at: self.logits, stride: self.widths.vocab }
     }
 
-    /// Wait for everything queued so far, and bring down `rows` rows of logits (added to `out`) and the flags, of which the first one set is told.
-    pub(super) fn finish(&self, device: &dyn Device, rows: usize, out: &mut Vec<f32>) -> Result<Option<usize>, ModelError> {
-        let logits = self.places.logits..self.places.logits + rows * self.widths.vocab * 4;
-        let flags = self.places.flags..self.places.flags + 8 * self.widths.layers;
+    /// Wait for everything queued so far, and bring down `rows` rows of logits (added to `out`) and, if the pass was looked over, the flags, of which the first
+    /// one set is told.
+    pub(super) fn finish(&self, device: &dyn Device, rows: usize, watched: bool, out: &mut Vec<f32>) -> Result<Option<usize>, ModelError> {
+        let logits = self.logits_at..self.logits_at + rows * self.widths.vocab * 4;
+        let flags = self.flags_at..self.flags_at + 8 * self.widths.layers;
         if rows > 0 {
             device.download(Lane::Compute, self.logits, &self.pinned, logits.clone())?;
         }
-        device.download(Lane::Compute, self.flags, &self.pinned, flags.clone())?;
+        if watched {
+            device.download(Lane::Compute, self.flags, &self.pinned, flags.clone())?;
+        }
         device.sync(&device.mark(Lane::Compute)?)?;
         self.pinned.read(logits, &mut |bytes| out.extend_from_slice(bytemuck::cast_slice(bytes)));
         let mut bad = None;
-        self.pinned.read(flags, &mut |bytes| bad = bytes.chunks_exact(4).position(|f| f != [0; 4]));
+        if watched {
+            self.pinned.read(flags, &mut |bytes| bad = bytes.chunks_exact(4).position(|f| f != [0; 4]));
+        }
         Ok(bad)
     }
 }
