@@ -508,4 +508,20 @@ pub struct Gauges {
     pub available: u64,
     /// Bytes per second that the process reads from disk.
     pub disk_rate: u64,
+    /// Of the device, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceGauges>,
+}
+
+/// Memory of a device, and traffic to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceGauges {
+    /// Bytes of its memory that are in use, by whomever.
+    pub used: u64,
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// Bytes of experts per second that go up to it.
+    pub sent_rate: u64,
+    /// Copies that were under way when the last step ended.
+    pub queued: u64,
 }

@@ -206,6 +206,12 @@ pub(super) fn loader(mut make: impl FnMut() -> (usize, Scripted) + Send + 'stati
             return Err(EngineError::Cancelled);
         }
         let (context, model) = make();
-        Ok(Opened { card: card(context), runtime: Box::new(model), language: Box::new(ByteLanguage::default()), mapped: None })
+        Ok(Opened {
+            card: card(context),
+            runtime: Box::new(model),
+            language: Box::new(ByteLanguage::default()),
+            mapped: None,
+            watched: None,
+        })
     }
 }

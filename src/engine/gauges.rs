@@ -1,7 +1,9 @@
 //! The slow gauges: memory of the process, page cache, disk rate. A thread of its own samples them once a second,
 //! so that they cost the inference thread nothing and stay fresh while it is idle or deep in a long step.
 
-use crate::events::Gauges;
+use crate::events::{DeviceGauges, Gauges};
+use crate::experts::vram::Traffic;
+use crate::gpu::Device;
 use crossbeam_channel::{bounded, RecvTimeoutError, Sender};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,18 +22,42 @@ pub struct MappedFile {
     pub resident: Arc<dyn Fn() -> Option<u64> + Send + Sync>,
 }
 
+/// A device whose memory and traffic are watched.
+#[derive(Clone)]
+pub struct WatchedDevice {
+    /// Where the model is.
+    pub device: Arc<dyn Device>,
+    /// What goes up to it.
+    pub traffic: Arc<Traffic>,
+}
+
+impl WatchedDevice {
+    fn sample(&self, rate: &mut Rate) -> DeviceGauges {
+        let memory = self.device.facts().memory;
+        let sent = self.traffic.sent.load(Ordering::Relaxed);
+        DeviceGauges {
+            used: self.device.free().map_or(0, |free| memory.saturating_sub(free)),
+            memory,
+            sent_rate: rate.sample(Instant::now(), Some(sent)),
+            queued: self.traffic.queued.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// What the inference thread tells the sampler; written at step boundaries, read once a second.
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) slots_used: AtomicU64,
     pub(super) cache_used: AtomicU64,
     file: Mutex<Option<MappedFile>>,
+    device: Mutex<Option<WatchedDevice>>,
 }
 
 impl Shared {
     /// The model changed, or is gone.
-    pub(super) fn watch_file(&self, file: Option<MappedFile>) {
+    pub(super) fn watch(&self, file: Option<MappedFile>, device: Option<WatchedDevice>) {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        *self.device.lock().unwrap_or_else(PoisonError::into_inner) = device;
         self.slots_used.store(0, Ordering::Relaxed);
         self.cache_used.store(0, Ordering::Relaxed);
     }
@@ -58,10 +84,12 @@ pub(super) fn start(gauges: tokio::sync::watch::Sender<Gauges>) -> std::io::Resu
     let (wake, asked) = bounded::<()>(1);
     let state = shared.clone();
     std::thread::Builder::new().name("rotary-gauges".into()).spawn(move || {
-        let mut disk = DiskRate::default();
+        let (mut disk, mut sent) = (Rate::default(), Rate::default());
         loop {
             let file = state.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let device = state.device.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let sample = Gauges {
+                device: device.as_ref().map(|d| d.sample(&mut sent)),
                 slots_used: state.slots_used.load(Ordering::Relaxed),
                 cache_used: state.cache_used.load(Ordering::Relaxed),
                 file: file.as_ref().map_or(0, |f| f.size),
@@ -69,7 +97,7 @@ pub(super) fn start(gauges: tokio::sync::watch::Sender<Gauges>) -> std::io::Resu
                 disk_rate: disk.sample(Instant::now(), read_bytes(&proc_file("/proc/self/io"))),
                 ..process_memory()
             };
-            drop(file);
+            drop((file, device));
             if gauges.send(sample).is_err() {
                 return;
             }
@@ -114,11 +142,11 @@ fn read_bytes(io: &str) -> Option<u64> {
 
 /// Turns a growing count into a rate between two samples.
 #[derive(Default)]
-struct DiskRate {
+struct Rate {
     last: Option<(Instant, u64)>,
 }
 
-impl DiskRate {
+impl Rate {
     fn sample(&mut self, now: Instant, count: Option<u64>) -> u64 {
         let Some(count) = count else { return 0 };
         let rate = match self.last {
@@ -145,8 +173,8 @@ mod tests {
     }
 
     #[test]
-    fn the_disk_rate_is_bytes_per_second_between_samples() {
-        let (mut rate, t) = (DiskRate::default(), Instant::now());
+    fn a_rate_is_bytes_per_second_between_samples() {
+        let (mut rate, t) = (Rate::default(), Instant::now());
         assert_eq!(rate.sample(t, Some(1000)), 0, "nothing to compare with");
         assert_eq!(rate.sample(t + Duration::from_secs(2), Some(5000)), 2000);
         assert_eq!(rate.sample(t + Duration::from_secs(3), Some(5000)), 0);
@@ -156,7 +184,12 @@ mod tests {
     fn samples_carry_what_the_engine_wrote_and_the_thread_ends_with_its_owner() {
         let (tx, mut rx) = tokio::sync::watch::channel(Gauges::default());
         let sampling = start(tx).unwrap();
-        sampling.shared.watch_file(Some(MappedFile { size: 77, resident: Arc::new(|| Some(33)) }));
+        let simulated = crate::gpu::simulated::Simulated::new(crate::gpu::simulated::Options { memory: 4096, ..Default::default() });
+        let held = simulated.alloc(1024).unwrap();
+        let watched = WatchedDevice { device: Arc::new(simulated), traffic: Arc::default() };
+        watched.traffic.queued.store(3, Ordering::Relaxed);
+        let file = MappedFile { size: 77, resident: Arc::new(|| Some(33)) };
+        sampling.shared.watch(Some(file), Some(watched));
         sampling.shared.slots_used.store(5, Ordering::Relaxed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
@@ -167,6 +200,7 @@ mod tests {
                     let g = rx.borrow_and_update().clone();
                     if g.file == 77 {
                         assert_eq!((g.page_cache, g.slots_used), (Some(33), 5));
+                        assert_eq!(g.device, Some(DeviceGauges { used: held.len() as u64, memory: 4096, sent_rate: 0, queued: 3 }));
                         if cfg!(target_os = "linux") {
                             assert!(g.rss > 0 && g.rss_peak >= g.rss && g.available > 0, "{g:?}");
                         }

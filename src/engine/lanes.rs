@@ -66,10 +66,10 @@ impl Lanes {
         }
     }
 
-    /// Tell the gauges which file is open.
-    pub(super) fn watch_file(&self, file: Option<gauges::MappedFile>) {
+    /// Tell the gauges which file is open, and on which device.
+    pub(super) fn watch(&self, file: Option<gauges::MappedFile>, device: Option<gauges::WatchedDevice>) {
         if let Some(g) = &self.gauges {
-            g.shared.watch_file(file);
+            g.shared.watch(file, device);
         }
     }
 

@@ -1,6 +1,6 @@
 //! From a source to an open model: map, check, plan, warm the page cache, bind.
 
-use super::gauges::{process_memory, MappedFile};
+use super::gauges::{process_memory, MappedFile, WatchedDevice};
 use super::runtime::{Language, Opened, Progress, Runtime};
 use super::sampling::defaults_from_gguf;
 use super::EngineError;
@@ -35,6 +35,8 @@ pub struct Bare {
     pub expert_bytes: Vec<u64>,
     /// What computes.
     pub device: String,
+    /// The device, for its gauges; `None` on the CPU.
+    pub watched: Option<WatchedDevice>,
 }
 
 /// Plan and load the numbers of a mapped model.
@@ -54,12 +56,13 @@ fn bare_on(
     let cpu = format!("{}, {threads} {}", kernels::instruction_set(), if threads == 1 { "thread" } else { "threads" });
     let lacks = chosen.lacks.map(|why| format!(" ({why})")).unwrap_or_default();
     let opened = model::open_on(gguf, options, pool, chosen.device, progress);
-    let model::Opened { model, experts, config, plan, expert_bytes, device, .. } = opened?;
+    let model::Opened { model, experts, config, plan, expert_bytes, device, traffic, .. } = opened?;
+    let watched = traffic.map(|(device, traffic)| WatchedDevice { device, traffic });
     let device = match device {
         Some(name) => format!("{name}; host {cpu}"),
         None => format!("CPU{lacks}, {cpu}"),
     };
-    Ok(Bare { runtime: Box::new(Numbers { model, experts }), config, plan, expert_bytes, device })
+    Ok(Bare { runtime: Box::new(Numbers { model, experts }), config, plan, expert_bytes, device, watched })
 }
 
 /// Open `source`. What can be refused from the header alone is refused first, with the numbers; then the page cache
@@ -78,7 +81,7 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
     go_on("binding the weights", 0, 0)?;
     let chosen = choose(options.device).map_err(model::ModelError::from)?;
     let mut taken = |done: usize, of: usize| go_on("copying the trunk to the GPU", done as u64, of as u64).is_ok();
-    let Bare { runtime, config, plan, expert_bytes, device } = bare_on(&gguf, options, chosen, &mut taken)?;
+    let Bare { runtime, config, plan, expert_bytes, device, watched } = bare_on(&gguf, options, chosen, &mut taken)?;
     let card = ModelCard {
         name: name(&gguf, source),
         arch: crate::gguf::shown(gguf.arch()?),
@@ -99,7 +102,7 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
         let (size, gguf) = (gguf.len(), gguf.clone());
         MappedFile { size, resident: Arc::new(move || gguf.parts().iter().map(|p| p.resident_bytes()).sum()) }
     });
-    Ok(Opened { card, runtime, language: Box::new(Words { tokenizer, template }), mapped })
+    Ok(Opened { card, runtime, language: Box::new(Words { tokenizer, template }), mapped, watched })
 }
 
 /// `general.name`, or the file's stem.

@@ -72,6 +72,8 @@ pub struct Opened {
     pub language: Box<dyn Language>,
     /// Mapped file, for the page-cache gauge; `None` for the embedded model.
     pub mapped: Option<super::gauges::MappedFile>,
+    /// Device, for its gauges; `None` on the CPU.
+    pub watched: Option<super::gauges::WatchedDevice>,
 }
 
 /// Progress of a load: a stage in words, bytes done, bytes in all (0 if unknown). Answers false to give up.

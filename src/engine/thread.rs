@@ -99,7 +99,7 @@ impl<L: Loader> Worker<L> {
         match self.loader.open(source, options, &mut progress) {
             Ok(opened) => {
                 let card = Box::new(opened.card.clone());
-                self.lanes.watch_file(opened.mapped.clone());
+                self.lanes.watch(opened.mapped.clone(), opened.watched.clone());
                 let session = Session::new(opened);
                 self.lanes.level(session.opened.runtime.slot_bytes(), session.opened.runtime.cache_bytes());
                 self.session = Some(session);
@@ -153,7 +153,7 @@ impl<L: Loader> Worker<L> {
 
     /// Drop the model. Its destructor may run code of a model that has just panicked: that must not end the thread.
     fn close(&mut self) {
-        self.lanes.watch_file(None);
+        self.lanes.watch(None, None);
         if let Some(session) = self.session.take() {
             if catch_unwind(AssertUnwindSafe(|| drop(session))).is_err() {
                 tracing::error!("panic while a model was dropped");

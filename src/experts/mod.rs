@@ -322,6 +322,9 @@ impl Experts {
     /// Fill the expert part of the step's record (routing, occupancy, bytes, expert times).
     pub fn end_step(&mut self, record: &mut StepRecord) {
         self.curve.end_step(self.tokens as u32);
+        if let Place::Device(tier) = &mut self.tier {
+            self.tally.time.hits += tier.end_step();
+        }
         let t = &mut self.tally;
         record.phase = self.phase;
         record.tokens = self.tokens as u32;

@@ -194,8 +194,9 @@ pub trait DeviceTier: Send {
     /// Forget what is in slots: something failed, and nobody knows which of them are whole.
     fn forget(&mut self);
 
-    /// A step is over.
-    fn end_step(&mut self) -> DeviceStep;
+    /// A step is over. Returns the device's time for experts in slots, of the step before: the marks of a step that has just been queued
+    /// have not been passed, and nobody waits for them.
+    fn end_step(&mut self) -> Duration;
 }
 
 /// What [`DeviceTier::rest`] did.
@@ -207,17 +208,6 @@ pub struct Rest {
     pub missed: u64,
     /// Experts that the plan gave a slot, and whose copy failed.
     pub refused: Vec<u16>,
-}
-
-/// What a device tells of a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DeviceStep {
-    /// Device time of the experts in slots, in the step before: the marks of a step that has just been queued have not been passed.
-    pub hits: Duration,
-    /// Copies into slots that are still under way.
-    pub queued: usize,
-    /// Kernels launched since the device was opened.
-    pub launches: u64,
 }
 
 #[cfg(test)]

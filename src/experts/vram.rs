@@ -32,7 +32,7 @@ pub use slabs::slot_bytes;
 use super::run::{Buffers, Parts};
 use super::schedule::{LayerPlan, Move};
 use super::store::{ExpertStore, HostExpert};
-use super::tier::{DeviceRows, DeviceStep, DeviceTier, Grouped, Rest, TierTime};
+use super::tier::{DeviceRows, DeviceTier, Grouped, Rest, TierTime};
 use super::{ExpertError, Routing};
 use crate::gpu::params::{launch, Add, ExpertsUp};
 use crate::gpu::{Address, Device, Lane, Mark, Memory};
@@ -40,6 +40,7 @@ use crate::kernels::Pool;
 use grouped::{Parcel, Slots, Work};
 use slabs::{Layout, Slab};
 use staging::Staging;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tables::Tables;
@@ -96,6 +97,15 @@ struct HostShare {
     grouped: Grouped,
 }
 
+/// What goes up, for a gauge on another thread to read.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Bytes since the model was opened.
+    pub sent: AtomicU64,
+    /// Copies that were under way when the last step ended.
+    pub queued: AtomicU64,
+}
+
 /// Slots in VRAM.
 pub struct VramTier {
     device: Arc<dyn Device>,
@@ -118,6 +128,7 @@ pub struct VramTier {
     /// Begin and end of the hits of this step and of the one before, whose marks have been passed.
     timed: [Vec<(Mark, Mark)>; 2],
     uploads: u64,
+    traffic: Arc<Traffic>,
 }
 
 impl VramTier {
@@ -193,6 +204,7 @@ impl VramTier {
             used: vec![None; store.layers.len()],
             timed: Default::default(),
             uploads: 0,
+            traffic: Arc::default(),
             device,
             store,
             pool,
@@ -203,6 +215,12 @@ impl VramTier {
     #[must_use]
     pub fn rates(&self) -> Rates {
         self.rates
+    }
+
+    /// For a gauge.
+    #[must_use]
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
     }
 
     fn slots_of(&self, layer: usize) -> Slots {
@@ -238,6 +256,7 @@ impl VramTier {
         match self.staging.send(&*self.device, &self.pool, bytes, &self.slabs[layer].layout, to) {
             Ok(mark) => {
                 self.uploads += 1;
+                self.traffic.sent.fetch_add(self.store.layers[layer].expert_bytes(), Ordering::Relaxed);
                 Ok(Some(mark))
             }
             Err(e) => {
@@ -335,7 +354,7 @@ impl DeviceTier for VramTier {
         for s in plan.swaps.iter().filter_map(|s| s.evicted) {
             self.tables.leave(layer, s);
         }
-        if let Some(used) = &self.used[layer] {
+        if let Some(used) = self.used[layer].as_ref().filter(|_| !plan.swaps.is_empty()) {
             device.wait(Lane::Copy, used)?;
         }
         self.parcel.begin(device, grouped::parcel_bytes(rows, grouped.groups.len(), passing.len()))?;
@@ -455,20 +474,37 @@ impl DeviceTier for VramTier {
 
     fn forget(&mut self) {
         self.tables.clear();
+        // A tick that broke off left no mark at its end: whatever it queued is behind this one.
+        if let Ok(mark) = self.device.mark(Lane::Compute) {
+            self.parcel.end(&mark);
+            self.partial.end(&mark);
+            if let Some(spare) = &mut self.spare {
+                spare.used = [Some(mark.clone()), Some(mark.clone())];
+            }
+            self.used.fill(Some(mark));
+        }
     }
 
     fn limit(&self) -> usize {
         self.slots + slabs::fitting(&*self.device, &self.slabs, self.slots, self.reserve).unwrap_or(0)
     }
 
-    fn end_step(&mut self) -> DeviceStep {
+    fn end_step(&mut self) -> Duration {
         self.timed.swap(0, 1);
         // After the swap, 1 is the step that has just ended and 0 the one before: its marks have been passed.
         let us: f64 = self.timed[0].drain(..).filter_map(|(from, to)| self.device.between(&from, &to)).sum();
-        DeviceStep {
-            hits: Duration::from_secs_f64(us.max(0.0) / 1e6),
-            queued: self.staging.queued(&*self.device),
-            launches: self.device.launches(),
+        self.traffic.queued.store(self.staging.queued(&*self.device) as u64, Ordering::Relaxed);
+        Duration::from_secs_f64(us.max(0.0) / 1e6)
+    }
+}
+
+impl Drop for VramTier {
+    /// Page-locked memory goes when nothing reads or writes it any more.
+    fn drop(&mut self) {
+        for lane in [Lane::Copy, Lane::Compute] {
+            if let Err(e) = self.device.mark(lane).and_then(|mark| self.device.sync(&mark)) {
+                tracing::debug!("the device did not come to rest: {e}");
+            }
         }
     }
 }

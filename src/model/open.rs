@@ -10,7 +10,7 @@ use crate::experts::budget::{self, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
 use crate::experts::slots::CpuTier;
 use crate::experts::store::ExpertStore;
-use crate::experts::vram::{self, VramOptions, VramTier};
+use crate::experts::vram::{self, Traffic, VramOptions, VramTier};
 use crate::experts::{ExpertError, Experts};
 use crate::gguf::Gguf;
 use crate::gpu::choose::choose;
@@ -46,6 +46,8 @@ pub struct Opened {
     pub expert_bytes: Vec<u64>,
     /// The device's name; `None` is the CPU.
     pub device: Option<String>,
+    /// The device and what goes up to it, for gauges.
+    pub traffic: Option<(Arc<dyn Device>, Arc<Traffic>)>,
     /// Why it is the CPU although this build could use a GPU.
     pub lacks: Option<String>,
 }
@@ -194,6 +196,7 @@ pub fn open_on(
     let (decoder, store, config) = bind(gguf, &settings)?;
     let (expert_bytes, experts) = (store.expert_bytes(), config.experts);
     let name = device.as_ref().map(|d| d.facts().name.clone());
+    let mut traffic = None;
     let (model, experts): (Box<dyn Model>, Experts) = match device {
         None => {
             let tier = CpuTier::new(store, plan.slots_per_layer, pool, budget::window(&plan))?;
@@ -207,9 +210,10 @@ pub fn open_on(
                 reserve: vram::RESERVE,
                 rows: model.chunk(),
             };
-            let tier = VramTier::new(device, store, plan.slots_per_layer, pool, vram)?;
+            let tier = VramTier::new(device.clone(), store, plan.slots_per_layer, pool, vram)?;
+            traffic = Some((device, tier.traffic()));
             (Box::new(model), Experts::on_device(Box::new(tier), expert_bytes.clone(), experts, &plan, policy))
         }
     };
-    Ok(Opened { model, experts, config, plan, expert_bytes, device: name, lacks: None })
+    Ok(Opened { model, experts, config, plan, expert_bytes, device: name, traffic, lacks: None })
 }

@@ -106,6 +106,8 @@ pub struct Figures {
     /// Bytes copied into slots per generated token.
     uploaded_bytes: f64,
     step_us: Split,
+    /// Kernels launched per generated token; nothing on the CPU.
+    launches: Option<f64>,
     rss_peak: u64,
 }
 
@@ -147,7 +149,9 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
 }
 
 fn measure(args: &BenchArgs, model: open::Bare) -> Result<Figures, EngineError> {
-    let open::Bare { mut runtime, config, device, .. } = model;
+    let open::Bare { mut runtime, config, device, watched, .. } = model;
+    let launched = || watched.as_ref().map_or(0, |w| w.device.launches());
+    let mut launches = 0;
     let mut rng = fastrand::Rng::with_seed(0x726f_7461_7279);
     let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.u32(..config.vocab.max(1) as u32)).collect() };
     let (mut pp, mut tg) = (Vec::new(), Vec::new());
@@ -166,7 +170,7 @@ fn measure(args: &BenchArgs, model: open::Bare) -> Result<Figures, EngineError> 
             runtime.step(chunk, logits, &|| false, &mut record)?;
         }
         let prompt_s = begin.elapsed().as_secs_f64();
-        let begin = Instant::now();
+        let (begin, before) = (Instant::now(), launched());
         for &id in &gen {
             let step = Instant::now();
             record.phase = Phase::Decode;
@@ -187,6 +191,7 @@ fn measure(args: &BenchArgs, model: open::Bare) -> Result<Figures, EngineError> 
             }
         }
         if counts {
+            launches += launched() - before;
             pp.push(args.prompt as f64 / prompt_s);
             if args.gen > 0 {
                 tg.push(args.gen as f64 / begin.elapsed().as_secs_f64());
@@ -208,6 +213,7 @@ fn measure(args: &BenchArgs, model: open::Bare) -> Result<Figures, EngineError> 
         missed_bytes: per_token(missed),
         uploaded_bytes: per_token(uploaded),
         step_us: Split { trunk: per_token(time[0]), hits: per_token(time[1]), misses: per_token(time[2]), upload: per_token(time[3]) },
+        launches: watched.is_some().then(|| per_token(launches)),
         rss_peak: gauges::process_memory().rss_peak,
     })
 }
@@ -224,6 +230,9 @@ fn table(f: &Figures) -> String {
         out += &format!("misses      {:>9} per token, {} copied into slots\n", size(f.missed_bytes as u64), size(f.uploaded_bytes as u64));
         out +=
             &format!("a token     trunk {}, hits {}, misses {}, copies {}\n", part(s.trunk), part(s.hits), part(s.misses), part(s.upload));
+    }
+    if let Some(launches) = f.launches.filter(|_| f.gen > 0) {
+        out += &format!("launches    {launches:>9.1} per token; times on a device overlap, so they do not add up\n");
     }
     out += &format!("peak memory {:>9}\n", size(f.rss_peak));
     out

@@ -63,6 +63,7 @@ fn logits_are_those_of_the_cpu_at_every_slot_count_and_whoever_computes_misses()
             compare(&mut cpu, &mut gpu, &[token], Phase::Decode, Logits::Last);
         }
         compare(&mut cpu, &mut gpu, &PROMPT[..5], Phase::Prefill, Logits::Last);
+        assert_eq!(gpu.device.violations(), Vec::<String>::new());
     }
 }
 
@@ -79,6 +80,7 @@ fn resizes_between_tokens_change_no_more_than_the_place_of_computing() {
         let (b, _) = step(&mut gpu.model, &[token], Phase::Decode, Logits::Last);
         assert!(error(&a, &b) < ROUNDING, "after a resize to {wanted}: {}", error(&a, &b));
     }
+    assert_eq!(gpu.device.violations(), Vec::<String>::new());
     drop(gpu.model);
     assert_eq!((gpu.device.used(), gpu.device.pinned_used()), (0, 0), "everything is given back");
 }
@@ -92,6 +94,7 @@ fn lanes_that_run_as_late_as_they_may_change_nothing() {
         for token in [7, 300, 4000] {
             all.extend(step(&mut gpu.model, &[token], Phase::Decode, Logits::Last).0);
         }
+        assert_eq!(gpu.device.violations(), Vec::<String>::new(), "{order:?}");
         all.iter().map(|l| l.to_bits()).collect::<Vec<_>>()
     };
     assert_eq!(run(Order::Queued), run(order));

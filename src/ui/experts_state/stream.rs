@@ -159,6 +159,7 @@ impl Stream {
             cache_used: u64::from(self.position) * 98_304,
             available: 9_663_676_416,
             disk_rate: 104_857_600,
+            device: None,
         }
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::events::{DeviceGauges, Gauges};
 use crate::ui::experts_state::stream::Stream;
 use crate::ui::experts_state::tests::any_record;
 use crate::ui::memory_state::auto::{Auto, Target, View};
@@ -73,6 +74,18 @@ fn session() -> Session {
     session.tokens(100);
     session.state.gauges(&session.stream.gauges());
     session
+}
+
+#[test]
+fn a_device_shows_its_memory_and_what_goes_up() {
+    let mut session = session();
+    let device = DeviceGauges { used: 6 << 30, memory: 8 << 30, sent_rate: 900 << 20, queued: 3 };
+    session.state.gauges(&Gauges { device: Some(device), ..session.stream.gauges() });
+    for (width, wanted) in [(88, "VRAM"), (54, "VRAM")] {
+        let text = session.text(&mono(), (width, 24), 0);
+        let line = text.lines().find(|l| l.contains(wanted)).unwrap_or_else(|| panic!("{text}"));
+        assert!(line.contains("of 8") && (width < 88 || line.contains("3 queued")), "{text}");
+    }
 }
 
 #[test]
