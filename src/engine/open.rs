@@ -23,6 +23,9 @@ pub fn map(source: &ModelSource) -> Result<Gguf, EngineError> {
     })
 }
 
+/// Tokens of a prefill step on the CPU. A device takes more: each step may send all experts up once.
+const CHUNK: usize = 256;
+
 /// A model without words: for measurements, which bring their own token ids.
 pub struct Bare {
     /// Computes steps.
@@ -56,13 +59,13 @@ fn bare_on(
     let cpu = format!("{}, {threads} {}", kernels::instruction_set(), if threads == 1 { "thread" } else { "threads" });
     let lacks = chosen.lacks.map(|why| format!(" ({why})")).unwrap_or_default();
     let opened = model::open_on(gguf, options, pool, chosen.device, progress);
-    let model::Opened { model, experts, config, plan, expert_bytes, device, traffic, .. } = opened?;
+    let model::Opened { model, experts, config, plan, expert_bytes, device, traffic, chunk, .. } = opened?;
     let watched = traffic.map(|(device, traffic)| WatchedDevice { device, traffic });
     let device = match device {
         Some(name) => format!("{name}; host {cpu}"),
         None => format!("CPU{lacks}, {cpu}"),
     };
-    Ok(Bare { runtime: Box::new(Numbers { model, experts }), config, plan, expert_bytes, device, watched })
+    Ok(Bare { runtime: Box::new(Numbers { model, experts, chunk: chunk.unwrap_or(CHUNK) }), config, plan, expert_bytes, device, watched })
 }
 
 /// Open `source`. What can be refused from the header alone is refused first, with the numbers; then the page cache
@@ -142,6 +145,7 @@ fn warm<P: AsRef<Path>>(paths: &[P], total: u64, progress: &mut dyn FnMut(u64, u
 struct Numbers {
     model: Box<dyn Model>,
     experts: Experts,
+    chunk: usize,
 }
 
 impl Runtime for Numbers {
@@ -165,6 +169,9 @@ impl Runtime for Numbers {
     }
     fn mark(&mut self, lens: &[usize]) {
         self.model.mark(lens);
+    }
+    fn chunk(&self) -> usize {
+        self.chunk
     }
     fn cache_bytes(&self) -> u64 {
         self.model.cache_bytes()

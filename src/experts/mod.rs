@@ -212,17 +212,12 @@ impl Experts {
     /// # Errors
     /// From the dot products or the device. All slots are then forgotten, since some may be half filled.
     pub fn device_rest(&mut self, layer: usize, rows: &DeviceRows, host_rows: &[f32], routing: &Routing) -> Result<(), ExpertError> {
+        self.settle();
         let done = self.plan(layer, routing).and_then(|()| {
             let Place::Device(tier) = &mut self.tier else { return Err(ExpertError::Elsewhere { layer }) };
             let (plan, tally) = (self.scheduler.plan(), &mut self.tally);
-            let rest = tier.rest(layer, rows, host_rows, routing, &self.grouped, plan, &mut tally.time)?;
-            tally.uploaded += rest.uploaded;
-            tally.missed += rest.missed;
-            let begin = layer.checked_sub(1).map_or(0, |before| tally.ends[before] as usize);
-            for expert in rest.refused {
-                self.scheduler.revoke(layer, expert);
-                tally.routed[begin..].iter_mut().filter(|r| r.expert == expert).for_each(|r| r.outcome = Outcome::Miss);
-            }
+            tally.missed += tier.rest(layer, rows, host_rows, routing, &self.grouped, plan, &mut tally.time)?;
+            self.settle();
             Ok(())
         });
         self.or_forget(done)
@@ -232,6 +227,18 @@ impl Experts {
         match &mut self.tier {
             Place::Device(tier) => Ok(&mut **tier),
             Place::Host(_) => Err(ExpertError::Elsewhere { layer }),
+        }
+    }
+
+    /// Slots whose copies have failed are empty after all.
+    fn settle(&mut self) {
+        let Place::Device(tier) = &mut self.tier else { return };
+        for (layer, expert) in tier.refused() {
+            self.scheduler.revoke(layer, expert);
+            let t = &mut self.tally;
+            let begin = layer.checked_sub(1).and_then(|l| t.ends.get(l)).map_or(0, |&end| end as usize);
+            let end = t.ends.get(layer).map_or(begin, |&end| end as usize);
+            t.routed[begin..end].iter_mut().filter(|r| r.expert == expert).for_each(|r| r.outcome = Outcome::Miss);
         }
     }
 
@@ -323,7 +330,18 @@ impl Experts {
     pub fn end_step(&mut self, record: &mut StepRecord) {
         self.curve.end_step(self.tokens as u32);
         if let Place::Device(tier) = &mut self.tier {
-            self.tally.time.hits += tier.end_step();
+            match tier.end_step() {
+                Ok(step) => {
+                    self.tally.time.hits += step.hits;
+                    self.tally.time.upload += step.upload;
+                    self.tally.uploaded += step.uploaded;
+                    self.settle();
+                }
+                Err(e) => {
+                    tracing::warn!("the device failed at the end of a step, and its slots are forgotten: {e}");
+                    self.forget();
+                }
+            }
         }
         let t = &mut self.tally;
         record.phase = self.phase;

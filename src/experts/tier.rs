@@ -161,8 +161,8 @@ pub trait DeviceTier: Send {
     /// From the device.
     fn hits(&mut self, layer: usize, rows: &DeviceRows) -> Result<(), ExpertError>;
 
-    /// The rest of the tick, now that the host knows the routing: misses, and copies into slots. `host_rows` are the rows of `x`.
-    /// A copy that fails is no error: its expert is computed on the host, and listed as refused.
+    /// The rest of the tick, now that the host knows the routing: misses, and copies into slots. `host_rows` are the rows of `x`. Returns the
+    /// bytes of experts that the host computed. A copy that fails is no error: its expert is computed on the host; see [`DeviceTier::refused`].
     ///
     /// # Errors
     /// From the device, or from the products on the host.
@@ -176,7 +176,10 @@ pub trait DeviceTier: Send {
         grouped: &Grouped,
         plan: &LayerPlan,
         time: &mut TierTime,
-    ) -> Result<Rest, ExpertError>;
+    ) -> Result<u64, ExpertError>;
+
+    /// Take the experts, by layer, that a plan gave a slot and whose copies have failed since this was last asked.
+    fn refused(&mut self) -> Vec<(usize, u16)>;
 
     /// Most slots per layer that the device's memory gives now, those that are there included.
     fn limit(&self) -> usize;
@@ -194,20 +197,23 @@ pub trait DeviceTier: Send {
     /// Forget what is in slots: something failed, and nobody knows which of them are whole.
     fn forget(&mut self);
 
-    /// A step is over. Returns the device's time for experts in slots, of the step before: the marks of a step that has just been queued
-    /// have not been passed, and nobody waits for them.
-    fn end_step(&mut self) -> Duration;
+    /// A step is over: whatever copies are left are queued.
+    ///
+    /// # Errors
+    /// From the device.
+    fn end_step(&mut self) -> Result<DeviceStep, ExpertError>;
 }
 
-/// What [`DeviceTier::rest`] did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rest {
+/// What a device did in a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceStep {
+    /// Device time for experts in slots, of the step before: the marks of a step that has just been queued have not been passed, and
+    /// nobody waits for them.
+    pub hits: Duration,
+    /// Host time for copies that nobody waited for.
+    pub upload: Duration,
     /// Bytes sent up, into slots or to be computed once.
     pub uploaded: u64,
-    /// Bytes of experts that the host computed.
-    pub missed: u64,
-    /// Experts that the plan gave a slot, and whose copy failed.
-    pub refused: Vec<u16>,
 }
 
 #[cfg(test)]

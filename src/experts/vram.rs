@@ -12,7 +12,7 @@
 //! A tick: the router's kernel looks its experts up in the layer's table, and the hits run at once, before the host knows what was
 //! routed. Then the host learns it, sends up what is to be computed on the device, computes its own share meanwhile, and adds it: one
 //! join per layer. Experts that are admitted go up first, since they must anyway, and are computed from their slot when they go to
-//! the device's share; else they are on their way until the next tick of this layer asks for its table.
+//! the device's share; else they are copied while the host waits for the next layer's routing, in time for the next tick of theirs.
 //!
 //! What orders the lanes. A slot is written by the copy lane after everything that earlier ticks of its layer queued (`used`), and
 //! its tick reads neither the slot's old nor its new expert before the copy's mark is waited for: by the tick itself or by
@@ -32,7 +32,7 @@ pub use slabs::slot_bytes;
 use super::run::{Buffers, Parts};
 use super::schedule::{LayerPlan, Move};
 use super::store::{ExpertStore, HostExpert};
-use super::tier::{DeviceRows, DeviceTier, Grouped, Rest, TierTime};
+use super::tier::{DeviceRows, DeviceStep, DeviceTier, Grouped, TierTime};
 use super::{ExpertError, Routing};
 use crate::gpu::params::{launch, Add, ExpertsUp};
 use crate::gpu::{Address, Device, Lane, Mark, Memory};
@@ -127,7 +127,11 @@ pub struct VramTier {
     used: Vec<Option<Mark>>,
     /// Begin and end of the hits of this step and of the one before, whose marks have been passed.
     timed: [Vec<(Mark, Mark)>; 2],
-    uploads: u64,
+    /// Admitted experts, by layer, whose copies nobody waits for, with their slots.
+    later: Vec<(usize, u16, u16)>,
+    refused: Vec<(usize, u16)>,
+    /// Of the step at hand.
+    step: DeviceStep,
     traffic: Arc<Traffic>,
 }
 
@@ -203,7 +207,9 @@ impl VramTier {
             reserve: options.reserve,
             used: vec![None; store.layers.len()],
             timed: Default::default(),
-            uploads: 0,
+            later: Vec::new(),
+            refused: Vec::new(),
+            step: DeviceStep::default(),
             traffic: Arc::default(),
             device,
             store,
@@ -245,18 +251,37 @@ impl VramTier {
     fn admit(&mut self, layer: usize, expert: u16, slot: u16) -> Result<Option<Mark>, ExpertError> {
         let to = self.slabs[layer].slot(usize::from(slot));
         let sent = self.send(layer, expert, to)?;
-        if let Some(ready) = &sent {
-            self.tables.enter(layer, expert, slot, ready.clone());
+        match &sent {
+            Some(ready) => self.tables.enter(layer, expert, slot, ready.clone()),
+            None => self.refused.push((layer, expert)),
         }
         Ok(sent)
+    }
+
+    /// Send up what was put off.
+    fn catch_up(&mut self) -> Result<(), ExpertError> {
+        if self.later.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let later = std::mem::take(&mut self.later);
+        for (i, &(layer, expert, slot)) in later.iter().enumerate() {
+            if let (0, Some(used)) = (i, &self.used[layer]) {
+                self.device.wait(Lane::Copy, used)?;
+            }
+            self.admit(layer, expert, slot)?;
+        }
+        self.step.upload += start.elapsed();
+        Ok(())
     }
 
     fn send(&mut self, layer: usize, expert: u16, to: Address) -> Result<Option<Mark>, ExpertError> {
         let bytes: &HostExpert = &self.store.layers[layer].experts[usize::from(expert)];
         match self.staging.send(&*self.device, &self.pool, bytes, &self.slabs[layer].layout, to) {
             Ok(mark) => {
-                self.uploads += 1;
-                self.traffic.sent.fetch_add(self.store.layers[layer].expert_bytes(), Ordering::Relaxed);
+                let bytes = self.store.layers[layer].expert_bytes();
+                self.step.uploaded += bytes;
+                self.traffic.sent.fetch_add(bytes, Ordering::Relaxed);
                 Ok(Some(mark))
             }
             Err(e) => {
@@ -304,6 +329,9 @@ struct Missed {
 
 impl DeviceTier for VramTier {
     fn table(&mut self, layer: usize) -> Result<Address, ExpertError> {
+        if self.later.iter().any(|l| l.0 == layer) {
+            self.catch_up()?;
+        }
         Ok(self.tables.show(&*self.device, layer, self.used[layer].as_ref())?)
     }
 
@@ -313,13 +341,14 @@ impl DeviceTier for VramTier {
         }
         let slots = self.slots_of(layer);
         if self.tables.is_empty(layer) {
-            return Ok(());
+            return self.catch_up();
         }
         let begin = self.device.mark(Lane::Compute)?;
         // Which slots this reads is not known yet. It never is one that this tick's swaps overwrite: they spare what was routed.
         self.work.few(&*self.device, &slots, rows, rows.slots, &[])?;
         self.timed[0].push((begin, self.device.mark(Lane::Compute)?));
-        Ok(())
+        // The device has something to do, and the host waits for it.
+        self.catch_up()
     }
 
     fn rest(
@@ -331,22 +360,21 @@ impl DeviceTier for VramTier {
         grouped: &Grouped,
         plan: &LayerPlan,
         time: &mut TierTime,
-    ) -> Result<Rest, ExpertError> {
+    ) -> Result<u64, ExpertError> {
+        self.catch_up()?;
         let device = self.device.clone();
         let device = &*device;
         let few = rows.tokens <= ExpertsUp::TOKENS as usize;
         let bytes = self.slabs[layer].layout.bytes as u64;
         let own = self.slots_of(layer);
-        let mut done = Rest::default();
-        let before = self.uploads;
 
-        let missed = self.missed(layer, grouped, plan);
-        let tokens: Vec<usize> = missed.iter().map(|m| grouped.groups[m.group].pairs.len()).collect();
+        let absent = self.missed(layer, grouped, plan);
+        let tokens: Vec<usize> = absent.iter().map(|m| grouped.groups[m.group].pairs.len()).collect();
         let mut up = split(self.miss, &tokens, bytes, &self.rates);
         if !few && !self.work.fits(rows.tokens * rows.top_k) {
             up = 0;
         }
-        let (up, down) = missed.split_at(up);
+        let (up, down) = absent.split_at(up);
         let (arriving, passing) = up.split_at(up.iter().take_while(|m| m.slot.is_some()).count());
         let passing = if self.spare.is_some() { passing } else { &[] };
         let mut on_host: Vec<usize> = down.iter().chain(&up[arriving.len() + passing.len()..]).map(|m| m.group).collect();
@@ -382,10 +410,7 @@ impl DeviceTier for VramTier {
                     ready = Some(mark);
                     here.push((m.group, slot));
                 }
-                None => {
-                    done.refused.push(expert);
-                    on_host.push(m.group);
-                }
+                None => on_host.push(m.group),
             }
         }
         self.run_batch(&own, rows, grouped, many.as_ref(), &here, ready)?;
@@ -421,34 +446,25 @@ impl DeviceTier for VramTier {
             many.gather(device, &self.work, &mut self.parcel, rows, grouped, &on_host)?;
         }
 
+        let missed = on_host.len() as u64 * self.store.layers[layer].expert_bytes();
         if !on_host.is_empty() {
             let start = Instant::now();
             on_host.sort_unstable();
             self.host_share(layer, rows, host_rows, routing, grouped, &on_host)?;
-            done.missed = on_host.len() as u64 * self.store.layers[layer].expert_bytes();
             time.misses += start.elapsed();
         }
 
-        // Nobody waits for these in this tick.
-        let start = Instant::now();
-        for swap in &plan.swaps {
-            if arriving.iter().any(|m| grouped.groups[m.group].expert == swap.expert) {
-                continue;
-            }
-            if self.admit(layer, swap.expert, swap.slot)?.is_none() {
-                done.refused.push(swap.expert);
-            }
-        }
-        time.upload += start.elapsed();
+        let there = |expert| arriving.iter().any(|m| grouped.groups[m.group].expert == expert);
+        self.later.extend(plan.swaps.iter().filter(|s| !there(s.expert)).map(|s| (layer, s.expert, s.slot)));
         let used = device.mark(Lane::Compute)?;
         self.parcel.end(&used);
         self.partial.end(&used);
         self.used[layer] = Some(used);
-        done.uploaded = (self.uploads - before) * self.store.layers[layer].expert_bytes();
-        Ok(done)
+        Ok(missed)
     }
 
     fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<usize, ExpertError> {
+        self.catch_up()?;
         let device = self.device.clone();
         let device = &*device;
         // Copies into the old slabs end before these are read; what comes later is written after.
@@ -461,19 +477,27 @@ impl DeviceTier for VramTier {
         };
         let after = device.mark(Lane::Compute)?;
         device.wait(Lane::Copy, &after)?;
-        for m in moves {
+        // One whose copy has just failed moves in the plan only.
+        for m in moves.iter().filter(|m| !self.refused.contains(&(m.layer, m.expert))) {
             self.tables.enter(m.layer, m.expert, m.to, after.clone());
         }
         self.slots = granted;
         Ok(granted)
     }
 
+    fn refused(&mut self) -> Vec<(usize, u16)> {
+        std::mem::take(&mut self.refused)
+    }
+
     fn evict(&mut self, layer: usize, expert: u16) {
+        self.later.retain(|l| (l.0, l.1) != (layer, expert));
         self.tables.leave(layer, expert);
     }
 
     fn forget(&mut self) {
         self.tables.clear();
+        self.later.clear();
+        self.refused.clear();
         // A tick that broke off left no mark at its end: whatever it queued is behind this one.
         if let Ok(mark) = self.device.mark(Lane::Compute) {
             self.parcel.end(&mark);
@@ -489,12 +513,13 @@ impl DeviceTier for VramTier {
         self.slots + slabs::fitting(&*self.device, &self.slabs, self.slots, self.reserve).unwrap_or(0)
     }
 
-    fn end_step(&mut self) -> Duration {
+    fn end_step(&mut self) -> Result<DeviceStep, ExpertError> {
+        self.catch_up()?;
         self.timed.swap(0, 1);
         // After the swap, 1 is the step that has just ended and 0 the one before: its marks have been passed.
         let us: f64 = self.timed[0].drain(..).filter_map(|(from, to)| self.device.between(&from, &to)).sum();
         self.traffic.queued.store(self.staging.queued(&*self.device) as u64, Ordering::Relaxed);
-        Duration::from_secs_f64(us.max(0.0) / 1e6)
+        Ok(DeviceStep { hits: Duration::from_secs_f64(us.max(0.0) / 1e6), ..std::mem::take(&mut self.step) })
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Opened {
     pub expert_bytes: Vec<u64>,
     /// The device's name; `None` is the CPU.
     pub device: Option<String>,
+    /// Most tokens of a pass on the device.
+    pub chunk: Option<usize>,
     /// The device and what goes up to it, for gauges.
     pub traffic: Option<(Arc<dyn Device>, Arc<Traffic>)>,
     /// Why it is the CPU although this build could use a GPU.
@@ -196,7 +198,7 @@ pub fn open_on(
     let (decoder, store, config) = bind(gguf, &settings)?;
     let (expert_bytes, experts) = (store.expert_bytes(), config.experts);
     let name = device.as_ref().map(|d| d.facts().name.clone());
-    let mut traffic = None;
+    let (mut traffic, mut chunk) = (None, None);
     let (model, experts): (Box<dyn Model>, Experts) = match device {
         None => {
             let tier = CpuTier::new(store, plan.slots_per_layer, pool, budget::window(&plan))?;
@@ -212,8 +214,9 @@ pub fn open_on(
             };
             let tier = VramTier::new(device.clone(), store, plan.slots_per_layer, pool, vram)?;
             traffic = Some((device, tier.traffic()));
+            chunk = Some(vram.rows);
             (Box::new(model), Experts::on_device(Box::new(tier), expert_bytes.clone(), experts, &plan, policy))
         }
     };
-    Ok(Opened { model, experts, config, plan, expert_bytes, device: name, traffic, lacks: None })
+    Ok(Opened { model, experts, config, plan, expert_bytes, device: name, traffic, chunk, lacks: None })
 }

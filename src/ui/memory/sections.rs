@@ -334,12 +334,11 @@ fn process(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec
     let line = ink.fitting(vec![process(context.card.and_then(|c| c.plan.budget)), process(None)]);
     sections.push(section(12, false, vec![line]));
     if let Some(d) = gauges.device {
-        let vram = vec![ink.label("VRAM"), ink.text(bytes(d.used)), ink.dim(format!(" of {}", bare_bytes(d.memory)))];
-        let up = vec![ink.dim(" up"), ink.text(bytes(d.sent_rate)), ink.dim("/s")];
-        let queued = vec![ink.dim(format!(" {} queued", d.queued))];
-        let joined = |parts: &[&Vec<Span<'static>>]| Line::from(parts.iter().flat_map(|p| p.iter().cloned()).collect::<Vec<_>>());
-        let line = ink.fitting(vec![joined(&[&vram, &up, &queued]), joined(&[&vram, &up]), joined(&[&vram])]);
+        let line = Line::from(vec![ink.label("VRAM"), ink.text(bytes(d.used)), ink.dim(format!(" of {}", bare_bytes(d.memory)))]);
         sections.push(section(10, false, vec![line]));
+        let queued = format!("/s {} queued", d.queued);
+        let line = Line::from(vec![ink.label("to GPU"), ink.text(bytes(d.sent_rate)), ink.dim(queued)]);
+        sections.push(section(13, false, vec![line]));
     }
     let line = Line::from(vec![
         ink.label("free"),
