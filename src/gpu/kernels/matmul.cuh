@@ -42,6 +42,8 @@ template <class F> DEVICE void eight_weights(const uint8_t* row, uint32_t c, uin
 DEVICE void weight_tile(int t, const uint8_t* matrix, uint32_t ty, uint32_t first, uint32_t rows, uint32_t from, uint32_t cols, Tile& tile) {
     const uint32_t at = first + t % TILE, row = at < rows ? at : rows - 1, run = t / TILE * 8;
     float w[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    // Else the addresses of the row in all 25 types would be computed ahead and kept.
+    keep_here(cols);
     if (from + run < cols) {
         with_format(ty, [&](auto format) INLINE {
             using F = decltype(format);

@@ -96,11 +96,13 @@ template <int T> DEVICE void matvec_tokens(const Block& block, const MatVec& p, 
     apart(block, [&](int t) INLINE {
         const uint32_t at = first + t / LANES * PAIR, last = job.rows - 1;
         clear(sums[t]);
+        uint32_t cols = p.cols;
+        keep_here(cols);
         with_format(job.ty, [&](auto format) INLINE {
             using F = decltype(format);
-            const size_t bytes = row_bytes<F>(p.cols);
+            const size_t bytes = row_bytes<F>(cols);
             const uint8_t* const rows[PAIR] = {job.weight + (at < last ? at : last) * bytes, job.weight + (at + 1 < last ? at + 1 : last) * bytes};
-            lane_rows<F, PAIR, T>(rows, x, p.x_stride, p.cols, tokens, t % LANES, sums[t]);
+            lane_rows<F, PAIR, T>(rows, x, p.x_stride, cols, tokens, t % LANES, sums[t]);
         });
     });
     warp_sum(block, sums);
@@ -153,10 +155,12 @@ DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
 #pragma unroll 1
             for (int m = 0; m < 2; m++) {
                 Few<float, 1> sum = {{0}};
+                uint32_t cols = p.cols;
+                keep_here(cols);
                 with_format(m ? p.up_ty : p.gate_ty, [&](auto format) INLINE {
                     using F = decltype(format);
-                    const uint8_t* const one[1] = {(m ? up : gate) + row * row_bytes<F>(p.cols)};
-                    lane_rows<F, 1, 1>(one, x, 0, p.cols, 1, t % LANES, sum);
+                    const uint8_t* const one[1] = {(m ? up : gate) + row * row_bytes<F>(cols)};
+                    lane_rows<F, 1, 1>(one, x, 0, cols, 1, t % LANES, sum);
                 });
                 if (m) sums[t][1] = sum[0];
                 else sums[t][0] = sum[0];

@@ -92,6 +92,8 @@ DEVICE uint16_t float_half(float f) {
     return h;
 }
 template <class T> DEVICE T read_only(const T* p) { return __ldg(p); }
+/// What follows from the value is computed after this place.
+DEVICE void keep_here(uint32_t& v) { asm volatile("" : "+r"(v)); }
 DEVICE void set_bit(uint32_t* p, uint32_t bit) { atomicOr(p, bit); }
 
 #else
@@ -171,6 +173,7 @@ inline uint16_t float_half(float f) {
     return (uint16_t)(sign | ((rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13));
 }
 template <class T> T read_only(const T* p) { return *p; }
+inline void keep_here(uint32_t&) {}
 inline void set_bit(uint32_t* p, uint32_t bit) { *p |= bit; }
 
 #endif

@@ -1,0 +1,275 @@
+// The kernels compiled for the CPU, for `tests/gpu_kernels.rs`: the same headers that nvcc compiles, run block by block.
+#include "attention.cuh"
+#include "delta.cuh"
+#include "matmul.cuh"
+#include "matvec.cuh"
+#include "norm.cuh"
+#include "route.cuh"
+
+#include <cstddef>
+
+/// Run a kernel over a grid; `backwards` runs the threads of every phase in the opposite order. 0, or 1 if there is no such kernel, 2 if the number of
+/// threads is not the kernel's.
+extern "C" int rotary_host_kernel(const char* kernel, const void* params, const unsigned grid[3], unsigned threads, int backwards) {
+    simt::backwards = backwards != 0;
+#define ENTRY(name, Params, wanted, blocks)                                                              \
+    if (!strcmp(kernel, #name)) {                                                                        \
+        if (threads != wanted) return 2;                                                                 \
+        for (unsigned z = 0; z < grid[2]; z++)                                                           \
+            for (unsigned y = 0; y < grid[1]; y++)                                                       \
+                for (unsigned x = 0; x < grid[0]; x++) name##_block(Block{x, y, z, threads}, *(const Params*)params); \
+        return 0;                                                                                        \
+    }
+#include "entries.inc"
+    return 1;
+}
+
+/// Names of all entries, one after the other with a zero byte each, and an empty one at the end.
+extern "C" const char* rotary_host_entries() {
+#undef ENTRY
+#define ENTRY(name, Params, wanted, blocks) #name "\0"
+    return
+#include "entries.inc"
+        ;
+}
+
+/// Size of a struct (`field` empty) or offset of a field; -1 for what there is not.
+extern "C" long rotary_host_layout(const char* type, const char* field) {
+#define SIZE(Type) \
+    if (!strcmp(type, #Type) && !*field) return (long)sizeof(Type)
+#define FIELD(Type, name) \
+    if (!strcmp(type, #Type) && !strcmp(field, #name)) return (long)offsetof(Type, name)
+    SIZE(Group);
+    FIELD(Group, slot);
+    FIELD(Group, begin);
+    FIELD(Group, end);
+    SIZE(RmsNorm);
+    FIELD(RmsNorm, x);
+    FIELD(RmsNorm, weight);
+    FIELD(RmsNorm, y);
+    FIELD(RmsNorm, rows);
+    FIELD(RmsNorm, pieces);
+    FIELD(RmsNorm, len);
+    FIELD(RmsNorm, x_stride);
+    FIELD(RmsNorm, x_piece);
+    FIELD(RmsNorm, y_stride);
+    FIELD(RmsNorm, eps);
+    FIELD(RmsNorm, limit);
+    SIZE(MatJob);
+    FIELD(MatJob, weight);
+    FIELD(MatJob, bias);
+    FIELD(MatJob, y);
+    FIELD(MatJob, scale);
+    FIELD(MatJob, ty);
+    FIELD(MatJob, rows);
+    FIELD(MatJob, y_stride);
+    FIELD(MatJob, accumulate);
+    FIELD(MatJob, scale_stride);
+    FIELD(MatJob, first_block);
+    SIZE(MatVec);
+    FIELD(MatVec, x);
+    FIELD(MatVec, cols);
+    FIELD(MatVec, tokens);
+    FIELD(MatVec, x_stride);
+    FIELD(MatVec, jobs);
+    FIELD(MatVec, blocks);
+    FIELD(MatVec, pad);
+    FIELD(MatVec, job);
+    SIZE(MatMul);
+    FIELD(MatMul, x);
+    FIELD(MatMul, cols);
+    FIELD(MatMul, tokens);
+    FIELD(MatMul, x_stride);
+    FIELD(MatMul, pad);
+    FIELD(MatMul, job);
+    SIZE(Rotate);
+    FIELD(Rotate, q);
+    FIELD(Rotate, k);
+    FIELD(Rotate, v);
+    FIELD(Rotate, q_norm);
+    FIELD(Rotate, k_norm);
+    FIELD(Rotate, angles);
+    FIELD(Rotate, q_out);
+    FIELD(Rotate, keys);
+    FIELD(Rotate, values);
+    FIELD(Rotate, position);
+    FIELD(Rotate, tokens);
+    FIELD(Rotate, heads);
+    FIELD(Rotate, groups);
+    FIELD(Rotate, key_dim);
+    FIELD(Rotate, value_dim);
+    FIELD(Rotate, half);
+    FIELD(Rotate, context);
+    FIELD(Rotate, wide);
+    FIELD(Rotate, q_stride);
+    FIELD(Rotate, q_head);
+    FIELD(Rotate, k_stride);
+    FIELD(Rotate, v_stride);
+    FIELD(Rotate, eps);
+    FIELD(Rotate, limit);
+    FIELD(Rotate, limit_v);
+    FIELD(Rotate, pad);
+    SIZE(Attention);
+    FIELD(Attention, q);
+    FIELD(Attention, keys);
+    FIELD(Attention, values);
+    FIELD(Attention, partial);
+    FIELD(Attention, position);
+    FIELD(Attention, tokens);
+    FIELD(Attention, heads);
+    FIELD(Attention, groups);
+    FIELD(Attention, key_dim);
+    FIELD(Attention, value_dim);
+    FIELD(Attention, context);
+    FIELD(Attention, wide);
+    FIELD(Attention, splits);
+    FIELD(Attention, scale);
+    FIELD(Attention, pad);
+    SIZE(JoinSplits);
+    FIELD(JoinSplits, partial);
+    FIELD(JoinSplits, gate);
+    FIELD(JoinSplits, y);
+    FIELD(JoinSplits, tokens);
+    FIELD(JoinSplits, heads);
+    FIELD(JoinSplits, value_dim);
+    FIELD(JoinSplits, splits);
+    FIELD(JoinSplits, gate_stride);
+    FIELD(JoinSplits, gate_head);
+    SIZE(Convolve);
+    FIELD(Convolve, x);
+    FIELD(Convolve, taps);
+    FIELD(Convolve, carry);
+    FIELD(Convolve, y);
+    FIELD(Convolve, tokens);
+    FIELD(Convolve, channels);
+    FIELD(Convolve, width);
+    FIELD(Convolve, x_stride);
+    SIZE(DeltaRule);
+    FIELD(DeltaRule, mixed);
+    FIELD(DeltaRule, alpha);
+    FIELD(DeltaRule, beta);
+    FIELD(DeltaRule, bias);
+    FIELD(DeltaRule, rate);
+    FIELD(DeltaRule, state);
+    FIELD(DeltaRule, y);
+    FIELD(DeltaRule, tokens);
+    FIELD(DeltaRule, keys);
+    FIELD(DeltaRule, values);
+    FIELD(DeltaRule, key_dim);
+    FIELD(DeltaRule, value_dim);
+    FIELD(DeltaRule, alpha_stride);
+    FIELD(DeltaRule, beta_stride);
+    FIELD(DeltaRule, eps);
+    SIZE(GatedNorm);
+    FIELD(GatedNorm, x);
+    FIELD(GatedNorm, gate);
+    FIELD(GatedNorm, weight);
+    FIELD(GatedNorm, place);
+    FIELD(GatedNorm, y);
+    FIELD(GatedNorm, tokens);
+    FIELD(GatedNorm, heads);
+    FIELD(GatedNorm, dim);
+    FIELD(GatedNorm, gate_stride);
+    FIELD(GatedNorm, eps);
+    FIELD(GatedNorm, pad);
+    SIZE(Route);
+    FIELD(Route, scores);
+    FIELD(Route, table);
+    FIELD(Route, ids);
+    FIELD(Route, weights);
+    FIELD(Route, slots);
+    FIELD(Route, tokens);
+    FIELD(Route, experts);
+    FIELD(Route, top_k);
+    FIELD(Route, renormalise);
+    FIELD(Route, scale);
+    FIELD(Route, pad);
+    SIZE(ExpertsUp);
+    FIELD(ExpertsUp, slab);
+    FIELD(ExpertsUp, slot_bytes);
+    FIELD(ExpertsUp, gate_at);
+    FIELD(ExpertsUp, up_at);
+    FIELD(ExpertsUp, slots);
+    FIELD(ExpertsUp, x);
+    FIELD(ExpertsUp, inner);
+    FIELD(ExpertsUp, pairs);
+    FIELD(ExpertsUp, top_k);
+    FIELD(ExpertsUp, rows);
+    FIELD(ExpertsUp, cols);
+    FIELD(ExpertsUp, gate_ty);
+    FIELD(ExpertsUp, up_ty);
+    FIELD(ExpertsUp, x_stride);
+    FIELD(ExpertsUp, pad);
+    SIZE(ExpertsDown);
+    FIELD(ExpertsDown, slab);
+    FIELD(ExpertsDown, slot_bytes);
+    FIELD(ExpertsDown, down_at);
+    FIELD(ExpertsDown, slots);
+    FIELD(ExpertsDown, weights);
+    FIELD(ExpertsDown, inner);
+    FIELD(ExpertsDown, y);
+    FIELD(ExpertsDown, tokens);
+    FIELD(ExpertsDown, top_k);
+    FIELD(ExpertsDown, rows);
+    FIELD(ExpertsDown, cols);
+    FIELD(ExpertsDown, ty);
+    FIELD(ExpertsDown, y_stride);
+    SIZE(GroupedUp);
+    FIELD(GroupedUp, slab);
+    FIELD(GroupedUp, slot_bytes);
+    FIELD(GroupedUp, gate_at);
+    FIELD(GroupedUp, up_at);
+    FIELD(GroupedUp, groups);
+    FIELD(GroupedUp, tile_group);
+    FIELD(GroupedUp, tile_begin);
+    FIELD(GroupedUp, token_of);
+    FIELD(GroupedUp, x);
+    FIELD(GroupedUp, inner);
+    FIELD(GroupedUp, tiles);
+    FIELD(GroupedUp, rows);
+    FIELD(GroupedUp, cols);
+    FIELD(GroupedUp, gate_ty);
+    FIELD(GroupedUp, up_ty);
+    FIELD(GroupedUp, x_stride);
+    SIZE(GroupedDown);
+    FIELD(GroupedDown, slab);
+    FIELD(GroupedDown, slot_bytes);
+    FIELD(GroupedDown, down_at);
+    FIELD(GroupedDown, groups);
+    FIELD(GroupedDown, tile_group);
+    FIELD(GroupedDown, tile_begin);
+    FIELD(GroupedDown, inner);
+    FIELD(GroupedDown, out);
+    FIELD(GroupedDown, tiles);
+    FIELD(GroupedDown, rows);
+    FIELD(GroupedDown, cols);
+    FIELD(GroupedDown, ty);
+    SIZE(Gather);
+    FIELD(Gather, out);
+    FIELD(Gather, pair_of);
+    FIELD(Gather, weights);
+    FIELD(Gather, y);
+    FIELD(Gather, tokens);
+    FIELD(Gather, top_k);
+    FIELD(Gather, cols);
+    FIELD(Gather, y_stride);
+    SIZE(SwiGlu);
+    FIELD(SwiGlu, gate);
+    FIELD(SwiGlu, up);
+    FIELD(SwiGlu, y);
+    FIELD(SwiGlu, tokens);
+    FIELD(SwiGlu, len);
+    FIELD(SwiGlu, stride);
+    FIELD(SwiGlu, pad);
+    SIZE(Add);
+    FIELD(Add, x);
+    FIELD(Add, y);
+    FIELD(Add, len);
+    FIELD(Add, pad);
+    SIZE(Finite);
+    FIELD(Finite, x);
+    FIELD(Finite, flag);
+    FIELD(Finite, len);
+    FIELD(Finite, pad);
+    return -1;
+}

@@ -1,0 +1,618 @@
+//! Each kernel over ranges of shapes.
+
+use crate::host::Arena;
+use rotary::gguf::GgmlType;
+use rotary::gpu::params::*;
+use rotary::gpu::Address;
+
+const NONE: Address = Address::NONE;
+/// What f32 sums of a few hundred to thousand products may differ by from the exact sum, as a part of the greatest result.
+const SUM: f32 = 3e-6;
+/// What a handful of f32 operations may differ by.
+const FEW: f32 = 1e-6;
+
+/// Every type that the kernels have.
+fn types() -> Vec<GgmlType> {
+    let all: Vec<_> = GgmlType::all().filter(|t| rotary::kernels::supported(*t)).collect();
+    assert_eq!(all.len(), 25);
+    all
+}
+
+/// A row length that the type allows, about `n`; plain types get odd ones too.
+fn cols(a: &mut Arena, ty: GgmlType, n: usize) -> usize {
+    match ty.block_elems() {
+        1 => [n, n / 8 * 8 + 8][a.below(2)],
+        b => n.div_ceil(b) * b,
+    }
+}
+
+#[test]
+fn weights_have_the_values_of_the_cpu_tier_bit_for_bit_where_nothing_is_added() {
+    // With a single 1 in x the product is one weight: exact but for the fused offset, in all columns of all types.
+    for ty in types() {
+        let mut a = Arena::new(7);
+        let n = if ty.block_elems() == 1 { 40 } else { 256 };
+        let w = a.weights(ty, 8, n);
+        let mut exact = vec![0.0; 8 * n];
+        rotary::kernels::dequantize(ty, &w, &mut exact).unwrap();
+        let scale = exact.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let mut x = vec![0.0f32; n];
+        let offsets = matches!(ty, GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q2K | GgmlType::Q4K | GgmlType::Q5K);
+        for c in 0..n {
+            x.fill(0.0);
+            x[c] = 1.0;
+            let mut b = Arena::new(1);
+            let (weight, x, y) = (b.put(&w), b.put(&x), b.floats(8));
+            let job = MatJob { weight, y, ty: ty.number(), rows: 8, y_stride: 8, ..MatJob::default() };
+            let k = MatVec { x, cols: n as u32, tokens: 1, x_stride: n as u32, jobs: 1, blocks: 1, job: [job; 6], ..MatVec::default() };
+            let got = b.result(&k, y, 8);
+            for r in 0..8 {
+                let want = exact[r * n + c];
+                let close = if offsets { (got[r] - want).abs() <= 1e-7 * scale } else { got[r] == want };
+                assert!(close, "{ty:?} row {r} column {c}: {} instead of {want}", got[r]);
+            }
+        }
+    }
+}
+
+#[test]
+fn matvec_of_every_type_with_one_to_eight_tokens() {
+    for (i, ty) in types().into_iter().enumerate() {
+        for tokens in 1..=8u32 {
+            let a = &mut Arena::new(100 * i as u64 + u64::from(tokens));
+            let n = [32, 300, 768, 1100][a.below(4)];
+            let cols = cols(a, ty, n);
+            let stride = if ty.block_elems() == 1 && a.coin() { cols + 3 } else { cols.next_multiple_of(4) + 8 };
+            let x = a.noise(8 * stride, 1.0);
+            let (mut jobs, mut blocks, mut outputs) = (Vec::new(), 0, Vec::new());
+            for j in 0..1 + a.below(3) {
+                let rows = 1 + a.below(21);
+                let w = a.weights(ty, rows, cols);
+                let y_stride = rows + a.below(3);
+                let y = if j % 2 == 0 { a.noise(8 * y_stride, 1.0) } else { a.floats(8 * y_stride) };
+                let scale_stride = 1 + a.below(3);
+                jobs.push(MatJob {
+                    weight: a.put(&w),
+                    bias: if a.coin() { a.noise(rows, 1.0) } else { NONE },
+                    y,
+                    scale: if a.coin() { a.noise(8 * scale_stride, 2.0) } else { NONE },
+                    ty: ty.number(),
+                    rows: rows as u32,
+                    y_stride: y_stride as u32,
+                    accumulate: (j % 2 == 0).into(),
+                    scale_stride: scale_stride as u32,
+                    first_block: blocks,
+                });
+                blocks += (rows as u32).div_ceil(MatVec::ROWS);
+                outputs.push(a.output(y, 8 * y_stride, SUM));
+            }
+            let count = jobs.len();
+            jobs.resize(6, MatJob::default());
+            let job = jobs.try_into().unwrap();
+            let (cols, x_stride) = (cols as u32, stride as u32);
+            a.check(&MatVec { x, cols, tokens, x_stride, jobs: count as u32, blocks, pad: 0, job }, &outputs);
+        }
+    }
+}
+
+#[test]
+fn matmul_of_every_type_in_whole_and_broken_tiles() {
+    for (i, ty) in types().into_iter().enumerate() {
+        for (tokens, rows) in [(1, 1), (9, 70), (64, 64), (130, 5)] {
+            let a = &mut Arena::new(i as u64);
+            let n = 60 + a.below(300);
+            let cols = cols(a, ty, n);
+            let stride = if ty.block_elems() == 1 { cols + a.below(4) } else { cols + 4 };
+            let w = a.weights(ty, rows, cols);
+            let y_stride = rows + 1;
+            let accumulate = a.coin();
+            let y = if accumulate { a.noise(tokens * y_stride, 1.0) } else { a.floats(tokens * y_stride) };
+            let job = MatJob {
+                weight: a.put(&w),
+                bias: if a.coin() { a.noise(rows, 1.0) } else { NONE },
+                y,
+                scale: if a.coin() { a.noise(tokens * 2, 2.0) } else { NONE },
+                ty: ty.number(),
+                rows: rows as u32,
+                y_stride: y_stride as u32,
+                accumulate: accumulate.into(),
+                scale_stride: 2,
+                first_block: 0,
+            };
+            let x = a.noise(tokens * stride, 1.0);
+            let out = a.output(y, tokens * y_stride, SUM);
+            a.check(&MatMul { x, cols: cols as u32, tokens: tokens as u32, x_stride: stride as u32, pad: 0, job }, &[out]);
+        }
+    }
+}
+
+/// A slab of experts with gate, up and down at multiples of 16.
+struct Slab {
+    at: Address,
+    slot_bytes: u64,
+    up_at: u64,
+    down_at: u64,
+}
+
+fn slab(a: &mut Arena, slots: usize, types: [GgmlType; 3], inner: usize, hidden: usize) -> Slab {
+    let mut bytes = Vec::new();
+    let (mut up_at, mut down_at, mut slot_bytes) = (0, 0, 0);
+    for _ in 0..slots {
+        let from = bytes.len();
+        bytes.extend(a.weights(types[0], inner, hidden));
+        bytes.resize(bytes.len().next_multiple_of(16), 0xff);
+        up_at = bytes.len() - from;
+        bytes.extend(a.weights(types[1], inner, hidden));
+        bytes.resize(bytes.len().next_multiple_of(16), 0xff);
+        down_at = bytes.len() - from;
+        bytes.extend(a.weights(types[2], hidden, inner));
+        bytes.resize(bytes.len().next_multiple_of(16), 0xff);
+        slot_bytes = bytes.len() - from;
+    }
+    Slab { at: a.put(&bytes), slot_bytes: slot_bytes as u64, up_at: up_at as u64, down_at: down_at as u64 }
+}
+
+#[test]
+fn experts_in_slots_one_token_to_eight() {
+    for (i, ty) in types().into_iter().enumerate() {
+        for tokens in [1, 3, 8] {
+            let a = &mut Arena::new(i as u64);
+            let up_ty = if a.coin() { ty } else { a.one_of(&[GgmlType::Q6K, GgmlType::Q8_0, GgmlType::F16]) };
+            // Widths that both types allow.
+            let (hidden, rows) = (256 + 256 * a.below(3), 256);
+            let (slots, top_k) = (3, 1 + a.below(4));
+            let s = slab(a, slots, [ty, up_ty, ty], rows, hidden);
+            let ids: Vec<i32> = (0..tokens * top_k).map(|_| a.below(slots + 1) as i32 - 1).collect();
+            let slot_of = a.put(&ids);
+            let stride = hidden + 4;
+            let x = a.noise(tokens * stride, 1.0);
+            let inner = a.floats(tokens * top_k * rows);
+            let up = ExpertsUp {
+                slab: s.at,
+                slot_bytes: s.slot_bytes,
+                gate_at: 0,
+                up_at: s.up_at,
+                slots: slot_of,
+                x,
+                inner,
+                pairs: (tokens * top_k) as u32,
+                top_k: top_k as u32,
+                rows: 13,
+                cols: hidden as u32,
+                gate_ty: ty.number(),
+                up_ty: up_ty.number(),
+                x_stride: stride as u32,
+                pad: 0,
+            };
+            let out = a.output(inner, tokens * top_k * rows, SUM);
+            a.check(&up, &[out]);
+            let inner = a.noise(tokens * top_k * rows, 1.0);
+            let y = a.noise(tokens * 24, 1.0);
+            let down = ExpertsDown {
+                slab: s.at,
+                slot_bytes: s.slot_bytes,
+                down_at: s.down_at,
+                slots: slot_of,
+                weights: a.noise(tokens * top_k, 1.0),
+                inner,
+                y,
+                tokens: tokens as u32,
+                top_k: top_k as u32,
+                rows: 21,
+                cols: rows as u32,
+                ty: ty.number(),
+                y_stride: 24,
+            };
+            let out = a.output(y, tokens * 24, SUM);
+            a.check(&down, &[out]);
+        }
+    }
+}
+
+#[test]
+fn experts_grouped_for_many_tokens() {
+    for (i, ty) in types().into_iter().enumerate() {
+        let a = &mut Arena::new(i as u64);
+        let up_ty = if a.coin() { ty } else { GgmlType::Q5K };
+        let (hidden, rows, tokens) = (256, if a.coin() { 32 } else { 70 }, 90);
+        // Down has rows of 256.
+        let s = slab(a, 3, [ty, up_ty, ty], 256, hidden);
+        let sizes = [1, 100, 64];
+        let (mut groups, mut tile_group, mut tile_begin, mut begin) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for (g, size) in sizes.into_iter().enumerate() {
+            for first in (0..size).step_by(64) {
+                tile_group.push(g as u32);
+                tile_begin.push(begin + first);
+            }
+            groups.push(Group { slot: 2 - g as u32, begin, end: begin + size });
+            begin += size;
+        }
+        let pairs = begin as usize;
+        let token_of: Vec<u32> = (0..pairs).map(|_| a.below(tokens) as u32).collect();
+        let (groups, tiles) = (a.put(&groups), tile_group.len() as u32);
+        let (tile_group, tile_begin, token_of) = (a.put(&tile_group), a.put(&tile_begin), a.put(&token_of));
+        let x = a.noise(tokens * (hidden + 4), 1.0);
+        let inner = a.floats(pairs * rows);
+        let up = GroupedUp {
+            slab: s.at,
+            slot_bytes: s.slot_bytes,
+            gate_at: 0,
+            up_at: s.up_at,
+            groups,
+            tile_group,
+            tile_begin,
+            token_of,
+            x,
+            inner,
+            tiles,
+            rows: rows as u32,
+            cols: hidden as u32,
+            gate_ty: ty.number(),
+            up_ty: up_ty.number(),
+            x_stride: hidden as u32 + 4,
+        };
+        let written = a.output(inner, pairs * rows, SUM);
+        a.check(&up, &[written]);
+        let inner = a.noise(pairs * 256, 1.0);
+        let out = a.floats(pairs * 66);
+        let down = GroupedDown {
+            slab: s.at,
+            slot_bytes: s.slot_bytes,
+            down_at: s.down_at,
+            groups,
+            tile_group,
+            tile_begin,
+            inner,
+            out,
+            tiles,
+            rows: 66,
+            cols: 256,
+            ty: ty.number(),
+        };
+        let written = a.output(out, pairs * 66, SUM);
+        a.check(&down, &[written]);
+    }
+}
+
+#[test]
+fn gather_adds_what_pairs_were_computed() {
+    for (tokens, top_k, cols) in [(1, 1, 1), (3, 4, 300), (20, 8, 256)] {
+        let a = &mut Arena::new(cols as u64);
+        let pair_of: Vec<u32> = (0..tokens * top_k).map(|p| if a.below(3) == 0 { u32::MAX } else { p as u32 }).collect();
+        let y = a.noise(tokens * (cols + 1), 1.0);
+        let k = Gather {
+            out: a.noise(tokens * top_k * cols, 1.0),
+            pair_of: a.put(&pair_of),
+            weights: a.noise(tokens * top_k, 1.0),
+            y,
+            tokens: tokens as u32,
+            top_k: top_k as u32,
+            cols: cols as u32,
+            y_stride: cols as u32 + 1,
+        };
+        let out = a.output(y, tokens * (cols + 1), FEW);
+        a.check(&k, &[out]);
+    }
+}
+
+#[test]
+fn norms_of_rows_and_pieces() {
+    for (rows, pieces, len, limit) in [(1, 1, 2048, 0.0), (3, 4, 128, 0.0), (2, 1, 77, 0.5), (5, 1, 1, 0.0), (1, 2, 1000, 1.5)] {
+        let a = &mut Arena::new(len as u64);
+        let (x_piece, x_stride, y_stride) = (len + 2, pieces * (len + 2) + 1, pieces * len + 3);
+        let y = a.floats(rows * y_stride);
+        let k = RmsNorm {
+            x: a.noise(rows * x_stride, 2.0),
+            weight: a.noise(len, 1.0),
+            y,
+            rows: rows as u32,
+            pieces: pieces as u32,
+            len: len as u32,
+            x_stride: x_stride as u32,
+            x_piece: x_piece as u32,
+            y_stride: y_stride as u32,
+            eps: 1e-6,
+            limit,
+        };
+        let out = a.output(y, rows * y_stride, FEW);
+        a.check(&k, &[out]);
+        // In place.
+        let x = a.noise(rows * pieces * len, 2.0);
+        let (stride, out) = ((pieces * len) as u32, a.output(x, rows * pieces * len, FEW));
+        a.check(&RmsNorm { x, y: x, x_stride: stride, x_piece: len as u32, y_stride: stride, ..k }, &[out]);
+    }
+    for (tokens, heads, dim) in [(1, 1, 128), (3, 6, 32), (2, 3, 130)] {
+        let a = &mut Arena::new(dim as u64);
+        let places: Vec<u32> = (0..heads as u32).rev().collect();
+        for placed in [false, true] {
+            let y = a.floats(tokens * heads * dim);
+            let k = GatedNorm {
+                x: a.noise(tokens * heads * dim, 2.0),
+                gate: a.noise(tokens * (heads * dim + 1), 3.0),
+                weight: a.noise(dim, 1.0),
+                place: if placed { a.put(&places) } else { NONE },
+                y,
+                tokens: tokens as u32,
+                heads: heads as u32,
+                dim: dim as u32,
+                gate_stride: (heads * dim) as u32 + 1,
+                eps: 1e-6,
+                pad: 0,
+            };
+            let out = a.output(y, tokens * heads * dim, FEW);
+            a.check(&k, &[out]);
+        }
+    }
+}
+
+#[test]
+fn sums_gates_and_the_watch_for_damage() {
+    for len in [1, 255, 256, 1025] {
+        let a = &mut Arena::new(len as u64);
+        let (gate, up, y) = (a.noise(3 * (len + 1), 8.0), a.noise(3 * (len + 1), 1.0), a.floats(3 * len));
+        let out = a.output(y, 3 * len, FEW);
+        a.check(&SwiGlu { gate, up, y, tokens: 3, len: len as u32, stride: len as u32 + 1, pad: 0 }, &[out]);
+        let y = a.noise(len, 1.0);
+        a.check(&Add { x: gate, y, len: len as u32, pad: 0 }, &[]);
+        for bad in [0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            let mut x = vec![1.0f32; len];
+            x[len - 1] = bad;
+            let x = a.put(&x);
+            let flag = a.put(&[4u32]);
+            a.check(&Finite { x, flag, len: len as u32, pad: 0 }, &[]);
+        }
+    }
+}
+
+#[test]
+fn routes_with_ties_and_numbers_that_are_none() {
+    for (case, (experts, top_k)) in [(1, 1), (4, 2), (60, 4), (128, 8), (257, 8), (512, 10), (1024, 16)].into_iter().enumerate() {
+        let a = &mut Arena::new(case as u64);
+        let mut scores: Vec<f32> = (0..8 * experts).map(|_| a.below(200) as f32 / 20.0 - 5.0).collect();
+        // Row 1 has equal scores only, 2 a NaN, 3 NaN only, 4 minus infinity only, 5 plus infinity twice, 6 negative zeros among zeros.
+        scores[experts..2 * experts].fill(0.5);
+        scores[2 * experts + experts / 2] = f32::NAN;
+        scores[3 * experts..4 * experts].fill(f32::NAN);
+        scores[4 * experts..5 * experts].fill(f32::NEG_INFINITY);
+        scores[5 * experts] = f32::INFINITY;
+        scores[6 * experts - 1] = f32::INFINITY;
+        for (i, s) in scores[6 * experts..7 * experts].iter_mut().enumerate() {
+            *s = if i % 2 == 0 { -0.0 } else { 0.0 };
+        }
+        let table: Vec<i32> = (0..experts as i32).map(|e| if e % 3 == 0 { -1 } else { e / 2 }).collect();
+        for (renormalise, scale, tabled) in [(0, 1.0, true), (1, 2.5, true), (1, 1.0, false)] {
+            let (ids, weights, slots) = (a.floats(8 * top_k), a.floats(8 * top_k), a.floats(8 * top_k));
+            let k = Route {
+                scores: a.put(&scores),
+                table: if tabled { a.put(&table) } else { NONE },
+                ids,
+                weights,
+                slots,
+                tokens: 8,
+                experts: experts as u32,
+                top_k: top_k as u32,
+                renormalise,
+                scale,
+                pad: 0,
+            };
+            let out = a.output(weights, 8 * top_k, FEW);
+            a.check(&k, &[out]);
+        }
+    }
+}
+
+#[test]
+fn heads_are_clamped_normalised_turned_and_stored() {
+    for (case, (key_dim, value_dim, half)) in
+        [(128, 128, 64), (64, 64, 16), (33, 20, 16), (256, 256, 32), (8, 4, 0)].into_iter().enumerate()
+    {
+        for wide in [0, 1] {
+            let a = &mut Arena::new(case as u64);
+            let (tokens, heads, groups, context, position) = (3, 4, 2, 9, 5u32);
+            let (q_head, normed) = (key_dim + 1, case % 2 == 0);
+            let (q_stride, k_stride, v_stride) = (heads * q_head, groups * key_dim + 2, groups * value_dim + 1);
+            let q_out = a.floats(tokens * heads * key_dim);
+            let width = if wide == 1 { 4 } else { 2 };
+            let (keys, values) = (a.room(groups * context * key_dim * width), a.room(groups * context * value_dim * width));
+            let k = Rotate {
+                q: a.noise(tokens * q_stride, 2.0),
+                k: a.noise(tokens * k_stride, 2.0),
+                v: a.noise(tokens * v_stride, 2.0),
+                q_norm: if normed { a.noise(key_dim, 1.0) } else { NONE },
+                k_norm: if normed { a.noise(key_dim, 1.0) } else { NONE },
+                angles: a.noise(tokens * 2 * half, 1.0),
+                q_out,
+                keys,
+                values,
+                position: a.put(&[position]),
+                tokens: tokens as u32,
+                heads: heads as u32,
+                groups: groups as u32,
+                key_dim: key_dim as u32,
+                value_dim: value_dim as u32,
+                half: half as u32,
+                context: context as u32,
+                wide,
+                q_stride: q_stride as u32,
+                q_head: q_head as u32,
+                k_stride: k_stride as u32,
+                v_stride: v_stride as u32,
+                eps: 1e-6,
+                limit: if case == 1 { 1.2 } else { 0.0 },
+                limit_v: if case < 3 { 1.1 } else { 0.0 },
+                pad: 0,
+            };
+            let out = if wide == 1 {
+                [a.output(keys, groups * context * key_dim, FEW), a.output(values, groups * context * value_dim, 0.0)]
+            } else {
+                // A value that lies between two halves may go to either; values are only clamped, so theirs are exact.
+                [a.output_half(keys, groups * context * key_dim, 1e-3), a.output_half(values, groups * context * value_dim, 0.0)]
+            };
+            let [keys, values] = out;
+            let out = a.output(q_out, tokens * heads * key_dim, FEW);
+            a.check(&k, &[out, keys, values]);
+        }
+    }
+}
+
+#[test]
+fn halves_are_rounded_as_the_format_says() {
+    // Through the values of a cache: subnormal halves, ties, overflow, infinities, and what is no number.
+    let mut v: Vec<f32> = (0..512).map(|i| f32::from_bits(0x3280_0000 + i * 0x0003_5ab1)).collect();
+    v[0..12].copy_from_slice(&[
+        0.0,
+        -0.0,
+        65504.0,
+        65519.9,
+        65520.0,
+        -1e9,
+        f32::INFINITY,
+        5.96e-8,
+        2.98e-8,
+        2.9803e-8,
+        6.1e-5,
+        1.000_488_3,
+    ]);
+    v[12] = -6.104e-5;
+    let a = &mut Arena::new(1);
+    let values = a.room(512 * 2);
+    let k = Rotate {
+        v: a.put(&v),
+        values,
+        q: a.noise(8, 1.0),
+        k: a.noise(8, 1.0),
+        q_out: a.floats(8),
+        keys: a.room(16),
+        position: a.put(&[0u32]),
+        angles: a.noise(2, 1.0),
+        tokens: 1,
+        heads: 1,
+        groups: 1,
+        key_dim: 8,
+        value_dim: 512,
+        context: 1,
+        q_stride: 8,
+        q_head: 8,
+        k_stride: 8,
+        v_stride: 512,
+        ..Rotate::default()
+    };
+    let (q, keys) = (a.output(k.q_out, 8, FEW), a.output_half(k.keys, 8, 1e-3));
+    a.check(&k, &[q, keys]);
+}
+
+#[test]
+fn attention_over_splits_and_their_join() {
+    let shapes = [(128, 128, 4, 2), (64, 64, 3, 3), (20, 12, 2, 1), (256, 256, 2, 1), (72, 40, 1, 1), (8, 512, 2, 2)];
+    for (case, (key_dim, value_dim, heads, groups)) in shapes.into_iter().enumerate() {
+        for (wide, position, tokens, splits) in [(0, 0u32, 1, 1), (1, 4, 3, 8), (0, 127, 2, 1), (1, 300, 1, 4), (0, 259, 5, 3)] {
+            let a = &mut Arena::new(case as u64);
+            let context = position as usize + tokens + 1;
+            let halves = |a: &mut Arena, n: usize| -> Address {
+                let values: Vec<half::f16> = (0..n).map(|_| half::f16::from_f32(a.below(2001) as f32 / 1000.0 - 1.0)).collect();
+                a.put(&values.iter().map(|h| h.to_bits()).collect::<Vec<_>>())
+            };
+            let (keys, values) = if wide == 1 {
+                (a.noise(groups * context * key_dim, 1.0), a.noise(groups * context * value_dim, 1.0))
+            } else {
+                (halves(a, groups * context * key_dim), halves(a, groups * context * value_dim))
+            };
+            let len = tokens * heads * splits * (2 + value_dim);
+            let partial = a.floats(len);
+            let k = Attention {
+                q: a.noise(tokens * heads * key_dim, 2.0),
+                keys,
+                values,
+                partial,
+                position: a.put(&[position]),
+                tokens: tokens as u32,
+                heads: heads as u32,
+                groups: groups as u32,
+                key_dim: key_dim as u32,
+                value_dim: value_dim as u32,
+                context: context as u32,
+                wide,
+                splits: splits as u32,
+                scale: 0.3,
+                pad: 0,
+            };
+            let out = a.output(partial, len, SUM);
+            a.check(&k, &[out]);
+            // The join of what the reference wrote, one split of it empty.
+            let mut parts: Vec<f32> = (0..len).map(|_| a.below(1000) as f32 / 500.0 - 0.9).collect();
+            for (i, part) in parts.chunks_exact_mut(2 + value_dim).enumerate() {
+                part[1] = part[1].abs() + 0.5;
+                if splits > 1 && i % splits == splits - 1 {
+                    part[0] = f32::NEG_INFINITY;
+                    part[1..].fill(0.0);
+                }
+            }
+            let y = a.floats(tokens * heads * value_dim);
+            for gated in [false, true] {
+                let k = JoinSplits {
+                    partial: a.put(&parts),
+                    gate: if gated { a.noise(tokens * (heads * (value_dim + 3) + 1), 3.0) } else { NONE },
+                    y,
+                    tokens: tokens as u32,
+                    heads: heads as u32,
+                    value_dim: value_dim as u32,
+                    splits: splits as u32,
+                    gate_stride: (heads * (value_dim + 3)) as u32 + 1,
+                    gate_head: value_dim as u32 + 3,
+                };
+                let out = a.output(y, tokens * heads * value_dim, FEW);
+                a.check(&k, &[out]);
+            }
+        }
+    }
+}
+
+#[test]
+fn convolutions_carry_their_last_inputs_on() {
+    for (tokens, channels, width) in [(1, 1, 1), (1, 200, 4), (2, 130, 4), (7, 128, 4), (3, 5, 8), (20, 33, 2)] {
+        let a = &mut Arena::new(channels as u64);
+        let (y, carry) = (a.floats(tokens * channels), a.noise((width - 1) * channels, 1.0));
+        let k = Convolve {
+            x: a.noise(tokens * (channels + 3), 1.0),
+            taps: a.noise(width * channels, 1.0),
+            carry,
+            y,
+            tokens: tokens as u32,
+            channels: channels as u32,
+            width: width as u32,
+            x_stride: channels as u32 + 3,
+        };
+        let out = a.output(y, tokens * channels, FEW);
+        a.check(&k, &[out]);
+    }
+}
+
+#[test]
+fn delta_rules_keep_their_state() {
+    for (tokens, keys, values, key_dim, value_dim) in
+        [(1, 1, 1, 128, 128), (4, 2, 6, 16, 40), (3, 1, 2, 100, 8), (2, 1, 1, 256, 33), (40, 1, 2, 64, 64)]
+    {
+        let a = &mut Arena::new(tokens as u64);
+        let channels = 2 * keys * key_dim + values * value_dim;
+        let (state, y) = (a.noise(values * key_dim * value_dim, 0.5), a.floats(tokens * values * value_dim));
+        let k = DeltaRule {
+            mixed: a.noise(tokens * channels, 1.0),
+            alpha: a.noise(tokens * (values + 1), 2.0),
+            beta: a.noise(tokens * (values + 2), 2.0),
+            bias: a.noise(values, 1.0),
+            rate: a.put(&vec![-0.4f32; values]),
+            state,
+            y,
+            tokens: tokens as u32,
+            keys: keys as u32,
+            values: values as u32,
+            key_dim: key_dim as u32,
+            value_dim: value_dim as u32,
+            alpha_stride: values as u32 + 1,
+            beta_stride: values as u32 + 2,
+            eps: 1e-6,
+        };
+        let out = [a.output(state, values * key_dim * value_dim, 2.0 * FEW), a.output(y, tokens * values * value_dim, 2.0 * FEW)];
+        a.check(&k, &out);
+    }
+}

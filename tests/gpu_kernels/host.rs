@@ -1,0 +1,279 @@
+//! The kernels compiled for the CPU, and memory for them in which every byte that they should not touch is watched.
+
+use rotary::gguf::GgmlType;
+use rotary::gpu::params::Kernel;
+use rotary::gpu::reference::{self, HostMemory};
+use rotary::gpu::Address;
+use std::ffi::{c_char, c_int, c_long, c_uint, c_void, CStr, CString};
+use std::ops::Range;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+type Run = unsafe extern "C" fn(*const c_char, *const c_void, *const c_uint, c_uint, c_int) -> c_int;
+type Layout = unsafe extern "C" fn(*const c_char, *const c_char) -> c_long;
+type Entries = unsafe extern "C" fn() -> *const c_char;
+
+/// `kernels/host.cpp`, compiled and loaded once.
+pub(crate) struct Compiled {
+    library: libloading::Library,
+}
+
+/// # Panics
+/// Without a C++17 compiler: the kernels can't be tested then, and that must not pass for a success.
+pub(crate) fn compiled() -> &'static Compiled {
+    static COMPILED: OnceLock<Compiled> = OnceLock::new();
+    COMPILED.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gpu/kernels/host.cpp");
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("gpu-kernels-{}.so", std::process::id()));
+        let wanted = std::env::var("CXX").into_iter();
+        let compiler = wanted
+            .chain(["c++", "g++", "clang++"].map(String::from))
+            .find(|c| Command::new(c).arg("--version").output().is_ok_and(|o| o.status.success()))
+            .expect(
+                "the tests of the GPU kernels need a C++17 compiler (g++ or clang++), and there is none: install one, or name it in CXX",
+            );
+        let mut command = Command::new(&compiler);
+        command.args(["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wno-unknown-pragmas"]);
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("fma") {
+            command.arg("-mfma");
+        }
+        let result = command.arg("-o").arg(&out).arg(&source).output().expect("the compiler runs");
+        assert!(result.status.success(), "{compiler} does not compile the kernels:\n{}", String::from_utf8_lossy(&result.stderr));
+        // SAFETY: the library has no initialisers; it was compiled from this repository a moment ago.
+        let library = unsafe { libloading::Library::new(&out) }.expect("the compiled kernels load");
+        let _ = std::fs::remove_file(&out);
+        Compiled { library }
+    })
+}
+
+impl Compiled {
+    fn run<K: Kernel>(&self, kernel: &K, backwards: bool) {
+        let name = CString::new(K::NAME).unwrap();
+        let shape = kernel.shape();
+        // SAFETY: the name and type are those of the function in host.cpp; the parameters live through the call, and their addresses point into
+        // an arena that nothing else uses meanwhile.
+        let result = unsafe {
+            let run = self.library.get::<Run>(b"rotary_host_kernel").unwrap();
+            run(name.as_ptr(), std::ptr::from_ref(kernel).cast(), shape.grid.as_ptr(), shape.threads, backwards.into())
+        };
+        assert_eq!(result, 0, "`{}` {}", K::NAME, ["", "is not among the entries", "has another number of threads"][result as usize]);
+    }
+
+    /// Size of a C++ struct, or the offset of a field of it.
+    pub(crate) fn layout(&self, ty: &str, field: &str) -> i64 {
+        let (ty, field) = (CString::new(ty).unwrap(), CString::new(field).unwrap());
+        // SAFETY: the name and type are those of the function in host.cpp; both strings end with a zero byte.
+        unsafe { self.library.get::<Layout>(b"rotary_host_layout").unwrap()(ty.as_ptr(), field.as_ptr()) as i64 }
+    }
+
+    /// The names of the kernels.
+    pub(crate) fn entries(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        // SAFETY: the function returns a constant list of strings that ends with an empty one.
+        unsafe {
+            let mut at = self.library.get::<Entries>(b"rotary_host_entries").unwrap()();
+            while *at != 0 {
+                let name = CStr::from_ptr(at);
+                names.push(name.to_str().unwrap().to_owned());
+                at = at.add(name.count_bytes() + 1);
+            }
+        }
+        names
+    }
+}
+
+const POISON: u32 = 0xffc0_dead;
+/// Room between two allocations, in bytes.
+const GAP: usize = 512;
+
+/// Size of an arena; the pages of it that a case does not use are never touched.
+const WORDS: usize = 1 << 20;
+
+/// Device memory for one launch: allocations with poison in them and around them.
+pub(crate) struct Arena {
+    words: Vec<u64>,
+    used: usize,
+    allocations: Vec<Range<usize>>,
+    rng: fastrand::Rng,
+}
+
+impl HostMemory for Arena {
+    fn bytes(&self, at: Address, len: usize) -> Option<&[u8]> {
+        let range = self.range(at, len)?;
+        Some(&bytemuck::cast_slice(&self.words)[range])
+    }
+
+    fn bytes_mut(&mut self, at: Address, len: usize) -> Option<&mut [u8]> {
+        let range = self.range(at, len)?;
+        Some(&mut bytemuck::cast_slice_mut(&mut self.words)[range])
+    }
+}
+
+impl Arena {
+    pub(crate) fn new(seed: u64) -> Self {
+        let poison = u64::from(POISON) << 32 | u64::from(POISON);
+        Self { words: vec![poison; WORDS], used: 0, allocations: Vec::new(), rng: fastrand::Rng::with_seed(seed) }
+    }
+
+    fn base(&self) -> usize {
+        self.words.as_ptr() as usize
+    }
+
+    fn range(&self, at: Address, len: usize) -> Option<Range<usize>> {
+        let from = (at.0 as usize).checked_sub(self.base())?;
+        let range = from..from.checked_add(len)?;
+        self.allocations.iter().any(|a| a.start <= range.start && range.end <= a.end).then_some(range)
+    }
+
+    /// Poisoned memory at a multiple of 16 that is no multiple of 32.
+    pub(crate) fn room(&mut self, bytes: usize) -> Address {
+        let at = (self.base() + self.used + GAP).next_multiple_of(32) + 16 - self.base();
+        self.used = at + bytes;
+        assert!(self.used + GAP <= self.words.len() * 8, "the arena is too small for {bytes} bytes more");
+        self.allocations.push(at..self.used);
+        Address((self.base() + at) as u64)
+    }
+
+    pub(crate) fn floats(&mut self, len: usize) -> Address {
+        self.room(len * 4)
+    }
+
+    pub(crate) fn put<T: bytemuck::Pod>(&mut self, values: &[T]) -> Address {
+        let at = self.room(size_of_val(values));
+        self.bytes_mut(at, size_of_val(values)).unwrap().copy_from_slice(bytemuck::cast_slice(values));
+        at
+    }
+
+    /// Numbers between plus and minus `size`.
+    pub(crate) fn noise(&mut self, len: usize, size: f32) -> Address {
+        let values: Vec<f32> = (0..len).map(|_| (self.rng.f32() * 2.0 - 1.0) * size).collect();
+        self.put(&values)
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        self.rng.usize(..n)
+    }
+
+    pub(crate) fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.rng.usize(..of.len())]
+    }
+
+    pub(crate) fn coin(&mut self) -> bool {
+        self.rng.bool()
+    }
+
+    /// Random weights of any type whose values are at most about 1.
+    pub(crate) fn weights(&mut self, ty: GgmlType, rows: usize, cols: usize) -> Vec<u8> {
+        use GgmlType as T;
+        let mut bytes: Vec<u8> = (0..rows * ty.row_bytes(cols).unwrap()).map(|_| self.rng.u8(..)).collect();
+        // Where the f16 scales of a block lie, and how large an element may be before it is scaled.
+        let (scales, size): (&[usize], f32) = match ty {
+            T::F32 | T::F16 | T::BF16 => (&[], 1.0),
+            T::Q4_1 | T::Q5_1 => (&[0, 2], 31.0),
+            T::Q2K => (&[80, 82], 45.0),
+            T::Q3K => (&[108], 128.0),
+            T::Q4K | T::Q5K => (&[0, 2], 1953.0),
+            T::Q6K => (&[208], 4096.0),
+            T::IQ4_XS => (&[0], 3800.0),
+            T::IQ2_XXS | T::IQ2_XS | T::IQ2_S | T::IQ3_XXS | T::IQ3_S => (&[0], 200.0),
+            T::IQ1_S => (&[0], 20.0),
+            T::TQ1_0 => (&[52], 1.0),
+            T::TQ2_0 => (&[64], 1.0),
+            _ => (&[0], 127.0),
+        };
+        for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+            let value = self.rng.f32() * 2.0 - 1.0;
+            match ty {
+                T::F32 => block.copy_from_slice(&value.to_le_bytes()),
+                T::F16 => block.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
+                T::BF16 => block.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+                T::MXFP4 => block[0] = 118 + self.rng.u8(..8),
+                // The top nibble of the scale: 2 or a means between 2^-7 and 2^-3.
+                T::IQ1_M => block[55] = block[55] & 15 | 0x20 | self.rng.u8(..2) << 7,
+                _ => {
+                    for &at in scales {
+                        let d = half::f16::from_f32((self.rng.f32() * 2.0 - 1.0) / size);
+                        block[at..at + 2].copy_from_slice(&d.to_le_bytes());
+                    }
+                }
+            }
+        }
+        bytes
+    }
+}
+
+/// What a launch writes, and how far from the reference it may be, as a part of the greatest value there.
+pub(crate) struct Output {
+    at: Range<usize>,
+    half: bool,
+    tolerance: f32,
+}
+
+impl Arena {
+    pub(crate) fn output(&self, at: Address, len: usize, tolerance: f32) -> Output {
+        Output { at: self.range(at, len * 4).expect("an output lies in an allocation"), half: false, tolerance }
+    }
+
+    pub(crate) fn output_half(&self, at: Address, len: usize, tolerance: f32) -> Output {
+        Output { at: self.range(at, len * 2).expect("an output lies in an allocation"), half: true, tolerance }
+    }
+
+    fn snapshot(&self) -> Vec<u64> {
+        self.words[..(self.used + GAP).div_ceil(8)].to_vec()
+    }
+
+    fn restore(&mut self, from: &[u64]) {
+        self.words[..from.len()].copy_from_slice(from);
+    }
+
+    /// What a kernel as C++ writes.
+    pub(crate) fn result<K: Kernel>(&mut self, kernel: &K, at: Address, len: usize) -> Vec<f32> {
+        compiled().run(kernel, false);
+        bytemuck::cast_slice(std::hint::black_box(&*self).bytes(at, len * 4).unwrap()).to_vec()
+    }
+
+    /// Run a kernel as C++ with the threads of its phases in both orders, and by the reference; compare every byte.
+    pub(crate) fn check<K: Kernel + std::fmt::Debug>(&mut self, kernel: &K, outputs: &[Output]) {
+        let before = self.snapshot();
+        // The kernel reads and writes through addresses: nothing may be cached across the calls.
+        compiled().run(kernel, false);
+        let got = std::hint::black_box(&*self).snapshot();
+        self.restore(&before);
+        compiled().run(kernel, true);
+        let backwards = std::hint::black_box(&*self).snapshot();
+        self.restore(&before);
+        reference::run(K::NAME, kernel.shape(), bytemuck::bytes_of(kernel), self).unwrap_or_else(|e| panic!("{e}\n{kernel:?}"));
+        let want = self.snapshot();
+        let difference = got.iter().zip(&backwards).position(|(a, b)| a != b);
+        assert_eq!(difference, None, "the result depends on the order of threads: {}", self.name(difference, kernel));
+        let (got, want): (&[u8], &[u8]) = (bytemuck::cast_slice(&got), bytemuck::cast_slice(&want));
+        let mut rest = got.to_vec();
+        for output in outputs {
+            let width = if output.half { 2 } else { 4 };
+            let value = |b: &[u8]| match width {
+                2 => half::f16::from_le_bytes([b[0], b[1]]).to_f32(),
+                _ => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            };
+            let (g, w) = (&got[output.at.clone()], &want[output.at.clone()]);
+            let finite = w.chunks_exact(width).map(value).filter(|w| w.is_finite());
+            let allowed = output.tolerance * finite.map(f32::abs).fold(0.0, f32::max);
+            for (i, (g, w)) in g.chunks_exact(width).zip(w.chunks_exact(width)).enumerate() {
+                let poisoned = *w == POISON.to_le_bytes()[..width] || *w == POISON.to_le_bytes()[4 - width..];
+                let close = (value(g) - value(w)).abs() <= allowed || (value(g).is_nan() && value(w).is_nan() && !poisoned);
+                assert!(g == w || close, "value {i}: {} instead of {} (may differ by {allowed})\n{kernel:?}", value(g), value(w));
+            }
+            rest[output.at.clone()].copy_from_slice(w);
+        }
+        let difference = rest.chunks_exact(8).zip(want.chunks_exact(8)).position(|(a, b)| a != b);
+        assert_eq!(difference, None, "bytes that are not for it, or that must be exact: {}", self.name(difference, kernel));
+        self.restore(&before);
+    }
+
+    fn name(&self, word: Option<usize>, kernel: &impl std::fmt::Debug) -> String {
+        let at = word.unwrap_or(0) * 8;
+        let place = self.allocations.iter().position(|a| a.start < at + 8 && at < a.end);
+        format!("byte {at}, allocation {place:?} of {:?}\n{kernel:?}", self.allocations)
+    }
+}
