@@ -505,7 +505,9 @@ fn halves_are_rounded_as_the_format_says() {
 fn attention_over_splits_and_their_join() {
     let shapes = [(128, 128, 4, 2), (64, 64, 3, 3), (20, 12, 2, 1), (256, 256, 2, 1), (72, 40, 1, 1), (8, 512, 2, 2)];
     for (case, (key_dim, value_dim, heads, groups)) in shapes.into_iter().enumerate() {
-        for (wide, position, tokens, splits) in [(0, 0u32, 1, 1), (1, 4, 3, 8), (0, 127, 2, 1), (1, 300, 1, 4), (0, 259, 5, 3)] {
+        for (wide, position, tokens, splits) in
+            [(0, 0u32, 1, 1), (1, 4, 3, 8), (0, 127, 2, 1), (1, 300, 1, 4), (0, 259, 5, 3), (1, 500, 2, 1)]
+        {
             let a = &mut Arena::new(case as u64);
             let context = position as usize + tokens + 1;
             let halves = |a: &mut Arena, n: usize| -> Address {

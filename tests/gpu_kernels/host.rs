@@ -4,14 +4,14 @@ use rotary::gguf::GgmlType;
 use rotary::gpu::params::Kernel;
 use rotary::gpu::reference::{self, HostMemory};
 use rotary::gpu::Address;
-use std::ffi::{c_char, c_int, c_long, c_uint, c_void, CStr, CString};
+use std::ffi::{c_char, c_int, c_uint, c_void, CStr, CString};
 use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
 type Run = unsafe extern "C" fn(*const c_char, *const c_void, *const c_uint, c_uint, c_int) -> c_int;
-type Layout = unsafe extern "C" fn(*const c_char, *const c_char) -> c_long;
+type Layout = unsafe extern "C" fn(*const c_char, *const c_char) -> i64;
 type Entries = unsafe extern "C" fn() -> *const c_char;
 
 /// `kernels/host.cpp`, compiled and loaded once.
@@ -65,7 +65,7 @@ impl Compiled {
     pub(crate) fn layout(&self, ty: &str, field: &str) -> i64 {
         let (ty, field) = (CString::new(ty).unwrap(), CString::new(field).unwrap());
         // SAFETY: the name and type are those of the function in host.cpp; both strings end with a zero byte.
-        unsafe { self.library.get::<Layout>(b"rotary_host_layout").unwrap()(ty.as_ptr(), field.as_ptr()) as i64 }
+        unsafe { self.library.get::<Layout>(b"rotary_host_layout").unwrap()(ty.as_ptr(), field.as_ptr()) }
     }
 
     /// The names of the kernels.
@@ -85,55 +85,83 @@ impl Compiled {
 }
 
 const POISON: u32 = 0xffc0_dead;
-/// Room between two allocations, in bytes.
+/// Bytes of poison before an allocation.
 const GAP: usize = 512;
+const PAGE: usize = 4096;
+/// Most bytes of an arena.
+const MOST: usize = 64 << 20;
 
-/// Size of an arena; the pages of it that a case does not use are never touched.
-const WORDS: usize = 1 << 20;
-
-/// Device memory for one launch: allocations with poison in them and around them.
+/// Device memory for one launch: allocations in poison, each with a page behind it that can't be touched, so that a kernel which
+/// reads beyond the end fails loudly, as it would on a GPU.
 pub(crate) struct Arena {
-    words: Vec<u64>,
+    base: *mut u8,
+    /// Pages in use.
     used: usize,
     allocations: Vec<Range<usize>>,
+    /// What lies around each allocation, up to the page that can't be touched.
+    pieces: Vec<Range<usize>>,
     rng: fastrand::Rng,
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new` with this size; nothing else points there.
+        unsafe { libc::munmap(self.base.cast(), MOST) };
+    }
 }
 
 impl HostMemory for Arena {
     fn bytes(&self, at: Address, len: usize) -> Option<&[u8]> {
-        let range = self.range(at, len)?;
-        Some(&bytemuck::cast_slice(&self.words)[range])
+        self.range(at, len).map(|r| self.slice(&r))
     }
 
     fn bytes_mut(&mut self, at: Address, len: usize) -> Option<&mut [u8]> {
-        let range = self.range(at, len)?;
-        Some(&mut bytemuck::cast_slice_mut(&mut self.words)[range])
+        self.range(at, len).map(|r| self.slice_mut(&r))
     }
 }
 
 impl Arena {
     pub(crate) fn new(seed: u64) -> Self {
-        let poison = u64::from(POISON) << 32 | u64::from(POISON);
-        Self { words: vec![poison; WORDS], used: 0, allocations: Vec::new(), rng: fastrand::Rng::with_seed(seed) }
+        // SAFETY: a new private mapping; the result is checked.
+        let base = unsafe {
+            let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+            libc::mmap(std::ptr::null_mut(), MOST, protection, flags, -1, 0)
+        };
+        assert_ne!(base, libc::MAP_FAILED, "no memory for the arena");
+        Self { base: base.cast(), used: 0, allocations: Vec::new(), pieces: Vec::new(), rng: fastrand::Rng::with_seed(seed) }
     }
 
-    fn base(&self) -> usize {
-        self.words.as_ptr() as usize
+    fn slice(&self, range: &Range<usize>) -> &[u8] {
+        // SAFETY: ranges lie within pieces, which are mapped, readable and initialised (by the kernel to zeros, by `room` to poison).
+        unsafe { std::slice::from_raw_parts(self.base.add(range.start), range.len()) }
+    }
+
+    fn slice_mut(&mut self, range: &Range<usize>) -> &mut [u8] {
+        // SAFETY: as above; the arena is borrowed for as long as the slice.
+        unsafe { std::slice::from_raw_parts_mut(self.base.add(range.start), range.len()) }
     }
 
     fn range(&self, at: Address, len: usize) -> Option<Range<usize>> {
-        let from = (at.0 as usize).checked_sub(self.base())?;
+        let from = (at.0 as usize).checked_sub(self.base as usize)?;
         let range = from..from.checked_add(len)?;
         self.allocations.iter().any(|a| a.start <= range.start && range.end <= a.end).then_some(range)
     }
 
-    /// Poisoned memory at a multiple of 16 that is no multiple of 32.
+    /// Poisoned memory at a multiple of 16 that is no multiple of 32, as near to the end of a page as that allows.
     pub(crate) fn room(&mut self, bytes: usize) -> Address {
-        let at = (self.base() + self.used + GAP).next_multiple_of(32) + 16 - self.base();
-        self.used = at + bytes;
-        assert!(self.used + GAP <= self.words.len() * 8, "the arena is too small for {bytes} bytes more");
-        self.allocations.push(at..self.used);
-        Address((self.base() + at) as u64)
+        let begin = self.used * PAGE;
+        let end = begin + (bytes + GAP + 32).next_multiple_of(PAGE);
+        assert!(end + PAGE <= MOST, "the arena is too small for {bytes} bytes more");
+        self.used = end / PAGE + 1;
+        let last = end - bytes;
+        let at = if last / 16 % 2 == 1 { last / 16 * 16 } else { last / 16 * 16 - 16 };
+        // SAFETY: the page is within the mapping and not used yet.
+        let protected = unsafe { libc::mprotect(self.base.add(end).cast(), PAGE, libc::PROT_NONE) };
+        assert_eq!(protected, 0, "the page behind an allocation can't be protected");
+        self.pieces.push(begin..end);
+        self.allocations.push(at..at + bytes);
+        self.slice_mut(&(begin..end)).chunks_exact_mut(4).for_each(|w| w.copy_from_slice(&POISON.to_le_bytes()));
+        Address(self.base as u64 + at as u64)
     }
 
     pub(crate) fn floats(&mut self, len: usize) -> Address {
@@ -220,12 +248,21 @@ impl Arena {
         Output { at: self.range(at, len * 2).expect("an output lies in an allocation"), half: true, tolerance }
     }
 
-    fn snapshot(&self) -> Vec<u64> {
-        self.words[..(self.used + GAP).div_ceil(8)].to_vec()
+    fn snapshot(&self) -> Vec<Vec<u8>> {
+        self.pieces.iter().map(|p| self.slice(p).to_vec()).collect()
     }
 
-    fn restore(&mut self, from: &[u64]) {
-        self.words[..from.len()].copy_from_slice(from);
+    fn restore(&mut self, from: &[Vec<u8>]) {
+        for (piece, bytes) in self.pieces.clone().iter().zip(from) {
+            self.slice_mut(piece).copy_from_slice(bytes);
+        }
+    }
+
+    /// The piece that a range lies in, and the range within it.
+    fn place(&self, range: &Range<usize>) -> (usize, Range<usize>) {
+        let i = self.pieces.iter().position(|p| p.contains(&range.start)).expect("a range lies in a piece");
+        let from = self.pieces[i].start;
+        (i, range.start - from..range.end - from)
     }
 
     /// What a kernel as C++ writes.
@@ -246,17 +283,16 @@ impl Arena {
         self.restore(&before);
         reference::run(K::NAME, kernel.shape(), bytemuck::bytes_of(kernel), self).unwrap_or_else(|e| panic!("{e}\n{kernel:?}"));
         let want = self.snapshot();
-        let difference = got.iter().zip(&backwards).position(|(a, b)| a != b);
-        assert_eq!(difference, None, "the result depends on the order of threads: {}", self.name(difference, kernel));
-        let (got, want): (&[u8], &[u8]) = (bytemuck::cast_slice(&got), bytemuck::cast_slice(&want));
-        let mut rest = got.to_vec();
+        self.same(&got, &backwards, "the result depends on the order of threads", kernel);
+        let mut rest = got.clone();
         for output in outputs {
             let width = if output.half { 2 } else { 4 };
             let value = |b: &[u8]| match width {
                 2 => half::f16::from_le_bytes([b[0], b[1]]).to_f32(),
                 _ => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
             };
-            let (g, w) = (&got[output.at.clone()], &want[output.at.clone()]);
+            let (piece, at) = self.place(&output.at);
+            let (g, w) = (&got[piece][at.clone()], &want[piece][at.clone()]);
             let finite = w.chunks_exact(width).map(value).filter(|w| w.is_finite());
             let allowed = output.tolerance * finite.map(f32::abs).fold(0.0, f32::max);
             for (i, (g, w)) in g.chunks_exact(width).zip(w.chunks_exact(width)).enumerate() {
@@ -264,16 +300,17 @@ impl Arena {
                 let close = (value(g) - value(w)).abs() <= allowed || (value(g).is_nan() && value(w).is_nan() && !poisoned);
                 assert!(g == w || close, "value {i}: {} instead of {} (may differ by {allowed})\n{kernel:?}", value(g), value(w));
             }
-            rest[output.at.clone()].copy_from_slice(w);
+            rest[piece][at].copy_from_slice(w);
         }
-        let difference = rest.chunks_exact(8).zip(want.chunks_exact(8)).position(|(a, b)| a != b);
-        assert_eq!(difference, None, "bytes that are not for it, or that must be exact: {}", self.name(difference, kernel));
+        self.same(&rest, &want, "bytes that are not for it, or that must be exact", kernel);
         self.restore(&before);
     }
 
-    fn name(&self, word: Option<usize>, kernel: &impl std::fmt::Debug) -> String {
-        let at = word.unwrap_or(0) * 8;
-        let place = self.allocations.iter().position(|a| a.start < at + 8 && at < a.end);
-        format!("byte {at}, allocation {place:?} of {:?}\n{kernel:?}", self.allocations)
+    fn same(&self, a: &[Vec<u8>], b: &[Vec<u8>], what: &str, kernel: &impl std::fmt::Debug) {
+        for (i, (a, b)) in a.iter().zip(b).enumerate() {
+            let difference = a.iter().zip(b).position(|(a, b)| a != b);
+            let at = difference.map(|d| (self.pieces[i].start + d).wrapping_sub(self.allocations[i].start) as isize);
+            assert_eq!(at, None, "{what}: a byte of allocation {i} of {} bytes\n{kernel:?}", self.allocations[i].len());
+        }
     }
 }

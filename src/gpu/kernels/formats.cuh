@@ -219,11 +219,13 @@ struct Nibbles256 {
     static DEVICE int column(int u, int r) { return 64 * (u >> 2) + 32 * r + 8 * (u & 3); }
     /// Scale and minimum of sub-block 2g + r from a block's first 16 bytes.
     static DEVICE void scale_min(const Word4& h, int u, int r, float& scale, float& offset) {
-        const int j = 2 * (u >> 2) + r, s = 8 * (j & 3);
+        // Both sub-blocks of the unit together: what does not depend on r is computed once.
+        const int s = 16 * (u >> 2 & 1);
         const uint32_t a = h.y >> s, b = h.z >> s, c = h.w >> s;
-        const uint32_t sc = j < 4 ? a & 63 : (c & 15) | (a >> 2 & 48), m = j < 4 ? b & 63 : (c >> 4 & 15) | (b >> 2 & 48);
-        scale = half_float((uint16_t)h.x) * (float)sc;
-        offset = -(half_float((uint16_t)(h.x >> 16)) * (float)m);
+        const uint32_t scales = u < 8 ? a & 0x3f3f : (c & 0x0f0f) | (a >> 2 & 0x3030);
+        const uint32_t mins = u < 8 ? b & 0x3f3f : (c >> 4 & 0x0f0f) | (b >> 2 & 0x3030);
+        scale = half_float((uint16_t)h.x) * byte_float(scales, r, 0);
+        offset = -(half_float((uint16_t)(h.x >> 16)) * byte_float(mins, r, 0));
     }
 };
 

@@ -34,11 +34,11 @@ extern "C" const char* rotary_host_entries() {
 }
 
 /// Size of a struct (`field` empty) or offset of a field; -1 for what there is not.
-extern "C" long rotary_host_layout(const char* type, const char* field) {
+extern "C" long long rotary_host_layout(const char* type, const char* field) {
 #define SIZE(Type) \
-    if (!strcmp(type, #Type) && !*field) return (long)sizeof(Type)
+    if (!strcmp(type, #Type) && !*field) return (long long)sizeof(Type)
 #define FIELD(Type, name) \
-    if (!strcmp(type, #Type) && !strcmp(field, #name)) return (long)offsetof(Type, name)
+    if (!strcmp(type, #Type) && !strcmp(field, #name)) return (long long)offsetof(Type, name)
     SIZE(Group);
     FIELD(Group, slot);
     FIELD(Group, begin);

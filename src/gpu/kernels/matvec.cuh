@@ -33,8 +33,13 @@ DEVICE void lane_blocks(const uint8_t* const (&row)[R], const float* x, size_t x
         }
 #pragma unroll
         for (int s = 0; s < STEPS; s++) {
-            const uint32_t u = first + LANES * s;
-            if (u >= units) break;
+            // A step beyond the end repeats the first and is left out of the sum: a branch around it would let the compiler move its loads behind
+            // the first step's arithmetic.
+            const bool in = s == 0 || first + LANES * s < units;
+            const uint32_t u = in ? first + LANES * s : first;
+            Few<float, R * T> part;
+#pragma unroll
+            for (int i = 0; i < R * T; i++) part[i] = s == 0 ? sum[i] : 0.0f;
 #pragma unroll
             for (int k = 0; k < F::RUNS; k++) {
                 float w[R][8];
@@ -49,10 +54,12 @@ DEVICE void lane_blocks(const uint8_t* const (&row)[R], const float* x, size_t x
 #pragma unroll
                     for (int r = 0; r < R; r++) {
 #pragma unroll
-                        for (int i = 0; i < 8; i++) sum[r * T + t] = fmaf(w[r][i], v[i], sum[r * T + t]);
+                        for (int i = 0; i < 8; i++) part[r * T + t] = fmaf(w[r][i], v[i], part[r * T + t]);
                     }
                 }
             }
+#pragma unroll
+            for (int i = 0; i < R * T; i++) sum[i] = s == 0 ? part[i] : in ? sum[i] + part[i] : sum[i];
         }
     }
 }
