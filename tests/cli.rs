@@ -89,6 +89,24 @@ fn contains_all(text: &str, parts: &[&str]) {
 }
 
 #[test]
+fn a_device_is_chosen_by_name_and_a_missing_gpu_is_said_with_the_remedy() {
+    let p = Program::new();
+    let say =
+        |device: &str| p.run(&["run", "demo", "--device", device, "-p", "Hello! What does a fox eat?", "--greedy", "-n", "12", "--quiet"]);
+    let (cpu, simulated) = (say("cpu"), say("simulated"));
+    assert_eq!((cpu.code, simulated.code), (0, 0), "{cpu:?} {simulated:?}");
+    assert_eq!(cpu.out, simulated.out, "the same words from the GPU's code, played by the CPU");
+    let plan = p.run(&["plan", "demo", "--device", "simulated", "--vram", "64MiB"]);
+    assert!(plan.out.contains("memory plan, on ") && plan.out.contains("of a budget of 64.0 MiB"), "{plan:?}");
+    let little = p.run(&["plan", "demo", "--device", "simulated", "--vram", "2MiB"]);
+    assert!(little.code == 4 && little.err.contains("raise --vram"), "{little:?}");
+    assert!(p.run(&["plan", "demo", "--device", "tpu"]).err.contains("auto, cpu, gpu or simulated"));
+    // Here is no GPU, or no code for one; where there is one this is the same as the CPU's.
+    let gpu = say("gpu");
+    assert!(gpu.code == 0 && gpu.out == cpu.out || gpu.code == 1 && gpu.err.contains("--device cpu"), "{gpu:?}");
+}
+
+#[test]
 fn no_file_is_told_with_what_there_is_instead() {
     let p = Program::new();
     contains_all(&p.refused(Path::new("missing-model"), 3), &["missing-model", "no such file", "demo", "pull"]);

@@ -3,14 +3,21 @@
 mod chat;
 
 use chat::{assistant, greedy, user, Chat, Turn};
-use rotary::events::{Event, FinishReason, LoadOptions, Message, ModelSource, Phase, TextKind};
+use rotary::events::{DeviceChoice, Event, FinishReason, LoadOptions, Message, MissChoice, ModelSource, Phase, TextKind};
 use rotary::gguf::write::Writer;
 use rotary::gguf::Gguf;
 
 /// A small model of the Qwen3.5 family, most of whose layers have a state that can't be cut.
 fn hybrid() -> Chat {
+    hybrid_on(DeviceChoice::Cpu)
+}
+
+/// The same on a device. All its experts have slots, and what is read in whatever chunks is computed in one way.
+fn hybrid_on(device: DeviceChoice) -> Chat {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/q35-strict/model.gguf");
-    Chat::open(ModelSource::Path(path), LoadOptions { context: Some(2048), threads: Some(2), kv_f32: true, ..LoadOptions::default() })
+    let options =
+        LoadOptions { context: Some(2048), threads: Some(2), kv_f32: true, device, miss: MissChoice::Gpu, ..LoadOptions::default() };
+    Chat::open(ModelSource::Path(path), options)
 }
 
 /// Prompt tokens that the records of the steps since the last call say were read.
@@ -23,7 +30,12 @@ const OPENING: usize = 16;
 
 #[test]
 fn a_recurrent_model_asked_again_reads_the_generation_prompt_and_nothing_else() {
-    let mut chat = hybrid();
+    for device in [DeviceChoice::Cpu, DeviceChoice::Simulated] {
+        asked_again(hybrid_on(device));
+    }
+}
+
+fn asked_again(mut chat: Chat) {
     let question = || vec![user("What is the capital of France? Think of a large city at a river, and of its tower.")];
     let first = chat.ask(question(), greedy(20));
     assert_eq!(read(&mut chat), first.stats.prompt_tokens);
