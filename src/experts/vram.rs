@@ -81,6 +81,12 @@ pub fn overhead(layers: usize, experts: usize, top_k: usize, hidden: usize, ff: 
     SPARE as u64 * largest_slot + 4 * (floats + layers * experts + 16 * pairs) as u64 + (1 << 20)
 }
 
+/// Bytes of page-locked memory for staging, within `budget` ([`pin_budget`]).
+#[must_use]
+pub fn staging_bytes(largest_slot: u64, budget: u64) -> u64 {
+    (staging::MOST as u64 * largest_slot).min(budget)
+}
+
 /// Spare slots, in two halves.
 struct Spare {
     memory: Memory,

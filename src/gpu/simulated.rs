@@ -69,6 +69,9 @@ pub struct Faults {
     pub pinned: Option<u64>,
 }
 
+/// What it is called, so that nobody takes its speed for a GPU's.
+pub const NAME: &str = "simulated";
+
 /// How a simulated device is made.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
@@ -149,7 +152,7 @@ impl Simulated {
     /// A device with empty memory.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let facts = Facts { name: "simulated".into(), capability: 0, memory: options.memory, processors: 1 };
+        let facts = Facts { name: NAME.into(), capability: 0, memory: options.memory, processors: 1 };
         Self { facts: Arc::new(facts), shared: Arc::new(Shared(Mutex::new(State::new(options)))) }
     }
 

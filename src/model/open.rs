@@ -108,7 +108,9 @@ fn planned(
     let needs = needs(gguf, config, options.kv_f32);
     let Some(device) = device else { return Ok(budget::plan(&needs, &wish)?) };
     let needs = on_device(gguf, config, needs);
-    let pinned = vram::pin_budget(crate::kernels::memory::total());
+    let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0);
+    let staging = vram::staging_bytes(largest, vram::pin_budget(crate::kernels::memory::total()));
+    let pinned = staging + DeviceDecoder::pinned_bytes(config, (CHUNK as usize).min(config.context));
     let room = DeviceRoom { name: device.facts().name.clone(), free: device.free()?, budget: options.vram, pinned };
     Ok(budget::plan_on_device(&needs, &wish, &room)?)
 }

@@ -62,6 +62,10 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
     match (&state.engine, &state.card) {
         (EngineState::Ready | EngineState::Gone, Some(card)) => {
             let toy = if card.toy { "TOY " } else { "" };
+            // Its speed is not that of any GPU.
+            if card.plan.device.as_deref() == Some(crate::gpu::simulated::NAME) {
+                add("", "SIMULATED GPU".into(), Face::Error, 0);
+            }
             // The name stands over the chat as well; the numbers stand here only.
             add("", format!("{toy}{}", super::sanitize::line(&card.name, (width / 5).clamp(12, 28))), Face::Accent, 0);
         }

@@ -10,7 +10,7 @@ use crate::kernels::Pool;
 use std::sync::{Mutex, PoisonError};
 
 /// Most buffers; more would only let the host run further ahead.
-const MOST: usize = 32;
+pub(super) const MOST: usize = 32;
 /// A copy is cut into pieces of this size for the pool.
 const PIECE: usize = 256 * 1024;
 

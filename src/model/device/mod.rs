@@ -137,6 +137,12 @@ impl DeviceDecoder {
         Widths::of(config, chunk).bytes()
     }
 
+    /// Bytes of page-locked host memory beside them.
+    #[must_use]
+    pub fn pinned_bytes(config: &ModelConfig, chunk: usize) -> u64 {
+        Widths::of(config, chunk).pinned_bytes()
+    }
+
     /// Most tokens of a pass.
     #[must_use]
     pub fn chunk(&self) -> usize {

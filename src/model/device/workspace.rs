@@ -72,6 +72,18 @@ impl Widths {
             .map(|values| (values * 4).next_multiple_of(ALIGN))
     }
 
+    /// Where the parts of the page-locked memory begin, after what goes up: what comes down in each layer, logits, flags.
+    fn pinned_parts(&self) -> (usize, usize, usize) {
+        let routed = Sent::of(self, self.chunk).end.next_multiple_of(ALIGN);
+        let logits = (routed + Routed::of(self, self.chunk).end).next_multiple_of(ALIGN);
+        (routed, logits, logits + HEAD_ROWS * self.vocab * 4)
+    }
+
+    /// Bytes of page-locked host memory of a workspace.
+    pub(crate) fn pinned_bytes(&self) -> u64 {
+        (self.pinned_parts().2 + 8 * self.layers) as u64
+    }
+
     /// Bytes of device memory that a workspace of these widths takes.
     pub(crate) fn bytes(&self) -> u64 {
         (Sent::of(self, self.chunk).end + Routed::of(self, self.chunk).end + self.buffers().iter().sum::<usize>() + 2 * ALIGN) as u64
@@ -142,10 +154,8 @@ impl Workspace {
         };
         let (sent, routed) = (take(sent_bytes), take(routed_bytes));
         let [wide, middle, heads, partial, scores, slots, logits, flags] = widths.buffers().map(take);
-        let routed_at = sent_bytes.next_multiple_of(ALIGN);
-        let logits_at = (routed_at + routed_bytes).next_multiple_of(ALIGN);
-        let flags_at = logits_at + HEAD_ROWS * widths.vocab * 4;
-        let pinned = device.pinned(flags_at + 8 * widths.layers)?;
+        let (routed_at, logits_at, flags_at) = widths.pinned_parts();
+        let pinned = device.pinned(widths.pinned_bytes() as usize)?;
         let scores = Rows { at: scores, stride: widths.experts };
         Ok(Self {
             widths,
