@@ -37,6 +37,8 @@ Examples:
   cat notes.txt | rotary run demo -p -    the same, the prompt from standard input
   rotary inspect model.gguf --ram 8GiB    what is in the file, and the memory plan
   rotary bench model.gguf --repeat 3      tokens per second, hit rate, time split
+  rotary simulate talk.rotary --profile rtx-4060-laptop
+                                          what other slots, policies and machines would do
 
 MODEL is the path of a GGUF file (the first one of a split set), the name of a downloaded
 model, or `demo`, the toy that is embedded in this program.
@@ -76,7 +78,7 @@ pub struct App {
     /// Colours: dark, light, safe (colour-blind), ember, sixteen, mono, or a theme of your own
     #[arg(long, value_name = "NAME")]
     pub theme: Option<String>,
-    /// Record the session (text, routing, times) into a file for `rotary replay`
+    /// Record the session (text, routing, times) into a file for `rotary replay`; routing alone if it ends in .csv
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Draw with ASCII characters only
@@ -105,7 +107,9 @@ enum Verb {
     Record(RecordArgs),
     /// Play a recorded session or a routing trace in the app, with no model
     Replay(report::replay::ReplayArgs),
-    /// What other policies and slot counts would have made of recorded routing
+    /// Write the routing of a trace in the other format
+    Convert(report::convert::ConvertArgs),
+    /// What other policies, slot counts and machines would have made of recorded routing
     Simulate(report::simulate::SimulateArgs),
     /// Say what this machine, terminal and configuration offer, and what is wrong with them
     Doctor(report::doctor::DoctorArgs),
@@ -155,7 +159,7 @@ struct CheckArgs {
 /// Arguments of `rotary record`.
 #[derive(Debug, Args)]
 struct RecordArgs {
-    /// File to record into; it must not exist
+    /// File to record into, routing alone if it ends in .csv; it must not exist
     file: PathBuf,
     #[command(flatten)]
     run: report::run::RunArgs,
@@ -362,6 +366,7 @@ fn dispatch(cli: Cli) -> eyre::Result<ExitCode> {
         Some(Verb::Inspect(args)) => inspect(&args),
         Some(Verb::Pull(args)) => pull(&args),
         Some(Verb::Check(args)) => check(&args),
+        Some(Verb::Convert(args)) => report::convert::run(&args),
         Some(Verb::Simulate(args)) => report::simulate::run(&args),
         Some(Verb::Replay(args)) => replay(&args),
     }
@@ -476,10 +481,13 @@ fn app(args: &App) -> eyre::Result<ExitCode> {
 
 /// Start a recording.
 pub fn recorder(path: &Path) -> Result<Recorder, Failure> {
-    Recorder::create(path).map_err(|e| {
-        let remedy = if e.kind() == io::ErrorKind::AlreadyExists { "; nothing is overwritten, choose another name" } else { "" };
-        Failure::usage(format!("{}: the recording can't be written: {e}{remedy}", path.display()))
-    })
+    Recorder::create(path).map_err(|e| cant_record(path, &e))
+}
+
+/// A new file that can't be made.
+pub(crate) fn cant_record(path: &Path, e: &io::Error) -> Failure {
+    let remedy = if e.kind() == io::ErrorKind::AlreadyExists { "; nothing is overwritten, choose another name" } else { "" };
+    Failure::usage(format!("{}: the file can't be written: {e}{remedy}", path.display()))
 }
 
 /// The configuration, its problems told on standard error.

@@ -110,6 +110,12 @@ impl Folders {
         self.config.join("themes")
     }
 
+    /// The user's own machine profiles.
+    #[must_use]
+    pub fn profiles(&self) -> PathBuf {
+        self.config.join("profiles")
+    }
+
     /// The saved chats.
     #[must_use]
     pub fn chats(&self) -> PathBuf {

@@ -231,6 +231,9 @@ pub struct Plan {
     pub budget: Option<u64>,
     /// Weights that every token uses.
     pub trunk: u64,
+    /// The part of `trunk` of which a token reads one row only: embeddings that are not the head as well.
+    #[serde(default)]
+    pub looked_up: u64,
     /// Keys, values and recurrent state at the granted context.
     pub cache: u64,
     /// Activations, logits and the process itself.

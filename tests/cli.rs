@@ -384,6 +384,168 @@ fn a_session_is_recorded_once_and_can_be_looked_into() {
 }
 
 #[test]
+fn routing_goes_from_one_trace_format_into_the_other_and_back() {
+    let p = Program::new();
+    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traces/gpt-oss-120b.rotary");
+    let path = |name: &str| p.home.path().join(name).to_str().unwrap().to_owned();
+    let (csv, session, again) = (path("a.csv"), path("b.rotary"), path("c.csv"));
+    for (from, to) in [(real, &csv), (&csv, &session), (&session, &again)] {
+        let o = p.run(&["convert", from, to]);
+        assert_eq!((o.code, o.out.as_str(), o.err.as_str()), (0, "", ""), "{from} to {to}");
+    }
+    let text = std::fs::read_to_string(&csv).unwrap();
+    assert!(text.starts_with("# route_trace v1\n") && text == std::fs::read_to_string(&again).unwrap(), "nothing is lost on the way");
+    let table = |file: &str| {
+        let o = p.run(&["simulate", file, "--slots", "16,64", "--format", "csv"]);
+        assert_eq!(o.code, 0, "{o:?}");
+        o.out.lines().map(|l| l.split_once(',').unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    let wanted = table(real);
+    assert_eq!(wanted.len(), 11);
+    assert!([&csv, &session, &again].into_iter().all(|f| table(f) == wanted));
+    let o = p.run(&["convert", real, &csv]);
+    assert_eq!(o.code, 2, "nothing is overwritten: {o:?}");
+    contains_all(&o.err, &["a.csv", "another name"]);
+    let o = p.run(&["convert", p.file("x.csv", b"no trace").to_str().unwrap(), &path("d.csv")]);
+    assert_eq!((o.code, p.home.path().join("d.csv").exists()), (2, false), "{o:?}");
+    contains_all(&o.err, &["x.csv", "neither a recorded session nor a route_trace v1 CSV"]);
+}
+
+#[test]
+fn a_trace_whose_name_ends_in_csv_holds_the_routing_and_no_words() {
+    let p = Program::new();
+    let path = |name: &str| p.home.path().join(name).to_str().unwrap().to_owned();
+    for file in [path("talk.csv"), path("talk.rotary")] {
+        let o = p.run(&["run", "demo", "-p", "Hello!", "-n", "24", "--greedy", "--quiet", "--slots", "9", "--trace", &file]);
+        assert_eq!(o.code, 0, "{o:?}");
+    }
+    let o = p.run(&["simulate", "--diff", &path("talk.csv"), &path("talk.rotary"), "--format", "json"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    let d: serde_json::Value = serde_json::from_str(&o.out).unwrap();
+    assert_eq!(d[0]["a"]["hit_rate"], d[0]["b"]["hit_rate"], "both say what happened");
+    assert!(
+        d[0]["a"]["hit_rate"].as_f64().unwrap() > 0.0
+            && d[0]["experts"].as_array().unwrap().iter().all(|e| e["misses"][0] == e["misses"][1])
+    );
+    // What the scheduler does with the recorded routing is what it did when it was recorded.
+    let o = p.run(&["simulate", &path("talk.rotary"), "--diff", "recorded", "rotary@9", "--format", "json"]);
+    let d: serde_json::Value = serde_json::from_str(&o.out).unwrap();
+    assert_eq!(d[0]["a"]["hit_rate"], d[0]["b"]["hit_rate"], "{}", o.out);
+    assert!(d[0]["a"]["measured_tokens_per_second"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_recording_that_is_killed_is_readable_and_can_be_simulated() {
+    let p = Program::new();
+    let file = p.home.path().join("killed.rotary");
+    let path = file.to_str().unwrap();
+    let args = ["run", "demo", "-p", "Tell me a story.", "--json", "--temperature", "2", "--seed", "3", "--trace", path];
+    let mut child = p.command(&args).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|l| l.contains("\"event\":\"text\"")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let o = p.run(&["replay", "--summary", path]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["recorded session", "6 layers x 32"]);
+    // Cut further, at some borders and inside of frames.
+    let whole = std::fs::read(&file).unwrap();
+    for part in [whole.len() - 1, whole.len() * 3 / 4, 100] {
+        let cut = p.file("cut.rotary", &whole[..part]);
+        let o = p.run(&["replay", "--summary", cut.to_str().unwrap()]);
+        assert_eq!(o.code, 0, "{part}: {o:?}");
+        contains_all(&o.out, &["cut at byte", "the recording was not finished"]);
+    }
+    let o = p.run(&["simulate", p.file("head.rotary", &whole[..12]).to_str().unwrap()]);
+    assert_eq!(o.code, 2, "{o:?}");
+    contains_all(&o.err, &["head.rotary", "cut within its header"]);
+}
+
+#[test]
+fn simulate_estimates_for_a_named_machine_and_draws() {
+    let p = Program::new();
+    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traces/qwen3-30b-a3b.rotary");
+    let args = ["simulate", real, "--slots", "8..128:8", "--policy", "all", "--profile", "rtx-4060-laptop"];
+    let o: Outcome = p.command(&args).env("LC_ALL", "C.UTF-8").env_remove("NO_COLOR").output().unwrap().into();
+    assert_eq!((o.code, o.err.as_str()), (0, ""), "{o:?}");
+    contains_all(&o.out, &["hit rate, %", "tokens/s, estimated for RTX 4060 Laptop", "● rotary", "◆ belady", "more than fits"]);
+    assert!(!o.out.contains('\x1b'), "no colours in a pipe");
+    for (name, value, flag) in [("LC_ALL", "C", None), ("NO_COLOR", "1", None), ("LC_ALL", "C.UTF-8", Some("--ascii"))] {
+        let mut c = p.command(&args);
+        let o: Outcome = c.env("LC_ALL", "C.UTF-8").env(name, value).args(flag).output().unwrap().into();
+        assert!(o.out.is_ascii() && o.out.contains("R rotary"), "{name}={value}: {}", o.out);
+    }
+    let o = p.run(&[&args[..], &["--format", "json"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&o.out).unwrap();
+    let row = &json[0]["table"][0];
+    assert!(row["estimate"]["tokens_per_second"].as_f64().unwrap() > 1.0 && row["policy"] == "rotary", "{row}");
+}
+
+#[test]
+fn machine_profiles_are_found_by_name_and_path_and_mistakes_in_them_are_told() {
+    let p = Program::new();
+    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traces/gpt-oss-120b.rotary");
+    let good =
+        "schema = 1\nname = \"mine\"\nmisses = \"host\"\n[bandwidth]\nvram = 100\npcie = 10\nhost = 20\n[cost]\nstep = 0\njoin = 0\n";
+    std::fs::create_dir_all(p.home.path().join("rotary/profiles")).unwrap();
+    let file = p.file("rotary/profiles/mine.toml", good.as_bytes());
+    for name in ["mine", file.to_str().unwrap()] {
+        let o = p.run(&["simulate", real, "--profile", name]);
+        assert_eq!(o.code, 0, "{o:?}");
+        contains_all(&o.out, &["tokens/s, estimated for mine"]);
+    }
+    let o = p.run(&["simulate", real, "--profile", "h100"]);
+    assert_eq!(o.code, 2, "{o:?}");
+    contains_all(&o.err, &["\"h100\"", "rtx-4060-laptop", "mine", "bench --profile"]);
+    p.file("rotary/profiles/mine.toml", good.replace("pcie = 10", "pcie = nan").as_bytes());
+    let o = p.run(&["simulate", real, "--profile", "mine"]);
+    assert_eq!(o.code, 2, "{o:?}");
+    contains_all(&o.err, &["mine.toml:6: bandwidth.pcie: NaN can't be meant; write a number of GB/s"]);
+    let o = p.run(&["simulate", real, "--misses", "host"]);
+    assert_eq!(o.code, 2, "{o:?}");
+}
+
+#[test]
+fn differences_are_told_for_people_and_programs() {
+    let p = Program::new();
+    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traces/gpt-oss-120b.rotary");
+    let o = p.run(&["simulate", real, "--diff", "slots=32", "lru@48", "--profile", "rtx-4060-laptop"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["A  rotary, 32 slots", "B  lru, 48 slots", "B - A", "tokens/s, estimated", "experts that differ most"]);
+    let o = p.run(&["simulate", real, "--diff", "lru@16", "belady@16", "--format", "csv"]);
+    assert_eq!(o.out.lines().filter(|l| l.contains("\",layer,")).count(), 36);
+    for (args, says) in [
+        (vec!["simulate", "--diff", "lru", "lfu"], "give the trace"),
+        (vec!["simulate", real, "--diff", "lru", "clock"], "clock"),
+        (vec!["simulate", real, "--diff", "lru"], "--diff"),
+        (vec!["simulate", real, "--diff", "lru@500", "lru"], "500 slots"),
+        (vec!["simulate"], "FILE"),
+    ] {
+        let o = p.run(&args);
+        assert_eq!(o.code, 2, "{args:?}: {o:?}");
+        assert!(o.err.contains(says), "{args:?}: {}", o.err);
+    }
+}
+
+#[test]
+fn a_bench_is_recorded_with_its_times_and_a_profile_is_never_overwritten() {
+    let p = Program::new();
+    let file = p.home.path().join("bench.rotary");
+    let file = file.to_str().unwrap();
+    let o = p.run(&["bench", "demo", "--prompt", "16", "--gen", "8", "--repeat", "1", "--slots", "8", "--trace", file]);
+    assert_eq!(o.code, 0, "{o:?}");
+    let o = p.run(&["simulate", file, "--diff", "recorded", "rotary@8"]);
+    contains_all(&o.out, &["recorded, 8 slots", "tokens/s, measured, median step"]);
+    let profile = p.file("mine.toml", b"mine");
+    let o = p.run(&["bench", "--profile", profile.to_str().unwrap()]);
+    assert_eq!((o.code, std::fs::read(&profile).unwrap().as_slice()), (2, &b"mine"[..]), "{o:?}");
+    contains_all(&o.err, &["mine.toml", "nothing is overwritten", "measure again"]);
+    let o = p.run(&["bench", "--profile", "demo"]);
+    assert_eq!(o.code, 2, "{o:?}");
+    contains_all(&o.err, &[".toml"]);
+}
+
+#[test]
 fn a_reference_that_is_none_is_an_input_error() {
     let p = Program::new();
     let file = p.file("ref.npz", b"not an archive");

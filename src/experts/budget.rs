@@ -27,6 +27,8 @@ const LEAST_CONTEXT: usize = 512;
 pub struct Needs {
     /// Bytes of weights that every token uses.
     pub trunk: u64,
+    /// The part of them that is only looked up, see [`Plan::looked_up`].
+    pub looked_up: u64,
     /// Bytes of keys and values per token of context.
     pub cache_per_token: u64,
     /// Bytes of recurrent states and their copies, whatever the context.
@@ -228,6 +230,7 @@ fn fit(needs: &Needs, wish: &Wish, place: &Place) -> Result<Plan, BudgetError> {
     Ok(Plan {
         budget: place.given,
         trunk: needs.trunk,
+        looked_up: needs.looked_up,
         cache,
         buffers,
         slots: slot_step * slots as u64,
@@ -269,6 +272,7 @@ mod tests {
     fn needs() -> Needs {
         Needs {
             trunk: 530 * MIB,
+            looked_up: 0,
             cache_per_token: 16 << 10,
             states: 0,
             buffers: 60 * MIB,

@@ -42,7 +42,7 @@ pub(super) const TYPES: [GgmlType; 25] = {
 };
 
 /// `values` random weights: any bits as quants, scales of moderate size.
-pub(super) fn random_weights(ty: GgmlType, values: usize, rng: &mut fastrand::Rng) -> Vec<u8> {
+pub(crate) fn random_weights(ty: GgmlType, values: usize, rng: &mut fastrand::Rng) -> Vec<u8> {
     use GgmlType as T;
     let mut bytes = vec![0u8; values / ty.block_elems() * ty.block_bytes()];
     let scales: &[usize] = match ty {

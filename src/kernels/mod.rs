@@ -21,6 +21,7 @@ mod x86;
 
 pub use activations::Activations;
 pub use bench::bench;
+pub(crate) use bench::random_weights;
 pub use pool::Pool;
 pub use product::{matmul, Job};
 

@@ -155,8 +155,11 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
     let dense = if config.experts == 0 { 3 * config.dense_ff } else { 0 };
     let row = 8 * config.hidden + attention.max(delta) + config.top_k * (2 * config.hidden + 3 * config.expert_ff) + dense;
     let states = config.hybrid.as_ref().map_or(0, |h| h.state_bytes() * (1 + h.snapshots() as u64));
+    let head = gguf.tensors().any(|t| t.name == "output.weight");
+    let table = gguf.tensors().find(|t| t.name == "token_embd.weight").filter(|_| head);
     Needs {
         trunk,
+        looked_up: table.map_or(0, |t| t.size() as u64),
         cache_per_token: config.cache_bytes_per_token(kv_f32),
         buffers: row as u64 * 4 * CHUNK.min(config.context as u64) + config.vocab as u64 * 4 * 3,
         states,

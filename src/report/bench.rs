@@ -5,16 +5,18 @@
 //! usually hit more.
 
 use super::{plan, size};
-use crate::cli::{configuration, find_model, Failure, Load};
+use crate::cli::{configuration, find_model, recorder, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
-use crate::events::{Phase, StepRecord, StepTime};
-use crate::gguf::GgmlType;
+use crate::events::{Event, ModelCard, Phase, Sampling, StepRecord, StepTime};
+use crate::gguf::{GgmlType, Gguf};
 use crate::kernels;
 use crate::model::Logits;
+use crate::trace::record::Recorder;
 use clap::Args;
 use color_eyre::eyre;
 use serde::Serialize;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -22,7 +24,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Path, downloaded name, or demo
-    #[arg(required_unless_present = "kernels")]
+    #[arg(required_unless_present_any = ["kernels", "profile"])]
     model: Option<String>,
     /// No model: GB/s and GMAC/s of the CPU's matrix products, type by type
     #[arg(long, conflicts_with = "model")]
@@ -30,6 +32,13 @@ pub struct BenchArgs {
     /// With --kernels: only these types, such as q4_K,iq4_xs
     #[arg(long, value_name = "TYPE,…", value_delimiter = ',', requires = "kernels", value_parser = weight_type)]
     types: Vec<GgmlType>,
+    /// No model: measure this machine and write its profile for `rotary simulate` [default: profiles/this-machine.toml
+    /// in the configuration folder]
+    #[arg(long, value_name = "FILE.toml", num_args = 0..=1, conflicts_with_all = ["model", "kernels"])]
+    profile: Option<Option<PathBuf>>,
+    /// Record routing and times of all steps into a file, for `rotary simulate`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernels", "profile"])]
+    trace: Option<PathBuf>,
     /// Tokens of the prompt
     #[arg(long, value_name = "N", default_value_t = 128)]
     prompt: usize,
@@ -122,6 +131,9 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
         kernels::bench(&pool, &args.types, Duration::from_millis(300), &mut std::io::stdout())?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(file) = &args.profile {
+        return super::machine::run(file.as_deref(), args.load.options(&config).threads, args.json);
+    }
     let name = args.model.clone().unwrap_or_default();
     let source = find_model(&name, &config)?;
     let gguf = open::map(&source).map_err(Failure::from)?;
@@ -137,7 +149,14 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
         write!(out, "{}\n{}", model.device, plan::table(&model.plan))?;
         out.flush()?;
     }
-    let figures = measure(args, model).map_err(Failure::from)?;
+    let mut recorder = args.trace.as_deref().map(recorder).transpose()?;
+    if let Some(r) = &mut recorder {
+        r.event(&Event::Ready { card: Box::new(card(&gguf, &name, &model)) });
+    }
+    let figures = measure(args, model, recorder.as_mut()).map_err(Failure::from)?;
+    if let (Some(r), Some(file)) = (recorder, &args.trace) {
+        r.finish().map_err(|e| Failure::failed(format!("{}: the recording is not whole: {e}", file.display())))?;
+    }
     let mut out = std::io::stdout().lock();
     if args.json {
         serde_json::to_writer(&mut out, &figures)?;
@@ -148,10 +167,42 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(args: &BenchArgs, model: open::Bare) -> Result<Figures, EngineError> {
+/// What a recording has to know of the model.
+fn card(gguf: &Gguf, name: &str, model: &open::Bare) -> ModelCard {
+    ModelCard {
+        name: crate::gguf::shown(name),
+        arch: gguf.arch().map(crate::gguf::shown).unwrap_or_default(),
+        toy: name == "demo",
+        layers: model.expert_bytes.len(),
+        experts: model.config.experts,
+        top_k: model.config.top_k,
+        vocab: model.config.vocab,
+        context: model.plan.context,
+        expert_bytes: model.expert_bytes.clone(),
+        plan: model.plan.clone(),
+        sampling: Sampling::default(),
+        can_think: false,
+        template_fallback: false,
+        device: model.device.clone(),
+    }
+}
+
+fn measure(args: &BenchArgs, model: open::Bare, mut recorder: Option<&mut Recorder>) -> Result<Figures, EngineError> {
     let open::Bare { mut runtime, config, device, watched, .. } = model;
     let launched = || watched.as_ref().map_or(0, |w| w.device.launches());
     let mut launches = 0;
+    let mut steps = 0;
+    let mut note = |record: &mut StepRecord, position: usize, took: Duration| {
+        let Some(r) = &mut recorder else { return };
+        let t = &mut record.time;
+        t.total_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        t.trunk_us = t.total_us.saturating_sub(t.hits_us.saturating_add(t.misses_us).saturating_add(t.upload_us));
+        record.step = steps;
+        record.position = position as u32;
+        record.context_used = position as u32 + record.tokens;
+        steps += 1;
+        r.step(record);
+    };
     let mut rng = fastrand::Rng::with_seed(0x726f_7461_7279);
     let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.u32(..config.vocab.max(1) as u32)).collect() };
     let (mut pp, mut tg) = (Vec::new(), Vec::new());
@@ -167,7 +218,9 @@ fn measure(args: &BenchArgs, model: open::Bare) -> Result<Figures, EngineError> 
             let logits = if i + 1 == chunks.len() { Logits::Last } else { Logits::None };
             record.phase = Phase::Prefill;
             record.time = StepTime::default();
+            let (position, step) = (runtime.len(), Instant::now());
             runtime.step(chunk, logits, &|| false, &mut record)?;
+            note(&mut record, position, step.elapsed());
         }
         let prompt_s = begin.elapsed().as_secs_f64();
         let (begin, before) = (Instant::now(), launched());
@@ -175,7 +228,9 @@ fn measure(args: &BenchArgs, model: open::Bare) -> Result<Figures, EngineError> 
             let step = Instant::now();
             record.phase = Phase::Decode;
             record.time = StepTime::default();
+            let position = runtime.len();
             runtime.step(&[id], Logits::Last, &|| false, &mut record)?;
+            let took = step.elapsed();
             if counts {
                 let (h, r) = record.hits_and_routed();
                 hits += h;
@@ -184,11 +239,12 @@ fn measure(args: &BenchArgs, model: open::Bare) -> Result<Figures, EngineError> 
                 uploaded += record.bytes_uploaded;
                 let t = record.time;
                 let experts = u64::from(t.hits_us) + u64::from(t.misses_us) + u64::from(t.upload_us);
-                time[0] += (step.elapsed().as_micros() as u64).saturating_sub(experts);
+                time[0] += (took.as_micros() as u64).saturating_sub(experts);
                 time[1] += u64::from(t.hits_us);
                 time[2] += u64::from(t.misses_us);
                 time[3] += u64::from(t.upload_us);
             }
+            note(&mut record, position, took);
         }
         if counts {
             launches += launched() - before;

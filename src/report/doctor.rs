@@ -114,7 +114,7 @@ fn gpus() -> Vec<Finding> {
 }
 
 /// Bytes per second that all threads together read from memory: the bound of every generated token.
-fn read_speed(pool: &Pool, available: u64) -> f64 {
+pub(super) fn read_speed(pool: &Pool, available: u64) -> f64 {
     // Larger than any cache of the machines that matter, small against what is available.
     let words = ((256u64 << 20).min(available / 4) / 8) as usize;
     let data: Vec<u64> = (0..words as u64).collect();

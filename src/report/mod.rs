@@ -2,8 +2,12 @@
 
 pub mod bench;
 pub mod check;
+pub mod convert;
+pub mod curves;
+pub mod diff;
 pub mod doctor;
 pub mod inspect;
+pub mod machine;
 pub mod plan;
 #[cfg(feature = "hub")]
 pub mod pull;

@@ -44,7 +44,7 @@ pub struct RunArgs {
     draw: Draw,
     #[command(flatten)]
     load: Load,
-    /// Record the session (text, routing, times) into a file for `rotary replay`
+    /// Record the session (text, routing, times) into a file for `rotary replay`; routing alone if it ends in .csv
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// One JSON object per line for every event and step

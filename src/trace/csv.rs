@@ -1,14 +1,14 @@
 //! `route_trace v1`: a CSV of expert routing, as the project BigMoeOnEdge publishes it.
 //!
-//! Lines with `#` describe the model (`model=`, `arch=`, `n_layer=`, `n_expert=`, `n_expert_used=`) and each layer
-//! (`layer=`, `expert_bytes=`, `dense_bytes=`). Then a header row and one row per routed expert:
+//! Lines with `#` describe the model (`model=`, `arch=`, `n_layer=`, `n_expert=`, `n_expert_used=`, and ours: `trunk_bytes=`) and
+//! each layer (`layer=`, `expert_bytes=`, `dense_bytes=`). Then a header row and one row per routed expert:
 //! `turn,phase,step,layer,slot,expert,weight,residency,expert_bytes`, with phase 0 for the prompt and 1 for generation;
 //! `slot` is the rank within the chosen experts, not a slot of ours. Steps are single tokens.
 //!
 //! The reader trusts nothing: lines, ids and counts are checked, and an error names line and column.
 
 use super::routes::{Routes, RoutesHead, RoutesStep, MAX_EXPERTS, MAX_LAYERS};
-use crate::events::{Outcome, Phase, RoutedExpert};
+use crate::events::{Event, Outcome, Phase, RoutedExpert, StepRecord};
 use std::io::{BufRead, Read, Write};
 
 /// The first line.
@@ -142,6 +142,7 @@ fn comment_line(head: &mut RoutesHead, comment: &str, line: usize) -> Result<(),
             "n_layer" => head.layers = number("n_layer", value, MAX_LAYERS as u64)? as usize,
             "n_expert" => head.experts = number("n_expert", value, MAX_EXPERTS as u64)? as usize,
             "n_expert_used" => head.top_k = number("n_expert_used", value, MAX_EXPERTS as u64)? as usize,
+            "trunk_bytes" => head.trunk_bytes = number("trunk_bytes", value, 1 << 50)?,
             "layer" => layer = Some(number("layer", value, (MAX_LAYERS - 1) as u64)? as usize),
             "expert_bytes" | "dense_bytes" => {
                 let Some(layer) = layer.filter(|l| *l < head.layers) else {
@@ -278,12 +279,20 @@ fn clip(text: &str) -> String {
 /// # Errors
 /// When the output can't be written.
 pub fn write(mut out: impl Write, routes: &Routes) -> std::io::Result<()> {
-    let head = &routes.head;
-    let word = |s: &str| clean(s).split_whitespace().collect::<Vec<_>>().join("_");
     writeln!(out, "{MAGIC}")?;
+    write_head(&mut out, &routes.head)?;
+    for (i, step) in routes.steps().iter().enumerate() {
+        write_step(&mut out, &routes.head, step, |layer| routes.tick(i, layer))?;
+    }
+    Ok(())
+}
+
+fn write_head(out: &mut impl Write, head: &RoutesHead) -> std::io::Result<()> {
+    let word = |s: &str| clean(s).split_whitespace().collect::<Vec<_>>().join("_");
+    let trunk = if head.trunk_bytes > 0 { format!(" trunk_bytes={}", head.trunk_bytes) } else { String::new() };
     writeln!(
         out,
-        "# model={} arch={} n_layer={} n_expert={} n_expert_used={}",
+        "# model={} arch={} n_layer={} n_expert={} n_expert_used={}{trunk}",
         word(&head.model),
         word(&head.arch),
         head.layers,
@@ -291,21 +300,86 @@ pub fn write(mut out: impl Write, routes: &Routes) -> std::io::Result<()> {
         head.top_k
     )?;
     for layer in 0..head.layers.min(head.expert_bytes.len().max(head.dense_bytes.len())) {
-        let dense = head.dense_bytes.get(layer).copied().unwrap_or(0);
-        writeln!(out, "# layer={layer} expert_bytes={} dense_bytes={dense}", routes.expert_bytes(layer))?;
+        let bytes = |list: &[u64]| list.get(layer).copied().unwrap_or(0);
+        writeln!(out, "# layer={layer} expert_bytes={} dense_bytes={}", bytes(&head.expert_bytes), bytes(&head.dense_bytes))?;
     }
-    writeln!(out, "{HEADER}")?;
-    for (i, step) in routes.steps().iter().enumerate() {
-        let phase = u8::from(step.phase == Phase::Decode);
-        for layer in 0..head.layers {
-            for (rank, r) in routes.tick(i, layer).iter().enumerate() {
-                let hit = r.outcome == Outcome::Hit;
-                let bytes = if hit { 0 } else { routes.expert_bytes(layer) };
-                writeln!(out, "{},{phase},{},{layer},{rank},{},{},{},{bytes}", step.turn, step.step, r.expert, r.weight, u8::from(hit))?;
-            }
+    writeln!(out, "{HEADER}")
+}
+
+fn write_step<'a>(
+    out: &mut impl Write,
+    head: &RoutesHead,
+    step: &RoutesStep,
+    tick: impl Fn(usize) -> &'a [RoutedExpert],
+) -> std::io::Result<()> {
+    let phase = u8::from(step.phase == Phase::Decode);
+    for layer in 0..head.layers {
+        for (rank, r) in tick(layer).iter().enumerate() {
+            let hit = r.outcome == Outcome::Hit;
+            let bytes = if hit { 0 } else { head.expert_bytes.get(layer).copied().unwrap_or(0) };
+            writeln!(out, "{},{phase},{},{layer},{rank},{},{},{},{bytes}", step.turn, step.step, r.expert, r.weight, u8::from(hit))?;
         }
     }
     Ok(())
+}
+
+/// Writes the routing of a session while it runs: that of the first model that is opened.
+pub struct Writer<W: Write> {
+    out: W,
+    head: Option<RoutesHead>,
+    turn: u32,
+    /// Another model was opened, which the format has no place for.
+    over: bool,
+}
+
+impl<W: Write> Writer<W> {
+    /// Begin a file.
+    ///
+    /// # Errors
+    /// When the output can't be written.
+    pub fn new(mut out: W) -> std::io::Result<Self> {
+        writeln!(out, "{MAGIC}")?;
+        Ok(Self { out, head: None, turn: 0, over: false })
+    }
+
+    /// Note an event of the text lane: models and turns.
+    ///
+    /// # Errors
+    /// When the output can't be written.
+    pub fn event(&mut self, event: &Event) -> std::io::Result<()> {
+        match event {
+            Event::Ready { .. } if self.head.is_some() => self.over = true,
+            Event::Ready { card } => {
+                let head = Routes::head_of(card);
+                write_head(&mut self.out, &head)?;
+                self.head = Some(head);
+            }
+            Event::Finished { .. } => self.turn += 1,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Write a step. One that does not fit the model is left out.
+    ///
+    /// # Errors
+    /// When the output can't be written.
+    pub fn step(&mut self, record: &StepRecord) -> std::io::Result<()> {
+        let Some(head) = self.head.as_ref().filter(|_| !self.over) else { return Ok(()) };
+        if record.layers() > head.layers || record.routed.iter().any(|r| usize::from(r.expert) >= head.experts) {
+            return Ok(());
+        }
+        let step = RoutesStep { turn: self.turn, phase: record.phase, step: record.step, tokens: record.tokens };
+        write_step(&mut self.out, head, &step, |layer| record.layer(layer))
+    }
+
+    /// Hand what was written so far to the system.
+    ///
+    /// # Errors
+    /// When the output can't be written.
+    pub fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
 }
 
 #[cfg(test)]

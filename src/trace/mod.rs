@@ -5,6 +5,7 @@
 //! - [`csv`]: reader and writer of the `route_trace v1` format that other projects publish;
 //! - [`routes`]: the routing alone, as any of these sources gives it;
 //! - [`simulate`]: what other policies and slot counts would have done with that routing;
+//! - [`profile`], [`roofline`]: a machine, and the tokens per second that it would make of that;
 //! - [`open`]: tells the formats apart;
 //! - [`player`]: plays a session through the engine's lanes, with no model.
 //!
@@ -13,7 +14,9 @@
 pub mod csv;
 pub mod open;
 pub mod player;
+pub mod profile;
 pub mod record;
+pub mod roofline;
 pub mod routes;
 pub mod session;
 pub mod simulate;

@@ -10,6 +10,7 @@ use std::io::{self, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 /// A trace, as its file has it.
+#[allow(clippy::large_enum_variant, reason = "there are one or two of them in a process")]
 pub enum Trace {
     /// A recorded session: text, routing, occupancy, times.
     Session(Box<Session>),

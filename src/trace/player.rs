@@ -9,7 +9,7 @@
 //! meanwhile by the usual signals and commands. A recorded session shows what happened until the person changes one of
 //! them; from then on its hits and slots are simulated, its times are left out, and a notice says so.
 
-use super::routes::{Routes, RoutesHead, MAX_EXPERTS, MAX_LAYERS};
+use super::routes::{Routes, RoutesHead, Trunk, MAX_EXPERTS, MAX_LAYERS};
 use super::session::{Entry, Session, Timed};
 use crate::engine::{EngineHandle, Signals};
 use crate::events::{
@@ -212,7 +212,10 @@ pub fn card_of(head: &RoutesHead, slots: usize) -> ModelCard {
         context: 0,
         expert_bytes: (0..head.layers).map(bytes).collect(),
         plan: Plan {
-            trunk: head.dense_bytes.iter().copied().fold(0, u64::saturating_add),
+            trunk: match head.trunk() {
+                Trunk::Plan(bytes) | Trunk::Layers(bytes) => bytes,
+                Trunk::Unknown => 0,
+            },
             slots: slot_step.saturating_mul(slots as u64),
             slot_step,
             experts: slot_step.saturating_mul(head.experts as u64),

@@ -2,8 +2,9 @@
 //!
 //! It never disturbs the session: a full disk ends the recording, not the chat, and [`Recorder::finish`] says so. What was
 //! written reaches the system at the end of every turn and about once a second in between, so a killed process loses at
-//! most about a second of the turn at hand.
+//! most about a second of the turn at hand. A file whose name ends in `.csv` gets the routing alone, as `route_trace v1`.
 
+use super::csv;
 use super::session::{Question, Writer};
 use crate::events::{Event, RequestId, StepRecord};
 use std::fs::{File, OpenOptions};
@@ -16,9 +17,56 @@ const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// Most entries that stay in the buffer.
 const FLUSH_EVERY: u32 = 256;
 
+/// The file's form.
+enum Sink<W: Write> {
+    Session(Writer<W>),
+    Csv(csv::Writer<W>),
+}
+
+impl<W: Write> Sink<W> {
+    fn event(&mut self, at: u64, event: &Event) -> io::Result<()> {
+        match self {
+            Sink::Session(w) => w.event(at, event),
+            Sink::Csv(w) => w.event(event),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Sink::Session(w) => w.flush(),
+            Sink::Csv(w) => w.flush(),
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Sink::Session(w) => w.finish().map(|_| ()),
+            Sink::Csv(mut w) => w.flush(),
+        }
+    }
+}
+
+/// Whether a file of this name is a CSV.
+#[must_use]
+pub fn is_csv(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"))
+}
+
+/// A new file; sessions hold what was said, so on Unix only the owner may read it.
+///
+/// # Errors
+/// If the file exists already (nothing is overwritten) or can't be written.
+pub fn create_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
 /// Writes what the engine says, with the time at which it was said.
 pub struct Recorder<W: Write = BufWriter<File>> {
-    writer: Option<Writer<W>>,
+    writer: Option<Sink<W>>,
     began: Instant,
     flushed: Instant,
     waiting: u32,
@@ -27,16 +75,14 @@ pub struct Recorder<W: Write = BufWriter<File>> {
 }
 
 impl Recorder {
-    /// Record into a new file. Sessions hold what was said, so on Unix only the owner may read it.
+    /// Record into a new file, see [`create_file`].
     ///
     /// # Errors
-    /// If the file exists already (nothing is overwritten) or can't be written.
+    /// If the file exists already or can't be written.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        Self::new(BufWriter::with_capacity(1 << 16, options.open(path)?))
+        let out = BufWriter::with_capacity(1 << 16, create_file(path)?);
+        let sink = if is_csv(path) { Sink::Csv(csv::Writer::new(out)?) } else { Sink::Session(Writer::new(out)?) };
+        Ok(Self::over(sink))
     }
 }
 
@@ -46,9 +92,12 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     /// If the header can't be written.
     pub fn new(out: W) -> io::Result<Self> {
+        Ok(Self::over(Sink::Session(Writer::new(out)?)))
+    }
+
+    fn over(sink: Sink<W>) -> Self {
         let now = Instant::now();
-        let writer = Some(Writer::new(out)?);
-        Ok(Self { writer, began: now, flushed: now, waiting: 0, written: 0, failed: None })
+        Self { writer: Some(sink), began: now, flushed: now, waiting: 0, written: 0, failed: None }
     }
 
     /// Something on the text lane.
@@ -62,13 +111,19 @@ impl<W: Write> Recorder<W> {
 
     /// A step on the telemetry lane.
     pub fn step(&mut self, record: &StepRecord) {
-        self.write(|w, at| w.step(at, record));
+        self.write(|w, at| match w {
+            Sink::Session(w) => w.step(at, record),
+            Sink::Csv(w) => w.step(record),
+        });
     }
 
     /// What the person asked, before the events of the answer.
     pub fn question(&mut self, id: RequestId, text: &str) {
         let question = Question { id, text: text.to_owned() };
-        self.write(|w, at| w.question(at, &question));
+        self.write(|w, at| match w {
+            Sink::Session(w) => w.question(at, &question),
+            Sink::Csv(_) => Ok(()),
+        });
     }
 
     /// Entries written so far.
@@ -92,7 +147,7 @@ impl<W: Write> Recorder<W> {
         self.failed.take().map_or(Ok(()), Err)
     }
 
-    fn write(&mut self, entry: impl FnOnce(&mut Writer<W>, u64) -> io::Result<()>) {
+    fn write(&mut self, entry: impl FnOnce(&mut Sink<W>, u64) -> io::Result<()>) {
         let Some(writer) = &mut self.writer else { return };
         let at = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         match entry(writer, at) {
@@ -106,7 +161,7 @@ impl<W: Write> Recorder<W> {
     }
 
     fn flush(&mut self) {
-        if let Some(Err(e)) = self.writer.as_mut().map(Writer::flush) {
+        if let Some(Err(e)) = self.writer.as_mut().map(Sink::flush) {
             self.fail(e);
         }
         self.waiting = 0;
@@ -120,7 +175,7 @@ impl<W: Write> Recorder<W> {
     }
 
     fn close(&mut self) {
-        if let Some(Err(e)) = self.writer.take().map(Writer::finish) {
+        if let Some(Err(e)) = self.writer.take().map(Sink::finish) {
             self.failed.get_or_insert(e);
         }
     }
@@ -197,6 +252,31 @@ mod tests {
         assert_eq!(occupied, 36 * 16);
         let bytes = std::fs::metadata(&path).unwrap().len();
         assert!(bytes < 149 * 1200, "{bytes} bytes for 149 steps of 36 layers");
+    }
+
+    #[test]
+    fn a_name_that_ends_in_csv_gets_the_routing_alone() {
+        let real = include_bytes!("../../tests/traces/gpt-oss-120b.rotary").to_vec();
+        let mut session = Session::from_bytes(real).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.CSV");
+        let mut r = Recorder::create(&path).unwrap();
+        r.question(1, "why?");
+        for i in 0..session.len() {
+            match session.get(i).unwrap().entry {
+                Entry::Event(event) => r.event(&event),
+                Entry::Step(record) => r.step(&record),
+                Entry::Question(_) => {}
+            }
+        }
+        r.event(&Event::Finished { id: 1, reason: FinishReason::Stop, stats: TurnStats::default() });
+        r.step(&StepRecord { ends: vec![0; 36], ..StepRecord::default() });
+        r.finish().unwrap();
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("why?"));
+        let (read, wanted) = (crate::trace::open::open_routes(&path).unwrap(), session.routes().unwrap());
+        assert_eq!((read.len(), read.routed()), (wanted.len(), wanted.routed()));
+        assert!((0..read.len()).all(|s| (0..36).all(|l| read.tick(s, l) == wanted.tick(s, l))));
+        assert_eq!(read.head.trunk(), wanted.head.trunk());
     }
 
     #[test]

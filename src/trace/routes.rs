@@ -24,6 +24,42 @@ pub struct RoutesHead {
     pub expert_bytes: Vec<u64>,
     /// Bytes of the dense part of each layer; empty if unknown.
     pub dense_bytes: Vec<u64>,
+    /// Bytes of the weights that every token reads (trunk without a table of embeddings that is only looked up); 0 if
+    /// unknown, see [`RoutesHead::trunk`].
+    pub trunk_bytes: u64,
+}
+
+/// Bytes of weights that every token reads, and how they are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trunk {
+    /// From the memory plan of the model.
+    Plan(u64),
+    /// The sum of the layers' dense parts; without embeddings and head.
+    Layers(u64),
+    /// Not in the trace.
+    Unknown,
+}
+
+impl RoutesHead {
+    /// What is known of the trunk.
+    #[must_use]
+    pub fn trunk(&self) -> Trunk {
+        let layers = self.dense_bytes.iter().copied().fold(0, u64::saturating_add);
+        match (self.trunk_bytes, layers) {
+            (0, 0) => Trunk::Unknown,
+            (0, layers) => Trunk::Layers(layers),
+            (plan, _) => Trunk::Plan(plan),
+        }
+    }
+}
+
+/// What was measured in a step when it was recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// The whole step in microseconds; 0 if unknown.
+    pub total_us: u32,
+    /// Slots per layer in force; 0 if unknown.
+    pub slots: u16,
 }
 
 /// What is known of one step beside its routing.
@@ -45,6 +81,8 @@ pub struct Routes {
     /// The model.
     pub head: RoutesHead,
     steps: Vec<RoutesStep>,
+    /// One per step that came from a record; may be shorter than `steps`.
+    measured: Vec<Measured>,
     /// `[steps * layers]`: end of each layer's experts in `routed`.
     ends: Vec<usize>,
     routed: Vec<RoutedExpert>,
@@ -54,12 +92,17 @@ impl Routes {
     /// No steps yet.
     #[must_use]
     pub fn new(head: RoutesHead) -> Self {
-        Self { head, steps: Vec::new(), ends: Vec::new(), routed: Vec::new() }
+        Self { head, steps: Vec::new(), measured: Vec::new(), ends: Vec::new(), routed: Vec::new() }
     }
 
     /// What a model card says, as the head of its routes.
     #[must_use]
     pub fn head_of(card: &ModelCard) -> RoutesHead {
+        let read = card.plan.trunk.saturating_sub(card.plan.looked_up);
+        // A card without a vocabulary is that of routing whose model was not at hand: it knows the sum of the layers' dense
+        // parts and no head.
+        let whole = card.vocab > 0;
+        let even = |l: usize| read / card.layers as u64 + if l == 0 { read % card.layers as u64 } else { 0 };
         RoutesHead {
             model: card.name.clone(),
             arch: card.arch.clone(),
@@ -67,7 +110,8 @@ impl Routes {
             experts: card.experts,
             top_k: card.top_k,
             expert_bytes: card.expert_bytes.clone(),
-            dense_bytes: Vec::new(),
+            dense_bytes: if whole || read == 0 { Vec::new() } else { (0..card.layers.min(MAX_LAYERS)).map(even).collect() },
+            trunk_bytes: if whole { read } else { 0 },
         }
     }
 
@@ -90,6 +134,8 @@ impl Routes {
         let step = RoutesStep { turn, phase: record.phase, step: record.step, tokens: record.tokens };
         if record.routed.iter().all(|r| usize::from(r.expert) < self.head.experts) {
             self.push(step, (0..record.layers()).map(|l| record.layer(l)));
+            self.measured.resize(self.steps.len() - 1, Measured::default());
+            self.measured.push(Measured { total_us: record.time.total_us, slots: record.slots });
         }
     }
 
@@ -109,6 +155,12 @@ impl Routes {
     #[must_use]
     pub fn steps(&self) -> &[RoutesStep] {
         &self.steps
+    }
+
+    /// What was measured in a step when it was recorded.
+    #[must_use]
+    pub fn measured(&self, step: usize) -> Measured {
+        self.measured.get(step).copied().unwrap_or_default()
     }
 
     /// Routed experts in all steps and layers.
@@ -137,6 +189,7 @@ impl Routes {
     /// Keep the first `steps` steps.
     pub fn truncate(&mut self, steps: usize) {
         self.steps.truncate(steps);
+        self.measured.truncate(steps);
         self.ends.truncate(self.steps.len() * self.head.layers);
         self.routed.truncate(self.ends.last().copied().unwrap_or(0));
     }

@@ -77,6 +77,9 @@ pub enum SessionError {
     /// Something else.
     #[error("not a recorded session: the file does not begin with the mark of one")]
     NotASession,
+    /// Only the mark, or not even all of the header.
+    #[error("the session was cut within its header, {0} bytes from its start: nothing is recorded in it")]
+    Empty(usize),
     /// From another time.
     #[error("the session has format version {0}; this program reads version {VERSION}")]
     Version(u16),
@@ -258,8 +261,8 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Write routing without text, occupancy and times as a session: the compact form of a CSV trace. Outcomes stay as the
-/// trace has them; steps are numbered from 0 and follow each other at a tenth of a second.
+/// Write routing without text and occupancy as a session: the compact form of a CSV trace, or a session without its words.
+/// Outcomes, and of times the length of the steps, stay as the trace has them; steps are numbered from 0 and follow each other at a tenth of a second.
 ///
 /// # Errors
 /// When the output can't be written.
@@ -271,6 +274,8 @@ pub fn write_routes<W: Write>(out: W, routes: &Routes) -> io::Result<W> {
         let mut record = routes.record(i);
         let outcomes = (0..routes.head.layers).flat_map(|l| routes.tick(i, l)).map(|r| r.outcome);
         record.routed.iter_mut().zip(outcomes).for_each(|(r, outcome)| r.outcome = outcome);
+        let measured = routes.measured(i);
+        (record.time.total_us, record.slots) = (measured.total_us, measured.slots);
         writer.step(i as u64 * 100_000, &record)?;
     }
     writer.finish()
@@ -319,8 +324,11 @@ impl Session {
     /// # Errors
     /// If the bytes are no session.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, SessionError> {
-        if bytes.len() < HEADER || !Self::is_session(&bytes) {
+        if !Self::is_session(&bytes) {
             return Err(SessionError::NotASession);
+        }
+        if bytes.len() < HEADER {
+            return Err(SessionError::Empty(bytes.len()));
         }
         let version = u16::from_le_bytes([bytes[8], bytes[9]]);
         if version != VERSION {
@@ -671,21 +679,40 @@ mod tests {
         }
     }
 
+    /// Where each frame of a whole file ends, from its bytes alone.
+    fn frame_ends(bytes: &[u8]) -> Vec<usize> {
+        let mut at = HEADER;
+        std::iter::from_fn(|| {
+            let length = bytes.get(at + 1..at + 5)?;
+            at += FRAME + u32::from_le_bytes(length.try_into().unwrap()) as usize;
+            Some(at)
+        })
+        .collect()
+    }
+
     #[test]
-    fn a_file_cut_anywhere_reads_up_to_the_cut() {
-        let entries = session(3);
+    fn a_file_cut_at_any_byte_reads_exactly_the_entries_that_are_whole() {
+        // More than one key frame.
+        let entries = session(70);
         let whole = write(&entries);
-        let mut readable = 0;
-        for length in HEADER..whole.len() {
-            let mut read = Session::from_bytes(whole[..length].to_vec()).unwrap();
-            assert!(matches!(read.ending(), Ending::Cut { .. }), "{length}: {:?}", read.ending());
-            let got = all(&mut read);
-            assert_eq!(got, entries[..got.len()]);
-            assert!(got.len() >= readable, "more bytes never mean fewer entries");
-            readable = got.len();
+        let ends = frame_ends(&whole);
+        assert_eq!((ends.len(), ends.last()), (entries.len() + 1, Some(&whole.len())));
+        for length in 0..whole.len() {
+            let cut = whole[..length].to_vec();
+            if length < HEADER {
+                assert!(matches!(Session::from_bytes(cut), Err(SessionError::NotASession | SessionError::Empty(_))), "{length}");
+                continue;
+            }
+            let mut read = Session::from_bytes(cut).unwrap();
+            let sound = ends.iter().take_while(|&&end| end <= length).count();
+            let start = if sound == 0 { HEADER } else { ends[sound - 1] };
+            assert_eq!((read.ending(), read.len()), (Ending::Cut { at: start }, sound), "cut at {length}");
+            // All of them at a border, the last one elsewhere.
+            let from = if length == start { 0 } else { sound.saturating_sub(1) };
+            for (i, entry) in entries.iter().enumerate().take(sound).skip(from) {
+                assert_eq!(read.get(i).as_ref(), Some(entry), "cut at {length}");
+            }
         }
-        assert_eq!(readable, entries.len());
-        assert!(matches!(Session::from_bytes(whole[..9].to_vec()), Err(SessionError::NotASession)));
     }
 
     #[test]

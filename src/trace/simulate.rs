@@ -24,10 +24,12 @@ pub enum Contender {
     Belady,
     /// Slots filled at random.
     Chance,
+    /// What happened when the trace was recorded.
+    Recorded,
 }
 
 impl Contender {
-    /// Everything that can be compared, online policies first.
+    /// Everything that can be simulated, online policies first.
     pub const ALL: [Contender; 5] = [
         Contender::Online(Policy::Rotary),
         Contender::Online(Policy::Lru),
@@ -43,6 +45,7 @@ impl Contender {
             Contender::Online(policy) => policy.name(),
             Contender::Belady => "belady",
             Contender::Chance => "chance",
+            Contender::Recorded => "recorded",
         }
     }
 }
@@ -67,8 +70,43 @@ impl Serialize for Contender {
     }
 }
 
+/// What one contender did in one layer, over the generated tokens that are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct LayerTally {
+    /// Ticks: generated tokens, for whole traces.
+    pub ticks: u64,
+    /// Routed experts, once per token that chose them.
+    pub routed: u64,
+    /// Of those, how many were in a slot (not whole for `chance`).
+    pub hits: f64,
+    /// Routed experts, once per step: each was read once.
+    pub reads: u64,
+    /// Of those, how many were missed.
+    pub missed: f64,
+    /// Experts copied into slots.
+    pub moved: u64,
+    /// Ticks with a miss: expected ones for `chance`.
+    pub missing: f64,
+    /// Ticks with a miss that got no slot.
+    pub passing: f64,
+    /// Ticks with a copy.
+    pub copying: u64,
+}
+
+impl LayerTally {
+    /// Hit rate, 0 to 1; 0 if nothing was routed.
+    #[must_use]
+    pub fn hit_rate(&self) -> f64 {
+        if self.routed == 0 {
+            0.0
+        } else {
+            self.hits / self.routed as f64
+        }
+    }
+}
+
 /// What one contender did at one slot count.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Tally {
     /// Who.
     pub policy: Contender,
@@ -84,6 +122,9 @@ pub struct Tally {
     pub moved_bytes: u64,
     /// Bytes of the experts that were missed, once per step; each had to be read from the host tier.
     pub missed_bytes: u64,
+    /// The same, layer by layer.
+    #[serde(skip)]
+    pub layers: Vec<LayerTally>,
 }
 
 impl Tally {
@@ -98,6 +139,31 @@ impl Tally {
     }
 }
 
+impl Tally {
+    fn of(policy: Contender, slots: usize, layers: Vec<LayerTally>, bytes: &[u64]) -> Self {
+        let sum = |f: &dyn Fn(&LayerTally, f64) -> f64| layers.iter().zip(bytes).map(|(l, &b)| f(l, b as f64)).sum::<f64>();
+        Self {
+            policy,
+            slots,
+            routed: layers.iter().map(|l| l.routed).sum(),
+            hits: layers.iter().map(|l| l.hits).sum(),
+            moved: layers.iter().map(|l| l.moved).sum(),
+            moved_bytes: sum(&|l, b| l.moved as f64 * b) as u64,
+            missed_bytes: sum(&|l, b| l.missed * b) as u64,
+            layers,
+        }
+    }
+}
+
+/// Hits of every expert of every layer: `[layers * experts]`, once per token that chose it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ByExpert {
+    /// Tokens that chose the expert.
+    pub routed: Vec<u64>,
+    /// Of those, how many found it in a slot (not whole for `chance`).
+    pub hits: Vec<f64>,
+}
+
 /// The routing in the shape that the simulation wants, with each tick's part in the count.
 pub struct Prepared {
     layers: usize,
@@ -106,6 +172,8 @@ pub struct Prepared {
     steps: Vec<(Phase, u32)>,
     ticks: Vec<Tick>,
     routed: Vec<Routed>,
+    /// What became of each entry of `routed` when it was recorded.
+    outcomes: Vec<Outcome>,
     /// Per entry of `routed`: the step in which its layer uses the expert next; `u32::MAX` if never.
     next_use: Vec<u32>,
 }
@@ -126,11 +194,13 @@ impl Prepared {
         let mut seen = vec![0usize; layers];
         let mut ticks = Vec::with_capacity(routes.len() * layers);
         let mut routed = Vec::with_capacity(routes.routed());
+        let mut outcomes = Vec::with_capacity(routes.routed());
         for (i, step) in routes.steps().iter().enumerate() {
             for (layer, seen) in seen.iter_mut().enumerate() {
                 let start = routed.len();
                 let tick = routes.tick(i, layer);
                 routed.extend(tick.iter().map(|r| Routed { expert: r.expert, tokens: r.tokens, weight: r.weight }));
+                outcomes.extend(tick.iter().map(|r| r.outcome));
                 ticks.push(Tick { start, end: routed.len(), counted: step.phase == Phase::Decode && *seen >= warm });
                 *seen += usize::from(!tick.is_empty());
             }
@@ -154,6 +224,7 @@ impl Prepared {
             steps: routes.steps().iter().map(|s| (s.phase, s.tokens)).collect(),
             ticks,
             routed,
+            outcomes,
             next_use,
         }
     }
@@ -164,67 +235,95 @@ impl Prepared {
         self.experts
     }
 
-    fn blank(&self, policy: Contender, slots: usize) -> Tally {
-        Tally { policy, slots, routed: 0, hits: 0.0, moved: 0, moved_bytes: 0, missed_bytes: 0 }
+    /// Bytes of one expert, layer by layer.
+    #[must_use]
+    pub fn expert_bytes(&self) -> &[u64] {
+        &self.bytes
     }
 
     /// Run the scheduler over the trace.
     #[must_use]
     pub fn online(&self, policy: Policy, admission: Admission, slots: usize) -> Tally {
-        let mut tally = self.blank(Contender::Online(policy), slots);
+        self.online_with(policy, admission, slots, |_, _, _| {})
+    }
+
+    /// The same; `seen` gets layer, routed expert and hit or miss of all that is counted.
+    fn online_with(&self, policy: Policy, admission: Admission, slots: usize, mut seen: impl FnMut(usize, Routed, bool)) -> Tally {
+        let mut tallies = vec![LayerTally::default(); self.layers];
         let mut scheduler = Scheduler::new(self.layers, self.experts, slots, policy, admission);
         for (step, &(phase, tokens)) in self.steps.iter().enumerate() {
             scheduler.begin_step(phase, tokens);
-            for layer in 0..self.layers {
+            for (layer, t) in tallies.iter_mut().enumerate() {
                 let tick = self.ticks[step * self.layers + layer];
                 let plan = scheduler.tick(layer, &self.routed[tick.start..tick.end]);
-                if !tick.counted {
+                if !tick.counted || plan.placed.is_empty() {
                     continue;
                 }
-                let mut misses = 0;
+                let mut missed = 0u64;
                 for p in &plan.placed {
                     let n = u64::from(p.routed.tokens);
-                    tally.routed += n;
-                    if p.outcome == Outcome::Hit {
-                        tally.hits += n as f64;
+                    let hit = p.outcome == Outcome::Hit;
+                    t.routed += n;
+                    if hit {
+                        t.hits += n as f64;
                     } else {
-                        misses += 1;
+                        missed += 1;
                     }
+                    seen(layer, p.routed, hit);
                 }
                 let moved = plan.swaps.len() as u64;
-                tally.moved += moved;
-                tally.moved_bytes += moved * self.bytes[layer];
-                tally.missed_bytes += misses * self.bytes[layer];
+                t.count(plan.placed.len() as u64, missed, moved);
             }
         }
-        tally
+        Tally::of(Contender::Online(policy), slots, tallies, &self.bytes)
+    }
+
+    /// What happened when the trace was recorded, at the `slots` of then (0 if they are not known).
+    #[must_use]
+    pub fn recorded(&self, slots: usize) -> Tally {
+        self.recorded_with(slots, |_, _, _| {})
+    }
+
+    fn recorded_with(&self, slots: usize, mut seen: impl FnMut(usize, Routed, bool)) -> Tally {
+        let mut tallies = vec![LayerTally::default(); self.layers];
+        for (i, tick) in self.ticks.iter().enumerate().filter(|(_, t)| t.counted && t.end > t.start) {
+            let t = &mut tallies[i % self.layers];
+            let (mut missed, mut moved) = (0, 0);
+            for k in tick.start..tick.end {
+                let (r, outcome) = (self.routed[k], self.outcomes[k]);
+                let hit = outcome == Outcome::Hit;
+                t.routed += u64::from(r.tokens);
+                t.hits += if hit { f64::from(r.tokens) } else { 0.0 };
+                missed += u64::from(!hit);
+                moved += u64::from(outcome == Outcome::Admitted);
+                seen(i % self.layers, r, hit);
+            }
+            t.count((tick.end - tick.start) as u64, missed, moved);
+        }
+        Tally::of(Contender::Recorded, slots, tallies, &self.bytes)
     }
 
     /// Belady's bound at each of `slots`, in one pass.
     #[must_use]
     pub fn belady(&self, slots: &[usize]) -> Vec<Tally> {
-        let mut sums = Sums::new(self.experts);
-        let mut routed = 0;
+        let mut by_layer = Vec::with_capacity(self.layers);
         for layer in 0..self.layers {
+            let mut sums = Sums::new(self.experts);
             let mut stack = BeladyStack::new(self.experts);
             for tick in self.ticks.iter().skip(layer).step_by(self.layers) {
                 let range = tick.start..tick.end;
-                routed += stack.tick(&self.routed[range.clone()], &self.next_use[range], tick.counted, self.bytes[layer], &mut sums);
+                stack.tick(&self.routed[range.clone()], &self.next_use[range]);
+                if tick.counted {
+                    sums.add(&stack.moves);
+                }
             }
+            by_layer.push(sums.tallies());
         }
-        let moved = sums.moved_at_most();
         slots
             .iter()
             .map(|&s| {
                 let s = s.min(self.experts);
-                Tally {
-                    routed,
-                    hits: sums.hits[..s].iter().sum::<u64>() as f64,
-                    moved: moved[s].0,
-                    moved_bytes: moved[s].1,
-                    missed_bytes: sums.missed_bytes[s..].iter().sum(),
-                    ..self.blank(Contender::Belady, s)
-                }
+                Tally::of(Contender::Belady, s, by_layer.iter().map(|of| of[s]).collect(), &self.bytes)
             })
             .collect()
     }
@@ -232,16 +331,70 @@ impl Prepared {
     /// Slots filled at random and never changed.
     #[must_use]
     pub fn chance(&self, slots: usize) -> Tally {
-        let mut tally = self.blank(Contender::Chance, slots);
-        let p = if self.experts == 0 { 0.0 } else { slots.min(self.experts) as f64 / self.experts as f64 };
-        let mut bytes = 0.0;
-        for (i, tick) in self.ticks.iter().enumerate().filter(|(_, t)| t.counted) {
-            tally.routed += self.routed[tick.start..tick.end].iter().map(|r| u64::from(r.tokens)).sum::<u64>();
-            bytes += (tick.end - tick.start) as f64 * self.bytes[i % self.layers] as f64;
+        let mut tallies = vec![LayerTally::default(); self.layers];
+        let p = self.odds(slots);
+        for (i, tick) in self.ticks.iter().enumerate().filter(|(_, t)| t.counted && t.end > t.start) {
+            let t = &mut tallies[i % self.layers];
+            let reads = (tick.end - tick.start) as u64;
+            let routed = self.routed[tick.start..tick.end].iter().map(|r| u64::from(r.tokens)).sum::<u64>();
+            t.ticks += 1;
+            t.routed += routed;
+            t.hits += routed as f64 * p;
+            t.reads += reads;
+            t.missed += reads as f64 * (1.0 - p);
+            t.missing += 1.0 - p.powi(i32::try_from(reads).unwrap_or(i32::MAX));
+            t.passing = t.missing;
         }
-        tally.hits = tally.routed as f64 * p;
-        tally.missed_bytes = (bytes * (1.0 - p)) as u64;
-        tally
+        Tally::of(Contender::Chance, slots, tallies, &self.bytes)
+    }
+
+    fn odds(&self, slots: usize) -> f64 {
+        if self.experts == 0 {
+            0.0
+        } else {
+            slots.min(self.experts) as f64 / self.experts as f64
+        }
+    }
+
+    /// One contender at one slot count, with the hits of every expert. `admission` replaces the policy's own.
+    #[must_use]
+    pub fn by_expert(&self, contender: Contender, slots: usize, admission: Option<Admission>) -> (Tally, ByExpert) {
+        let n = self.layers * self.experts;
+        let mut by = ByExpert { routed: vec![0; n], hits: vec![0.0; n] };
+        let experts = self.experts;
+        let odds = self.odds(slots);
+        let mut seen = |layer: usize, r: Routed, hits: f64| {
+            let i = layer * experts + usize::from(r.expert);
+            by.routed[i] += u64::from(r.tokens);
+            by.hits[i] += f64::from(r.tokens) * hits;
+        };
+        let tally = match contender {
+            Contender::Online(policy) => {
+                let admission = admission.unwrap_or(policy.admission());
+                self.online_with(policy, admission, slots, |layer, r, hit| seen(layer, r, f64::from(u8::from(hit))))
+            }
+            Contender::Recorded => self.recorded_with(slots, |layer, r, hit| seen(layer, r, f64::from(u8::from(hit)))),
+            Contender::Chance => {
+                self.recorded_with(0, |layer, r, _| seen(layer, r, odds));
+                self.chance(slots)
+            }
+            Contender::Belady => {
+                for layer in 0..self.layers {
+                    let mut stack = BeladyStack::new(self.experts);
+                    for tick in self.ticks.iter().skip(layer).step_by(self.layers) {
+                        let range = tick.start..tick.end;
+                        stack.tick(&self.routed[range.clone()], &self.next_use[range.clone()]);
+                        if tick.counted {
+                            for (r, m) in self.routed[range].iter().zip(&stack.moves) {
+                                seen(layer, *r, f64::from(u8::from(m.before < slots)));
+                            }
+                        }
+                    }
+                }
+                self.belady(&[slots]).remove(0)
+            }
+        };
+        (tally, by)
     }
 
     /// Every contender at every slot count, contender after contender. `admission` replaces the policies' own.
@@ -256,37 +409,125 @@ impl Prepared {
                 }
                 Contender::Belady => table.extend(self.belady(slots)),
                 Contender::Chance => table.extend(slots.iter().map(|&s| self.chance(s))),
+                Contender::Recorded => table.extend(slots.iter().map(|&s| self.recorded(s))),
             }
         }
         table
     }
 }
 
-/// What Belady's walk adds up for all slot counts at once.
+impl LayerTally {
+    /// One tick that read `reads` experts, missed some of them and copied some of those.
+    fn count(&mut self, reads: u64, missed: u64, moved: u64) {
+        self.ticks += 1;
+        self.reads += reads;
+        self.missed += missed as f64;
+        self.moved += moved;
+        self.missing += f64::from(u8::from(missed > 0));
+        self.passing += f64::from(u8::from(missed > moved));
+        self.copying += u64::from(moved > 0);
+    }
+}
+
+/// What Belady's walk adds up in one layer for all slot counts at once.
 struct Sums {
-    /// `[experts + 1]` by position in the stack before the tick; the last entry is "not in the stack".
+    ticks: u64,
+    /// `[experts + 1]` by position in the stack before the tick; the last entry is "not in the stack". Tokens, experts,
+    /// and ticks by their deepest expert.
     hits: Vec<u64>,
-    missed_bytes: Vec<u64>,
-    /// Differences over slot counts `[experts + 2]`: copies into slots, and their bytes.
-    moved: Vec<(i64, i64)>,
+    reads: Vec<u64>,
+    deepest: Vec<u64>,
+    /// Ticks by the depth up to which one of their experts finds no slot before and gets none.
+    passing: Vec<u64>,
+    /// Differences over slot counts `[experts + 2]`: copies into slots, and ticks with a copy.
+    moved: Vec<i64>,
+    copying: Vec<i64>,
+    spans: Vec<(usize, usize)>,
 }
 
 impl Sums {
     fn new(experts: usize) -> Self {
-        Self { hits: vec![0; experts + 1], missed_bytes: vec![0; experts + 1], moved: vec![(0, 0); experts + 2] }
+        let (n, d) = (experts + 1, experts + 2);
+        Self {
+            ticks: 0,
+            hits: vec![0; n],
+            reads: vec![0; n],
+            deepest: vec![0; n],
+            passing: vec![0; n],
+            moved: vec![0; d],
+            copying: vec![0; d],
+            spans: vec![],
+        }
     }
 
-    /// Copies and bytes at each slot count.
-    fn moved_at_most(&self) -> Vec<(u64, u64)> {
-        let mut at = (0i64, 0i64);
-        self.moved
-            .iter()
-            .map(|d| {
-                at = (at.0 + d.0, at.1 + d.1);
-                (at.0.max(0) as u64, at.1.max(0) as u64)
+    fn add(&mut self, moves: &[StackMove]) {
+        let Some(deepest) = moves.iter().map(|m| m.before).max() else { return };
+        self.ticks += 1;
+        self.deepest[deepest] += 1;
+        let stays = |m: &StackMove| m.before.min(if m.again { m.after } else { m.before });
+        self.passing[moves.iter().map(stays).max().unwrap_or(0)] += 1;
+        self.spans.clear();
+        for m in moves {
+            self.hits[m.before] += m.tokens;
+            self.reads[m.before] += 1;
+            // Copied at the slot counts that hold it afterwards and did not before.
+            if m.again && m.after < m.before {
+                self.moved[m.after + 1] += 1;
+                self.moved[m.before + 1] -= 1;
+                self.spans.push((m.after + 1, m.before + 1));
+            }
+        }
+        self.spans.sort_unstable();
+        let mut end = 0;
+        for &(from, to) in &self.spans {
+            if to > end {
+                self.copying[from.max(end)] += 1;
+                self.copying[to] -= 1;
+                end = to;
+            }
+        }
+    }
+
+    /// `[experts + 1]`, by slot count.
+    fn tallies(&self) -> Vec<LayerTally> {
+        let routed: u64 = self.hits.iter().sum();
+        let reads: u64 = self.reads.iter().sum();
+        let (mut hits, mut found, mut whole, mut done, mut moved, mut copying) = (0, 0, 0, 0, 0, 0);
+        (0..self.hits.len())
+            .map(|s| {
+                if s > 0 {
+                    hits += self.hits[s - 1];
+                    found += self.reads[s - 1];
+                    whole += self.deepest[s - 1];
+                    done += self.passing[s - 1];
+                }
+                moved += self.moved[s];
+                copying += self.copying[s];
+                LayerTally {
+                    ticks: self.ticks,
+                    routed,
+                    hits: hits as f64,
+                    reads,
+                    missed: (reads - found) as f64,
+                    moved: u64::try_from(moved).unwrap_or(0),
+                    missing: (self.ticks - whole) as f64,
+                    passing: (self.ticks - done) as f64,
+                    copying: u64::try_from(copying).unwrap_or(0),
+                }
             })
             .collect()
     }
+}
+
+/// Where an expert was in Belady's stack before a tick that used it, and where it is afterwards; the number of experts means
+/// "not in it".
+#[derive(Clone, Copy)]
+struct StackMove {
+    before: usize,
+    after: usize,
+    /// Whether it is ever used again: nobody copies what isn't.
+    again: bool,
+    tokens: u64,
 }
 
 /// The experts of one layer such that the first `s` are what Belady keeps in `s` slots.
@@ -303,6 +544,8 @@ struct BeladyStack {
     stamp: u32,
     /// Leftovers of the walk, soonest last.
     pool: Vec<(u32, u16)>,
+    /// What the last tick did, one per routed expert.
+    moves: Vec<StackMove>,
 }
 
 impl BeladyStack {
@@ -314,15 +557,13 @@ impl BeladyStack {
             used: vec![0; experts],
             stamp: 0,
             pool: Vec::new(),
+            moves: Vec::new(),
         }
     }
 
-    /// Returns the routed experts counted, once per token.
-    fn tick(&mut self, routed: &[Routed], next_use: &[u32], counted: bool, bytes: u64, sums: &mut Sums) -> u64 {
+    fn tick(&mut self, routed: &[Routed], next_use: &[u32]) {
         self.stamp += 1;
         self.pool.clear();
-        let never = sums.hits.len() - 1;
-        let mut all = 0;
         for (r, &need) in routed.iter().zip(next_use) {
             let e = usize::from(r.expert);
             self.need[e] = need;
@@ -344,26 +585,18 @@ impl BeladyStack {
             let Some((_, expert)) = self.pool.pop() else { continue };
             self.next.push(expert);
         }
-        if counted {
-            for r in routed {
-                let n = u64::from(r.tokens);
-                all += n;
-                let before = self.stack.iter().position(|&e| e == r.expert).unwrap_or(never);
-                sums.hits[before] += n;
-                sums.missed_bytes[before] += bytes;
-                if self.need[usize::from(r.expert)] != u32::MAX {
-                    // Copied at the slot counts that hold it afterwards and did not before.
-                    let after = self.next.iter().position(|&e| e == r.expert).unwrap_or(never);
-                    if after < before {
-                        let d = (1, bytes as i64);
-                        sums.moved[after + 1] = (sums.moved[after + 1].0 + d.0, sums.moved[after + 1].1 + d.1);
-                        sums.moved[before + 1] = (sums.moved[before + 1].0 - d.0, sums.moved[before + 1].1 - d.1);
-                    }
-                }
-            }
+        self.moves.clear();
+        let never = self.need.len();
+        let place = |stack: &[u16], expert| stack.iter().position(|&e| e == expert).unwrap_or(never);
+        for r in routed {
+            self.moves.push(StackMove {
+                before: place(&self.stack, r.expert),
+                after: place(&self.next, r.expert),
+                again: self.need[usize::from(r.expert)] != u32::MAX,
+                tokens: u64::from(r.tokens),
+            });
         }
         std::mem::swap(&mut self.stack, &mut self.next);
-        all
     }
 }
 
@@ -441,8 +674,8 @@ mod tests {
     }
 
     /// Belady at one slot count, in the plainest way: keep what is needed soonest of what was there and what was used.
-    fn plain_belady(trace: &Prepared, slots: usize) -> (u64, u64) {
-        let (mut hits, mut moved) = (0, 0);
+    fn plain_belady(trace: &Prepared, slots: usize) -> [u64; 5] {
+        let (mut hits, mut moved, mut ticks) = (0, 0, [0; 3]);
         for layer in 0..trace.layers {
             let mut content: Vec<(u32, u16)> = Vec::new();
             for tick in trace.ticks.iter().skip(layer).step_by(trace.layers) {
@@ -456,11 +689,19 @@ mod tests {
                 after.sort_unstable();
                 after.truncate(slots);
                 let came = |c: &&(u32, u16)| c.0 != u32::MAX && !content.iter().any(|o| o.1 == c.1);
-                moved += if tick.counted { after.iter().filter(came).count() as u64 } else { 0 };
+                let came = after.iter().filter(came).count() as u64;
+                let missed = |k: &usize| !content.iter().any(|c| c.1 == trace.routed[*k].expert);
+                let missed = (tick.start..tick.end).filter(missed).count() as u64;
+                if tick.counted {
+                    moved += came;
+                    for (n, is) in ticks.iter_mut().zip([missed > 0, missed > came, came > 0]) {
+                        *n += u64::from(is);
+                    }
+                }
                 content = after;
             }
         }
-        (hits, moved)
+        [hits, moved, ticks[0], ticks[1], ticks[2]]
     }
 
     proptest! {
@@ -471,7 +712,10 @@ mod tests {
             let trace = Prepared::new(&routes);
             let slots: Vec<usize> = (0..=10).collect();
             for tally in trace.belady(&slots) {
-                prop_assert_eq!((tally.hits as u64, tally.moved), plain_belady(&trace, tally.slots), "{} slots", tally.slots);
+                let sum = |f: fn(&LayerTally) -> f64| tally.layers.iter().map(f).sum::<f64>() as u64;
+                let ticks = [sum(|l| l.missing), sum(|l| l.passing), sum(|l| l.copying as f64)];
+                let found = [tally.hits as u64, tally.moved, ticks[0], ticks[1], ticks[2]];
+                prop_assert_eq!(found, plain_belady(&trace, tally.slots), "{} slots", tally.slots);
             }
         }
 
@@ -512,6 +756,23 @@ mod tests {
                 prop_assert!((curve.hit_rate(slots).unwrap_or(0.0) - lru.hit_rate()).abs() < 1e-9);
             }
         }
+    }
+
+    /// Run with `cargo test --release -- --ignored --nocapture cost_of_three_traces`.
+    #[test]
+    #[ignore = "measures"]
+    fn cost_of_three_traces_over_60_slot_counts_and_all_policies() {
+        let slots: Vec<usize> = (8..=126).step_by(2).collect();
+        assert_eq!(slots.len(), 60);
+        let begin = std::time::Instant::now();
+        for _ in 0..3 {
+            let trace = real("qwen3");
+            assert!(trace.routed.len() > 44_000);
+            assert_eq!(trace.table(&Contender::ALL, &slots, None).len(), 60 * Contender::ALL.len());
+        }
+        let took = begin.elapsed();
+        println!("three traces of 45k rows, 60 slot counts, {} policies: {took:.2?}", Contender::ALL.len());
+        assert!(took.as_secs_f64() < 5.0);
     }
 
     #[test]

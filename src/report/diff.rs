@@ -1,0 +1,559 @@
+//! `rotary simulate --diff A B`: where two policies, slot counts or recorded sessions differ: in total, by layer, by expert.
+
+use super::simulate::{generated, name, quoted, trunk_of, Format, SimulateArgs};
+use crate::cli::Failure;
+use crate::events::Phase;
+use crate::experts::policy::{Admission, Policy};
+use crate::trace::open::open_routes;
+use crate::trace::profile::Profile;
+use crate::trace::roofline::{estimate, Demand, Estimate};
+use crate::trace::routes::Routes;
+use crate::trace::simulate::{ByExpert, Contender, LayerTally, Prepared, Tally};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Experts in the list for people.
+const SHOWN_EXPERTS: usize = 12;
+/// Half the width of the bars for people.
+const BAR: usize = 10;
+
+/// What a side of a comparison is.
+#[derive(Clone, Debug, PartialEq)]
+enum Side {
+    /// A policy at a slot count; what is missing is said elsewhere.
+    Simulated { policy: Option<Contender>, slots: Option<usize> },
+    /// What happened when the trace was recorded.
+    Recorded,
+    /// What happened in another recorded session.
+    File(PathBuf),
+}
+
+impl Side {
+    /// `lru`, `slots=32`, `policy=lru,slots=32`, `lru@32`, `recorded`, or a file.
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let expected = |why: &str| {
+            let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+            Failure::usage(format!(
+                "--diff {:?}{why}; write a policy, slots or both (lru, slots=32, lru@32), recorded, or the file of a recorded session",
+                crate::gguf::shown(text)
+            ))
+        };
+        if text == "recorded" {
+            return Ok(Self::Recorded);
+        }
+        let (mut policy, mut slots) = (None, None);
+        let mut count = |n: &str| match n.trim().parse::<usize>() {
+            Ok(n) if n <= usize::from(u16::MAX) => {
+                slots = Some(n);
+                Ok(())
+            }
+            _ => Err(format!("{:?} is no slot count", crate::gguf::shown(n))),
+        };
+        let mut who = |n: &str| n.trim().parse::<Contender>().map(|p| policy = Some(p)).map_err(|e| e.to_string());
+        for part in text.split([',', '@']) {
+            let done = match part.split_once('=') {
+                Some(("slots", n)) => count(n),
+                Some(("policy", n)) => who(n),
+                _ if part.trim().bytes().all(|b| b.is_ascii_digit()) && !part.trim().is_empty() => count(part),
+                _ => who(part),
+            };
+            if let Err(why) = done {
+                let path = PathBuf::from(text);
+                return if path.exists() { Ok(Self::File(path)) } else { Err(expected(&why)) };
+            }
+        }
+        Ok(Self::Simulated { policy, slots })
+    }
+}
+
+/// What is the same for both sides.
+struct Common<'a> {
+    /// Slots of a side that does not say.
+    slots: Option<usize>,
+    /// Policy of a side that does not say.
+    policy: Contender,
+    admission: Option<Admission>,
+    profile: Option<&'a Profile>,
+    trunk: Option<u64>,
+}
+
+/// One side, worked out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// In words: "lru, 32 slots", "monday.rotary as recorded".
+    pub label: String,
+    /// Tokens generated.
+    pub tokens: usize,
+    /// Bytes of all slots; 0 if unknown.
+    pub slot_bytes: u64,
+    /// Hit rate, 0 to 1.
+    pub hit_rate: f64,
+    /// Bytes copied into slots per token.
+    pub copied_per_token: f64,
+    /// Bytes of missed experts per token.
+    pub missed_per_token: f64,
+    /// Tokens per second: an estimate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated_tokens_per_second: Option<f64>,
+    /// Tokens per second when it was recorded: of the median step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured_tokens_per_second: Option<f64>,
+    #[serde(skip)]
+    layers: Vec<LayerFigures>,
+    #[serde(skip)]
+    experts: usize,
+    #[serde(skip)]
+    by: ByExpert,
+}
+
+/// One layer of one side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct LayerFigures {
+    /// Hit rate, 0 to 1.
+    pub hit_rate: f64,
+    /// Bytes copied into slots per token.
+    pub copied_per_token: f64,
+    /// Bytes of missed experts per token.
+    pub missed_per_token: f64,
+    /// Microseconds of its experts per token: an estimate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated_us: Option<f64>,
+}
+
+/// One layer of both.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LayerPair {
+    /// Layer index.
+    pub layer: usize,
+    /// Of A.
+    pub a: LayerFigures,
+    /// Of B.
+    pub b: LayerFigures,
+}
+
+/// One expert of both. Counts are per 1000 generated tokens, so that sessions of different length can be compared.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ExpertPair {
+    /// Layer index.
+    pub layer: usize,
+    /// Expert id.
+    pub expert: usize,
+    /// Uses in A and B.
+    pub uses: [f64; 2],
+    /// Misses in A and B.
+    pub misses: [f64; 2],
+}
+
+impl ExpertPair {
+    fn more(&self) -> f64 {
+        self.misses[1] - self.misses[0]
+    }
+}
+
+/// Two sides and where they differ.
+#[derive(Clone, Debug, Serialize)]
+pub struct Difference {
+    /// The trace that both used, or both of them.
+    pub file: String,
+    /// The machine of the estimates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Weights that every token reads, and how they are known; for side A.
+    pub trunk_bytes: u64,
+    /// See `trunk_bytes`.
+    pub trunk: &'static str,
+    /// The first.
+    pub a: Outcome,
+    /// The second.
+    pub b: Outcome,
+    /// Every layer.
+    pub layers: Vec<LayerPair>,
+    /// Every expert that was used, most different first.
+    pub experts: Vec<ExpertPair>,
+}
+
+/// A trace of one side.
+struct Source<'a> {
+    file: &'a str,
+    routes: &'a Routes,
+    prepared: &'a Prepared,
+}
+
+fn work_out(side: &Side, source: &Source<'_>, common: &Common<'_>) -> Result<Outcome, Failure> {
+    let Source { file, routes, prepared } = source;
+    let head = &routes.head;
+    let generating = || (0..routes.len()).filter(|&i| routes.steps()[i].phase == Phase::Decode);
+    let (contender, slots) = match side {
+        Side::Simulated { policy, slots } => {
+            let slots = slots.or(common.slots).unwrap_or((head.experts / 4).max(1));
+            (policy.unwrap_or(common.policy), slots)
+        }
+        // The count of most steps.
+        Side::Recorded | Side::File(_) => {
+            let mut seen: Vec<u16> = generating().map(|i| routes.measured(i).slots).collect();
+            seen.sort_unstable();
+            (Contender::Recorded, seen.get(seen.len() / 2).copied().unwrap_or(0).into())
+        }
+    };
+    if slots > head.experts {
+        return Err(Failure::usage(format!("{file}: {slots} slots per layer are more than its {} experts", head.experts)));
+    }
+    let (tally, by) = prepared.by_expert(contender, slots, common.admission);
+    let (trunk, _) = trunk_of(head, common.trunk);
+    let bytes = prepared.expert_bytes();
+    let slot_step: u64 = bytes.iter().fold(0, |sum, b| sum.saturating_add(*b));
+    let time = common.profile.filter(|_| slot_step > 0).map(|p| estimate(p, &Demand::of(&tally, bytes, trunk)));
+    let tokens = generated(routes);
+    let per_token = |bytes: u64| bytes as f64 / tokens.max(1) as f64;
+    let mut steps: Vec<u32> = generating().map(|i| routes.measured(i).total_us).filter(|us| *us > 0).collect();
+    steps.sort_unstable();
+    let median = steps.get(steps.len() / 2).map(|us| 1e6 / f64::from(*us));
+    let with_slots = |what: &str| if slots > 0 { format!("{what}, {slots} slots") } else { what.to_owned() };
+    Ok(Outcome {
+        label: match side {
+            Side::File(_) => with_slots(&format!("{file} as recorded")),
+            _ => with_slots(contender.name()),
+        },
+        tokens,
+        slot_bytes: slot_step.saturating_mul(slots as u64),
+        hit_rate: tally.hit_rate(),
+        copied_per_token: per_token(tally.moved_bytes),
+        missed_per_token: per_token(tally.missed_bytes),
+        estimated_tokens_per_second: time.as_ref().map(Estimate::tokens_per_second),
+        measured_tokens_per_second: median.filter(|_| contender == Contender::Recorded),
+        layers: layers(&tally, bytes, time.as_ref()),
+        experts: head.experts,
+        by,
+    })
+}
+
+fn layers(tally: &Tally, bytes: &[u64], time: Option<&Estimate>) -> Vec<LayerFigures> {
+    let figures = |(i, (t, &bytes)): (usize, (&LayerTally, &u64))| {
+        let per_token = |experts: f64| experts * bytes as f64 / t.ticks.max(1) as f64;
+        LayerFigures {
+            hit_rate: t.hit_rate(),
+            copied_per_token: per_token(t.moved as f64),
+            missed_per_token: per_token(t.missed),
+            estimated_us: time.and_then(|e| e.layers_us.get(i).copied()),
+        }
+    };
+    tally.layers.iter().zip(bytes).enumerate().map(figures).collect()
+}
+
+fn compare(sides: [&Side; 2], sources: [&Source<'_>; 2], common: &Common<'_>) -> Result<Difference, Failure> {
+    let shape = |s: &Source<'_>| (s.routes.head.layers, s.routes.head.experts);
+    let [a, b] = sources;
+    if shape(a) != shape(b) {
+        let (x, y) = (shape(a), shape(b));
+        return Err(Failure::usage(format!(
+            "{} has {} layers x {} experts, {} has {} x {}: only sessions of the same shape can be compared",
+            a.file, x.0, x.1, b.file, y.0, y.1
+        )));
+    }
+    let file = if a.file == b.file { a.file.to_owned() } else { format!("{} and {}", a.file, b.file) };
+    let (trunk_bytes, trunk) = trunk_of(&a.routes.head, common.trunk);
+    let [a, b] = [work_out(sides[0], a, common)?, work_out(sides[1], b, common)?];
+    let layers = a.layers.iter().zip(&b.layers).enumerate().map(|(layer, (&a, &b))| LayerPair { layer, a, b }).collect();
+    let mut experts: Vec<ExpertPair> = (0..a.by.routed.len())
+        .filter(|&i| a.by.routed[i] + b.by.routed[i] > 0)
+        .map(|i| {
+            let per_1000 = |o: &Outcome, n: f64| n * 1000.0 / o.tokens.max(1) as f64;
+            let uses = |o: &Outcome| per_1000(o, o.by.routed[i] as f64);
+            let misses = |o: &Outcome| per_1000(o, o.by.routed[i] as f64 - o.by.hits[i]);
+            ExpertPair { layer: i / a.experts, expert: i % a.experts, uses: [uses(&a), uses(&b)], misses: [misses(&a), misses(&b)] }
+        })
+        .collect();
+    experts.sort_by(|x, y| y.more().abs().total_cmp(&x.more().abs()).then((x.layer, x.expert).cmp(&(y.layer, y.expert))));
+    let profile = common.profile.map(|p| p.name.clone());
+    Ok(Difference { file, profile, trunk_bytes, trunk, a, b, layers, experts })
+}
+
+/// Work out and print.
+pub(super) fn run(args: &SimulateArgs, sides: &[String], profile: Option<&Profile>) -> color_eyre::Result<ExitCode> {
+    let [a, b] = sides else { return Err(Failure::usage("--diff takes two sides").into()) };
+    let sides = [Side::parse(a)?, Side::parse(b)?];
+    let only = |list: Option<&[usize]>| list.and_then(|l| <[usize; 1]>::try_from(l).ok()).map(|[n]| n);
+    let common = Common {
+        slots: only(args.slots.as_ref().map(|s| s.0.as_slice())),
+        policy: match args.policy.0[..] {
+            [one] => one,
+            _ => Contender::Online(Policy::default()),
+        },
+        admission: args.admission(),
+        profile,
+        trunk: args.trunk,
+    };
+    let read = |path: &Path| -> Result<(String, Routes, Prepared), Failure> {
+        let routes = open_routes(path).map_err(|e| Failure::usage(e.to_string()))?;
+        let prepared = Prepared::new(&routes);
+        Ok((name(path), routes, prepared))
+    };
+    let mut own = Vec::with_capacity(2);
+    for side in &sides {
+        own.push(if let Side::File(path) = side { Some(read(path)?) } else { None });
+    }
+    let needs_file = own.iter().any(Option::is_none);
+    if needs_file && args.files.is_empty() {
+        return Err(Failure::usage("give the trace on which the two sides are to be compared: rotary simulate FILE --diff A B").into());
+    }
+    let mut found = Vec::new();
+    let files: Vec<Option<&PathBuf>> = if needs_file { args.files.iter().map(Some).collect() } else { vec![None] };
+    for path in files {
+        let shared = path.map(|p| read(p)).transpose()?;
+        let pick = |i: usize| own[i].as_ref().or(shared.as_ref()).map(|(file, routes, prepared)| Source { file, routes, prepared });
+        let (Some(a), Some(b)) = (pick(0), pick(1)) else { continue };
+        found.push(compare([&sides[0], &sides[1]], [&a, &b], &common)?);
+    }
+    let unicode = args.canvas().unicode;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match args.format {
+        Format::Text => found.iter().try_for_each(|d| text(&mut out, d, unicode))?,
+        Format::Csv => csv(&mut out, &found)?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut out, &found)?;
+            writeln!(out)?;
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A bar to the left for less, to the right for more; `full` is its longest.
+fn bar(value: f64, full: f64, unicode: bool) -> String {
+    let n = if full > 0.0 { (value.abs() / full * BAR as f64).round().min(BAR as f64) as usize } else { 0 };
+    let (block, axis) = if unicode { ("█", "│") } else { ("#", "|") };
+    let (left, right) = if value < 0.0 { (n, 0) } else { (0, n) };
+    format!("{}{}{axis}{}", " ".repeat(BAR - left), block.repeat(left), block.repeat(right))
+}
+
+fn text(out: &mut impl Write, d: &Difference, unicode: bool) -> io::Result<()> {
+    let (a, b) = (&d.a, &d.b);
+    writeln!(out, "{}\n  A  {}\n  B  {}\n", d.file, a.label, b.label)?;
+    writeln!(out, "{:<34}{:>12}{:>12}{:>12}", "", "A", "B", "B - A")?;
+    let row = |out: &mut dyn Write, what: &str, x: f64, y: f64| writeln!(out, "{what:<34}{x:>12.2}{y:>12.2}{:>+12.2}", y - x);
+    let mib = f64::from(1u32 << 20);
+    row(out, "hit rate, %", a.hit_rate * 100.0, b.hit_rate * 100.0)?;
+    if a.slot_bytes > 0 && b.slot_bytes > 0 {
+        row(out, "slots, MiB", a.slot_bytes as f64 / mib, b.slot_bytes as f64 / mib)?;
+    }
+    row(out, "copied into slots, MiB per token", a.copied_per_token / mib, b.copied_per_token / mib)?;
+    row(out, "missed, MiB per token", a.missed_per_token / mib, b.missed_per_token / mib)?;
+    let (x, y) = (a.measured_tokens_per_second, b.measured_tokens_per_second);
+    if x.is_some() || y.is_some() {
+        let cell = |v: Option<f64>| v.map_or("-".to_owned(), |v| format!("{v:.2}"));
+        let less = x.zip(y).map_or("-".to_owned(), |(x, y)| format!("{:+.2}", y - x));
+        writeln!(out, "{:<34}{:>12}{:>12}{less:>12}", "tokens/s, measured, median step", cell(x), cell(y))?;
+    }
+    if let (Some(x), Some(y)) = (a.estimated_tokens_per_second, b.estimated_tokens_per_second) {
+        row(out, "tokens/s, estimated", x, y)?;
+    }
+    if let Some(profile) = &d.profile {
+        writeln!(out, "estimated for {profile};\ntrunk {} per token ({})", super::size(d.trunk_bytes), d.trunk)?;
+    }
+
+    let estimates = d.layers.iter().any(|l| l.a.estimated_us.is_some());
+    write!(out, "\n{:>5}{:>9}{:>9}{:>9}  {:<21}{:>22}", "layer", "hits A %", "hits B %", "B - A", "", "copied MiB/token A, B")?;
+    writeln!(out, "{}", if estimates { "   est. us A, B" } else { "" })?;
+    let points = |l: &LayerPair| (l.b.hit_rate - l.a.hit_rate) * 100.0;
+    let most = d.layers.iter().map(|l| points(l).abs()).fold(0.0, f64::max);
+    for l in &d.layers {
+        write!(
+            out,
+            "{:>5}{:>9.2}{:>9.2}{:>+9.2}  {:<21}{:>11.2}{:>11.2}",
+            l.layer,
+            l.a.hit_rate * 100.0,
+            l.b.hit_rate * 100.0,
+            points(l),
+            bar(points(l), most, unicode),
+            l.a.copied_per_token / mib,
+            l.b.copied_per_token / mib
+        )?;
+        match (l.a.estimated_us, l.b.estimated_us) {
+            (Some(x), Some(y)) => writeln!(out, "{x:>8.0}{y:>8.0}")?,
+            _ => writeln!(out)?,
+        }
+    }
+    let experts: Vec<&ExpertPair> = d.experts.iter().filter(|e| e.more().abs() > 1e-9).take(SHOWN_EXPERTS).collect();
+    if experts.is_empty() {
+        return writeln!(out, "\nno expert is missed more in one than in the other\n");
+    }
+    writeln!(
+        out,
+        "\nexperts that differ most, misses per 1000 tokens\n{:>5}{:>8}{:>9}{:>9}{:>9}{:>11}",
+        "layer", "expert", "A", "B", "B - A", "uses A, B"
+    )?;
+    for e in experts {
+        let [a, b] = e.misses;
+        let [m, n] = e.uses;
+        writeln!(out, "{:>5}{:>8}{a:>9.1}{b:>9.1}{:>+9.1}{m:>9.1} {n:.1}", e.layer, e.expert, e.more())?;
+    }
+    writeln!(out)
+}
+
+/// A row for the total, one for each layer, one for each expert.
+fn csv(out: &mut impl Write, found: &[Difference]) -> io::Result<()> {
+    writeln!(
+        out,
+        "file,a,b,scope,layer,expert,hit_rate_a,hit_rate_b,copied_per_token_a,copied_per_token_b,missed_per_token_a,missed_per_token_b,\
+         estimated_tokens_per_second_a,estimated_tokens_per_second_b,estimated_us_a,estimated_us_b,misses_per_1000_tokens_a,\
+         misses_per_1000_tokens_b"
+    )?;
+    let may = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.3}"));
+    for d in found {
+        let (a, b) = (&d.a, &d.b);
+        let who = format!("{},{},{}", quoted(&d.file), quoted(&a.label), quoted(&b.label));
+        writeln!(
+            out,
+            "{who},total,,,{:.6},{:.6},{:.1},{:.1},{:.1},{:.1},{},{},,,,",
+            a.hit_rate,
+            b.hit_rate,
+            a.copied_per_token,
+            b.copied_per_token,
+            a.missed_per_token,
+            b.missed_per_token,
+            may(a.estimated_tokens_per_second),
+            may(b.estimated_tokens_per_second)
+        )?;
+        for LayerPair { layer, a, b } in &d.layers {
+            writeln!(
+                out,
+                "{who},layer,{layer},,{:.6},{:.6},{:.1},{:.1},{:.1},{:.1},,,{},{},,",
+                a.hit_rate,
+                b.hit_rate,
+                a.copied_per_token,
+                b.copied_per_token,
+                a.missed_per_token,
+                b.missed_per_token,
+                may(a.estimated_us),
+                may(b.estimated_us)
+            )?;
+        }
+        for e in &d.experts {
+            let rate = |i: usize| if e.uses[i] > 0.0 { format!("{:.6}", 1.0 - e.misses[i] / e.uses[i]) } else { String::new() };
+            writeln!(out, "{who},expert,{},{},{},{},,,,,,,,,{:.3},{:.3}", e.layer, e.expert, rate(0), rate(1), e.misses[0], e.misses[1])?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::profile::included;
+    use crate::trace::session::Session;
+
+    fn routes(name: &str) -> Routes {
+        let bytes: &[u8] = match name {
+            "qwen3" => include_bytes!("../../tests/traces/qwen3-30b-a3b.rotary"),
+            _ => include_bytes!("../../tests/traces/gpt-oss-120b.rotary"),
+        };
+        Session::from_bytes(bytes.to_vec()).unwrap().routes().unwrap()
+    }
+
+    fn of(a: &str, b: &str, names: [&str; 2], profile: Option<&Profile>) -> Result<Difference, Failure> {
+        let sides = [Side::parse(a)?, Side::parse(b)?];
+        let routes = names.map(routes);
+        let prepared = routes.each_ref().map(Prepared::new);
+        let source = |i: usize| Source { file: names[i], routes: &routes[i], prepared: &prepared[i] };
+        let policy = Contender::Online(Policy::Rotary);
+        let common = Common { slots: Some(32), policy, admission: None, profile, trunk: Some(1_000_000_000) };
+        compare([&sides[0], &sides[1]], [&source(0), &source(1)], &common)
+    }
+
+    #[test]
+    fn a_side_is_a_policy_slots_both_what_was_recorded_or_a_file() {
+        let lru = Some(Contender::Online(Policy::Lru));
+        for (text, side) in [
+            ("lru", Side::Simulated { policy: lru, slots: None }),
+            ("slots=32", Side::Simulated { policy: None, slots: Some(32) }),
+            ("32", Side::Simulated { policy: None, slots: Some(32) }),
+            ("lru@32", Side::Simulated { policy: lru, slots: Some(32) }),
+            ("policy=lru,slots=32", Side::Simulated { policy: lru, slots: Some(32) }),
+            ("belady@8", Side::Simulated { policy: Some(Contender::Belady), slots: Some(8) }),
+            ("recorded", Side::Recorded),
+            (env!("CARGO_MANIFEST_DIR"), Side::File(env!("CARGO_MANIFEST_DIR").into())),
+        ] {
+            assert_eq!(Side::parse(text).unwrap(), side, "{text}");
+        }
+        for bad in ["", "clock", "lru@", "lru@many", "slots=-1", "slots=99999999999999999999", "nothing.rotary", "lru@32@x"] {
+            let message = Side::parse(bad).unwrap_err().message;
+            assert!(message.contains("lru@32") && message.contains("recorded"), "{bad}: {message}");
+        }
+    }
+
+    #[test]
+    fn totals_layers_and_experts_tell_the_same_story() {
+        let d = of("rotary@16", "lru@24", ["qwen3", "qwen3"], None).unwrap();
+        assert!(
+            (d.a.hit_rate * 100.0 - 64.75).abs() < 2.0 && (d.b.hit_rate * 100.0 - 72.95).abs() < 0.01,
+            "{} {}",
+            d.a.hit_rate,
+            d.b.hit_rate
+        );
+        // By layer, weighted by uses, it is the total; by expert, misses add up to it.
+        let prepared = Prepared::new(&routes("qwen3"));
+        let tally = prepared.online(Policy::Lru, Admission::ALWAYS, 24);
+        for (l, t) in d.layers.iter().zip(&tally.layers) {
+            assert!((l.b.hit_rate - t.hit_rate()).abs() < 1e-12);
+        }
+        let misses: f64 = d.experts.iter().map(|e| e.misses[1]).sum::<f64>() * d.b.tokens as f64 / 1000.0;
+        assert!((misses - (tally.routed as f64 - tally.hits)).abs() < 1e-6, "{misses}");
+        assert!(d.experts.windows(2).all(|w| w[0].more().abs() >= w[1].more().abs()));
+        let copied: f64 = d.layers.iter().map(|l| l.b.copied_per_token).sum();
+        assert!((copied / d.b.copied_per_token - 1.0).abs() < 0.02, "{copied}");
+    }
+
+    #[test]
+    fn every_contender_counts_each_expert_as_its_total_does() {
+        let routes = routes("gpt-oss");
+        let prepared = Prepared::new(&routes);
+        for contender in Contender::ALL.into_iter().chain([Contender::Recorded]) {
+            let (tally, by) = prepared.by_expert(contender, 16, None);
+            assert_eq!(by.routed.iter().sum::<u64>(), tally.routed, "{contender}");
+            assert!((by.hits.iter().sum::<f64>() - tally.hits).abs() < 1e-6, "{contender}");
+            assert_eq!(tally.layers.iter().map(|l| l.routed).sum::<u64>(), tally.routed, "{contender}");
+        }
+    }
+
+    #[test]
+    fn the_same_side_twice_differs_nowhere() {
+        let d = of("rotary", "rotary@32", ["gpt-oss", "gpt-oss"], None).unwrap();
+        assert!(d.experts.iter().all(|e| e.more() == 0.0) && d.layers.iter().all(|l| l.a == l.b));
+        let mut out = Vec::new();
+        text(&mut out, &d, true).unwrap();
+        assert!(String::from_utf8(out).unwrap().contains("no expert is missed more in one than in the other"));
+    }
+
+    #[test]
+    fn a_difference_for_people() {
+        let profile = included("rtx-4060-laptop").unwrap();
+        let mut out = Vec::new();
+        text(&mut out, &of("lru@16", "belady@16", ["gpt-oss", "gpt-oss"], Some(&profile)).unwrap(), true).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+
+    #[test]
+    fn csv_has_as_many_columns_in_every_row() {
+        let profile = included("rtx-4060-laptop").unwrap();
+        let mut out = Vec::new();
+        csv(&mut out, &[of("lru@16", "recorded", ["gpt-oss", "gpt-oss"], Some(&profile)).unwrap()]).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        // The labels hold commas of their own, in quotes.
+        let columns = |l: &str| l.replace("\"lru, 16 slots\"", "A").split(',').count();
+        let head = columns(text.lines().next().unwrap());
+        assert!(text.lines().all(|l| columns(l) == head), "{text}");
+        for scope in ["total", "layer", "expert"] {
+            assert!(text.contains(&format!(",{scope},")), "{scope}");
+        }
+    }
+
+    #[test]
+    fn sessions_of_different_shape_and_too_many_slots_are_refused() {
+        let message = of("recorded", "recorded", ["qwen3", "gpt-oss"], None).unwrap_err().message;
+        assert!(message.contains("48 layers x 128") && message.contains("36 x 128"), "{message}");
+        let message = of("lru@129", "lru", ["qwen3", "qwen3"], None).unwrap_err().message;
+        assert!(message.contains("129 slots"), "{message}");
+    }
+}
