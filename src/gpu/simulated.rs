@@ -7,6 +7,7 @@
 //! come from a clock of its own (see [`Speeds`]). Kernels run by [`super::reference`].
 
 mod lanes;
+mod memory;
 mod races;
 
 use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, PinnedBytes, Touch};
@@ -119,7 +120,7 @@ impl Drop for Owner {
 /// Page-locked memory of the simulated device: ordinary memory whose accesses are watched.
 struct SimulatedPinned {
     shared: Arc<Shared>,
-    buffer: Arc<lanes::Buffer>,
+    buffer: Arc<memory::Buffer>,
 }
 
 impl Drop for SimulatedPinned {
@@ -213,7 +214,7 @@ fn foreign(what: &'static str) -> GpuError {
     GpuError::Driver { what: what.into(), why: "it belongs to another device".into() }
 }
 
-fn buffer(pinned: &Pinned) -> Result<&Arc<lanes::Buffer>, GpuError> {
+fn buffer(pinned: &Pinned) -> Result<&Arc<memory::Buffer>, GpuError> {
     let ours = pinned.as_any().downcast_ref::<SimulatedPinned>();
     ours.map(|p| &p.buffer).ok_or_else(|| foreign("page-locked memory"))
 }

@@ -6,7 +6,7 @@ use crate::experts::store::{LayerExperts, Projection};
 use crate::experts::Experts;
 use crate::gguf::{Bytes, GgmlType};
 use crate::gpu::device::{Facts, Touch};
-use crate::gpu::params::{Route, Shape};
+use crate::gpu::params::{launch, Route, Shape};
 use crate::gpu::simulated::{Faults, Options, Order, Simulated};
 use crate::gpu::{GpuError, Pinned};
 use candle_core::Tensor;
@@ -197,6 +197,18 @@ impl Session {
         Routing { top_k: TOP_K, ids, weights: self.floats(place(layer, 4, tokens)) }
     }
 
+    /// The device's own tables say what the scheduler says.
+    fn tables_agree(&mut self) {
+        for layer in 0..3 {
+            let at = self.experts.device_table(layer).unwrap();
+            let table = self.sim.peek(at, EXPERTS * 4).unwrap();
+            for (expert, slot) in table.chunks_exact(4).map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]])).enumerate() {
+                let wanted = self.experts.scheduler().slot_of(layer, expert as u16).map_or(-1, i32::from);
+                assert_eq!(slot, wanted, "layer {layer}, expert {expert}");
+            }
+        }
+    }
+
     fn resident(&self) -> usize {
         (0..3).map(|l| self.experts.scheduler().occupied(l)).sum()
     }
@@ -256,6 +268,7 @@ proptest! {
             }
         }
         prop_assert_eq!(s.sim.violations(), Vec::<String>::new());
+        s.tables_agree();
         let Session { sim, device, experts, memory, pinned, .. } = s;
         drop((device, experts, memory, pinned));
         prop_assert_eq!((sim.used(), sim.pinned_used()), (0, 0), "everything is given back");
@@ -283,6 +296,7 @@ proptest! {
         s.sim.fail(Faults::default());
         s.device_step(1, 3).unwrap();
         prop_assert_eq!(s.sim.violations(), Vec::<String>::new());
+        s.tables_agree();
         let Session { sim, device, experts, memory, pinned, .. } = s;
         drop((device, experts, memory, pinned));
         prop_assert_eq!((sim.used(), sim.pinned_used()), (0, 0));

@@ -1,48 +1,15 @@
-//! The simulated device's memory and queues, and how queued work is carried out.
+//! The simulated device's queues, and how queued work is carried out.
 
+use super::memory::{counted, joined, outside, Block, Blocks, Buffer, Seen, GUARD};
 use super::races::{Access, Clock, Races, Space, HOST};
 use super::{Faults, Options, Order};
-use crate::gpu::device::{Address, GpuError, Lane, Touch};
+use crate::gpu::device::{GpuError, Lane, Touch};
 use crate::gpu::params::Shape;
-use crate::gpu::reference::{self, HostMemory};
+use crate::gpu::reference;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-
-/// What fresh memory holds: no number as f32 and as f16, and no slot as i32.
-const POISON: u64 = 0x7FF1_7FF1_7FF1_7FF1;
-/// Memory begins at multiples of this, so that a stray address hits nothing.
-const GUARD: u64 = 1 << 16;
-/// Sizes are counted in steps of this.
-const GRAIN: u64 = 256;
-
-fn counted(bytes: usize) -> u64 {
-    (bytes as u64).next_multiple_of(GRAIN)
-}
-
-fn words(bytes: usize, fill: u64) -> Box<[u64]> {
-    vec![fill; bytes.div_ceil(8)].into()
-}
-
-/// Page-locked memory.
-pub(super) struct Buffer {
-    number: u64,
-    pub(super) len: usize,
-    words: RwLock<Box<[u64]>>,
-}
-
-impl Buffer {
-    pub(super) fn read<T>(&self, f: impl FnOnce(&[u8]) -> T) -> T {
-        let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
-        f(&bytemuck::cast_slice(&words)[..self.len])
-    }
-
-    pub(super) fn write<T>(&self, f: impl FnOnce(&mut [u8]) -> T) -> T {
-        let mut words = self.words.write().unwrap_or_else(PoisonError::into_inner);
-        f(&mut bytemuck::cast_slice_mut(&mut words)[..self.len])
-    }
-}
+use std::sync::{Arc, OnceLock};
 
 /// A mark: a place in a lane's work, what is known there, and when it was passed.
 pub(super) struct Passed {
@@ -97,79 +64,6 @@ struct Queue {
     clock: Clock,
     /// When its last work ended.
     us: f64,
-}
-
-struct Block {
-    words: Box<[u64]>,
-    len: usize,
-    /// Its owner has dropped it; what is queued from now on must not use it.
-    dropped: bool,
-}
-
-/// All device memory by address.
-#[derive(Default)]
-struct Blocks(BTreeMap<u64, Block>);
-
-impl Blocks {
-    /// The memory that holds these bytes: its address and itself.
-    fn find(&self, at: u64, bytes: usize) -> Result<(u64, &Block), GpuError> {
-        let found = self.0.range(..=at).next_back().filter(|(&start, b)| at.saturating_add(bytes as u64) <= start + b.len as u64);
-        found.map(|(&start, b)| (start, b)).ok_or_else(|| outside(at, bytes))
-    }
-
-    fn read(&self, at: u64, bytes: usize) -> Result<&[u8], GpuError> {
-        let (start, block) = self.find(at, bytes)?;
-        let from = (at - start) as usize;
-        Ok(&bytemuck::cast_slice(&block.words)[from..from + bytes])
-    }
-
-    fn write(&mut self, at: u64, bytes: usize) -> Result<&mut [u8], GpuError> {
-        let (start, _) = self.find(at, bytes)?;
-        let from = (at - start) as usize;
-        let block = self.0.get_mut(&start).ok_or_else(|| outside(at, bytes))?;
-        Ok(&mut bytemuck::cast_slice_mut(&mut block.words)[from..from + bytes])
-    }
-}
-
-fn outside(at: u64, bytes: usize) -> GpuError {
-    GpuError::Driver { what: format!("{bytes} bytes at {at:#x}"), why: "no memory there: never allocated, freed, or too short".into() }
-}
-
-/// Device memory as one kernel sees it; notes what it reads and writes.
-struct Seen<'a> {
-    blocks: &'a mut Blocks,
-    reads: RefCell<Vec<Range<u64>>>,
-    writes: Vec<Range<u64>>,
-}
-
-fn extend(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
-    match ranges.last_mut() {
-        Some(last) if last.start <= range.start && range.start <= last.end => last.end = last.end.max(range.end),
-        _ => ranges.push(range),
-    }
-}
-
-impl HostMemory for Seen<'_> {
-    fn bytes(&self, at: Address, len: usize) -> Option<&[u8]> {
-        let bytes = self.blocks.read(at.0, len).ok()?;
-        extend(&mut self.reads.borrow_mut(), at.0..at.0 + len as u64);
-        Some(bytes)
-    }
-
-    fn bytes_mut(&mut self, at: Address, len: usize) -> Option<&mut [u8]> {
-        let bytes = self.blocks.write(at.0, len).ok()?;
-        extend(&mut self.writes, at.0..at.0 + len as u64);
-        Some(bytes)
-    }
-}
-
-/// Sorted, overlapping ones joined.
-fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    ranges.sort_unstable_by_key(|r| r.start);
-    ranges.into_iter().fold(Vec::new(), |mut out, r| {
-        extend(&mut out, r);
-        out
-    })
 }
 
 /// Everything behind the device's lock.
@@ -262,7 +156,7 @@ impl State {
         self.peak = self.peak.max(self.used);
         let at = self.next_address;
         self.next_address = (at + bytes as u64 + GUARD).next_multiple_of(GUARD);
-        self.blocks.0.insert(at, Block { words: words(bytes, POISON), len: bytes, dropped: false });
+        self.blocks.0.insert(at, Block::new(bytes));
         Ok(at)
     }
 
@@ -281,7 +175,7 @@ impl State {
         }
         self.pinned += bytes as u64;
         self.next_buffer += 1;
-        Ok(Arc::new(Buffer { number: self.next_buffer, len: bytes, words: RwLock::new(words(bytes, 0)) }))
+        Ok(Arc::new(Buffer::new(self.next_buffer, bytes)))
     }
 
     pub(super) fn unpin(&mut self, buffer: &Buffer) {
