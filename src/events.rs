@@ -354,7 +354,8 @@ pub enum Event {
     LoadFailed { message: String, kind: FailureKind },
     /// The prompt is being read.
     Prefill { id: RequestId, done: usize, total: usize, reused: usize },
-    /// A piece of text, cut at grapheme borders. `step` names the step that produced its last token.
+    /// Text of one token, or a part of it, cut at grapheme borders. `step` names the step that chose the token; tokens
+    /// without a whole grapheme of their own share the next piece, whose `step` is then that of the last of them.
     Text { id: RequestId, text: String, kind: TextKind, step: u64 },
     /// The turn is over.
     Finished { id: RequestId, reason: FinishReason, stats: TurnStats },

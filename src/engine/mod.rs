@@ -1,5 +1,6 @@
 //! The inference thread: commands in, two lanes out.
 
+mod answer;
 mod error;
 #[cfg(test)]
 mod fake;

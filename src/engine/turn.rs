@@ -4,14 +4,14 @@
 //! token. Between two steps it looks at the signals: cancel, and the slot count that the person wants. Every step
 //! leaves one record on the telemetry lane.
 
+use super::answer::Answer;
 use super::lanes::{Gone, Lanes};
 use super::prompt::{borders, reusable, Prompt, PromptReader};
 use super::runtime::Opened;
 use super::sampling::{validate, Sampler};
 use super::EngineError;
-use crate::events::{Event, FinishReason, Phase, RequestId, Sampling, StepRecord, TextKind, TurnStats};
+use crate::events::{Event, FinishReason, Phase, RequestId, Sampling, StepRecord, TurnStats};
 use crate::model::Logits;
-use crate::text::{StreamDecoder, ThinkSplitter};
 use std::time::Instant;
 
 /// An open model, what its context holds, and how many steps it has made.
@@ -100,8 +100,8 @@ impl Session {
         let reason = self.decode(lanes, id, first, sampling.max_tokens, &mut sampler, &mut answer, stats);
         stats.decode_s = begin.elapsed().as_secs_f64();
         // Text that waited for the rest of a character comes out even if the turn failed.
-        for (kind, text) in answer.end() {
-            lanes.event(Event::Text { id, text, kind, step: self.steps.saturating_sub(1) })?;
+        for (kind, text, step) in answer.end() {
+            lanes.event(Event::Text { id, text, kind, step })?;
         }
         let reason = reason?;
         Ok(self.finish(lanes, id, reason, stats)?)
@@ -165,11 +165,11 @@ impl Session {
                 return Ok(FinishReason::Stop);
             }
             stats.generated_tokens += 1;
-            if answer.splitter.is_thinking() {
+            if answer.is_thinking() {
                 stats.thinking_tokens += 1;
             }
-            for (kind, text) in answer.take(&self.opened.language.token_bytes(token, false)) {
-                lanes.event(Event::Text { id, text, kind, step: self.steps.saturating_sub(1) })?;
+            for (kind, text, step) in answer.take(&self.opened.language.token_bytes(token, false), self.steps.saturating_sub(1)) {
+                lanes.event(Event::Text { id, text, kind, step })?;
             }
             if max_tokens > 0 && stats.generated_tokens >= max_tokens {
                 return Ok(FinishReason::Length);
@@ -277,31 +277,4 @@ impl Session {
 
 fn micros(d: std::time::Duration) -> u32 {
     u32::try_from(d.as_micros()).unwrap_or(u32::MAX)
-}
-
-/// The answer as it comes: token bytes in, text of two kinds out.
-struct Answer {
-    decoder: StreamDecoder,
-    splitter: ThinkSplitter,
-}
-
-impl Answer {
-    /// The answer to `prompt`, which may end inside an open thinking block.
-    fn to(prompt: &str) -> Self {
-        Self { decoder: StreamDecoder::default(), splitter: ThinkSplitter::after(prompt) }
-    }
-
-    /// Text that is certain now.
-    fn take(&mut self, bytes: &[u8]) -> Vec<(TextKind, String)> {
-        let text = self.decoder.push(bytes);
-        self.splitter.push(&text)
-    }
-
-    /// Text that waited for more.
-    fn end(&mut self) -> Vec<(TextKind, String)> {
-        let rest = self.decoder.finish();
-        let mut out = self.splitter.push(&rest);
-        out.extend(self.splitter.finish());
-        out
-    }
 }

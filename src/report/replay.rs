@@ -3,12 +3,13 @@
 use crate::engine::EngineHandle;
 use crate::events::{Event, Outcome, Phase};
 use crate::experts::policy::Policy;
-use crate::trace::open::{open as open_trace, play, Trace, TraceError};
-use crate::trace::player::{Options, PlayerControl};
+use crate::trace::open::{open as open_trace, play, Problem, Trace, TraceError};
+use crate::trace::player::{compare, Options, Other, PlayerControl};
+use crate::trace::second::Simulation;
 use crate::trace::session::{Ending, Entry, Session};
 use clap::Args;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Arguments of `rotary replay`.
@@ -17,6 +18,13 @@ pub struct ReplayArgs {
     /// A recorded session, or a route_trace v1 CSV
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Another trace of the same model, to be compared with: the heatmap shows the difference
+    #[arg(value_name = "FILE2")]
+    pub other: Option<PathBuf>,
+    /// Compare with the same routing (or with that of FILE2) under another policy, slot count, or both:
+    /// policy=lru, slots=24, policy=lru,slots=24
+    #[arg(long, value_name = "SPEC", value_parser = spec)]
+    pub diff: Option<Spec>,
     /// How fast, as a factor of the speed at which it happened
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = speed)]
     pub speed: f64,
@@ -41,11 +49,69 @@ fn speed(text: &str) -> Result<f64, String> {
     text.parse::<f64>().ok().filter(|x| (1e-3..=1e6).contains(x)).ok_or_else(|| "write a number from 0.001 to 1000000".into())
 }
 
+/// What the other side of a comparison is simulated with; what is not said is as on the first side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spec {
+    /// Slots per layer.
+    pub slots: Option<usize>,
+    /// The policy.
+    pub policy: Option<Policy>,
+}
+
+fn spec(text: &str) -> Result<Spec, String> {
+    let mut spec = Spec::default();
+    for part in text.split(',') {
+        match part.trim().split_once('=') {
+            Some(("slots", n)) => match n.parse() {
+                Ok(n) if n > 0 => spec.slots = Some(n),
+                _ => return Err(format!("slots: `{n}` is no count of slots; write a number from 1 up")),
+            },
+            Some(("policy", name)) => spec.policy = Some(name.parse().map_err(|e| format!("policy: {e}"))?),
+            _ => return Err(format!("`{part}` says nothing; write policy=NAME, slots=N, or both with a comma")),
+        }
+    }
+    Ok(spec)
+}
+
+/// Why a replay can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// A file is no trace.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The two files don't belong together.
+    #[error("{second} is of {theirs}, {first} of {ours}: only sessions of the same shape can be compared")]
+    Shape {
+        /// The first file.
+        first: String,
+        /// The second file.
+        second: String,
+        /// Its shape.
+        theirs: String,
+        /// The shape of the first.
+        ours: String,
+    },
+}
+
+/// A file's name, made fit for a line.
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    name.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Layers and experts of a trace; `None` if no model was open in it.
+fn shape(trace: &mut Trace) -> Option<(usize, usize)> {
+    match trace {
+        Trace::Session(session) => session.card().map(|c| (c.layers, c.experts)),
+        Trace::Routes(routes) => Some((routes.head.layers, routes.head.experts)),
+    }
+}
+
 /// Start the player; its handle goes to the app.
 ///
 /// # Errors
-/// If the file is no trace.
-pub fn open(args: &ReplayArgs) -> Result<(EngineHandle, PlayerControl), TraceError> {
+/// If a file is no trace, or the two can't be compared.
+pub fn open(args: &ReplayArgs) -> Result<(EngineHandle, PlayerControl), ReplayError> {
     let mut trace = open_trace(&args.file)?;
     let policy = args.policy.unwrap_or_default();
     let simulate = match (&mut trace, args.slots) {
@@ -61,7 +127,26 @@ pub fn open(args: &ReplayArgs) -> Result<(EngineHandle, PlayerControl), TraceErr
         simulate,
         ..Options::default()
     };
-    Ok(play(trace, options))
+    let simulation = args.diff.map(|spec| Simulation { slots: spec.slots, policy: spec.policy.unwrap_or(policy) });
+    let other = match (&args.other, simulation) {
+        (None, None) => return Ok(play(trace, options)),
+        (None, Some(simulation)) => Other::Itself(simulation),
+        (Some(path), simulation) => {
+            let mut second = open_trace(path)?;
+            let no_routing = |path: &Path| TraceError { path: path.to_owned(), problem: Problem::NoRouting };
+            let ours = shape(&mut trace).ok_or_else(|| no_routing(&args.file))?;
+            let theirs = shape(&mut second).ok_or_else(|| no_routing(path))?;
+            if ours != theirs {
+                let words = |(layers, experts): (usize, usize)| format!("a model with {layers} x {experts} experts");
+                let (first, second) = (name_of(&args.file), name_of(path));
+                return Err(ReplayError::Shape { first, second, theirs: words(theirs), ours: words(ours) });
+            }
+            // Routing without occupancy has no hits of its own.
+            let simulation = simulation.or(matches!(second, Trace::Routes(_)).then_some(Simulation { slots: args.slots, policy }));
+            Other::Trace(Box::new(second), name_of(path), simulation)
+        }
+    };
+    Ok(compare(trace, other, options))
 }
 
 /// What is in the file, in lines for people.
@@ -128,7 +213,43 @@ mod tests {
 
     fn args(file: &str) -> ReplayArgs {
         let file = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traces/")).join(file);
-        ReplayArgs { file, speed: 1e6, paused: false, slots: Some(16), policy: None, rate: 10.0, summary: true }
+        ReplayArgs { file, other: None, diff: None, speed: 1e6, paused: false, slots: Some(16), policy: None, rate: 10.0, summary: true }
+    }
+
+    fn played(args: &ReplayArgs) -> std::sync::Arc<crate::trace::difference::Difference> {
+        let (mut handle, control) = open(args).unwrap();
+        std::thread::spawn(move || while handle.events.blocking_recv().is_some() {});
+        let begin = std::time::Instant::now();
+        while !control.status().ended {
+            assert!(begin.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        control.difference().unwrap()
+    }
+
+    #[test]
+    fn a_recording_is_compared_with_itself_under_another_policy_or_slot_count() {
+        let file = "qwen3-30b-a3b.rotary";
+        let more = played(&ReplayArgs { diff: Some(spec("slots=48").unwrap()), ..args(file) });
+        let [a, b] = more.rates(0..48).whole.map(Option::unwrap);
+        assert!(a + 0.05 < b, "48 slots hit more than 16: {a} {b}");
+        assert_eq!(more.alike(), Some(1.0));
+        let same = played(&ReplayArgs { other: Some(args(file).file), diff: Some(spec("slots=16").unwrap()), ..args(file) });
+        assert_eq!(same.rates(0..48).whole[0], same.rates(0..48).whole[1], "a file beside itself is no difference");
+        assert!((0..48).all(|l| (0..128).all(|e| same.cell(l, e).lean == 0.0)));
+    }
+
+    #[test]
+    fn what_can_not_be_compared_is_refused_with_the_reason() {
+        let other = Some(args("gpt-oss-120b.rotary").file);
+        let refused = open(&ReplayArgs { other, ..args("qwen3-30b-a3b.rotary") }).err().unwrap().to_string();
+        assert!(refused.contains("36 x 128") && refused.contains("48 x 128"), "{refused}");
+        assert_eq!(spec("policy=lru, slots=24"), Ok(Spec { slots: Some(24), policy: Some(Policy::Lru) }));
+        for (wrong, word) in
+            [("lru", "policy=NAME"), ("slots=0", "from 1 up"), ("policy=best", "best"), ("slots", "slots=N"), ("", "slots=N")]
+        {
+            assert!(spec(wrong).unwrap_err().contains(word), "{wrong}: {:?}", spec(wrong));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod vocabulary;
 pub use pre::{known as known_pre_tokenizers, PreTokenizer};
 pub use stream::StreamDecoder;
 pub use template::ChatTemplate;
-pub use think::ThinkSplitter;
+pub use think::{Piece, ThinkSplitter};
 pub use tokenizer::Tokenizer;
 pub use vocabulary::TokenKind;
 

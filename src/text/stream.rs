@@ -53,6 +53,12 @@ impl StreamDecoder {
         self.release()
     }
 
+    /// Bytes of text that wait for the next token, which may add to them.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// The rest at the end of the turn, broken bytes replaced by U+FFFD.
     pub fn finish(&mut self) -> String {
         if !std::mem::take(&mut self.bytes).is_empty() {

@@ -14,6 +14,19 @@ pub struct ThinkSplitter {
     state: State,
     /// Text that may turn out to be (part of) a mark, or white space before one.
     held: String,
+    /// Bytes of the stream before `held`.
+    before: usize,
+}
+
+/// A piece of the stream that is certain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Reasoning or answer.
+    pub kind: TextKind,
+    /// The text.
+    pub text: String,
+    /// Byte of the stream at which it begins; marks and white space that were dropped count.
+    pub at: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +45,7 @@ impl ThinkSplitter {
     #[must_use]
     pub fn after(prompt: &str) -> Self {
         let open = prompt.trim_end().ends_with(OPEN);
-        Self { state: if open { State::Thinking(false) } else { State::Start }, held: String::new() }
+        Self { state: if open { State::Thinking(false) } else { State::Start }, held: String::new(), before: 0 }
     }
 
     /// Whether the text is inside a thinking block now.
@@ -41,8 +54,14 @@ impl ThinkSplitter {
         matches!(self.state, State::Thinking(_))
     }
 
+    /// Drops the first `bytes` of what is held.
+    fn skip(&mut self, bytes: usize) {
+        self.held.drain(..bytes);
+        self.before += bytes;
+    }
+
     /// Add text; returns what is certain now. Neighbouring pieces of the same kind are one piece.
-    pub fn push(&mut self, text: &str) -> Vec<(TextKind, String)> {
+    pub fn push(&mut self, text: &str) -> Vec<Piece> {
         self.held.push_str(text);
         let mut out = Vec::new();
         while self.advance(&mut out) {}
@@ -50,24 +69,29 @@ impl ThinkSplitter {
     }
 
     /// The rest at the end of the turn.
-    pub fn finish(&mut self) -> Vec<(TextKind, String)> {
+    pub fn finish(&mut self) -> Vec<Piece> {
         let rest = std::mem::take(&mut self.held);
+        let at = self.before;
+        self.before += rest.len();
         let mut out = Vec::new();
         match self.state {
-            State::Thinking(_) => emit(&mut out, TextKind::Thinking, rest.trim_end()),
-            State::AfterThinking => emit(&mut out, TextKind::Answer, rest.trim_start()),
-            State::Start | State::Answer => emit(&mut out, TextKind::Answer, &rest),
+            State::Thinking(_) => emit(&mut out, TextKind::Thinking, rest.trim_end(), at),
+            State::AfterThinking => {
+                let text = rest.trim_start();
+                emit(&mut out, TextKind::Answer, text, at + rest.len() - text.len());
+            }
+            State::Start | State::Answer => emit(&mut out, TextKind::Answer, &rest, at),
         }
         out
     }
 
     /// One step; false when more text is needed.
-    fn advance(&mut self, out: &mut Vec<(TextKind, String)>) -> bool {
+    fn advance(&mut self, out: &mut Vec<Piece>) -> bool {
         match self.state {
             State::Start => {
                 let text = self.held.trim_start();
                 if let Some(rest) = text.strip_prefix(OPEN) {
-                    self.held = rest.to_owned();
+                    self.skip(self.held.len() - rest.len());
                     self.state = State::Thinking(false);
                 } else if OPEN.starts_with(text) {
                     return false;
@@ -77,29 +101,30 @@ impl ThinkSplitter {
             }
             State::Thinking(begun) => {
                 if !begun {
-                    self.held.drain(..self.held.len() - self.held.trim_start().len());
+                    self.skip(self.held.len() - self.held.trim_start().len());
                 }
                 if let Some(at) = self.held.find(CLOSE) {
-                    emit(out, TextKind::Thinking, self.held[..at].trim_end());
-                    self.held.drain(..at + CLOSE.len());
+                    emit(out, TextKind::Thinking, self.held[..at].trim_end(), self.before);
+                    self.skip(at + CLOSE.len());
                     self.state = State::AfterThinking;
                 } else {
                     let sure = self.held[..self.held.len() - partial(&self.held, CLOSE)].trim_end().len();
-                    let text: String = self.held.drain(..sure).collect();
-                    self.state = State::Thinking(begun || !text.is_empty());
-                    emit(out, TextKind::Thinking, &text);
+                    self.state = State::Thinking(begun || sure > 0);
+                    emit(out, TextKind::Thinking, &self.held[..sure], self.before);
+                    self.skip(sure);
                     return false;
                 }
             }
             State::AfterThinking => {
-                self.held.drain(..self.held.len() - self.held.trim_start().len());
+                self.skip(self.held.len() - self.held.trim_start().len());
                 if self.held.is_empty() {
                     return false;
                 }
                 self.state = State::Answer;
             }
             State::Answer => {
-                emit(out, TextKind::Answer, &std::mem::take(&mut self.held));
+                emit(out, TextKind::Answer, &self.held, self.before);
+                self.skip(self.held.len());
                 return false;
             }
         }
@@ -107,11 +132,11 @@ impl ThinkSplitter {
     }
 }
 
-fn emit(out: &mut Vec<(TextKind, String)>, kind: TextKind, text: &str) {
+fn emit(out: &mut Vec<Piece>, kind: TextKind, text: &str, at: usize) {
     match out.last_mut() {
         _ if text.is_empty() => {}
-        Some((last, so_far)) if *last == kind => so_far.push_str(text),
-        _ => out.push((kind, text.to_owned())),
+        Some(last) if last.kind == kind && last.at + last.text.len() == at => last.text.push_str(text),
+        _ => out.push(Piece { kind, text: text.to_owned(), at }),
     }
 }
 
@@ -128,15 +153,16 @@ mod tests {
 
     fn split(prompt: &str, chunks: &[&str]) -> Vec<(TextKind, String)> {
         let mut splitter = ThinkSplitter::after(prompt);
-        let mut out = Vec::new();
-        for chunk in chunks {
-            for (kind, text) in splitter.push(chunk) {
-                emit(&mut out, kind, &text);
+        let mut out: Vec<(TextKind, String)> = Vec::new();
+        let mut add = |piece: Piece| {
+            assert_eq!(chunks.concat()[piece.at..][..piece.text.len()], piece.text, "a piece says where it is from");
+            match out.last_mut() {
+                Some((kind, text)) if *kind == piece.kind => text.push_str(&piece.text),
+                _ => out.push((piece.kind, piece.text)),
             }
-        }
-        for (kind, text) in splitter.finish() {
-            emit(&mut out, kind, &text);
-        }
+        };
+        chunks.iter().for_each(|chunk| splitter.push(chunk).into_iter().for_each(&mut add));
+        splitter.finish().into_iter().for_each(add);
         out
     }
 

@@ -9,15 +9,15 @@
 //! meanwhile by the usual signals and commands. A recorded session shows what happened until the person changes one of
 //! them; from then on its hits and slots are simulated, its times are left out, and a notice says so.
 
+use super::difference::Difference;
+use super::open::Trace;
 use super::routes::{Routes, RoutesHead, Trunk, MAX_EXPERTS, MAX_LAYERS};
+use super::second::{Second, Simulation};
 use super::session::{Entry, Session, Timed};
+use super::simulated::Simulated;
 use crate::engine::{EngineHandle, Signals};
-use crate::events::{
-    Command, Event, Eviction, FailureKind, FinishReason, Gauges, ModelCard, Outcome, Plan, RoutedExpert, Sampling, StepRecord, StepTime,
-    TurnStats, NO_SLOT,
-};
+use crate::events::{Command, Event, FailureKind, FinishReason, Gauges, ModelCard, Plan, Sampling, StepRecord, TurnStats, NO_SLOT};
 use crate::experts::policy::Policy;
-use crate::experts::schedule::{Routed, Scheduler};
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,6 +99,7 @@ enum Action {
 pub struct PlayerControl {
     actions: Sender<Action>,
     status: Arc<Mutex<Status>>,
+    difference: Arc<Mutex<Option<Arc<Difference>>>>,
 }
 
 impl PlayerControl {
@@ -127,6 +128,11 @@ impl PlayerControl {
     pub fn status(&self) -> Status {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+    /// The comparison with the other side as it stands after the last step; `None` without one.
+    #[must_use]
+    pub fn difference(&self) -> Option<Arc<Difference>> {
+        self.difference.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
     fn send(&self, action: Action) {
         // A player that is gone has nothing to control.
         let _ = self.actions.send(action);
@@ -134,7 +140,7 @@ impl PlayerControl {
 }
 
 /// What is played.
-enum Source {
+pub(super) enum Source {
     List(Vec<Timed>),
     File(Box<Session>),
 }
@@ -152,7 +158,7 @@ impl Source {
             Source::File(session) => session.is_step(i),
         }
     }
-    fn get(&mut self, i: usize) -> Option<Timed> {
+    pub(super) fn get(&mut self, i: usize) -> Option<Timed> {
         match self {
             Source::List(entries) => entries.get(i).cloned(),
             Source::File(session) => session.get(i),
@@ -163,13 +169,13 @@ impl Source {
 /// Play a recorded session.
 #[must_use]
 pub fn from_session(session: Session, options: Options) -> (EngineHandle, PlayerControl) {
-    start(Source::File(Box::new(session)), options)
+    start(Source::File(Box::new(session)), options, None)
 }
 
 /// Play entries that are in memory.
 #[must_use]
 pub fn from_entries(entries: Vec<Timed>, options: Options) -> (EngineHandle, PlayerControl) {
-    start(Source::List(entries), options)
+    start(Source::List(entries), options, None)
 }
 
 /// Play records of a model as fast as they are taken, none lost: for tests of what listens.
@@ -182,11 +188,55 @@ pub fn from_records(card: ModelCard, records: Vec<StepRecord>) -> (EngineHandle,
 /// Play routing without occupancy. Without `options.simulate` a quarter of the experts get slots, under `rotary`.
 #[must_use]
 pub fn from_routes(routes: &Routes, options: Options) -> (EngineHandle, PlayerControl) {
+    let options = simulating(routes, options);
+    start(listed(routes, &options), options, None)
+}
+
+fn simulating(routes: &Routes, options: Options) -> Options {
     let slots = (routes.head.experts / 4).max(1);
-    let options = Options { simulate: options.simulate.or(Some((slots, Policy::default()))), ..options };
+    Options { simulate: options.simulate.or(Some((slots, Policy::default()))), ..options }
+}
+
+fn listed(routes: &Routes, options: &Options) -> Source {
     let records = (0..routes.len()).map(|i| routes.record(i));
-    let slots = options.simulate.map_or(slots, |s| s.0);
-    from_entries(timed(card_of(&routes.head, slots), records, options.step_interval), options)
+    let slots = options.simulate.map_or(1, |s| s.0);
+    Source::List(timed(card_of(&routes.head, slots), records, options.step_interval))
+}
+
+/// What a session is compared with.
+pub enum Other {
+    /// Its own routing, simulated.
+    Itself(Simulation),
+    /// Another trace; what it is called; simulated, or as it was recorded. Routing without occupancy must be simulated.
+    Trace(Box<Trace>, String, Option<Simulation>),
+}
+
+/// Play a trace beside another side. The model's shape must be the same in both; steps of another shape are left out.
+#[must_use]
+pub fn compare(trace: Trace, other: Other, options: Options) -> (EngineHandle, PlayerControl) {
+    let (options, source) = match trace {
+        Trace::Session(session) => (options, Source::File(session)),
+        Trace::Routes(routes) => {
+            let options = simulating(&routes, options);
+            let source = listed(&routes, &options);
+            (options, source)
+        }
+    };
+    let second = match other {
+        Other::Itself(simulation) => Second::new(None, Some(simulation), String::new()),
+        Other::Trace(trace, name, simulation) => {
+            let (source, simulation) = match *trace {
+                Trace::Session(session) => (Source::File(session), simulation),
+                Trace::Routes(routes) => {
+                    let same = Simulation { slots: None, policy: Policy::default() };
+                    (listed(&routes, &options), simulation.or(Some(same)))
+                }
+            };
+            let name = if simulation.is_some() { format!("{name}, ") } else { name };
+            Second::new(Some(source), simulation, name)
+        }
+    };
+    start(source, options, Some(second))
 }
 
 fn timed(card: ModelCard, records: impl Iterator<Item = StepRecord>, interval: Duration) -> Vec<Timed> {
@@ -231,7 +281,7 @@ pub fn card_of(head: &RoutesHead, slots: usize) -> ModelCard {
     }
 }
 
-fn start(source: Source, options: Options) -> (EngineHandle, PlayerControl) {
+fn start(source: Source, options: Options, second: Option<Second>) -> (EngineHandle, PlayerControl) {
     let (commands, inbox) = crossbeam_channel::unbounded();
     let (actions, controls) = crossbeam_channel::unbounded();
     let (event_tx, events) = mpsc::channel(EVENT_ROOM);
@@ -239,6 +289,7 @@ fn start(source: Source, options: Options) -> (EngineHandle, PlayerControl) {
     let (gauge_tx, gauges) = watch::channel(Gauges::default());
     let signals = Arc::new(Signals::default());
     let status = Arc::new(Mutex::new(Status::default()));
+    let difference = Arc::new(Mutex::new(None));
     let player = Player {
         steps: (0..source.len()).filter(|&i| source.is_step(i)).count(),
         length: 0,
@@ -250,6 +301,9 @@ fn start(source: Source, options: Options) -> (EngineHandle, PlayerControl) {
         options,
         card: None,
         simulated: None,
+        second,
+        compared: 0,
+        difference: difference.clone(),
         last_slots: 0,
         events: event_tx,
         telemetry: record_tx,
@@ -262,7 +316,7 @@ fn start(source: Source, options: Options) -> (EngineHandle, PlayerControl) {
         // The closed text lane tells the listener; the log tells why.
         tracing::error!(%e, "the player's thread could not be started");
     }
-    (EngineHandle { commands, events, telemetry, gauges, signals }, PlayerControl { actions, status })
+    (EngineHandle { commands, events, telemetry, gauges, signals }, PlayerControl { actions, status, difference })
 }
 
 /// The listener is gone; the thread is to end.
@@ -283,6 +337,11 @@ struct Player {
     options: Options,
     card: Option<ModelCard>,
     simulated: Option<Simulated>,
+    /// What it is compared with.
+    second: Option<Second>,
+    /// Steps shown when the comparison was last published.
+    compared: usize,
+    difference: Arc<Mutex<Option<Arc<Difference>>>>,
     /// Slots of the last record shown.
     last_slots: usize,
     events: mpsc::Sender<Event>,
@@ -373,6 +432,10 @@ impl Player {
                 if let Some((slots, policy)) = self.options.simulate {
                     self.simulated = Some(Simulated::new(&card, slots, policy));
                 }
+                if let Some(second) = &mut self.second {
+                    second.begin(&card);
+                    self.compared = usize::MAX;
+                }
                 self.event(Event::Ready { card })
             }
             Entry::Event(event) => self.event(event),
@@ -388,8 +451,12 @@ impl Player {
             self.signals.dropped.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
+        let recorded = self.second.is_some().then(|| record.clone());
         if let Some(simulated) = &mut self.simulated {
             simulated.step(&mut record);
+        }
+        if let (Some(second), Some(recorded)) = (&mut self.second, recorded) {
+            second.step(&recorded, &record);
         }
         self.last_slots = usize::from(record.slots);
         if !send {
@@ -517,7 +584,17 @@ impl Player {
         self.event(Event::Notice { message: format!("from here on hits and slots are simulated (policy {policy}), not recorded") })
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        if let Some(second) = self.second.as_ref().filter(|_| self.card.is_some() && self.compared != self.shown) {
+            let first = match &self.simulated {
+                Some(s) => format!("{}, {} slots", s.scheduler.policy(), s.scheduler.slots(0)),
+                None if self.last_slots > 0 => format!("recorded, {} slots", self.last_slots),
+                None => "recorded".to_owned(),
+            };
+            let snapshot = Some(Arc::new(second.snapshot(first)));
+            *self.difference.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+            self.compared = self.shown;
+        }
         let micros = |us: f64| Duration::from_micros(us.clamp(0.0, self.length as f64) as u64);
         let status = Status {
             step: self.shown,
@@ -534,7 +611,7 @@ impl Player {
 }
 
 /// Whether a record is of the model on the card. Listeners index by layer and expert without looking.
-fn fits(card: &ModelCard, r: &StepRecord) -> bool {
+pub(super) fn fits(card: &ModelCard, r: &StepRecord) -> bool {
     let expert = |e: u16| usize::from(e) < card.experts;
     r.layers() == card.layers
         && r.ends.is_sorted()
@@ -544,59 +621,10 @@ fn fits(card: &ModelCard, r: &StepRecord) -> bool {
         && (r.slot_of.is_empty() || r.slot_of.len() == card.layers * card.experts)
 }
 
-/// Replaces what was recorded by what the scheduler does.
-struct Simulated {
-    scheduler: Scheduler,
-    bytes: Vec<u64>,
-    tick: Vec<Routed>,
-}
-
-impl Simulated {
-    fn new(card: &ModelCard, slots: usize, policy: Policy) -> Self {
-        Self {
-            scheduler: Scheduler::new(card.layers, card.experts, slots, policy, policy.admission()),
-            bytes: card.expert_bytes.clone(),
-            tick: Vec::new(),
-        }
-    }
-
-    fn step(&mut self, record: &mut StepRecord) {
-        self.scheduler.begin_step(record.phase, record.tokens);
-        let routed = std::mem::take(&mut record.routed);
-        record.evicted.clear();
-        (record.bytes_uploaded, record.bytes_missed) = (0, 0);
-        let mut start = 0;
-        for layer in 0..record.ends.len() {
-            let end = record.ends[layer] as usize;
-            self.tick.clear();
-            self.tick.extend(routed[start..end].iter().map(|r| Routed { expert: r.expert, tokens: r.tokens, weight: r.weight }));
-            start = end;
-            let plan = self.scheduler.tick(layer, &self.tick);
-            let bytes = self.bytes.get(layer).copied().unwrap_or(0);
-            for p in &plan.placed {
-                let Routed { expert, tokens, weight } = p.routed;
-                record.routed.push(RoutedExpert { expert, tokens, weight, outcome: p.outcome });
-                if p.outcome == Outcome::Miss {
-                    record.bytes_missed = record.bytes_missed.saturating_add(bytes);
-                }
-            }
-            for swap in &plan.swaps {
-                record.bytes_uploaded = record.bytes_uploaded.saturating_add(bytes);
-                record.evicted.extend(swap.evicted.map(|expert| Eviction { layer: layer as u16, expert }));
-            }
-            record.ends[layer] = record.routed.len() as u32;
-        }
-        record.slots = u16::try_from(self.scheduler.slots(0)).unwrap_or(u16::MAX);
-        record.slot_of.clear();
-        record.slot_of.extend_from_slice(self.scheduler.slot_table());
-        record.time = StepTime::default();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::{Phase, TextKind};
+    use crate::events::{Outcome, Phase, RoutedExpert, StepTime, TextKind};
     use crate::trace::routes::RoutesStep;
 
     fn routes(steps: u64) -> Routes {
@@ -745,6 +773,66 @@ mod tests {
         control.step(1);
         let record = steps(&mut handle, 1).remove(0);
         assert_eq!((record.slots, record.slot_of.len(), record.time.total_us), (6, 16, 0));
+    }
+
+    #[test]
+    fn a_comparison_counts_what_the_simulation_counts_also_after_going_back() {
+        let routes = routes(60);
+        let simulation = Simulation { slots: Some(6), policy: Policy::Lru };
+        // Nobody takes the records here.
+        let options = Options { simulate: Some((3, Policy::Lru)), paused: true, lossless: false, ..fast() };
+        let (mut handle, control) = compare(Trace::Routes(routes.clone()), Other::Itself(simulation), options);
+        handle.events.blocking_recv();
+        let rates = |step: usize| {
+            control.seek(step);
+            wait(&control, |s| s.step == step);
+            let begin = Instant::now();
+            loop {
+                let d = control.difference().unwrap();
+                if d.steps() == step as u64 {
+                    return d.rates(0..2).whole.map(Option::unwrap);
+                }
+                assert!(begin.elapsed() < Duration::from_secs(20));
+            }
+        };
+        let end = rates(60);
+        let trace = crate::trace::simulate::Prepared::new(&routes);
+        for (rate, slots) in end.into_iter().zip([3, 6]) {
+            let want = trace.online(Policy::Lru, Policy::Lru.admission(), slots).hit_rate();
+            assert!((f64::from(rate) - want).abs() < 1e-6, "{rate} {want}");
+        }
+        assert_eq!(control.difference().unwrap().names, ["lru, 3 slots".to_owned(), "lru, 6 slots".to_owned()]);
+        let before = rates(30);
+        assert_ne!(before, end);
+        assert_eq!(rates(60), end);
+        drop(handle);
+    }
+
+    #[test]
+    fn another_session_is_walked_along_token_by_token() {
+        let (a, mut b) = (routes(20), Routes::new(routes(0).head));
+        // The other one has a prompt of three steps, then the same tokens.
+        let prompt = [RoutedExpert { expert: 7, tokens: 1, weight: 0.5, outcome: Outcome::Miss }];
+        for step in 0..3 {
+            b.push(RoutesStep { turn: 0, phase: Phase::Prefill, step, tokens: 1 }, [&prompt[..], &prompt[..]]);
+        }
+        for i in 1..12 {
+            b.push(a.steps()[i], (0..2).map(|l| a.tick(i, l)));
+        }
+        let options = Options { simulate: Some((4, Policy::Lru)), ..fast() };
+        let simulation = Some(Simulation { slots: Some(4), policy: Policy::Lru });
+        let other = Other::Trace(Box::new(Trace::Routes(b)), "b".into(), simulation);
+        let (mut handle, control) = compare(Trace::Routes(a), other, options);
+        handle.events.blocking_recv();
+        steps(&mut handle, 20);
+        wait(&control, |s| s.ended);
+        let begin = Instant::now();
+        while control.difference().is_none_or(|d| !d.ended) {
+            assert!(begin.elapsed() < Duration::from_secs(20));
+        }
+        let d = control.difference().unwrap();
+        assert_eq!(d.steps(), 12, "the prompt and eleven tokens");
+        assert!(d.alike().unwrap() > 0.9, "generated tokens are set against each other: {:?}", d.alike());
     }
 
     #[test]

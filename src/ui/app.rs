@@ -473,8 +473,11 @@ impl App {
             let dropped = self.engine.as_ref().map_or(0, |e| e.signals.dropped.load(Ordering::Relaxed));
             self.send(Message::Dropped(dropped));
             if let Some(player) = &self.player {
-                let status = player.status();
+                let (status, difference) = (player.status(), player.difference());
                 self.send(Message::Player(status));
+                if let Some(difference) = difference {
+                    self.send(Message::Difference(difference));
+                }
             }
             self.send(Message::Fold);
         }

@@ -2,6 +2,7 @@
 
 use super::keys::{COMMANDS, PARAMETERS};
 use super::memory_state::auto::Target;
+use super::tint::Tint;
 use crate::config::parse_bytes;
 use crate::events::{ModelSource, Sampling};
 use std::path::PathBuf;
@@ -56,6 +57,8 @@ pub enum Slash {
     Theme(String),
     /// Plain ASCII.
     Ascii(bool),
+    /// Tint the chat's tokens.
+    Tint(Tint),
     /// Leave.
     Quit,
 }
@@ -121,6 +124,7 @@ pub fn parse(line: &str) -> Result<Slash, String> {
             "off" => Slash::Ascii(false),
             _ => return Err(usage()),
         },
+        "tint" => Slash::Tint(Tint::parse(argument).ok_or_else(usage)?),
         "quit" | "exit" | "q" => Slash::Quit,
         _ => {
             let close = COMMANDS.iter().find(|c| !name.is_empty() && c.name.starts_with(&name[..first_len(name)]));
@@ -191,6 +195,7 @@ mod tests {
                 "copy" | "slots" => "2",
                 "save" | "model" => "some/path",
                 "policy" => "lru",
+                "tint" => "misses",
                 "set" => "top_k 5",
                 "think" | "ascii" => "on",
                 "theme" => "dark",

@@ -3,6 +3,7 @@
 //! Folding is pure and total: a record of any shape leaves a state that can be drawn. What does not fit the
 //! model (an expert out of range, a table of the wrong length) is skipped and counted.
 
+use super::routing_log::{Lookup, RoutingLog};
 use crate::events::{ModelCard, Outcome, Phase, StepRecord, NO_SLOT};
 use crate::ui::ledger::{Account, Ledger};
 use std::ops::Range;
@@ -110,6 +111,47 @@ pub enum Side {
     Bare,
 }
 
+/// Why nothing is known of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// Its record was dropped: telemetry is lossy.
+    Dropped,
+    /// It was let go, to make room in the log.
+    LetGo,
+    /// Its record has not come (yet).
+    NotYet,
+}
+
+/// A step of the past that is looked at while the session goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pause {
+    /// Its number among the tokens of the chat (or the kept steps, in a session without text), from 1.
+    pub token: u64,
+    /// How many there are.
+    pub of: u64,
+    /// The step.
+    pub step: u64,
+    /// The token's text, made fit for a line; empty in a session without text.
+    pub text: String,
+    /// Why nothing is known of it, if so.
+    pub lost: Option<Lost>,
+}
+
+/// Which moment of the session the heatmap shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Shown {
+    /// The latest step of a model that runs.
+    #[default]
+    Live,
+    /// The latest step that a recording has played.
+    Replay,
+    /// A step of the past; the heatmap stands still.
+    Paused(Pause),
+}
+
+/// Kept steps from which the heat of a past moment is made up: what is older weighs less than half a thousandth.
+const HEAT_STEPS: usize = 256;
+
 /// The heatmap's state.
 #[derive(Clone, Debug, Default)]
 pub struct ExpertsState {
@@ -132,6 +174,10 @@ pub struct ExpertsState {
     latest: Option<(u64, Phase)>,
     missing: u64,
     misfits: u64,
+    /// Which moment this is.
+    pub(super) shown: Shown,
+    /// Layer, expert, gate and outcome of the past step that is looked at.
+    gates: Vec<(usize, u16, f32, Mark)>,
     /// Layer under the cursor.
     pub(super) layer: usize,
     /// Expert under the cursor.
@@ -187,6 +233,68 @@ impl ExpertsState {
         let mut state = Self::new(card.layers, card.experts, card.top_k);
         state.ledger = Ledger::new(state.layers, state.experts, &card.expert_bytes);
         state
+    }
+
+    /// The state as it was after a past step, from the steps that are kept; marks and slots are those of the step, heat is
+    /// folded from those before it. Of a step without a record nothing is shown.
+    #[must_use]
+    pub fn frozen_at(&self, log: &RoutingLog, mut pause: Pause) -> Self {
+        let mut past = Self::new(self.layers, self.experts, self.top_k);
+        match log.get(pause.step) {
+            Lookup::Here(kept) => {
+                log.until(pause.step, HEAT_STEPS).for_each(|kept| past.apply(&kept.record()));
+                past.gates = (0..past.layers)
+                    .flat_map(|l| kept.layer(l).iter().map(move |u| (l, u.expert, u.weight.to_f32(), mark_of(u.outcome))))
+                    .collect();
+                past.gates.sort_by(|a, b| a.0.cmp(&b.0).then(b.2.total_cmp(&a.2)));
+            }
+            Lookup::Dropped => pause.lost = Some(Lost::Dropped),
+            Lookup::LetGo => pause.lost = Some(Lost::LetGo),
+            Lookup::NotYet => pause.lost = Some(Lost::NotYet),
+        }
+        (past.missing, past.misfits) = (self.missing, self.misfits);
+        past.shown = Shown::Paused(pause);
+        past.look_like(self);
+        past
+    }
+
+    /// Takes over where the cursor is and how the grid is shown.
+    pub fn look_like(&mut self, other: &Self) {
+        (self.layer, self.expert) = (other.layer, other.expert);
+        (self.zoomed, self.side) = (other.zoomed, other.side);
+        if self.sorted != other.sorted {
+            self.sorted = other.sorted;
+            self.sort();
+        }
+    }
+
+    /// Which moment this is.
+    #[must_use]
+    pub fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
+    /// The past step that is looked at.
+    #[must_use]
+    pub fn pause(&self) -> Option<&Pause> {
+        match &self.shown {
+            Shown::Paused(pause) => Some(pause),
+            _ => None,
+        }
+    }
+
+    /// The routed experts of a layer in the past step that is looked at: id, gate (summed over the tokens of a prompt's
+    /// chunk), and what happened. Best gate first.
+    pub fn gates(&self, layer: usize) -> impl Iterator<Item = (u16, f32, Mark)> + '_ {
+        let row = self.gates.iter().filter(move |g| g.0 == layer);
+        row.map(|&(_, expert, weight, mark)| (expert, weight, mark))
+    }
+
+    /// The same past step, counted anew.
+    pub(super) fn set_pause(&mut self, pause: Pause) {
+        if let Shown::Paused(old) = &mut self.shown {
+            *old = pause;
+        }
     }
 
     fn shape(&mut self, layers: usize, experts: usize) {
@@ -255,24 +363,19 @@ impl ExpertsState {
         self.weight[at] = if mean.is_finite() { mean } else { 0.0 };
         let (tally, recent) = (&mut self.tallies[layer], &mut self.recent[layer]);
         recent.routed += uses as f32;
-        let mark = match routed.outcome {
+        match routed.outcome {
             Outcome::Hit => {
                 tally.hits += 1;
                 recent.hits += uses as f32;
-                Mark::Hit
             }
-            Outcome::Miss => {
-                tally.misses += 1;
-                Mark::Miss
-            }
+            Outcome::Miss => tally.misses += 1,
             Outcome::Admitted => {
                 tally.misses += 1;
                 tally.admitted += 1;
                 recent.admitted += 1.0;
-                Mark::Admitted
             }
-        };
-        self.marks[at] = self.marks[at].max(mark);
+        }
+        self.marks[at] = self.marks[at].max(mark_of(routed.outcome));
     }
 
     fn fold_occupancy(&mut self, record: &StepRecord) {
@@ -556,6 +659,14 @@ impl ExpertsState {
             }
         }
         true
+    }
+}
+
+fn mark_of(outcome: Outcome) -> Mark {
+    match outcome {
+        Outcome::Hit => Mark::Hit,
+        Outcome::Miss => Mark::Miss,
+        Outcome::Admitted => Mark::Admitted,
     }
 }
 

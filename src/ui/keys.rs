@@ -1,6 +1,8 @@
 //! The one table of keys and commands. The program looks keys up in it, the help screen shows it, and
 //! `docs/keys.md` is written from it.
 
+use super::inspector::Move;
+use super::tint::Tint;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use std::fmt::Write;
 
@@ -53,6 +55,12 @@ pub enum Action {
     NextPrompt,
     /// Open or fold the last thinking block.
     Thinking,
+    /// Move the token cursor; the heatmap pauses at the token's step.
+    Token(Move),
+    /// The heatmap shows the latest step again.
+    Live,
+    /// Tint the chat's tokens by the next thing.
+    NextTint,
     /// Change the slots per layer by this many.
     Slots(i16),
     /// Move in the input.
@@ -184,6 +192,12 @@ keys! {
         [(ALT, KeyCode::Up)] "Alt-Up" Action::PreviousPrompt, "previous prompt in the chat";
         [(ALT, KeyCode::Down)] "Alt-Down" Action::NextPrompt, "next prompt in the chat";
         [(CTRL, Char('t'))] "Ctrl-T" Action::Thinking, "open or fold the last thinking block";
+        [(ALT, Char('h')), (ALT, Char(','))] "Alt-h, Alt-," Action::Token(Move::Tokens(-1)), "token before: the heatmap pauses at its step";
+        [(ALT, Char('l')), (ALT, Char('.'))] "Alt-l, Alt-." Action::Token(Move::Tokens(1)), "next token";
+        [(ALT, Char('k'))] "Alt-k" Action::Token(Move::Row(false)), "token in the row above";
+        [(ALT, Char('j'))] "Alt-j" Action::Token(Move::Row(true)), "token in the row below";
+        [(ALT, Char('0'))] "Alt-0" Action::Live, "back to live: the heatmap follows the latest step";
+        [(ALT, Char('t'))] "Alt-t" Action::NextTint, "tint tokens by misses, time, entropy, nothing";
         [(NONE, KeyCode::Tab)] "Tab" Action::NextPane, "next pane; completes a /command";
         [(SHIFT, KeyCode::BackTab), (NONE, KeyCode::BackTab)] "Shift-Tab" Action::PreviousPane, "previous pane";
         [(ALT, Char('1'))] "Alt-1" Action::Pane(0), "chat";
@@ -260,6 +274,7 @@ commands! {
     "save" "PATH" Takes::Text, "write the chat as Markdown to a file";
     "slots" "N | auto [SIZE] | off" Takes::Text, "slots per layer; auto holds SIZE, or the knee";
     "policy" "NAME" Takes::Words(&["rotary", "lru", "lfu"]), "how experts get and lose slots";
+    "tint" "off | misses | time | entropy" Takes::Words(&Tint::NAMES), "tint the tokens of the chat by what they cost";
     "set" "[NAME VALUE]" Takes::Words(PARAMETERS), "a sampling parameter; without value: show all";
     "system" "[TEXT]" Takes::Text, "the standing instruction; without text: none";
     "think" "on | off | auto" Takes::Words(&["on", "off", "auto"]), "whether the model reasons before it answers";

@@ -11,41 +11,59 @@
 
 mod segments;
 
+use super::origin::{Piece, Row, Source};
 use super::sanitize;
 use super::theme::{Face, Theme};
-use super::wrap::{columns, fit, wrap, Break, Piece};
+use super::wrap::{columns, fit, wrap, Break};
 use pulldown_cmark::{Alignment, CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use segments::{Scan, Segment};
+use std::ops::Range;
 
 /// Deeper nesting is drawn as if it were this deep, so that hostile input can't push text off the screen.
 const MAX_DEPTH: usize = 8;
 /// More columns of a table are left out and counted.
 const MAX_TABLE_COLUMNS: usize = 32;
 
-/// Lays out `source` in `width` columns. No line is wider; there is no empty line at the end.
+/// Lays out `source` in `width` columns. No row is wider; there is no empty row at the end. Rows say which bytes of the
+/// source they show, counted from `base`.
 #[must_use]
-pub fn render(source: &str, width: usize, theme: &Theme) -> Vec<Line<'static>> {
-    let clean = sanitize::text(source);
+pub fn render(source: &str, base: usize, width: usize, theme: &Theme) -> Vec<Row> {
+    let (clean, map) = sanitize::text_and_map(source);
     let options = Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS;
-    let mut layout = Layout::new(width.max(1), theme);
+    let mut layout = Layout::new(&clean, width.max(1), theme);
     for segment in segments::segments(&clean) {
         match segment {
-            Segment::Markdown(text) => Parser::new_ext(text, options).for_each(|event| layout.event(event)),
+            Segment::Markdown(text) => {
+                for (event, range) in Parser::new_ext(text, options).into_offset_iter() {
+                    layout.at = layout.segment + range.start..layout.segment + range.end;
+                    layout.event(event);
+                }
+                layout.segment += text.len();
+            }
             Segment::Tool(name, text) => {
                 layout.space();
-                layout.code = Some((name.to_owned(), text.trim_end().to_owned()));
+                let style = theme.style(Face::Code);
+                layout.code = Some((name.to_owned(), vec![Piece::from(text.trim_end(), style, layout.segment)]));
                 layout.code_block();
                 layout.gap = true;
+                layout.segment += text.len();
             }
         }
         layout.flush();
     }
-    while layout.lines.last().is_some_and(|l| l.spans.iter().all(|s| s.content.trim().is_empty())) {
-        layout.lines.pop();
+    let mut rows = layout.lines;
+    while rows.last().is_some_and(|r| r.line.spans.iter().all(|s| s.content.trim().is_empty())) {
+        rows.pop();
     }
-    layout.lines
+    for row in &mut rows {
+        if let Some(map) = &map {
+            row.through(map);
+        }
+        row.origin.iter_mut().for_each(|run| run.source += base);
+    }
+    rows
 }
 
 /// Bytes at the start of `source` whose layout can't change whatever is appended: up to the last empty line
@@ -119,15 +137,21 @@ struct Table {
 
 struct Layout<'t> {
     theme: &'t Theme,
+    /// The text that is laid out.
+    source: &'t str,
+    /// Where the segment at hand begins in it.
+    segment: usize,
+    /// Where the event at hand stands in it.
+    at: Range<usize>,
     width: usize,
-    lines: Vec<Line<'static>>,
+    lines: Vec<Row>,
     containers: Vec<Container>,
     /// Next number of each open list; `None` for bullets.
     lists: Vec<Option<u64>>,
     styles: Vec<Style>,
     pieces: Vec<Piece>,
     links: Vec<(String, String)>,
-    code: Option<(String, String)>,
+    code: Option<(String, Vec<Piece>)>,
     table: Option<Table>,
     /// A gap is wanted before the next block.
     gap: bool,
@@ -136,9 +160,12 @@ struct Layout<'t> {
 }
 
 impl<'t> Layout<'t> {
-    fn new(width: usize, theme: &'t Theme) -> Self {
+    fn new(source: &'t str, width: usize, theme: &'t Theme) -> Self {
         Self {
             theme,
+            source,
+            segment: 0,
+            at: 0..0,
             width,
             lines: Vec::new(),
             containers: Vec::new(),
@@ -167,8 +194,21 @@ impl<'t> Layout<'t> {
         }
     }
 
+    /// A sign of the program's own.
+    fn sign(&mut self, text: &str, style: Style) {
+        self.pieces.push(Piece::new(text, style));
+    }
+
+    /// Text of the source, from the event at hand.
     fn text(&mut self, text: &str, style: Style) {
-        self.pieces.push((text.to_owned(), style));
+        self.pieces.push(Piece { text: text.to_owned(), style, source: self.locate(text) });
+    }
+
+    /// Where `text` of the event at hand stands: its marks (backticks, backslashes) are part of the event.
+    fn locate(&self, text: &str) -> Source {
+        let all = Source::All { start: self.at.start, bytes: self.at.len() };
+        let found = self.source.get(self.at.clone()).and_then(|event| event.find(text));
+        found.filter(|_| !text.is_empty()).map_or(all, |within| Source::From(self.at.start + within))
     }
 
     fn event(&mut self, event: Event<'_>) {
@@ -176,8 +216,11 @@ impl<'t> Layout<'t> {
             Event::Start(tag) => self.start(tag),
             Event::End(tag) => self.end(tag),
             Event::Text(text) => {
-                if let Some((_, code)) = &mut self.code {
-                    code.push_str(&text);
+                if self.code.is_some() {
+                    let piece = Piece { style: self.theme.style(Face::Code), source: self.locate(&text), text: text.to_string() };
+                    if let Some((_, code)) = &mut self.code {
+                        code.push(piece);
+                    }
                 } else {
                     self.text(&text, self.style());
                 }
@@ -189,18 +232,18 @@ impl<'t> Layout<'t> {
             }
             Event::FootnoteReference(name) => self.text(&format!("[{name}]"), self.theme.style(Face::Dim)),
             Event::SoftBreak => self.text(" ", self.style()),
-            Event::HardBreak => self.text("\n", self.style()),
+            Event::HardBreak => self.sign("\n", self.style()),
             Event::Rule => {
                 self.flush();
                 self.space();
                 let bar = if self.theme.ascii { "-" } else { "─" };
                 let width = self.inner_width();
-                self.put(vec![Line::from(self.theme.span(Face::Dim, bar.repeat(width.min(40))))]);
+                self.put(vec![Line::from(self.theme.span(Face::Dim, bar.repeat(width.min(40)))).into()]);
                 self.gap = true;
             }
             Event::TaskListMarker(done) => {
                 let mark = if done { "[x] " } else { "[ ] " };
-                self.text(mark, self.theme.style(Face::Accent));
+                self.sign(mark, self.theme.style(Face::Accent));
             }
         }
     }
@@ -217,7 +260,7 @@ impl<'t> Layout<'t> {
                 self.push_style(self.theme.style(Face::Title).add_modifier(Modifier::BOLD));
                 if self.theme.is_mono() {
                     let marks = "#".repeat(level as usize);
-                    self.text(&format!("{marks} "), self.theme.style(Face::Dim));
+                    self.sign(&format!("{marks} "), self.theme.style(Face::Dim));
                 }
             }
             Tag::BlockQuote(_) => {
@@ -233,7 +276,7 @@ impl<'t> Layout<'t> {
                     CodeBlockKind::Fenced(info) => sanitize::line(info.split_whitespace().next().unwrap_or(""), 24),
                     CodeBlockKind::Indented => String::new(),
                 };
-                self.code = Some((language, String::new()));
+                self.code = Some((language, Vec::new()));
             }
             Tag::List(start) => {
                 self.flush();
@@ -278,7 +321,7 @@ impl<'t> Layout<'t> {
             Tag::Strong => self.push_style(Style::new().add_modifier(Modifier::BOLD)),
             Tag::Strikethrough => self.push_style(Style::new().add_modifier(Modifier::CROSSED_OUT)),
             Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. } => {
-                let text: String = self.pieces.iter().map(|(t, _)| t.as_str()).collect();
+                let text: String = self.pieces.iter().map(|p| p.text.as_str()).collect();
                 self.links.push((sanitize::line(&dest_url, 200), text));
                 self.push_style(Style::new().add_modifier(Modifier::UNDERLINED));
             }
@@ -317,7 +360,7 @@ impl<'t> Layout<'t> {
                 self.flush();
                 // An item without text still shows its mark.
                 if self.containers.last().is_some_and(|c| c.first.is_some()) {
-                    self.put(vec![Line::default()]);
+                    self.put(vec![Row::default()]);
                 }
                 self.containers.pop();
                 self.gap = false;
@@ -341,10 +384,10 @@ impl<'t> Layout<'t> {
             TagEnd::Link | TagEnd::Image => {
                 self.pop_style();
                 if let Some((address, before)) = self.links.pop() {
-                    let all: String = self.pieces.iter().map(|(t, _)| t.as_str()).collect();
+                    let all: String = self.pieces.iter().map(|p| p.text.as_str()).collect();
                     let shown = all.strip_prefix(before.as_str()).unwrap_or(&all);
                     if !address.is_empty() && shown != address && format!("mailto:{shown}") != address {
-                        self.text(&format!(" ({address})"), self.theme.style(Face::Dim));
+                        self.sign(&format!(" ({address})"), self.theme.style(Face::Dim));
                     }
                 }
             }
@@ -394,7 +437,7 @@ impl<'t> Layout<'t> {
                     spans.push(self.theme.span(container.face, container.rest.clone()));
                 }
             }
-            self.lines.push(clip(Line::from(spans), self.width));
+            self.lines.push(clip(Line::from(spans).into(), self.width));
         }
     }
 
@@ -409,32 +452,35 @@ impl<'t> Layout<'t> {
     }
 
     /// Appends lines with the prefixes of their containers.
-    fn put(&mut self, lines: Vec<Line<'static>>) {
+    fn put(&mut self, rows: Vec<Row>) {
         let shown = self.shown();
-        for line in lines {
+        for row in rows {
             let mut spans: Vec<Span<'static>> = Vec::new();
             for container in &mut self.containers[shown..] {
                 let prefix = container.first.take().unwrap_or_else(|| container.rest.clone());
                 spans.push(self.theme.span(container.face, prefix));
             }
-            spans.extend(line.spans);
-            self.lines.push(clip(Line::from(spans), self.width));
+            let prefix: usize = spans.iter().map(Span::width).sum();
+            let origin = row.shifted(prefix).collect();
+            spans.extend(row.line.spans);
+            self.lines.push(clip(Row { line: Line::from(spans), origin }, self.width));
         }
     }
 
     fn code_block(&mut self) {
-        let Some((language, code)) = self.code.take() else { return };
-        let style = self.theme.style(Face::Code);
+        let Some((language, mut code)) = self.code.take() else { return };
         let bar = if self.theme.ascii { "| " } else { "│ " };
         if !language.is_empty() {
             let width = self.inner_width();
             let head = fit(&language, width).to_owned();
-            self.put(vec![Line::from(self.theme.span(Face::Dim, head))]);
+            self.put(vec![Line::from(self.theme.span(Face::Dim, head)).into()]);
         }
         self.enter(None, bar.to_owned(), Face::Dim);
         let width = self.inner_width();
-        let body = code.strip_suffix('\n').unwrap_or(&code).to_owned();
-        let lines = wrap(&[(body, style)], width, Break::Anywhere);
+        if let Some(last) = code.last_mut().filter(|last| last.text.ends_with('\n')) {
+            last.text.pop();
+        }
+        let lines = wrap(&code, width, Break::Anywhere);
         self.put(lines);
         self.containers.pop();
     }
@@ -452,7 +498,7 @@ impl<'t> Layout<'t> {
         let gap = 2;
         let width = self.inner_width();
         let natural =
-            |column: usize| table.rows.iter().map(|r| r[column].iter().map(|(t, _)| columns(t)).sum::<usize>()).max().unwrap_or(0).max(1);
+            |column: usize| table.rows.iter().map(|r| r[column].iter().map(|p| columns(&p.text)).sum::<usize>()).max().unwrap_or(0).max(1);
         let mut widths: Vec<usize> = (0..shown).map(natural).collect();
         let room = width.saturating_sub(gap * (shown - 1));
         if room < shown * 3 {
@@ -473,58 +519,62 @@ impl<'t> Layout<'t> {
         }
         let bar = if self.theme.ascii { "-" } else { "─" };
         for (index, row) in table.rows.iter().enumerate() {
-            let cells: Vec<Vec<Line<'static>>> =
-                row.iter().zip(&widths).map(|(cell, &w)| wrap(&header(cell, index == 0), w, Break::Words)).collect();
+            let cells: Vec<Vec<Row>> = row.iter().zip(&widths).map(|(cell, &w)| wrap(&header(cell, index == 0), w, Break::Words)).collect();
             let height = cells.iter().map(Vec::len).max().unwrap_or(1);
             for y in 0..height {
                 let mut spans: Vec<Span<'static>> = Vec::new();
+                let (mut origin, mut left_edge) = (Vec::new(), 0);
                 for (column, cell) in cells.iter().enumerate() {
-                    let line = cell.get(y).cloned().unwrap_or_default();
-                    let free = widths[column].saturating_sub(line.width());
+                    let row = cell.get(y).cloned().unwrap_or_default();
+                    let free = widths[column].saturating_sub(row.line.width());
                     let left = match table.alignments.get(column) {
                         Some(Alignment::Right) => free,
                         Some(Alignment::Center) => free / 2,
                         _ => 0,
                     };
                     spans.push(Span::raw(" ".repeat(left)));
-                    spans.extend(line.spans);
+                    origin.extend(row.shifted(left_edge + left));
+                    left_edge += widths[column] + gap;
+                    spans.extend(row.line.spans);
                     if column + 1 < shown {
                         spans.push(Span::raw(" ".repeat(free - left + gap)));
                     }
                 }
-                self.put(vec![Line::from(spans)]);
+                self.put(vec![Row { line: Line::from(spans), origin }]);
             }
             if index == 0 {
                 let rule: Vec<String> = widths.iter().map(|&w| bar.repeat(w)).collect();
                 let rule = rule.join(&" ".repeat(gap));
-                self.put(vec![Line::from(self.theme.span(Face::Dim, rule))]);
+                self.put(vec![Line::from(self.theme.span(Face::Dim, rule)).into()]);
             }
         }
         if count > shown {
             let note = format!("({} more columns)", count - shown);
-            self.put(vec![Line::from(self.theme.span(Face::Dim, note))]);
+            self.put(vec![Line::from(self.theme.span(Face::Dim, note)).into()]);
         }
     }
 }
 
 fn header(cell: &[Piece], head: bool) -> Vec<Piece> {
-    let bold = |s: &Style| if head { s.add_modifier(Modifier::BOLD) } else { *s };
-    cell.iter().map(|(text, style)| (text.clone(), bold(style))).collect()
+    let bold = |s: Style| if head { s.add_modifier(Modifier::BOLD) } else { s };
+    cell.iter().map(|piece| Piece { style: bold(piece.style), ..piece.clone() }).collect()
 }
 
-/// Cuts a line whose prefix alone is wider than the screen.
-fn clip(line: Line<'static>, width: usize) -> Line<'static> {
-    if line.width() <= width {
-        return line;
+/// Cuts a row whose prefix alone is wider than the screen.
+fn clip(mut row: Row, width: usize) -> Row {
+    if row.line.width() <= width {
+        return row;
     }
     let mut left = width;
     let mut spans = Vec::new();
-    for span in line.spans {
+    for span in row.line.spans {
         let kept = fit(&span.content, left).to_owned();
         left -= columns(&kept);
         spans.push(Span::styled(kept, span.style));
     }
-    Line::from(spans)
+    row.line = Line::from(spans);
+    row.clip_origin(width);
+    row
 }
 
 #[cfg(test)]
@@ -538,7 +588,7 @@ mod tests {
     }
 
     fn shown(source: &str, width: usize) -> Vec<String> {
-        render(source, width, &theme()).iter().map(|l| l.to_string().trim_end().to_owned()).collect()
+        render(source, 0, width, &theme()).iter().map(|r| r.line.to_string().trim_end().to_owned()).collect()
     }
 
     #[test]
@@ -571,10 +621,41 @@ mod tests {
 
     #[test]
     fn emphasis_becomes_modifiers() {
-        let lines = render("a **b** *c*", 40, &theme());
-        let modifier = |i: usize| lines[0].spans[i].style.add_modifier;
+        let lines = render("a **b** *c*", 0, 40, &theme());
+        let modifier = |i: usize| lines[0].line.spans[i].style.add_modifier;
         assert!(modifier(1).contains(Modifier::BOLD));
         assert!(modifier(3).contains(Modifier::ITALIC));
+    }
+
+    /// What is drawn for the bytes of `word` in `source`, and in which rows.
+    fn drawn_of(source: &str, word: &str, width: usize) -> Vec<(usize, String)> {
+        let (from, to) = (source.find(word).unwrap(), source.find(word).unwrap() + word.len());
+        let mut out = Vec::new();
+        for (y, row) in render(source, 0, width, &theme()).iter().enumerate() {
+            let cells: Vec<char> = row.line.to_string().chars().collect();
+            let text: String = row.origin.iter().flat_map(|run| run.columns_of(from, to)).map(|x| cells[x]).collect();
+            if !text.is_empty() {
+                out.push((y, text));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_word_is_found_again_however_it_is_laid_out() {
+        let source = "# Head\n\nSome **bold** text with `code` &amp; an \\* and\nmore, [link](https://x.org/).\n\n- item one\n  1. inner\n\n> quoted\n\n\
+                      ```rust\nfn main() {\n\tx();\n}\n```\n\n| a | num |\n|---|---:|\n| cell | 7 |\n\n<tool_call>\n{\"k\": 1}\n</tool_call>\n\nend";
+        for width in [20, 40, 100] {
+            for word in
+                ["Head", "Some", "bold", "code", "more", "link", "one", "inner", "quoted", "main", "x()", "num", "cell", "\"k\"", "end"]
+            {
+                let drawn = drawn_of(source, word, width);
+                assert_eq!(drawn.iter().map(|d| d.1.as_str()).collect::<String>(), word, "{word} in {width} columns: {drawn:?}");
+            }
+        }
+        assert_eq!(drawn_of(source, "&amp;", 100)[0].1, "&");
+        assert_eq!(drawn_of(source, "\\*", 100)[0].1, "*");
+        assert!(drawn_of(source, "**", 100).is_empty(), "marks are not drawn");
     }
 
     #[test]
@@ -597,8 +678,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn no_line_is_wider_than_asked(source in "[-a-z0-9 #>*_`|~\\[\\]()!\n你👍🏽\u{1b}]{0,160}", width in 1usize..50) {
-            for line in render(&source, width, &theme()) {
-                prop_assert!(line.width() <= width, "{:?} at {}", line, width);
+            for row in render(&source, 0, width, &theme()) {
+                prop_assert!(row.line.width() <= width, "{:?} at {}", row, width);
+                prop_assert!(row.origin.iter().all(|r| r.column + r.columns <= width && r.source + r.bytes <= source.len()), "{row:?}");
             }
         }
 
@@ -608,14 +690,14 @@ mod tests {
         ) {
             let source = blocks.join("\n\n");
             let cut = stable_end(&source);
-            let mut joined = render(&source[..cut], 20, &theme());
-            let open = render(&source[cut..], 20, &theme());
+            let mut joined = render(&source[..cut], 0, 20, &theme());
+            let open = render(&source[cut..], cut, 20, &theme());
             if !joined.is_empty() && !open.is_empty() {
-                joined.push(Line::default());
+                joined.push(Row::default());
             }
             joined.extend(open);
-            let plain = |lines: Vec<Line>| lines.iter().map(|l| l.to_string().trim_end().to_owned()).collect::<Vec<_>>();
-            prop_assert_eq!(plain(joined), plain(render(&source, 20, &theme())));
+            let plain = |rows: Vec<Row>| rows.iter().map(|r| (r.line.to_string().trim_end().to_owned(), r.origin.clone())).collect::<Vec<_>>();
+            prop_assert_eq!(plain(joined), plain(render(&source, 0, 20, &theme())));
         }
     }
 }

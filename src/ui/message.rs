@@ -4,9 +4,11 @@ use super::session::{Listed, SavedChat};
 use super::theme::Theme;
 use super::writer::LinkState;
 use crate::events::{Command, Event, Gauges, StepRecord};
+use crate::trace::difference::Difference;
 use crate::trace::player::Status as PlayerStatus;
 use crossterm::event::KeyEvent;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 /// When something happens, on both clocks.
@@ -51,6 +53,8 @@ pub enum Message {
     Link(LinkState),
     /// Where the player of a recorded trace is.
     Player(PlayerStatus),
+    /// How the two sides of a replay compare.
+    Difference(Arc<Difference>),
     /// A deadline of [`State::deadline`](super::state::State::deadline) has passed.
     Tick,
     /// A frame is about to be drawn: bring the layout up to date.

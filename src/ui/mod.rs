@@ -12,6 +12,8 @@
 pub mod panes;
 
 pub mod app;
+#[cfg(test)]
+mod budget;
 pub mod clipboard;
 pub mod command;
 pub mod composer;
@@ -19,6 +21,7 @@ pub mod editor;
 pub mod experts_state;
 pub mod frames;
 pub mod heatmap;
+pub mod inspector;
 pub mod keys;
 pub mod layout;
 pub mod ledger;
@@ -26,9 +29,11 @@ pub mod markdown;
 pub mod memory;
 pub mod memory_state;
 pub mod message;
+pub mod origin;
 pub mod overlay;
 pub mod palette;
 pub mod ramp;
+pub mod routing_log;
 pub mod sanitize;
 pub mod saver;
 pub mod session;
@@ -37,6 +42,9 @@ pub mod state;
 pub mod status;
 pub mod terminal;
 pub mod theme;
+pub mod tint;
+pub mod token_spans;
+pub mod token_walk;
 pub mod transcript;
 pub mod update;
 pub mod view;

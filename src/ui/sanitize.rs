@@ -23,25 +23,38 @@ pub fn is_hostile(c: char) -> bool {
 /// spaces, all other characters of [`is_hostile`] go.
 #[must_use]
 pub fn text(raw: &str) -> Cow<'_, str> {
+    text_and_map(raw).0
+}
+
+/// [`text`], and for every byte of it and for its end the byte of `raw` that it comes from; `None` if both are the same.
+#[must_use]
+pub fn text_and_map(raw: &str) -> (Cow<'_, str>, Option<Vec<usize>>) {
     if !raw.chars().any(|c| (c != '\n' && is_hostile(c)) || matches!(c, '\u{2028}' | '\u{2029}')) {
-        return Cow::Borrowed(raw);
+        return (Cow::Borrowed(raw), None);
     }
     let mut out = String::with_capacity(raw.len());
-    let mut chars = raw.chars().peekable();
-    while let Some(c) = chars.next() {
+    let mut map = Vec::with_capacity(raw.len() + 1);
+    let mut chars = raw.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
         match c {
             '\n' | '\u{2028}' | '\u{2029}' => out.push('\n'),
             '\r' => {
-                if chars.peek() != Some(&'\n') {
+                if chars.peek().is_none_or(|(_, next)| *next != '\n') {
                     out.push('\n');
                 }
             }
             '\t' => out.push_str(TAB),
             c if is_hostile(c) => {}
-            c => out.push(c),
+            c => {
+                out.push(c);
+                // Byte for byte.
+                map.extend(at..at + c.len_utf8());
+            }
         }
+        map.resize(out.len(), at);
     }
-    Cow::Owned(out)
+    map.push(raw.len());
+    (Cow::Owned(out), Some(map))
 }
 
 /// Text of one line, at most `max` characters: breaks and tabs become spaces; a longer text ends in `...`.
@@ -76,6 +89,13 @@ mod tests {
     #[test]
     fn clean_text_is_not_copied_and_joined_emoji_stay() {
         assert!(matches!(text("family: 👨‍👩‍👧 e\u{301}\n"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn every_byte_of_clean_text_knows_where_it_was() {
+        let (clean, map) = text_and_map("a\tb\x1b\r\né");
+        assert_eq!(clean, "a    b\né");
+        assert_eq!(map.unwrap(), [0, 1, 1, 1, 1, 2, 5, 6, 7, 8]);
     }
 
     #[test]

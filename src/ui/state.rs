@@ -2,6 +2,7 @@
 
 use super::composer::Composer;
 use super::experts_state::ExpertsState;
+use super::inspector::Inspector;
 use super::keys::{SlashCommand, Takes, COMMANDS};
 use super::layout::Areas;
 use super::memory_state::MemoryState;
@@ -15,8 +16,10 @@ use super::writer::LinkState;
 use crate::events::{
     FinishReason, Gauges, LoadOptions, Message as ChatMessage, ModelCard, ModelSource, RequestId, Role, Sampling, StepRecord,
 };
+use crate::trace::difference::Difference;
 use crate::trace::player::Status as PlayerStatus;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A pane that can have the keyboard.
@@ -151,6 +154,8 @@ pub struct State {
     pub experts: ExpertsState,
     /// Memory pane.
     pub memory: MemoryState,
+    /// The link between tokens and experts.
+    pub inspector: Inspector,
     /// Telemetry that is not folded yet.
     pub(super) waiting_steps: Vec<StepRecord>,
     /// Tokens in the context.
@@ -175,6 +180,10 @@ pub struct State {
     pub(super) process: u32,
     /// A recorded trace is played, and stands here; prompts are not sent anywhere.
     pub replay: Option<PlayerStatus>,
+    /// The comparison of two sides, in a replay that has two.
+    pub difference: Option<Arc<Difference>>,
+    /// The heatmap shows the first side alone instead.
+    pub one_side: bool,
 }
 
 impl State {
@@ -204,6 +213,7 @@ impl State {
             slots: SlotKnob::default(),
             experts: ExpertsState::default(),
             memory: MemoryState::default(),
+            inspector: Inspector::default(),
             waiting_steps: Vec::new(),
             context_used: 0,
             dropped: 0,
@@ -218,7 +228,16 @@ impl State {
             next_request: 1,
             process,
             replay: None,
+            difference: None,
+            one_side: false,
         }
+    }
+
+    /// The comparison that the heatmap shows. A past moment is that of the first side.
+    #[must_use]
+    pub fn shown_difference(&self) -> Option<&Difference> {
+        let shown = !self.one_side && self.inspector.pause().is_none();
+        self.difference.as_deref().filter(|d| shown && d.layers() > 0 && d.experts() > 0)
     }
 
     /// What panes may know.
@@ -336,6 +355,7 @@ impl State {
         for record in std::mem::take(&mut self.waiting_steps) {
             self.context_used = record.context_used as usize;
             self.experts.apply(&record);
+            self.inspector.keep(&record, &self.experts);
             self.memory.apply(&record);
         }
     }

@@ -22,7 +22,12 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &State) {
     if let Some(notice) = state.notices.back() {
         let face = if notice.error { Face::Error } else { Face::Notice };
         let mark = if notice.error { "! " } else { "* " };
-        let line = Line::from(theme.span(face, format!(" {mark}{}", notice.text)));
+        let mut line = Line::default();
+        if let Some(pause) = state.inspector.pause() {
+            // A notice must not hide that the heatmap stands still.
+            line.push_span(theme.span(Face::Selection, format!(" {} ", super::heatmap::paused_words(pause))));
+        }
+        line.push_span(theme.span(face, format!(" {mark}{}", notice.text)));
         buf.set_line(area.x, area.y, &line, area.width);
         return;
     }
@@ -86,6 +91,11 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
             "playing"
         };
         add("replay ", format!("{words} {}/{} x{}", player.step, player.steps, player.speed), Face::Accent, 1);
+    }
+    if let Some(pause) = state.inspector.pause() {
+        add("", format!("{}, Alt-0 live", super::heatmap::paused_words(pause)), Face::Selection, 0);
+    } else if state.replay.is_none() && state.card.as_ref().is_some_and(|c| !c.is_dense()) {
+        add("", "LIVE".into(), Face::Dim, 4);
     }
     if let Some(card) = &state.card {
         // The same numbers as in the memory pane, over the same tokens.

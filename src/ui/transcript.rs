@@ -7,8 +7,10 @@
 //! appended below or a thinking block folds above. It follows the end only while it is at the end.
 
 use super::markdown;
+use super::origin::{Piece, Row};
 use super::sanitize;
 use super::theme::{Face, Theme};
+use super::token_spans::TokenSpans;
 use super::wrap::{wrap, Break};
 use crate::events::{FinishReason, Role, TurnStats};
 use ratatui::style::Modifier;
@@ -67,6 +69,10 @@ pub struct Item {
     pub kind: Kind,
     /// Its text: Markdown of the model, plain text otherwise.
     pub text: String,
+    /// Which steps chose which bytes of the text.
+    pub tokens: TokenSpans,
+    /// Which steps chose which bytes of the reasoning.
+    pub thought_tokens: TokenSpans,
     layout: Layout,
 }
 
@@ -74,9 +80,11 @@ pub struct Item {
 struct Layout {
     /// Bytes of the text whose lines are final at this width.
     stable_bytes: usize,
-    stable: Vec<Line<'static>>,
-    /// All lines, `stable` first; rebuilt when dirty.
-    lines: Vec<Line<'static>>,
+    stable: Vec<Row>,
+    /// All rows, those of the reasoning first, then `stable`; rebuilt when dirty.
+    lines: Vec<Row>,
+    /// Rows of the reasoning, its head included.
+    thought: usize,
     valid: bool,
 }
 
@@ -84,18 +92,56 @@ impl Item {
     /// An item of the given kind.
     #[must_use]
     pub fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), layout: Layout::default() }
+        let (tokens, thought_tokens) = Default::default();
+        Self { kind, text: text.into(), tokens, thought_tokens, layout: Layout::default() }
+    }
+
+    /// What a row of the layout shows.
+    pub(super) fn part(&self, row: usize) -> Part {
+        match row {
+            0 if self.layout.thought > 0 => Part::ThoughtHead,
+            _ if row < self.layout.thought => Part::Thought,
+            _ => Part::Text,
+        }
+    }
+
+    /// The tokens of a part.
+    pub(super) fn tokens_of(&self, part: Part) -> &TokenSpans {
+        if part == Part::Text {
+            &self.tokens
+        } else {
+            &self.thought_tokens
+        }
+    }
+
+    /// The rows of the layout.
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.layout.lines
+    }
+
+    /// The text of the reasoning.
+    pub(super) fn thought(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Assistant { thinking: Some(t), .. } => Some(&t.text),
+            _ => None,
+        }
+    }
+
+    /// The reasoning is there, but not shown.
+    pub(super) fn folded(&self) -> bool {
+        matches!(&self.kind, Kind::Assistant { thinking: Some(t), .. } if !t.open)
     }
 
     fn lay_out(&mut self, width: usize, theme: &Theme) {
-        let mut lines: Vec<Line<'static>> = Vec::new();
+        let mut lines: Vec<Row> = Vec::new();
+        let mut thought = 0;
         let glyphs = theme.glyphs();
         match &self.kind {
             Kind::User => {
                 let style = theme.style(Face::User);
                 let text = sanitize::text(self.text.trim_end()).into_owned();
                 let mark = format!("{} ", glyphs.pointer);
-                for (index, line) in wrap(&[(text, style)], width.saturating_sub(2), Break::Words).into_iter().enumerate() {
+                for (index, line) in wrap(&[Piece::new(text, style)], width.saturating_sub(2), Break::Words).into_iter().enumerate() {
                     let lead = if index == 0 { mark.clone() } else { "  ".into() };
                     lines.push(prefixed(Span::styled(lead, style.add_modifier(Modifier::BOLD)), line, width));
                 }
@@ -103,7 +149,7 @@ impl Item {
             Kind::Note { error } => {
                 let face = if *error { Face::Error } else { Face::Notice };
                 let text = sanitize::text(&self.text).into_owned();
-                for line in wrap(&[(text, theme.style(face))], width.saturating_sub(2), Break::Words) {
+                for line in wrap(&[Piece::new(text, theme.style(face))], width.saturating_sub(2), Break::Words) {
                     let mark = if *error { "! " } else { "* " };
                     lines.push(prefixed(theme.span(face, mark), line, width));
                 }
@@ -111,48 +157,51 @@ impl Item {
             Kind::Assistant { thinking, ending } => {
                 if let Some(thinking) = thinking {
                     lines.extend(thinking_lines(thinking, width, theme));
+                    thought = lines.len();
                 }
                 let end = markdown::stable_end(&self.text);
                 if end > self.layout.stable_bytes {
-                    let fresh = markdown::render(&self.text[self.layout.stable_bytes..end], width, theme);
+                    let fresh = markdown::render(&self.text[self.layout.stable_bytes..end], self.layout.stable_bytes, width, theme);
                     if !fresh.is_empty() {
                         self.layout.stable.extend(fresh);
-                        self.layout.stable.push(Line::default());
+                        self.layout.stable.push(Row::default());
                     }
                     self.layout.stable_bytes = end;
                 }
                 lines.extend(self.layout.stable.iter().cloned());
-                lines.extend(markdown::render(&self.text[self.layout.stable_bytes..], width, theme));
+                lines.extend(markdown::render(&self.text[self.layout.stable_bytes..], self.layout.stable_bytes, width, theme));
                 match ending {
                     None if self.text.is_empty() && thinking.is_none() => {
-                        lines.push(Line::from(theme.span(Face::Dim, glyphs.ellipsis)));
+                        lines.push(Line::from(theme.span(Face::Dim, glyphs.ellipsis)).into());
                     }
                     None => {}
                     Some(ending) => {
                         let words = ending_words(ending, glyphs.dot);
                         // An answer of a saved chat has no numbers, and none to speak of if it ended well.
-                        let lines_of = |words| wrap(&[(words, theme.style(Face::Dim))], width, Break::Words);
+                        let lines_of = |words| wrap(&[Piece::new(words, theme.style(Face::Dim))], width, Break::Words);
                         lines.extend(words.map(lines_of).unwrap_or_default());
                     }
                 }
             }
         }
-        lines.push(Line::default());
+        lines.push(Row::default());
         self.layout.lines = lines;
+        self.layout.thought = thought;
         self.layout.valid = true;
     }
 }
 
-fn prefixed(lead: Span<'static>, line: Line<'static>, width: usize) -> Line<'static> {
+fn prefixed(lead: Span<'static>, row: Row, width: usize) -> Row {
     if width < 3 {
-        return line;
+        return row;
     }
+    let origin = row.shifted(lead.width()).collect();
     let mut spans = vec![lead];
-    spans.extend(line.spans);
-    Line::from(spans)
+    spans.extend(row.line.spans);
+    Row { line: Line::from(spans), origin }
 }
 
-fn thinking_lines(thinking: &Thinking, width: usize, theme: &Theme) -> Vec<Line<'static>> {
+fn thinking_lines(thinking: &Thinking, width: usize, theme: &Theme) -> Vec<Row> {
     let style = theme.style(Face::Thinking);
     let mark = match (thinking.open, theme.ascii) {
         (true, false) => "▾ ",
@@ -170,14 +219,20 @@ fn thinking_lines(thinking: &Thinking, width: usize, theme: &Theme) -> Vec<Line<
     if let Some(tokens) = thinking.tokens {
         head.push_str(&format!(", {tokens} token{}", if tokens == 1 { "" } else { "s" }));
     }
-    let mut lines = wrap(&[(format!("{mark}{head}"), style.add_modifier(Modifier::BOLD))], width, Break::Words);
+    let mut lines = wrap(&[Piece::new(format!("{mark}{head}"), style.add_modifier(Modifier::BOLD))], width, Break::Words);
     if thinking.open {
-        let text = sanitize::text(thinking.text.trim()).into_owned();
-        for line in wrap(&[(text, style)], width.saturating_sub(2), Break::Words) {
-            lines.push(prefixed(Span::raw("  "), line, width));
+        let from_start = thinking.text.trim_start();
+        let skipped = thinking.text.len() - from_start.len();
+        let (text, map) = sanitize::text_and_map(from_start.trim_end());
+        for mut row in wrap(&[Piece::from(text, style, 0)], width.saturating_sub(2), Break::Words) {
+            if let Some(map) = &map {
+                row.through(map);
+            }
+            row.origin.iter_mut().for_each(|run| run.source += skipped);
+            lines.push(prefixed(Span::raw("  "), row, width));
         }
     }
-    lines.push(Line::default());
+    lines.push(Row::default());
     lines
 }
 
@@ -217,6 +272,17 @@ fn ending_words(ending: &Ending, dot: &str) -> Option<String> {
         parts.push(format!("hits {:.1}%", 100.0 * stats.hits as f64 / stats.routed as f64));
     }
     (!parts.is_empty()).then(|| parts.join(&format!(" {dot} ")))
+}
+
+/// A part of an item that tokens can belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The line over the reasoning: all that is seen of it while it is folded.
+    ThoughtHead,
+    /// The reasoning.
+    Thought,
+    /// The text itself.
+    Text,
 }
 
 /// The line at the top of the view.
@@ -395,10 +461,30 @@ impl Transcript {
 
     /// The lines in view, at most `height` of them.
     pub fn visible(&self) -> impl Iterator<Item = &Line<'static>> {
+        self.visible_rows().map(|(_, _, row)| &row.line)
+    }
+
+    /// The rows in view, at most `height` of them, each with its item and its number within it.
+    pub fn visible_rows(&self) -> impl Iterator<Item = (&Item, usize, &Row)> {
         let count = self.line_count();
         let top = self.top();
         let shown = count.saturating_sub(top).min(self.height);
-        self.items.iter().flat_map(|i| i.layout.lines.iter()).skip(top).take(shown)
+        self.items.iter().flat_map(|item| item.layout.lines.iter().enumerate().map(move |(at, row)| (item, at, row))).skip(top).take(shown)
+    }
+
+    /// Rows that can be seen at once.
+    #[must_use]
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Scrolls so that line `line` of item `item` can be seen, if it can't: to the middle of the view.
+    pub fn reveal(&mut self, item: usize, line: usize) {
+        let at = self.items.iter().take(item).map(|i| i.layout.lines.len()).sum::<usize>() + line;
+        let top = self.top();
+        if at < top || at >= top + self.height {
+            self.set_top(at.saturating_sub(self.height / 2));
+        }
     }
 
     /// Opens or folds the thinking block of the last answer that has one. False if none has.

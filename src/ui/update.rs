@@ -55,6 +55,7 @@ pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
         Message::Dropped(dropped) => state.dropped = dropped,
         Message::Link(link) => state.link = link,
         Message::Player(status) => state.replay = Some(status),
+        Message::Difference(difference) => state.difference = Some(difference),
         Message::Tick => {
             while state.notices.front().is_some_and(|n| n.until <= now.at) {
                 state.notices.pop_front();
@@ -68,6 +69,7 @@ pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
             let areas = state.areas();
             let area = areas.chat.transcript;
             state.transcript.lay_out(usize::from(area.width), usize::from(area.height), &state.theme);
+            state.refresh_pause();
         }
         Message::Saved(result) => {
             let before = state.unsaved.take();
@@ -140,7 +142,16 @@ fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
         return act(state, action, now, out);
     }
     let taken = match state.focus {
-        Focus::Heatmap => heatmap::on_key(&mut state.experts, key),
+        Focus::Heatmap if key.code == KeyCode::Char('d') && plain && state.difference.is_some() => {
+            state.one_side = !state.one_side;
+            true
+        }
+        // A layer of a comparison can't be zoomed into.
+        Focus::Heatmap if key.code == KeyCode::Enter && plain && state.shown_difference().is_some() => {
+            state.say("d shows the first side alone, which can be zoomed into", now);
+            true
+        }
+        Focus::Heatmap => state.with_heatmap(|experts| heatmap::on_key(experts, key)),
         Focus::Memory => memory::on_key(&mut state.memory, key),
         Focus::Chat => false,
     };
@@ -228,6 +239,14 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
             }
         }
         Action::Slots(by) => knob::turn(state, isize::from(by), now, out),
+        Action::Token(to) => {
+            lay_out(state);
+            if !state.move_token(to) {
+                state.say("no token of this model is in the chat yet", now);
+            }
+        }
+        Action::Live => state.go_live(),
+        Action::NextTint => slash::set_tint(state, state.inspector.tint.next(), now),
         Action::Left => state.composer.left(),
         Action::Right => state.composer.right(),
         Action::WordLeft => state.composer.word_left(),

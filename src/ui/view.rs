@@ -36,9 +36,14 @@ fn draw_panes(areas: &Areas, buf: &mut Buffer, state: &State) {
     if !areas.heatmap.is_empty() {
         let context = state.context(Focus::Heatmap);
         let inside = inner(areas.heatmap);
-        let title = heatmap::title(inside, &state.experts, &context, &state.theme);
-        state.theme.block(title, context.focused).render(areas.heatmap, buf);
-        heatmap::draw(inside, buf, &state.experts, &context, &state.theme);
+        let (experts, theme) = (state.heatmap(), &state.theme);
+        if let Some(difference) = state.shown_difference() {
+            theme.block(heatmap::difference_title(experts, difference, theme), context.focused).render(areas.heatmap, buf);
+            heatmap::draw_difference(inside, buf, experts, difference, &context, theme);
+        } else {
+            theme.block(heatmap::title(inside, experts, &context, theme), context.focused).render(areas.heatmap, buf);
+            heatmap::draw(inside, buf, experts, &context, theme);
+        }
     }
     if !areas.memory.is_empty() {
         let context = state.context(Focus::Memory);

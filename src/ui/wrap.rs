@@ -5,13 +5,11 @@
 //! Wide characters (CJK) may be parted from each other; runs of narrow ones break at spaces, and inside a word
 //! only if the word is longer than a line.
 
+use super::origin::{extend, Piece, Row, Run};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
-
-/// A run of text in one style.
-pub type Piece = (String, Style);
 
 /// How lines may break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +30,14 @@ struct Glyph<'a> {
     text: &'a str,
     columns: usize,
     style: Style,
+    source: Option<(usize, usize)>,
 }
 
 /// Breaks `pieces` into lines of at most `width` columns. A line break in a piece ends the line. Graphemes
-/// wider than the whole line are drawn as `?`. There is always at least one line.
+/// wider than the whole line are drawn as `?`. There is always at least one line. Rows say which bytes of the source
+/// they show.
 #[must_use]
-pub fn wrap(pieces: &[Piece], width: usize, how: Break) -> Vec<Line<'static>> {
+pub fn wrap(pieces: &[Piece], width: usize, how: Break) -> Vec<Row> {
     let width = width.max(1);
     let mut lines = Vec::new();
     let mut line: Vec<Glyph> = Vec::new();
@@ -46,15 +46,16 @@ pub fn wrap(pieces: &[Piece], width: usize, how: Break) -> Vec<Line<'static>> {
     let mut opening: Option<usize> = None;
     // The line began by wrapping, so spaces at its start belong to the break.
     let mut wrapped = false;
-    for (text, style) in pieces {
-        for grapheme in text.graphemes(true) {
+    for Piece { text, style, source } in pieces {
+        for (at, grapheme) in text.grapheme_indices(true) {
             if grapheme == "\n" || grapheme == "\r\n" {
                 lines.push(finish(&line));
                 (used, opening, wrapped) = (0, None, false);
                 line.clear();
                 continue;
             }
-            let mut glyph = Glyph { text: grapheme, columns: columns(grapheme), style: *style };
+            let source = source.of(at, grapheme.len());
+            let mut glyph = Glyph { text: grapheme, columns: columns(grapheme), style: *style, source };
             if glyph.columns > width {
                 (glyph.text, glyph.columns) = ("?", 1);
             }
@@ -93,15 +94,21 @@ pub fn wrap(pieces: &[Piece], width: usize, how: Break) -> Vec<Line<'static>> {
 }
 
 /// Joins neighbours of equal style into spans.
-fn finish(glyphs: &[Glyph]) -> Line<'static> {
+fn finish(glyphs: &[Glyph]) -> Row {
     let mut spans: Vec<Span<'static>> = Vec::new();
+    let mut origin: Vec<Run> = Vec::new();
+    let mut column = 0;
     for glyph in glyphs {
+        if let Some(source) = glyph.source {
+            extend(&mut origin, column, glyph.columns, source);
+        }
+        column += glyph.columns;
         match spans.last_mut() {
             Some(last) if last.style == glyph.style => last.content.to_mut().push_str(glyph.text),
             _ => spans.push(Span::styled(glyph.text.to_owned(), glyph.style)),
         }
     }
-    Line::from(spans)
+    Row { line: Line::from(spans), origin }
 }
 
 /// The longest start of `text` that fits into `width` columns.
@@ -124,7 +131,7 @@ mod tests {
     use ratatui::style::Modifier;
 
     fn wrapped(text: &str, width: usize, how: Break) -> Vec<String> {
-        wrap(&[(text.to_owned(), Style::new())], width, how).iter().map(ToString::to_string).collect()
+        wrap(&[Piece::new(text, Style::new())], width, how).iter().map(|row| row.line.to_string()).collect()
     }
 
     #[test]
@@ -161,13 +168,29 @@ mod tests {
     #[test]
     fn styles_survive_a_break_in_the_middle() {
         let bold = Style::new().add_modifier(Modifier::BOLD);
-        let lines = wrap(&[("one ".into(), Style::new()), ("two three".into(), bold)], 7, Break::Words);
+        let lines = wrap(&[Piece::new("one ", Style::new()), Piece::new("two three", bold)], 7, Break::Words);
         assert_eq!(lines.len(), 2);
-        assert_eq!(lines[0].spans[1].content, "two");
-        assert_eq!(lines[1].spans[0].style, bold);
+        assert_eq!(lines[0].line.spans[1].content, "two");
+        assert_eq!(lines[1].line.spans[0].style, bold);
     }
 
     proptest! {
+        #[test]
+        fn every_column_knows_its_byte(text in "[a-z 你界é👍🏽\n]{0,60}", width in 2usize..30, anywhere in any::<bool>()) {
+            let how = if anywhere { Break::Anywhere } else { Break::Words };
+            for row in wrap(&[Piece::from(text.clone(), Style::new(), 100)], width, how) {
+                let line = row.line.to_string();
+                let mut column = 0;
+                for grapheme in line.graphemes(true) {
+                    let run = row.origin.iter().find(|r| (r.column..r.column + r.columns).contains(&column)).unwrap();
+                    let at = run.source - 100 + if run.columns == run.bytes { column - run.column } else { 0 };
+                    let too_wide = grapheme == "?";
+                    prop_assert!(too_wide || text[at..].starts_with(grapheme), "{grapheme:?} at {at} of {text:?}");
+                    column += columns(grapheme);
+                }
+            }
+        }
+
         #[test]
         fn nothing_overflows_and_nothing_but_spaces_is_lost(text in "[a-z 你界é👍🏽\n]{0,80}", width in 2usize..30) {
             let lines = wrapped(&text, width, Break::Words);

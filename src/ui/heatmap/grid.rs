@@ -121,8 +121,27 @@ impl Grid {
         start..(start + self.pool_experts).min(self.experts)
     }
 
-    /// Paints all cells. `cursor` is a layer and a place.
+    /// Paints all cells of a state. `cursor` is a layer and a place.
     pub(super) fn paint(&self, buf: &mut Buffer, state: &ExpertsState, theme: &Theme, cursor: Option<(usize, usize)>) {
+        self.paint_with(
+            buf,
+            theme,
+            cursor,
+            |layers, places| fill(state.cell(layers, places), state, theme),
+            |buf, at, layers, places, on| paint_cell(buf, at, self.make, state.cell(layers, places), state, theme, on),
+        );
+    }
+
+    /// Paints all cells: `color` gives that of a half cell, `cell` paints a whole one, told whether the cursor is on it; both
+    /// are given layers and places.
+    pub(super) fn paint_with(
+        &self,
+        buf: &mut Buffer,
+        theme: &Theme,
+        cursor: Option<(usize, usize)>,
+        color: impl Fn(Range<usize>, Range<usize>) -> Color,
+        cell: impl Fn(&mut Buffer, Rect, Range<usize>, Range<usize>, bool),
+    ) {
         let under = |unit: usize, column: usize| {
             cursor.is_some_and(|(layer, place)| layer / self.pool_layers == unit && place / self.pool_experts == column)
         };
@@ -144,17 +163,15 @@ impl Grid {
                         if under(unit, column) {
                             return theme.style(Face::Cursor).bg.unwrap_or(Color::Reset);
                         }
-                        fill(state.cell(unit_layers(unit), self.places(column)), state, theme)
+                        color(unit_layers(unit), self.places(column))
                     };
                     let (upper, lower) = (half(2 * usize::from(row)), half(2 * usize::from(row) + 1));
                     for dx in 0..self.width {
                         halves(buf, self.area, x + dx, y, upper, lower);
                     }
                 } else {
-                    let cell = state.cell(unit_layers(usize::from(row)), self.places(column));
-                    let on = under(usize::from(row), column);
                     let at = Rect::new(x, y, self.width, self.height).intersection(self.area);
-                    paint_cell(buf, at, self.make, cell, state, theme, on);
+                    cell(buf, at, unit_layers(usize::from(row)), self.places(column), under(usize::from(row), column));
                 }
             }
         }

@@ -4,14 +4,18 @@
 //! step stands out by its own lightness and hue, and by its own glyph wherever a cell has a character to itself.
 //! When cells must be pooled, events are kept (the rarest wins) and heat is averaged.
 
+mod difference;
 mod grid;
 mod side;
 mod words;
 mod zoom;
 
-use super::experts_state::{ExpertsState, HeatmapAction, Side};
+use super::experts_state::{ExpertsState, HeatmapAction, Lost, Pause, Side};
+use super::origin::Piece;
 use super::panes::PaneContext;
 use super::theme::{Face, Theme};
+use super::wrap::{wrap, Break};
+use crate::trace::difference::Difference;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use grid::{Grid, Make};
 use ratatui::buffer::Buffer;
@@ -45,13 +49,14 @@ pub fn action(key: KeyEvent) -> Option<HeatmapAction> {
 }
 
 /// Keys of this pane and what they do, for help and documentation.
-pub const KEYS: [(&str, &str); 6] = [
+pub const KEYS: [(&str, &str); 7] = [
     ("arrows, hjkl", "move the cursor; with Shift, or PgUp and PgDn, by eight"),
     ("Home, End", "first and last expert of the layer"),
     ("Enter", "zoom into the layer"),
     ("Esc", "back to all layers"),
     ("s", "order experts by heat, or by number"),
     ("p", "beside the grid: this step, layer profile, nothing"),
+    ("d", "replay of two sides: their difference, or the first side"),
 ];
 
 /// Handles a key while the pane has focus; `false` if it means nothing here.
@@ -67,6 +72,7 @@ pub fn title(inside: Rect, state: &ExpertsState, context: &PaneContext<'_>, them
     if layers == 0 {
         return "experts".into();
     }
+    let moment = words::moment(state);
     let mut title = if state.zoomed { format!("experts of layer {}", state.layer) } else { format!("experts {layers} {x} {experts}") };
     let parts = Parts::of(inside, state, context, theme);
     let (pool_layers, pool_experts) = if state.zoomed {
@@ -80,7 +86,32 @@ pub fn title(inside: Rect, state: &ExpertsState, context: &PaneContext<'_>, them
     if state.sorted {
         title += ", hottest first";
     }
-    title
+    // What it is a picture of comes first: a narrow frame cuts the end.
+    format!("{moment} {} {title}", theme.glyphs().dot)
+}
+
+/// "PAUSED 57/212", for the status line.
+#[must_use]
+pub fn paused_words(pause: &Pause) -> String {
+    words::paused(pause)
+}
+
+/// Words for the frame of [`draw_difference`].
+#[must_use]
+pub fn difference_title(state: &ExpertsState, difference: &Difference, theme: &Theme) -> String {
+    difference::title(state, difference, theme)
+}
+
+/// Draws a comparison inside the pane, in place of the experts; the cursor is that of the experts.
+pub fn draw_difference(
+    area: Rect,
+    buf: &mut Buffer,
+    state: &ExpertsState,
+    difference: &Difference,
+    context: &PaneContext<'_>,
+    theme: &Theme,
+) {
+    difference::draw(area, buf, state, difference, context, theme);
 }
 
 /// Rectangles of the pane, from the middle out: what does not fit is left out, the grid last.
@@ -109,7 +140,7 @@ impl Parts {
         };
         // The legend is the last to go; of the other lines, the one that the keys drive stays longest.
         let legend = bottom(1);
-        let (facts, step) = if context.focused {
+        let (facts, step) = if context.focused || state.pause().is_some() {
             (bottom(4), bottom(8))
         } else {
             let step = bottom(5);
@@ -166,6 +197,9 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
         buf.set_stringn(area.x, area.y, words, usize::from(area.width), theme.style(Face::Dim));
         return;
     }
+    if let Some((pause, lost)) = state.pause().and_then(|p| Some((p, p.lost?))) {
+        return unknown(buf, area, pause, lost, theme);
+    }
     let mut parts = Parts::of(area, state, context, theme);
     let make = if state.zoomed {
         zoom::draw_head(buf, parts.head, state, theme);
@@ -196,7 +230,12 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
         grid.make
     };
     line(buf, parts.step, &words::step(state, context, theme));
-    line(buf, parts.facts, &words::facts(state, theme, area.width));
+    let facts = if state.pause().is_some() && !context.focused {
+        words::gates(state, theme, area.width)
+    } else {
+        words::facts(state, theme, area.width)
+    };
+    line(buf, parts.facts, &facts);
     line(buf, parts.legend, &words::legend(make, state, theme, area.width));
 }
 
@@ -209,6 +248,20 @@ fn detail(buf: &mut Buffer, area: Rect, state: &ExpertsState, context: &PaneCont
     zoom::draw_head(buf, Rect { height: lines, ..area }, state, theme);
     let at = Rect { y: area.y + lines, height: area.height - lines, ..area };
     zoom::draw(buf, at, state, theme, context.focused);
+}
+
+/// A step of which nothing is known is not drawn as anything.
+fn unknown(buf: &mut Buffer, area: Rect, pause: &Pause, lost: Lost, theme: &Theme) {
+    let why = match lost {
+        Lost::Dropped => "its record was dropped on the way (telemetry is lossy)",
+        Lost::LetGo => "its record was let go: the log of steps is full",
+        Lost::NotYet => "its record has not come yet",
+    };
+    let text = format!("Step {} {}: {why}. Nothing is known of its experts.", pause.step, words::quoted(pause, 24));
+    let rows = wrap(&[Piece::new(text, theme.style(Face::Notice))], usize::from(area.width), Break::Words);
+    for (y, row) in (area.y..area.bottom()).zip(&rows) {
+        line(buf, Rect { y, height: 1, ..area }, &row.line);
+    }
 }
 
 fn line(buf: &mut Buffer, at: Rect, line: &Line<'_>) {

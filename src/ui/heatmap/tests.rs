@@ -5,6 +5,7 @@ use crate::ui::experts_state::tests::any_record;
 use crate::ui::experts_state::Mark;
 use crate::ui::palette::ColorDepth;
 use crate::ui::panes::SlotKnob;
+use crate::ui::routing_log::RoutingLog;
 use proptest::prelude::*;
 use ratatui::style::{Color, Modifier};
 use std::collections::BTreeMap;
@@ -136,9 +137,85 @@ fn the_title_says_how_many_are_pooled_into_a_cell() {
     let theme = Theme::built_in("dark", ColorDepth::Indexed256, false);
     let knob = SlotKnob::default();
     let of = |w, h| title(Rect::new(0, 0, w, h), &state, &context(&knob, false, false), &theme);
-    assert_eq!(of(160, 60), "experts 48 × 128");
-    assert_eq!(of(54, 16), "experts 48 × 128, 2 × 4 per cell");
+    assert_eq!(of(160, 60), "LIVE · experts 48 × 128");
+    assert_eq!(of(54, 16), "LIVE · experts 48 × 128, 2 × 4 per cell");
     assert_eq!(title(Rect::new(0, 0, 9, 9), &ExpertsState::default(), &context(&knob, false, false), &theme), "experts");
+}
+
+/// The same session, looked at 30 tokens ago.
+fn paused(layers: usize, experts: usize, top_k: usize, slots: usize, step: u64) -> (ExpertsState, StepRecord) {
+    let mut stream = Stream::new(layers, experts, top_k, slots, 3);
+    let (mut state, mut log) = (ExpertsState::open(&stream.card()), RoutingLog::default());
+    let mut then = StepRecord::default();
+    let records: Vec<StepRecord> = std::iter::once(stream.prompt(24)).chain((0..80).map(|_| stream.token())).collect();
+    for record in records.into_iter().filter(|r| r.step != 40) {
+        state.apply(&record);
+        log.push(&record);
+        if record.step == step {
+            then = record;
+        }
+    }
+    state.act(HeatmapAction::Down(2));
+    state.act(HeatmapAction::Right(9));
+    (state.frozen_at(&log, Pause { token: step, of: 80, step, text: " cat".into(), lost: None }), then)
+}
+
+#[test]
+fn a_token_of_the_past_at_every_pane_size() {
+    let theme = Theme::built_in("mono", ColorDepth::Mono, false);
+    for (name, shape) in [("demo", (6, 32, 4, 12)), ("30b", (48, 128, 8, 40))] {
+        let (state, _) = paused(shape.0, shape.1, shape.2, shape.3, 51);
+        for size in INSIDES {
+            insta::assert_snapshot!(format!("paused_{name}_{}x{}", size.0, size.1), text(&drawn(&state, &theme, size)));
+        }
+    }
+    let (mut state, _) = paused(6, 32, 4, 12, 51);
+    state.act(HeatmapAction::Zoom);
+    insta::assert_snapshot!("paused_zoom", text(&drawn(&state, &theme, (78, 11, true))));
+    let ascii = Theme::built_in("dark", ColorDepth::Mono, true);
+    insta::assert_snapshot!("paused_ascii", text(&drawn(&state, &ascii, (78, 11, false))));
+}
+
+#[test]
+fn a_past_token_shows_what_happened_then_and_which_slots_were_held() {
+    let (state, then) = paused(6, 32, 4, 12, 51);
+    for layer in 0..6 {
+        for expert in 0..32 {
+            let facts = state.facts(layer, expert).unwrap();
+            assert_eq!(facts.slot.is_some(), then.slot_of[layer * 32 + expert] != crate::events::NO_SLOT);
+            let routed = then.layer(layer).iter().find(|r| usize::from(r.expert) == expert);
+            let gate = state.gates(layer).find(|g| usize::from(g.0) == expert);
+            assert_eq!(routed.is_some(), gate.is_some());
+            if let (Some(routed), Some((_, weight, mark))) = (routed, gate) {
+                assert!((routed.weight - weight).abs() < 1e-3);
+                let want = match routed.outcome {
+                    crate::events::Outcome::Hit => Mark::Hit,
+                    crate::events::Outcome::Miss => Mark::Miss,
+                    crate::events::Outcome::Admitted => Mark::Admitted,
+                };
+                assert_eq!((mark, facts.mark), (want, want));
+            }
+        }
+    }
+    // Heat is that of the moment: what came later does not count.
+    let mut stream = Stream::new(6, 32, 4, 12, 3);
+    let mut then = ExpertsState::open(&stream.card());
+    then.apply(&stream.prompt(24));
+    (1..=51).map(|_| stream.token()).filter(|r| r.step != 40).for_each(|r| then.apply(&r));
+    assert!((0..32).all(|e| (then.heat(3, e) - state.heat(3, e)).abs() < 1e-4));
+}
+
+#[test]
+fn a_step_without_a_record_is_unknown_and_no_cell_is_drawn_for_it() {
+    for (step, words) in [(40, "dropped"), (200, "has not come")] {
+        let (state, _) = paused(6, 32, 4, 12, step);
+        for theme in themes().map(|t| t.1) {
+            let shown = text(&drawn(&state, &theme, (78, 11, true)));
+            assert!(shown.replace("|\n", " ").contains(words), "{shown}");
+            let g = theme.glyphs();
+            assert!(![g.hit, g.miss, g.admitted, g.evicted].iter().any(|sign| shown.contains(&format!(" {sign} "))), "{shown}");
+        }
+    }
 }
 
 /// A step in which every state occurs once: absent, resident, hit, miss, admitted, evicted.
@@ -335,5 +412,90 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// Two policies over the same routing, 80 tokens.
+fn compared(layers: usize, experts: usize, top_k: usize, slots: [usize; 2]) -> (ExpertsState, Difference) {
+    let mut streams = slots.map(|s| Stream::new(layers, experts, top_k, s, 3));
+    let mut state = ExpertsState::open(&streams[0].card());
+    let mut difference = Difference::new(layers, experts);
+    for i in 0..80 {
+        let [a, b] = streams.each_mut().map(|s| if i == 0 { s.prompt(24) } else { s.token() });
+        difference.step(&a, &b);
+        state.apply(&a);
+    }
+    difference.names = slots.map(|s| format!("rotary, {s} slots"));
+    state.shown = crate::ui::experts_state::Shown::Replay;
+    state.act(HeatmapAction::Down(2));
+    state.act(HeatmapAction::Right(9));
+    (state, difference)
+}
+
+fn drawn_difference((state, difference): &(ExpertsState, Difference), theme: &Theme, (width, height, focused): (u16, u16, bool)) -> Buffer {
+    let mut buf = Buffer::empty(Rect::new(0, 0, width, height));
+    let knob = SlotKnob::default();
+    draw_difference(buf.area, &mut buf, state, difference, &context(&knob, focused, theme.ascii), theme);
+    buf
+}
+
+#[test]
+fn two_sides_at_every_pane_size() {
+    for (name, sides) in [("demo", compared(6, 32, 4, [12, 16])), ("30b", compared(48, 128, 8, [40, 32]))] {
+        let theme = Theme::built_in("dark", ColorDepth::Mono, true);
+        for size in INSIDES {
+            let shown = text(&drawn_difference(&sides, &theme, size));
+            assert!(shown.is_ascii(), "{shown}");
+            insta::assert_snapshot!(format!("difference_{name}_{}x{}", size.0, size.1), shown);
+        }
+    }
+    let sides = compared(6, 32, 4, [12, 16]);
+    for (name, depth) in [("dark", ColorDepth::Indexed256), ("sixteen", ColorDepth::Ansi16)] {
+        let theme = Theme::built_in(name, depth, false);
+        insta::assert_snapshot!(format!("difference_colors_{name}"), text_and_colors(&drawn_difference(&sides, &theme, (54, 16, true))));
+    }
+    assert_eq!(
+        difference_title(&sides.0, &sides.1, &Theme::built_in("dark", ColorDepth::Indexed256, false)),
+        "REPLAY · A beside B, 6 × 32"
+    );
+}
+
+#[test]
+fn the_side_with_more_slots_is_ahead_and_holds_more_alone() {
+    let (a, b) = (compared(6, 32, 4, [20, 8]), compared(6, 32, 4, [8, 20]));
+    let theme = Theme::built_in("dark", ColorDepth::Mono, true);
+    let count = |sides: &(ExpertsState, Difference), sign: char| {
+        let shown = text(&drawn_difference(sides, &theme, (78, 11, false)));
+        shown.lines().take(6).flat_map(|l| l.chars().take(66)).filter(|c| *c == sign).count()
+    };
+    assert!(count(&a, 'A') > 3 * count(&a, 'B'), "{}", text(&drawn_difference(&a, &theme, (78, 11, false))));
+    assert!(count(&b, 'B') > 3 * count(&b, 'A'));
+    let rates = a.1.rates(0..6).whole.map(Option::unwrap);
+    assert!(rates[0] > rates[1] + 0.1, "{rates:?}");
+}
+
+#[test]
+fn the_sides_of_a_comparison_differ_in_every_theme_and_for_every_eye() {
+    use crate::ui::palette::{rgb_of, simulate, Vision};
+    for name in ["dark", "light", "safe", "ember", "sixteen"] {
+        for depth in [ColorDepth::Ansi16, ColorDepth::Indexed256, ColorDepth::TrueColor] {
+            let theme = Theme::built_in(name, depth, false);
+            let [a, b, both] = [Face::SideA, Face::SideB, Face::Resident].map(|f| rgb_of(theme.color(f)).unwrap());
+            for vision in [Vision::Protanopia, Vision::Deuteranopia, Vision::Tritanopia] {
+                let apart = simulate(a, vision).lab().distance(simulate(b, vision).lab());
+                assert!(apart > 0.07, "{name} {depth:?} {vision:?}: {apart}");
+            }
+            assert!(a.lab().distance(both.lab()) > 0.07 && b.lab().distance(both.lab()) > 0.07, "{name} {depth:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_comparison_draws_in_any_rectangle(width in 1u16..140, height in 1u16..50, focused in any::<bool>(), mono in any::<bool>(), big in any::<bool>()) {
+        let theme = Theme::built_in("dark", if mono { ColorDepth::Mono } else { ColorDepth::Indexed256 }, mono);
+        let sides = if big { compared(48, 128, 8, [40, 32]) } else { compared(2, 8, 2, [4, 3]) };
+        drawn_difference(&sides, &theme, (width, height, focused));
     }
 }

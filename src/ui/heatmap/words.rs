@@ -1,13 +1,63 @@
 //! The lines below the grid: legend, this step, the expert under the cursor.
 
 use crate::events::Phase;
-use crate::ui::experts_state::{ExpertsState, Mark};
+use crate::ui::experts_state::{ExpertsState, Mark, Pause, Shown};
 use crate::ui::panes::PaneContext;
 use crate::ui::theme::{Face, Theme};
+use crate::ui::wrap::fit;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::grid::Make;
+
+/// Which moment is shown: live, a recording, or a token of the past.
+pub(super) fn moment(state: &ExpertsState) -> String {
+    match state.shown() {
+        Shown::Live => "LIVE".to_owned(),
+        Shown::Replay => "REPLAY".to_owned(),
+        Shown::Paused(pause) => paused(pause),
+    }
+}
+
+/// "PAUSED 57/212"; a token that is no longer in the chat has no number.
+pub(super) fn paused(pause: &Pause) -> String {
+    match pause.token {
+        0 => format!("PAUSED at step {}", pause.step),
+        token => format!("PAUSED {token}/{}", pause.of),
+    }
+}
+
+/// The token in quotes, in at most `width` columns; nothing in a session without text.
+pub(super) fn quoted(pause: &Pause, width: usize) -> String {
+    if pause.text.is_empty() {
+        return String::new();
+    }
+    let text = fit(&pause.text, width.saturating_sub(2).max(1));
+    format!("\"{text}\"")
+}
+
+/// The experts of the token under the cursor in the cursor's layer, best gate first: what happened, id, gate.
+pub(super) fn gates(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
+    let (layer, _) = state.cursor();
+    let Some(pause) = state.pause() else { return Line::default() };
+    let mut line = Line::from(theme.span(Face::Accent, format!("{} L{layer}", quoted(pause, 16))));
+    let g = theme.glyphs();
+    for (expert, weight, mark) in state.gates(layer) {
+        let sign = match mark {
+            Mark::Hit => g.hit,
+            Mark::Miss => g.miss,
+            _ => g.admitted,
+        };
+        let style = theme.style(super::grid::face_of(mark));
+        let parts = [Span::styled(format!("  {sign}{expert}"), style), theme.span(Face::Dim, format!(" {weight:.2}"))];
+        if line.width() + parts.iter().map(Span::width).sum::<usize>() > usize::from(width) {
+            line.push_span(theme.span(Face::Dim, g.ellipsis));
+            break;
+        }
+        line.extend(parts);
+    }
+    line
+}
 
 /// What every sign means, as much as fits; shortest words last.
 pub(super) fn legend(make: Make, state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
@@ -91,6 +141,10 @@ pub(super) fn step(state: &ExpertsState, context: &PaneContext<'_>, theme: &Them
     };
     let total = state.total();
     let word = if phase == Phase::Prefill { "prompt" } else { "token" };
+    let word = match state.pause() {
+        Some(pause) if !pause.text.is_empty() => quoted(pause, 12),
+        _ => word.to_owned(),
+    };
     let mut line = Line::from(vec![
         theme.span(Face::Dim, format!("step {step} {word:<6}")),
         theme.span(Face::Hit, format!(" {:>4}", total.hits)),
@@ -138,6 +192,20 @@ pub(super) fn facts(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'st
     };
     let name = theme.span(Face::Accent, format!("L{layer:<2} E{expert:<3}"));
     let heat = format!("{:>3.0}%", facts.heat * 100.0);
+    if state.pause().is_some() {
+        // Of the past only this is kept: uses and slot numbers are not.
+        let gate = state.gates(layer).find(|g| usize::from(g.0) == expert).map_or_else(|| "   -".to_owned(), |g| format!("{:>4.2}", g.1));
+        return Line::from(vec![
+            name,
+            theme.span(face, format!(" {state_word:<8}")),
+            label(" slot "),
+            theme.span(Face::Text, if facts.slot.is_some() { "held" } else { "none" }),
+            label("  gate "),
+            theme.span(Face::Text, gate),
+            label("  heat then "),
+            theme.span(Face::Text, heat),
+        ]);
+    }
     if width < 70 {
         return Line::from(vec![
             name,

@@ -79,7 +79,8 @@ pub(super) fn draw_head(buf: &mut Buffer, at: Rect, state: &ExpertsState, theme:
     if at.height > 0 {
         buf.set_line(at.x, at.y, &head(state, theme, at.width), at.width);
     }
-    if at.height > 1 {
+    // Accounts are of the whole session; of a past step they are not kept.
+    if at.height > 1 && state.pause().is_none() {
         buf.set_line(at.x, at.y + 1, &account(state, theme, at.width), at.width);
     }
 }
@@ -112,6 +113,9 @@ fn account(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
 
 /// The layer's character in words, as much as fits.
 fn head(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
+    if state.pause().is_some() {
+        return super::words::gates(state, theme, width);
+    }
     let (layer, _) = state.cursor();
     let profile = state.profile(layer);
     let tally = state.tally(layer);

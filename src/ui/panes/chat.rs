@@ -1,5 +1,6 @@
 //! The chat pane: what was said, and the input below it.
 
+use super::tokens;
 use crate::ui::layout::ChatAreas;
 use crate::ui::state::{EngineState, Focus, State};
 use crate::ui::theme::Face;
@@ -19,11 +20,19 @@ pub fn draw(areas: &ChatAreas, buf: &mut Buffer, state: &State) -> Option<Positi
     if state.transcript.items().is_empty() {
         welcome(areas.transcript, buf, state);
     } else {
-        for (y, line) in (areas.transcript.y..areas.transcript.bottom()).zip(state.transcript.visible()) {
-            buf.set_line(areas.transcript.x, y, line, areas.transcript.width);
+        for (y, (item, at, row)) in (areas.transcript.y..areas.transcript.bottom()).zip(state.transcript.visible_rows()) {
+            buf.set_line(areas.transcript.x, y, &row.line, areas.transcript.width);
+            tokens::paint(Rect { y, height: 1, ..areas.transcript }, buf, state, (item, at, row));
         }
     }
-    rule(areas.rule, buf, state);
+    rule(areas.rule, areas.framed, buf, state);
+    if areas.framed {
+        // On the lower frame, where it is always seen and takes no row.
+        let width = areas.frame.width.saturating_sub(4);
+        if let Some(legend) = tokens::legend(state, usize::from(width)) {
+            buf.set_line(areas.frame.x + 2, areas.frame.bottom().saturating_sub(1), &legend, width);
+        }
+    }
     input(areas.input, buf, state)
 }
 
@@ -58,7 +67,7 @@ fn welcome(area: Rect, buf: &mut Buffer, state: &State) {
 }
 
 /// The line over the input: what is going on, and how much lies below the view.
-fn rule(area: Rect, buf: &mut Buffer, state: &State) {
+fn rule(area: Rect, framed: bool, buf: &mut Buffer, state: &State) {
     if area.is_empty() {
         return;
     }
@@ -87,7 +96,11 @@ fn rule(area: Rect, buf: &mut Buffer, state: &State) {
     if let Some(reason) = &state.unsaved {
         part(Face::Error, format!("not saved: {reason}"));
     }
-    buf.set_line(area.x + 1, area.y, &Line::from(spans), area.width.saturating_sub(1));
+    let mut line = Line::from(spans);
+    if !framed {
+        line.spans.extend(tokens::legend(state, usize::from(area.width).saturating_sub(line.width() + 2)).into_iter().flatten());
+    }
+    buf.set_line(area.x + 1, area.y, &line, area.width.saturating_sub(1));
     let below = state.transcript.lines_below();
     if below > 0 {
         let down = if theme.ascii { "v" } else { "↓" };

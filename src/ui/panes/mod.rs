@@ -11,6 +11,7 @@
 //! Panes must draw in any rectangle, one cell included, and must say with a glyph what they say with a colour.
 
 pub mod chat;
+mod tokens;
 
 use super::memory_state::auto::Auto;
 use crate::events::ModelCard;

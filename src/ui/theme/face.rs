@@ -74,6 +74,10 @@ faces! {
     Resident = "resident",
     /// Expert in no slot, for legends; cells use the absent colours.
     Absent = "absent",
+    /// First side of a comparison.
+    SideA = "side-a",
+    /// Second side of a comparison.
+    SideB = "side-b",
     /// Filled part of a bar, and the curve.
     Bar = "bar",
     /// Rest of a bar.

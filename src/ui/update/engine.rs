@@ -2,7 +2,7 @@
 
 use super::chat;
 use crate::events::{Event, FinishReason, RequestId, TextKind, TurnStats};
-use crate::ui::experts_state::ExpertsState;
+use crate::ui::experts_state::{ExpertsState, Shown};
 use crate::ui::memory_state::MemoryState;
 use crate::ui::message::{Effect, Moment};
 use crate::ui::panes::SlotKnob;
@@ -53,6 +53,10 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
 fn ready(state: &mut State, card: crate::events::ModelCard, now: Moment, out: &mut Vec<Effect>) {
     state.engine = EngineState::Ready;
     state.experts = ExpertsState::open(&card);
+    if state.replay.is_some() {
+        state.experts.shown = Shown::Replay;
+    }
+    state.inspector.opened();
     state.memory = MemoryState::open(&card);
     state.waiting_steps.clear();
     state.context_used = 0;
@@ -88,6 +92,7 @@ fn text(state: &mut State, id: RequestId, text: &str, (kind, step): (TextKind, u
     replayed_turn(state, id, now);
     let Some(turn) = state.turn.as_mut().filter(|t| t.id == id) else { return };
     turn.prefill = None;
+    let epoch = state.inspector.epoch;
     state.transcript.change_answer(|item| {
         let Kind::Assistant { thinking, .. } = &mut item.kind else { return };
         match kind {
@@ -101,6 +106,7 @@ fn text(state: &mut State, id: RequestId, text: &str, (kind, step): (TextKind, u
                     open: true,
                 });
                 thinking.text.push_str(text);
+                item.thought_tokens.add(epoch, step, thinking.text.len(), None);
                 if let Some((began, first)) = thinking.started {
                     thinking.took = Some(now.at.duration_since(began));
                     // One token each step; the turn's end brings the exact count.
@@ -112,6 +118,7 @@ fn text(state: &mut State, id: RequestId, text: &str, (kind, step): (TextKind, u
                     chat::close_thinking(thinking, now);
                 }
                 item.text.push_str(text);
+                item.tokens.add(epoch, step, item.text.len(), item.thought_tokens.last());
             }
         }
     });

@@ -8,6 +8,7 @@ use crate::ui::markdown;
 use crate::ui::message::{Effect, EngineCommand, Moment};
 use crate::ui::session;
 use crate::ui::state::{EngineState, Overlay, State};
+use crate::ui::tint::Tint;
 
 /// An entry of the completion list as it goes into the input: up to its first placeholder.
 pub(super) fn completed(line: &str) -> String {
@@ -82,8 +83,21 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
         }
         Slash::Theme(name) => out.push(Effect::ReadTheme(name, state.theme.ascii)),
         Slash::Ascii(on) => out.push(Effect::ReadTheme(state.theme.name.clone(), on)),
+        Slash::Tint(tint) => set_tint(state, tint, now),
         Slash::Quit => chat::quit(state, now, out),
     }
+}
+
+/// Tints the chat's tokens. The legend is at the chat's lower edge.
+pub(super) fn set_tint(state: &mut State, tint: Tint, now: Moment) {
+    state.inspector.tint = tint;
+    let words = match tint {
+        Tint::Off => "tokens are not tinted",
+        Tint::Misses => "tokens are tinted by their misses",
+        Tint::Time => "tokens are tinted by the time of their step",
+        Tint::Entropy => "tokens are tinted by the entropy of their gates",
+    };
+    state.say(words, now);
 }
 
 fn copy(state: &mut State, what: Copied, now: Moment, out: &mut Vec<Effect>) {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::events::{Event, FinishReason, TextKind};
+use crate::ui::inspector::tests::{Told, WORDS};
 use crate::ui::message::Message;
 use crate::ui::palette::ColorDepth;
 use crate::ui::state::{Focus, Overlay};
@@ -137,6 +138,86 @@ fn thoughts_and_tool_calls_read_like_this() {
     let lines = screen(&mut s, 80, 24);
     assert!(lines.iter().all(|l| l.is_ascii()), "{lines:#?}");
     assert!(lines.iter().any(|l| l.contains("v thinking for 1.5 s, 22 tokens")), "{lines:#?}");
+}
+
+/// The style of the first cell of `word` in the chat.
+fn style_of(s: &Script, columns: u16, rows: u16, word: &str) -> ratatui::style::Style {
+    let area = Rect::new(0, 0, columns, rows);
+    let mut buf = Buffer::empty(area);
+    draw(area, &mut buf, &s.state);
+    for y in 0..rows {
+        let line: Vec<&str> = (0..columns).map(|x| buf[(x, y)].symbol()).collect();
+        if let Some(at) = line.concat().find(word) {
+            let column = line.concat()[..at].chars().count() as u16;
+            return buf[(column, y)].style();
+        }
+    }
+    panic!("{word} is not on the screen");
+}
+
+#[test]
+fn a_paused_heatmap_and_tinted_tokens_read_like_this() {
+    let mut t = Told::new(&[4]);
+    t.ask(&WORDS);
+    t.go_on(&["And", " it", " was", " a", " good", " cat", "."]);
+    t.s.finish(FinishReason::Stop);
+    t.alt('t');
+    t.alt('t');
+    (0..5).for_each(|_| t.alt('h'));
+    t.s.state.notices.clear();
+    for (columns, rows) in [(80, 24), (120, 32), (200, 60)] {
+        let lines = screen(&mut t.s, columns, rows);
+        insta::assert_snapshot!(format!("paused_{columns}x{rows}"), lines.join("\n"));
+    }
+    for (depth, ascii) in
+        [(ColorDepth::Indexed256, false), (ColorDepth::Ansi16, false), (ColorDepth::Mono, false), (ColorDepth::Mono, true)]
+    {
+        t.s.state.theme = Theme::built_in("dark", depth, ascii);
+        t.s.state.transcript.restyle();
+        let lines = screen(&mut t.s, 120, 32);
+        assert!(!ascii || lines.iter().all(|l| l.is_ascii()), "{lines:#?}");
+        assert!(lines.iter().any(|l| l.contains("step time  <")), "the legend is seen: {lines:#?}");
+        assert!(lines.iter().filter(|l| l.contains("PAUSED 15/19")).count() >= 2, "{lines:#?}");
+        let of = |word| style_of(&t.s, 120, 32, word);
+        // The cursor, the unknown token, and the levels all look different.
+        let looks = [of("was"), of("time,"), of("upon"), of("good")];
+        for (i, look) in looks.iter().enumerate() {
+            assert!(looks[i + 1..].iter().all(|other| other != look), "{depth:?} {looks:#?}");
+        }
+    }
+    // Live again, and no tint: nothing of it is left.
+    t.alt('0');
+    t.alt('t');
+    t.alt('t');
+    t.s.state.notices.clear();
+    let lines = screen(&mut t.s, 120, 32);
+    assert!(lines.iter().all(|l| !l.contains("PAUSED") && !l.contains("unknown")), "{lines:#?}");
+    assert!(lines.iter().filter(|l| l.contains("LIVE")).count() == 2, "{lines:#?}");
+}
+
+#[test]
+fn a_notice_does_not_hide_that_the_heatmap_stands_still() {
+    let mut t = Told::new(&[]);
+    t.ask(&WORDS);
+    t.alt('h');
+    t.s.send(Message::Say("something else".into()));
+    let last = screen(&mut t.s, 80, 24).pop().unwrap();
+    assert!(last.contains("PAUSED 12/12") && last.contains("something else"), "{last}");
+}
+
+#[test]
+fn a_token_in_folded_reasoning_is_shown_on_the_fold() {
+    let mut s = thoughtful();
+    let reversed = |s: &mut Script| {
+        screen(s, 200, 60);
+        style_of(s, 200, 60, "thought for")
+    };
+    let before = reversed(&mut s);
+    let back = KeyEvent::new(KeyCode::Char('h'), KeyModifiers::ALT);
+    while s.state.inspector.pause().is_none_or(|p| p.step >= 57) {
+        s.send(Message::Key(back));
+    }
+    assert_ne!(reversed(&mut s), before);
 }
 
 proptest! {
