@@ -336,6 +336,61 @@ fn automatic_slots_hold_a_budget_then_the_knee_and_say_why() {
 }
 
 #[test]
+fn the_token_cursor_pauses_the_heatmap_and_one_key_returns_to_live() {
+    let home = Home::new();
+    let mut pty = home.demo(120, 32);
+    pty.sees("LIVE");
+    pty.enter("Tell me a story.");
+    pty.sees("reused,");
+    // The number of the token under the cursor, and of how many.
+    let paused = |s: &vt100::Screen| {
+        let text = s.contents();
+        let words = text.split("PAUSED ").nth(1)?.split_whitespace().next()?;
+        let (token, of) = words.trim_end_matches(',').split_once('/')?;
+        Some((token.parse::<u32>().ok()?, of.parse::<u32>().ok()?))
+    };
+    pty.send("\x1bh");
+    pty.until("the last token is under the cursor", |s| paused(s).is_some_and(|(token, of)| token == of && of > 10));
+    for _ in 0..3 {
+        pty.send("\x1b,");
+    }
+    pty.until("three tokens before", |s| paused(s).is_some_and(|(token, of)| token + 3 == of));
+    pty.send("\x1bt");
+    pty.sees("plain: unknown");
+    pty.resize(80, 24);
+    pty.until("a smaller screen says the same", |s| {
+        let status = s.rows(0, 80).nth(23);
+        status.is_some_and(|row| row.contains("PAUSED")) && paused(s).is_some_and(|(token, of)| token + 3 == of)
+    });
+    pty.send("\x1b0");
+    pty.until("it is live again", |s| paused(s).is_none() && s.contents().contains("LIVE"));
+    pty.send("/quit\r");
+    assert_eq!(pty.ends().exit_code(), 0);
+}
+
+#[test]
+fn a_replay_of_two_sides_shows_their_difference() {
+    let home = Home::new();
+    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traces/qwen3-30b-a3b.rotary");
+    let mut pty = home.rotary(&["replay", trace, "--slots", "16", "--diff", "slots=48", "--speed", "1000"], 120, 32);
+    pty.sees("A beside B");
+    pty.until("rates of both sides", |s| s.contents().contains("48 slots") && s.contents().contains("whole"));
+    pty.until("it is played to the end", |s| s.contents().contains("ended 156/156"));
+    pty.send("d");
+    pty.until("the first side alone", |s| !s.contents().contains("A beside B") && s.contents().contains("REPLAY"));
+    pty.send("d");
+    pty.sees("A beside B");
+    pty.send("\x1bh");
+    pty.sees("PAUSED 156/156");
+    pty.send("\x1b0");
+    pty.sees("A beside B");
+    pty.send(ESC);
+    pty.until("the chat has the keys", |s| s.contents().contains("▸chat"));
+    pty.send(CTRL_D);
+    assert_eq!(pty.ends().exit_code(), 0);
+}
+
+#[test]
 fn a_lost_terminal_ends_the_program_in_time_and_keeps_the_chat() {
     let home = Home::new();
     let mut pty = home.demo(100, 30);

@@ -26,10 +26,10 @@ use tokio::sync::{mpsc, watch};
 
 /// Room of the text lane, as the engine's.
 const EVENT_ROOM: usize = 256;
-/// Room of the telemetry lane, as the engine's.
-const TELEMETRY_ROOM: usize = 64;
-/// Steps that are sent of those passed over by a jump.
-const SENT_OF_A_JUMP: usize = 32;
+/// Room of the telemetry lane: what is sent of a jump, and as much again.
+const TELEMETRY_ROOM: usize = 2 * SENT_OF_A_JUMP;
+/// Steps that are sent of those passed over by a jump, so that heat is right again and the tokens before can be looked at.
+const SENT_OF_A_JUMP: usize = 256;
 /// Longest time between two looks at the signals.
 const LOOK: Duration = Duration::from_millis(30);
 /// Largest table `layers * experts` of a card that is played.
@@ -717,19 +717,20 @@ mod tests {
 
     #[test]
     fn a_far_jump_sends_all_text_but_only_the_last_steps() {
-        let mut entries = timed(card_of(&routes(0).head, 2), (0..100).map(|i| routes(100).record(i)), Duration::from_secs(1));
+        let all = routes(400);
+        let mut entries = timed(card_of(&all.head, 2), (0..400).map(|i| all.record(i)), Duration::from_secs(1));
         let said = |i: u64| Event::Text { id: 1, text: format!("{i} "), kind: TextKind::Answer, step: i };
-        for i in (0..100u64).rev() {
+        for i in (0..400u64).rev() {
             entries.insert(i as usize + 2, Timed { at: i * 1_000_000, entry: Entry::Event(said(i)) });
         }
         let (mut handle, control) = from_entries(entries, Options { paused: true, ..fast() });
         handle.events.blocking_recv();
-        control.seek(90);
-        let records = steps(&mut handle, SENT_OF_A_JUMP);
-        assert_eq!(records.last().unwrap().step, 89);
-        for i in 0..90 {
+        control.seek(390);
+        for i in 0..390 {
             assert_eq!(handle.events.blocking_recv(), Some(said(i)));
         }
+        let records = steps(&mut handle, SENT_OF_A_JUMP);
+        assert_eq!((records[0].step, records[SENT_OF_A_JUMP - 1].step), (390 - SENT_OF_A_JUMP as u64, 389));
         assert!(handle.events.try_recv().is_err());
     }
 

@@ -505,6 +505,7 @@ impl App {
         }
         self.pacer.drawn(now);
         let frame = self.terminal.backend_mut().take_frame();
+        self.pacer.sent(frame.as_ref().map_or(0, Vec::len));
         let mut bytes = std::mem::take(&mut self.extra);
         bytes.extend(frame.unwrap_or_default());
         if !bytes.is_empty() {

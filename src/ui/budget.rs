@@ -5,7 +5,7 @@
 //! counted. `cargo test --release --lib budget -- --nocapture` prints the table of `docs/performance.md`.
 
 use super::experts_state::stream::Stream;
-use super::frames::Pacer;
+use super::frames::{Pacer, TELEMETRY_BYTES};
 use super::inspector::Move;
 use super::message::{Message, Moment};
 use super::palette::ColorDepth;
@@ -120,7 +120,9 @@ impl Screen {
             })
             .unwrap();
         self.pacer.drawn(now);
-        self.terminal.backend_mut().take_frame()
+        let frame = self.terminal.backend_mut().take_frame();
+        self.pacer.sent(frame.as_ref().map_or(0, Vec::len));
+        frame
     }
 }
 
@@ -190,19 +192,24 @@ const SIZES: [(u16, u16); 3] = [(80, 24), (120, 32), (200, 60)];
 const LOOKS: [(&str, ColorDepth, bool); 3] =
     [("dark", ColorDepth::Indexed256, false), ("sixteen", ColorDepth::Ansi16, false), ("mono", ColorDepth::Mono, false)];
 
-/// Bytes per second that a screen may send, by columns: what the terminal research allows a heatmap at five frames a second
-/// in 256 colours (55 to 85 KB/s), the rest of the screen included.
+/// Bytes per second that a screen may send, about half as much again as it did when it was last looked at; the largest is
+/// held down by [`TELEMETRY_BYTES`], to which the chat adds some.
 fn allowed(columns: u16, depth: ColorDepth) -> usize {
-    let most = if columns > 120 { 85_000 } else { 65_000 };
+    let most = match columns {
+        0..=80 => 45_000,
+        81..=120 => 55_000,
+        _ => TELEMETRY_BYTES + 6_000,
+    };
     match depth {
         ColorDepth::Mono => most / 2,
+        ColorDepth::Ansi16 => most * 3 / 4,
         _ => most,
     }
 }
 
 #[test]
 fn the_whole_screen_stays_within_its_budget_of_bytes_and_frames() {
-    let mut table = String::new();
+    let (mut table, mut over) = (String::new(), Vec::new());
     for size in SIZES {
         for look in LOOKS {
             for watching in [Watching::Live, Watching::Tinted, Watching::Paused, Watching::MemoryPane] {
@@ -225,7 +232,9 @@ fn the_whole_screen_stays_within_its_budget_of_bytes_and_frames() {
                 let what = format!("{size:?} {look:?} {watching:?}");
                 assert_eq!(sent.idle, 0, "{what}");
                 assert!(sent.frames_per_second() <= f64::from(FRAME_RATE), "{what}");
-                assert!(sent.per_second() <= allowed(size.0, look.1), "{what}: {} bytes/s", sent.per_second());
+                if sent.per_second() > allowed(size.0, look.1) {
+                    over.push(what);
+                }
                 if let Some(folder) = std::env::var_os("ROTARY_BUDGET_DIR") {
                     let name = format!("{}x{}-{}-{watching:?}", size.0, size.1, look.1.name());
                     std::fs::File::create(std::path::Path::new(&folder).join(name)).unwrap().write_all(&sent.bytes).unwrap();
@@ -234,6 +243,7 @@ fn the_whole_screen_stays_within_its_budget_of_bytes_and_frames() {
         }
     }
     println!("{table}");
+    assert!(over.is_empty(), "over the budget: {over:#?}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub mod clipboard;
 pub mod command;
 pub mod composer;
 pub mod editor;
+pub mod encoder;
 pub mod experts_state;
 pub mod frames;
 pub mod heatmap;

@@ -6,6 +6,7 @@
 //! that frame is under way no other is drawn: on a slow or stalled link frames are skipped, never queued, and
 //! the rest of the program never waits for the terminal.
 
+use super::encoder::encode;
 use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::QueueableCommand;
 use ratatui::backend::{Backend, ClearType, CrosstermBackend, WindowSize};
@@ -104,7 +105,7 @@ impl Backend for FrameBackend {
         let mut content = content.peekable();
         if content.peek().is_some() {
             self.moved = true;
-            self.inner.draw(content)?;
+            encode(&mut self.bytes.0.borrow_mut(), content);
         }
         Ok(())
     }

@@ -253,7 +253,7 @@ fn detail(buf: &mut Buffer, area: Rect, state: &ExpertsState, context: &PaneCont
 /// A step of which nothing is known is not drawn as anything.
 fn unknown(buf: &mut Buffer, area: Rect, pause: &Pause, lost: Lost, theme: &Theme) {
     let why = match lost {
-        Lost::Dropped => "its record was dropped on the way (telemetry is lossy)",
+        Lost::Dropped => "its record was dropped (telemetry is lossy)",
         Lost::LetGo => "its record was let go: the log of steps is full",
         Lost::NotYet => "its record has not come yet",
     };

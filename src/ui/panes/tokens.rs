@@ -16,6 +16,9 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 
+/// Most kept steps that the legend of an expert counts, in every frame.
+const COUNTED: usize = 4096;
+
 /// Something is to be painted over the chat.
 fn is_wanted(state: &State) -> bool {
     state.inspector.tint != Tint::Off || state.inspector.pause().is_some() || state.marks_expert().is_some()
@@ -101,7 +104,7 @@ fn marks_legend(state: &State, layer: usize, expert: usize, width: usize) -> Opt
     let theme = &state.theme;
     let mut counts = [0usize; 3];
     let mut kept = 0;
-    for step in state.inspector.log.iter().filter(|k| k.phase == crate::events::Phase::Decode) {
+    for step in state.inspector.log.iter().rev().take(COUNTED).filter(|k| k.phase == crate::events::Phase::Decode) {
         kept += 1;
         match step.outcome(layer, expert) {
             Some(Outcome::Hit) => counts[0] += 1,
