@@ -90,12 +90,16 @@ fn profile(layers: Range<usize>, state: &ExpertsState, theme: &Theme) -> Line<'s
     let rate = (rated > 0.0).then(|| rate / rated);
     let bar = theme.glyphs().spark[rate.map_or(0, |r| (r * 8.0).round() as usize).min(8)];
     let words = rate.map_or_else(|| "   - ".to_owned(), |r| format!("{:>4.0} ", r * 100.0));
+    // Accounts are of the whole session; of a past step they are not kept.
+    let past = state.pause().is_some();
+    let moved = if past { "-".to_owned() } else { short_bytes(moved) };
+    let swaps = if past { 0 } else { swaps };
     Line::from(vec![
         theme.span(Face::Text, words),
         Span::styled(bar, theme.style(Face::Bar)),
         theme.span(Face::Dim, format!("{effective:>6.0}")),
         theme.span(Face::Dim, format!("{churn:>6.2}")),
-        theme.span(Face::Dim, format!("{:>7}", short_bytes(moved))),
+        theme.span(Face::Dim, format!("{moved:>7}")),
         theme.span(Face::Dim, format!("{entropy:>5.1}")),
         theme.span(Face::Dim, if swaps > 0 { format!("{:>6.0}%", regretted as f64 * 100.0 / swaps as f64) } else { "      -".to_owned() }),
     ])
