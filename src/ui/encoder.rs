@@ -214,7 +214,7 @@ mod tests {
         /// Frame after frame, a real parser has the same screen as the buffer.
         #[test]
         fn a_terminal_shows_what_was_drawn(frames in prop::collection::vec(prop::collection::vec(
-            ((0u16..6, 0u16..4), "[a-z ▀你é]", any_color(), any_color(), 0u16..0x1ff), 0..30), 1..5))
+            ((0u16..6, 0u16..4), "[a-z ▀é]", any_color(), any_color(), 0u16..0x1ff), 0..30), 1..5))
         {
             let area = Rect::new(0, 0, 12, 4);
             let mut parser = vt100::Parser::new(std::num::NonZero::new(4).unwrap(), std::num::NonZero::new(12).unwrap(), 0);
@@ -225,7 +225,6 @@ mod tests {
                 let mut after = before.clone();
                 for ((x, y), text, fg, bg, bits) in frame {
                     let style = Style::new().fg(fg).bg(bg);
-                    // Clusters of two columns stand on even ones, so that nothing draws over half of one.
                     let x = x * 2;
                     after.set_stringn(x, y, format!("{text} "), 2, style);
                     after[(x, y)].modifier = Modifier::from_bits_truncate(bits) & known;
@@ -234,8 +233,7 @@ mod tests {
                 encode(&mut out, before.diff(&after).into_iter());
                 parser.process(&out);
                 for y in 0..4 {
-                    let mut x = 0;
-                    while x < 12 {
+                    for x in 0..12 {
                         let (cell, want) = (parser.screen().cell(y, x).unwrap(), &after[(x, y)]);
                         let shown = if cell.has_contents() { cell.contents() } else { " " };
                         prop_assert_eq!(shown, want.symbol(), "at {},{}", x, y);
@@ -250,7 +248,6 @@ mod tests {
                         } else {
                             prop_assert_eq!(has, want.modifier);
                         }
-                        x += want.symbol().width().max(1) as u16;
                     }
                 }
                 before = after;
