@@ -577,7 +577,7 @@ fn panes_are_reached_by_tab_and_help_by_a_question_mark() {
     pty.send(ESC);
     pty.until("help has closed", |s| !s.contents().contains("new line"));
     pty.send(TAB);
-    pty.sees("▸experts");
+    pty.sees("▸LIVE · experts");
     pty.send(TAB);
     pty.until("the memory pane has the keyboard", |s| s.contents().to_lowercase().contains("▸memory"));
     pty.send("\x1b1");
