@@ -180,7 +180,7 @@ pub struct Load {
     /// Threads that compute [default: physical cores]
     #[arg(long, value_name = "N", value_parser = thread_count)]
     pub threads: Option<usize>,
-    /// Which experts keep their slots: rotary, lru or lfu
+    /// Which experts keep their slots: rotary, decay, lru or lfu
     #[arg(long, value_name = "NAME", value_parser = policy_name)]
     pub policy: Option<String>,
     /// Keep keys and values in 32-bit floats instead of 16-bit

@@ -8,13 +8,17 @@
 //! | [`vram`] | the device tier: slots in VRAM |
 //! | `run` | the products of a layer's routed experts, on the CPU |
 //! | [`schedule`], [`policy`] | pure: which expert gets a slot, who leaves |
+//! | [`measures`], [`recall`], [`duels`] | what policies know: uses, what followed similar moments, how admissions turned out |
 //! | [`curve`], [`knee`] | hit rate for every slot count, from stack distances; where it bends |
 //! | [`budget`] | the memory plan |
 
 pub mod budget;
 pub mod curve;
+pub mod duels;
 pub mod knee;
+pub mod measures;
 pub mod policy;
+pub mod recall;
 mod run;
 pub mod schedule;
 pub mod slots;
@@ -145,7 +149,7 @@ impl Experts {
         let layers = expert_bytes.len();
         let slots = plan.slots_per_layer.min(experts);
         let mut scheduler = Scheduler::new(layers, experts, slots, policy, admission(policy, plan.slot_step));
-        if policy == Policy::Rotary {
+        if policy.weighs() {
             let [decode, prefill] = pace(plan.slot_step);
             scheduler.limit_fill(decode, prefill);
         }
@@ -421,7 +425,7 @@ impl Experts {
     pub fn set_policy(&mut self, name: &str) -> Result<(), ExpertError> {
         let policy: Policy = name.parse()?;
         self.scheduler.set_policy(policy, admission(policy, self.slot_step));
-        let [decode, prefill] = if policy == Policy::Rotary { pace(self.slot_step) } else { [usize::MAX; 2] };
+        let [decode, prefill] = if policy.weighs() { pace(self.slot_step) } else { [usize::MAX; 2] };
         self.scheduler.limit_fill(decode, prefill);
         Ok(())
     }
@@ -459,7 +463,7 @@ fn pace(slot_step: u64) -> [usize; 2] {
 /// How readily misses get slots: the policy's own way, and `rotary` at the pace above. The textbook policies admit every miss.
 fn admission(policy: Policy, slot_step: u64) -> policy::Admission {
     let usual = policy.admission();
-    if policy != Policy::Rotary {
+    if !policy.weighs() {
         return usual;
     }
     let [decode, prefill] = pace(slot_step);

@@ -34,7 +34,7 @@ pub struct ReplayArgs {
     /// Simulate these slots per layer instead of showing what was recorded
     #[arg(long, value_name = "N")]
     pub slots: Option<usize>,
-    /// Simulate this policy instead of showing what was recorded: rotary, lru or lfu
+    /// Simulate this policy instead of showing what was recorded: rotary, decay, lru or lfu
     #[arg(long, value_name = "NAME")]
     pub policy: Option<Policy>,
     /// Tokens per second for traces without times

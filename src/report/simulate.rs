@@ -40,10 +40,10 @@ pub struct SimulateArgs {
     /// Slots per layer: `16,24,32`, `8..128` or `8..128:8` [default: an eighth to a half of the experts]
     #[arg(long, value_name = "LIST", value_parser = slot_list)]
     pub slots: Option<Slots>,
-    /// Policies to compare, by commas: rotary, lru, lfu, belady (knows the future), chance; or all
+    /// Policies to compare, by commas: rotary, decay, lru, lfu, belady (knows the future), chance; or all
     #[arg(long, value_name = "NAMES", value_parser = contenders, default_value = "all")]
     pub policy: Contenders,
-    /// Replace a resident only by a newcomer with more than its decayed use times this (policy rotary)
+    /// Replace a resident only by a newcomer with more than its worth times this (policies rotary and decay)
     #[arg(long, value_name = "X")]
     pub margin: Option<f64>,
     /// Replace at most this many residents per layer and token
@@ -523,11 +523,11 @@ mod tests {
         let mut out = Vec::new();
         csv(&mut out, &found).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text.lines().count(), 1 + 5 * 2);
+        assert_eq!(text.lines().count(), 1 + 6 * 2);
         let lru = text.lines().find(|l| l.contains(",lru,16,")).unwrap();
         assert!(lru.contains(",4480,2946,0.657589,"), "{lru}");
         let json: serde_json::Value = serde_json::to_value(&found).unwrap();
-        assert_eq!(json[0]["table"][2]["policy"], "lru");
-        assert_eq!(json[0]["table"][2]["hits"], 2946.0);
+        assert_eq!(json[0]["table"][4]["policy"], "lru");
+        assert_eq!(json[0]["table"][4]["hits"], 2946.0);
     }
 }

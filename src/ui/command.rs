@@ -97,8 +97,8 @@ pub fn parse(line: &str) -> Result<Slash, String> {
             _ => Slash::Slots(number()?),
         },
         "policy" => match argument {
-            "rotary" | "lru" | "lfu" => Slash::Policy(argument.to_owned()),
-            _ => return Err(format!("the policies are rotary, lru and lfu; {}", usage())),
+            "rotary" | "decay" | "lru" | "lfu" => Slash::Policy(argument.to_owned()),
+            _ => return Err(format!("the policies are rotary, decay, lru and lfu; {}", usage())),
         },
         "set" => match argument.split_once(|c: char| c.is_whitespace() || c == '=') {
             None if argument.is_empty() => Slash::ShowSampling,

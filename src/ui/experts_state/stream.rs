@@ -19,7 +19,7 @@ pub(in crate::ui) struct Stream {
 
 impl Stream {
     pub(in crate::ui) fn new(layers: usize, experts: usize, top_k: usize, slots: usize, seed: u64) -> Self {
-        let policy = Policy::Rotary;
+        let policy = Policy::Decay;
         Self {
             random: fastrand::Rng::with_seed(seed),
             scheduler: Scheduler::new(layers, experts, slots, policy, policy.admission()),
