@@ -1,6 +1,6 @@
 //! The command line: what can be asked for, and with which exit code it ends.
 
-use crate::config::{self, parse_bytes};
+use crate::config::{self, parse_bytes, Folders};
 use crate::engine::EngineError;
 use crate::events::{DeviceChoice, FailureKind, LoadOptions, MissChoice, ModelSource, Sampling};
 use crate::report;
@@ -174,6 +174,9 @@ pub struct Load {
     /// Expert slots per layer [default: as many as fit]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub slots: Option<usize>,
+    /// Whether every layer has as many slots (equal), or those that gain more from a slot have more (layer), in the same bytes
+    #[arg(long, value_name = "HOW", value_parser = ["equal", "layer"], default_value = "equal")]
+    pub slots_by: String,
     /// Context length in tokens [default: what fits, at most what the model knows]
     #[arg(long, visible_alias = "context", value_name = "N", value_parser = at_least_one)]
     pub ctx: Option<usize>,
@@ -186,6 +189,12 @@ pub struct Load {
     /// Keep keys and values in 32-bit floats instead of 16-bit
     #[arg(long)]
     pub kv_f32: bool,
+    /// Begin with empty slots, and keep nothing for the next start
+    #[arg(long)]
+    pub cold: bool,
+    /// Folder that keeps which experts were used [default: a folder of the user's, but for `run demo`]
+    #[arg(long, value_name = "DIR", conflicts_with = "cold")]
+    pub heat: Option<PathBuf>,
     /// What computes: auto (a GPU if this build can use one), cpu, gpu, or simulated (the GPU's code played by the CPU, slowly)
     #[arg(long, value_name = "NAME", value_parser = device_name)]
     pub device: Option<DeviceChoice>,
@@ -216,10 +225,23 @@ impl Load {
             threads: self.threads.or(config.threads),
             policy: self.policy.clone().or_else(|| config.policy.clone()),
             kv_f32: self.kv_f32,
+            heat: None,
+            spread: self.slots_by == "layer",
             device: self.device.or(config.device).unwrap_or_default(),
             vram: self.vram.or(config.vram),
             miss: self.miss.unwrap_or_default(),
         }
+    }
+}
+
+impl Load {
+    /// Where heat is kept: the folder that was named, else the user's unless he wants none. Commands that measure don't ask.
+    #[must_use]
+    pub fn heat_folder(&self, config: &config::Config, usual: impl FnOnce() -> PathBuf) -> Option<PathBuf> {
+        if self.cold {
+            return None;
+        }
+        self.heat.clone().or_else(|| config.warm_start.then(usual))
     }
 }
 
@@ -464,7 +486,7 @@ fn app(args: &App) -> eyre::Result<ExitCode> {
     let source = find_model(args.model.as_deref().or(config.config.model.as_deref()).unwrap_or("demo"), &config.config)?;
     let trace = args.trace.as_deref().map(recorder).transpose()?;
     ui::run(UiOptions {
-        load: args.load.options(&config.config),
+        load: LoadOptions { heat: args.load.heat_folder(&config.config, || Folders::find().heat()), ..args.load.options(&config.config) },
         config,
         theme: args.theme.clone(),
         color: args.no_color.then_some(ColorDepth::Mono),

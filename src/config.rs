@@ -39,6 +39,8 @@ pub struct Config {
     pub threads: Option<usize>,
     /// Replacement policy: `rotary`, `lru` or `lfu`.
     pub policy: Option<String>,
+    /// Fill slots at the start with the experts that earlier sessions used.
+    pub warm_start: bool,
     /// Whether a model that can reason does so.
     pub thinking: Option<bool>,
     /// Sampling parameters. Without this table the model file's own defaults are used.
@@ -59,6 +61,7 @@ impl Default for Config {
             vram: None,
             threads: None,
             policy: None,
+            warm_start: true,
             thinking: None,
             sampling: None,
         }
@@ -114,6 +117,12 @@ impl Folders {
     #[must_use]
     pub fn profiles(&self) -> PathBuf {
         self.config.join("profiles")
+    }
+
+    /// Which experts of which model were used.
+    #[must_use]
+    pub fn heat(&self) -> PathBuf {
+        self.data.join("heat")
     }
 
     /// The saved chats.

@@ -37,6 +37,13 @@ pub struct LoadOptions {
     pub policy: Option<String>,
     /// Keep keys and values in 32-bit floats (exact comparison) instead of 16-bit.
     pub kv_f32: bool,
+    /// Layers that gain more from a slot get more of them, under the same total (`--slots-by layer`).
+    #[serde(default)]
+    pub spread: bool,
+    /// Folder that keeps which experts of a model were used, to fill its slots when it is opened again; `None` starts with empty
+    /// slots and keeps nothing.
+    #[serde(default)]
+    pub heat: Option<PathBuf>,
     /// What computes.
     #[serde(default)]
     pub device: DeviceChoice,
@@ -361,6 +368,8 @@ pub enum Event {
     Finished { id: RequestId, reason: FinishReason, stats: TurnStats },
     /// A change of the slot count was carried out, in full, in part or not at all.
     Slots { asked: usize, granted: usize, why: Option<String> },
+    /// Slots of each layer from now on, under the same total; empty if all are the same again. `why` says why it can't be.
+    Spread { slots: Vec<u16>, why: Option<String> },
     /// Something failed; the engine goes on. `id` is the turn that failed, if one did.
     Failed { id: Option<RequestId>, message: String },
     /// Something worth a line on the screen.

@@ -401,7 +401,7 @@ fn routing_goes_from_one_trace_format_into_the_other_and_back() {
         o.out.lines().map(|l| l.split_once(',').unwrap().1.to_owned()).collect::<Vec<_>>()
     };
     let wanted = table(real);
-    assert_eq!(wanted.len(), 11);
+    assert_eq!(wanted.len(), 1 + 6 * 2);
     assert!([&csv, &session, &again].into_iter().all(|f| table(f) == wanted));
     let o = p.run(&["convert", real, &csv]);
     assert_eq!(o.code, 2, "nothing is overwritten: {o:?}");

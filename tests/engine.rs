@@ -12,6 +12,7 @@ fn demo(options: LoadOptions) -> Chat {
     Chat::open(ModelSource::Demo, options)
 }
 
+const STORY: &str = "Tell me a long story about a cat and a ball.";
 const QUESTION: &str = "Tell me a story about a dog.";
 
 #[test]
@@ -33,6 +34,39 @@ fn greedy_text_is_the_same_for_every_slot_count_policy_and_resize_in_the_middle(
     assert_eq!(stormy.text, reference.text);
     let granted = stormy.events.iter().filter(|e| matches!(e, Event::Slots { asked, granted, .. } if asked == granted)).count();
     assert!(granted >= 3, "resizes happened in the middle: {:?}", stormy.events);
+}
+
+#[test]
+fn slots_by_layer_change_no_word_and_keep_the_total() {
+    let reference = demo(LoadOptions::default()).ask(vec![user(STORY)], greedy(200));
+    let mut chat = demo(LoadOptions { slots: Some(10), spread: true, ..LoadOptions::default() });
+    let mut messages = vec![user(STORY)];
+    let mut by_layer = Vec::new();
+    let (mut first, mut last) = (None, None);
+    // The toy's answers are short at times: ask until enough was seen.
+    for _ in 0..5 {
+        let turn = chat.ask(messages.clone(), greedy(200));
+        by_layer.extend(turn.events.iter().filter_map(|e| if let Event::Spread { slots, .. } = e { Some(slots.clone()) } else { None }));
+        first.get_or_insert(turn.text.clone());
+        // Telemetry that nobody takes is dropped, the latest first.
+        last = chat.records().pop();
+        messages.extend([assistant(&turn.text), user("Tell me another story, a long one.")]);
+        if messages.len() > 5 {
+            messages.drain(..2);
+        }
+    }
+    assert_eq!(first.unwrap(), reference.text);
+    let slots = by_layer.last().expect("the layers differ enough to spread the slots");
+    assert_eq!(slots.iter().map(|s| u32::from(*s)).sum::<u32>(), 60);
+    assert!(slots.iter().any(|s| *s != 10) && slots.iter().all(|s| usize::from(*s) >= rotary::experts::spread::least(10)), "{slots:?}");
+    let last = last.unwrap();
+    for (layer, &slots) in slots.iter().enumerate() {
+        let held = last.slot_of[layer * 32..][..32].iter().filter(|s| **s != NO_SLOT).count();
+        assert!(held <= usize::from(slots), "layer {layer} holds {held} of {slots}");
+    }
+    chat.engine.signals.want_spread(false);
+    let turn = chat.ask(vec![user(STORY)], greedy(4));
+    assert!(turn.events.contains(&Event::Spread { slots: Vec::new(), why: None }), "{:?}", turn.events);
 }
 
 #[test]

@@ -210,6 +210,7 @@ pub(super) fn loader(mut make: impl FnMut() -> (usize, Scripted) + Send + 'stati
             card: card(context),
             runtime: Box::new(model),
             language: Box::new(ByteLanguage::default()),
+            notes: Vec::new(),
             mapped: None,
             watched: None,
         })

@@ -58,6 +58,14 @@ impl Lanes {
         }
     }
 
+    /// Take the wish for slots by layer, or for equal ones, if there is one.
+    pub(super) fn spread_wish(&self) -> Option<bool> {
+        match self.signals.spread.swap(0, Ordering::Relaxed) {
+            0 => None,
+            n => Some(n > 1),
+        }
+    }
+
     /// Tell the gauges how full slots and context are, in bytes.
     pub(super) fn level(&self, slots: u64, cache: u64) {
         if let Some(g) = &self.gauges {

@@ -14,12 +14,13 @@ pub mod sampling;
 mod tests;
 mod thread;
 mod turn;
+pub mod warm;
 
 pub use error::EngineError;
 pub use runtime::Loader;
 
 use crate::events::{Command, Event, Gauges, RequestId, StepRecord};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// What the screen holds: a way in, two lanes out. A replay or a fake engine offers the same.
@@ -45,6 +46,8 @@ pub struct Signals {
     pub cancel_below: AtomicU64,
     /// Slots per layer that the person wants; 0 is "no wish". Read at step boundaries.
     pub slots: AtomicUsize,
+    /// Whether slots are to differ by layer: 0 no wish, 1 no, 2 yes. Read at step boundaries.
+    pub spread: AtomicU8,
     /// Telemetry records dropped because the lane was full.
     pub dropped: AtomicU64,
 }
@@ -63,6 +66,10 @@ impl Signals {
     /// Ask for another slot count; answered by [`Event::Slots`].
     pub fn want_slots(&self, per_layer: usize) {
         self.slots.store(per_layer, Ordering::Relaxed);
+    }
+    /// Ask for slots that differ by layer, or for equal ones; answered by [`Event::Spread`].
+    pub fn want_spread(&self, on: bool) {
+        self.spread.store(1 + u8::from(on), Ordering::Relaxed);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::gauges::{process_memory, MappedFile, WatchedDevice};
 use super::runtime::{Language, Opened, Progress, Runtime};
 use super::sampling::defaults_from_gguf;
+use super::warm::Keeper;
 use super::EngineError;
 use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, StepRecord};
 use crate::experts::Experts;
@@ -65,7 +66,14 @@ fn bare_on(
         Some(name) => format!("{name}; host {cpu}"),
         None => format!("CPU{lacks}, {cpu}"),
     };
-    Ok(Bare { runtime: Box::new(Numbers { model, experts, chunk: chunk.unwrap_or(CHUNK) }), config, plan, expert_bytes, device, watched })
+    Ok(Bare {
+        runtime: Box::new(Numbers { model, experts, chunk: chunk.unwrap_or(CHUNK), keeper: None }),
+        config,
+        plan,
+        expert_bytes,
+        device,
+        watched,
+    })
 }
 
 /// Open `source`. What can be refused from the header alone is refused first, with the numbers; then the page cache
@@ -84,7 +92,23 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
     go_on("binding the weights", 0, 0)?;
     let chosen = choose(options.device).map_err(model::ModelError::from)?;
     let mut taken = |done: usize, of: usize| go_on("copying the trunk to the GPU", done as u64, of as u64).is_ok();
-    let Bare { runtime, config, plan, expert_bytes, device, watched } = bare_on(&gguf, options, chosen, &mut taken)?;
+    let Bare { mut runtime, config, plan, expert_bytes, device, watched } = bare_on(&gguf, options, chosen, &mut taken)?;
+    let mut notes = Vec::new();
+    if options.spread && !expert_bytes.is_empty() {
+        runtime.set_spread(true)?;
+    }
+    if let Some(folder) = options.heat.as_ref().filter(|_| !expert_bytes.is_empty()) {
+        let keeper = Keeper::new(folder, gguf.fingerprint());
+        let mut given_up = false;
+        let said = runtime.warm_start(keeper, &mut |done, total| {
+            given_up = go_on("filling slots from earlier use", done, total).is_err();
+            !given_up
+        })?;
+        if given_up {
+            return Err(EngineError::Cancelled);
+        }
+        notes.extend(said);
+    }
     let card = ModelCard {
         name: name(&gguf, source),
         arch: crate::gguf::shown(gguf.arch()?),
@@ -105,7 +129,7 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
         let (size, gguf) = (gguf.len(), gguf.clone());
         MappedFile { size, resident: Arc::new(move || gguf.parts().iter().map(|p| p.resident_bytes()).sum()) }
     });
-    Ok(Opened { card, runtime, language: Box::new(Words { tokenizer, template }), mapped, watched })
+    Ok(Opened { card, runtime, language: Box::new(Words { tokenizer, template }), notes, mapped, watched })
 }
 
 /// `general.name`, or the file's stem.
@@ -146,6 +170,7 @@ struct Numbers {
     model: Box<dyn Model>,
     experts: Experts,
     chunk: usize,
+    keeper: Option<Keeper>,
 }
 
 impl Runtime for Numbers {
@@ -187,6 +212,33 @@ impl Runtime for Numbers {
     }
     fn set_policy(&mut self, name: &str) -> Result<(), EngineError> {
         Ok(self.experts.set_policy(name)?)
+    }
+    fn set_spread(&mut self, on: bool) -> Result<Vec<u16>, EngineError> {
+        Ok(self.experts.set_spread(on)?.iter().map(|&s| s as u16).collect())
+    }
+    fn spread_now(&self) -> Option<Vec<u16>> {
+        self.experts.spread_now().map(|by_layer| by_layer.iter().map(|&s| s as u16).collect())
+    }
+    fn respread(&mut self) -> Result<Option<Vec<u16>>, EngineError> {
+        Ok(self.experts.respread()?.map(|by_layer| by_layer.iter().map(|&s| s as u16).collect()))
+    }
+    fn warm_start(&mut self, mut keeper: Keeper, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Option<String>, EngineError> {
+        let scheduler = self.experts.scheduler();
+        let read = keeper.read(scheduler.layers(), scheduler.experts());
+        self.keeper = Some(keeper);
+        let heat = match read {
+            Ok(Some(heat)) => heat,
+            Ok(None) => return Ok(None),
+            Err(why) => return Ok(Some(why)),
+        };
+        let tokens = heat.tokens();
+        let filled = self.experts.warm(heat, progress)?.unwrap_or(0);
+        let slots = self.experts.slots() * self.experts.scheduler().layers();
+        Ok((filled > 0)
+            .then(|| format!("warm start: {filled} of {slots} slots are filled from {tokens} earlier tokens (--cold: from none)")))
+    }
+    fn keep_heat(&mut self) -> Option<String> {
+        self.keeper.as_mut()?.write(self.experts.heat()).err()
     }
 }
 

@@ -2,6 +2,7 @@
 //! ([`Language`]). The thread itself knows nothing of files, tensors or tokenizers, so its tests run it with fakes
 //! that panic, fail or stall on purpose.
 
+use super::warm::Keeper;
 use super::EngineError;
 use crate::events::{LoadOptions, Message, ModelCard, ModelSource, StepRecord};
 use crate::model::Logits;
@@ -37,8 +38,29 @@ pub trait Runtime: Send {
     fn slot_bytes(&self) -> u64;
     /// Change the slots per layer at a step boundary. Returns what was granted.
     fn resize(&mut self, slots: usize) -> Result<usize, EngineError>;
+    /// Give layers that gain more from a slot more of them, or all the same again. Returns the slots of each layer.
+    fn set_spread(&mut self, _on: bool) -> Result<Vec<u16>, EngineError> {
+        Ok(Vec::new())
+    }
+    /// Slots of each layer while they are spread; `None` if they are to be equal.
+    fn spread_now(&self) -> Option<Vec<u16>> {
+        None
+    }
+    /// At a step boundary: spread the slots anew if it is time and pays. Returns the slots of each layer if they changed.
+    fn respread(&mut self) -> Result<Option<Vec<u16>>, EngineError> {
+        Ok(None)
+    }
     /// Change the replacement policy by name.
     fn set_policy(&mut self, name: &str) -> Result<(), EngineError>;
+    /// Fill slots from the heat of earlier sessions and keep it from now on. `progress` gets bytes done and in all, and answers false
+    /// to give up. Returns what is to be said of it, if anything.
+    fn warm_start(&mut self, _keeper: Keeper, _progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Option<String>, EngineError> {
+        Ok(None)
+    }
+    /// Write the heat, if it is kept. Returns what is to be said of it, if anything.
+    fn keep_heat(&mut self) -> Option<String> {
+        None
+    }
     /// The most tokens that one prefill step takes well.
     fn chunk(&self) -> usize {
         256
@@ -70,6 +92,8 @@ pub struct Opened {
     pub runtime: Box<dyn Runtime>,
     /// The words.
     pub language: Box<dyn Language>,
+    /// What is to be said once it is open.
+    pub notes: Vec<String>,
     /// Mapped file, for the page-cache gauge; `None` for the embedded model.
     pub mapped: Option<super::gauges::MappedFile>,
     /// Device, for its gauges; `None` on the CPU.

@@ -99,12 +99,14 @@ impl<L: Loader> Worker<L> {
         match self.loader.open(source, options, &mut progress) {
             Ok(opened) => {
                 let card = Box::new(opened.card.clone());
+                let notes = opened.notes.clone();
                 self.lanes.watch(opened.mapped.clone(), opened.watched.clone());
                 let session = Session::new(opened);
                 self.lanes.level(session.opened.runtime.slot_bytes(), session.opened.runtime.cache_bytes());
                 self.session = Some(session);
                 self.lanes.sample_now();
-                self.lanes.event(Event::Ready { card })
+                self.lanes.event(Event::Ready { card })?;
+                notes.into_iter().try_for_each(|message| self.lanes.event(Event::Notice { message }))
             }
             Err(e) => self.lanes.event(Event::LoadFailed { message: e.to_string(), kind: e.kind() }),
         }
@@ -122,11 +124,18 @@ impl<L: Loader> Worker<L> {
             Some(session) => session.turn(&mut self.lanes, id, request, sampling, &mut stats),
             None => Err(Halt::Failed(EngineError::NoModel)),
         };
+        self.keep_heat()?;
         match outcome {
             Ok(()) => Ok(()),
             Err(Halt::Gone) => Err(Gone),
             Err(Halt::Failed(e)) => self.failed(id, e.to_string(), stats),
         }
+    }
+
+    /// Keep which experts were used for the next start.
+    fn keep_heat(&mut self) -> Result<(), Gone> {
+        let problem = self.session.as_mut().and_then(|s| s.opened.runtime.keep_heat());
+        problem.map_or(Ok(()), |message| self.lanes.event(Event::Notice { message }))
     }
 
     fn failed(&self, id: RequestId, message: String, stats: TurnStats) -> Result<(), Gone> {

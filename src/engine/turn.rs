@@ -250,8 +250,24 @@ impl Session {
         Ok(Some(drawn?))
     }
 
+    /// Carry out the wish for slots by layer, or look at them again if it is time.
+    fn obey_spread_wish(&mut self, lanes: &mut Lanes) -> Result<(), Gone> {
+        let runtime = &mut self.opened.runtime;
+        let slots = match lanes.spread_wish() {
+            // While too little was seen to differ, all are the same, and the word for that would be "off".
+            Some(on) => runtime.set_spread(on).map(|slots| Some(if on { slots } else { Vec::new() })),
+            None => runtime.respread(),
+        };
+        match slots {
+            Ok(None) => Ok(()),
+            Ok(Some(slots)) => lanes.event(Event::Spread { slots, why: None }),
+            Err(e) => lanes.event(Event::Spread { slots: Vec::new(), why: Some(e.to_string()) }),
+        }
+    }
+
     /// Carry out the slot count that the person wants, if there is a wish; answered by [`Event::Slots`].
     pub(super) fn obey_slot_wish(&mut self, lanes: &mut Lanes) -> Result<(), Gone> {
+        self.obey_spread_wish(lanes)?;
         let Some(asked) = lanes.slot_wish() else { return Ok(()) };
         let plan = &self.opened.card.plan;
         let (least, most) = (plan.min_slots.max(1), plan.max_slots.max(1));
@@ -269,6 +285,9 @@ impl Session {
         };
         tracing::info!(asked, before, granted, "slots per layer");
         lanes.event(Event::Slots { asked, granted, why })?;
+        if let Some(slots) = self.opened.runtime.spread_now() {
+            lanes.event(Event::Spread { slots, why: None })?;
+        }
         lanes.level(self.opened.runtime.slot_bytes(), self.opened.runtime.cache_bytes());
         lanes.sample_now();
         Ok(())

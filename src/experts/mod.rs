@@ -10,11 +10,14 @@
 //! | [`schedule`], [`policy`] | pure: which expert gets a slot, who leaves |
 //! | [`measures`], [`recall`], [`duels`] | what policies know: uses, what followed similar moments, how admissions turned out |
 //! | [`curve`], [`knee`] | hit rate for every slot count, from stack distances; where it bends |
+//! | [`spread`] | slots by layer, under the same total |
+//! | [`heat`] | use of a model's experts over all sessions, for the next start |
 //! | [`budget`] | the memory plan |
 
 pub mod budget;
 pub mod curve;
 pub mod duels;
+pub mod heat;
 pub mod knee;
 pub mod measures;
 pub mod policy;
@@ -22,6 +25,7 @@ pub mod recall;
 mod run;
 pub mod schedule;
 pub mod slots;
+pub mod spread;
 pub mod store;
 pub mod tier;
 pub mod vram;
@@ -32,6 +36,7 @@ use crate::events::{Eviction, Outcome, Phase, RoutedExpert, StepRecord};
 use crate::gpu::Address;
 use candle_core::Tensor;
 use curve::Curve;
+use heat::Heat;
 use policy::Policy;
 use schedule::{Routed, Scheduler};
 use std::time::Instant;
@@ -58,6 +63,9 @@ pub enum ExpertError {
         /// Experts per layer.
         experts: usize,
     },
+    /// The slots are on a device.
+    #[error("slots on a device are the same in every layer")]
+    EqualSlots,
     /// From the policies.
     #[error(transparent)]
     Policy(#[from] policy::UnknownPolicy),
@@ -111,8 +119,15 @@ pub struct Experts {
     tier: Place,
     scheduler: Scheduler,
     curve: Curve,
+    heat: Heat,
     expert_bytes: Vec<u64>,
     slots: usize,
+    /// Slots of each layer; all are `slots` unless they are spread.
+    by_layer: Vec<usize>,
+    /// Layers that gain more from a slot get more of them.
+    spread: bool,
+    /// Generated tokens, and how many there were when the spread was last looked at.
+    decoded: [u64; 2],
     /// Most slots by the budget; `None` if there is no budget.
     limit: Option<usize>,
     slot_step: u64,
@@ -157,8 +172,12 @@ impl Experts {
             tier,
             scheduler,
             curve: Curve::new(layers, experts, Some(CURVE_HALF_LIFE)),
+            heat: Heat::new(layers, experts),
             expert_bytes,
             slots,
+            by_layer: vec![slots; layers],
+            spread: false,
+            decoded: [0; 2],
             limit: plan.budget.map(|_| budget::slot_limit(plan)),
             slot_step: plan.slot_step,
             min: plan.min_slots,
@@ -262,6 +281,7 @@ impl Experts {
         }
         self.count(routing);
         self.curve.tick(layer, &self.routed, self.phase);
+        self.heat.note(layer, &self.routed);
         let plan = self.scheduler.tick(layer, &self.routed);
         let source = |p: &schedule::Placed| match p.outcome {
             Outcome::Hit => Source::Slot(p.slot),
@@ -315,7 +335,7 @@ impl Experts {
             tier.forget();
         }
         self.scheduler.resize(0);
-        self.scheduler.resize(self.slots);
+        self.scheduler.resize_layers(&self.by_layer);
     }
 
     /// Begin a step; what happens until [`Experts::end_step`] goes into one record.
@@ -347,6 +367,8 @@ impl Experts {
                 }
             }
         }
+        self.heat.end_step(self.tokens as u32);
+        self.decoded[0] += if self.phase == Phase::Decode { self.tokens as u64 } else { 0 };
         let t = &mut self.tally;
         record.phase = self.phase;
         record.tokens = self.tokens as u32;
@@ -371,8 +393,9 @@ impl Experts {
     /// From the device; the slots are then as before, and empty.
     pub fn resize(&mut self, slots: usize) -> Result<usize, ExpertError> {
         let mut granted = slots.min(self.slot_limit()).max(self.min).min(self.scheduler.experts());
+        let wanted = self.wanted(granted);
         let done = match &mut self.tier {
-            Place::Host(tier) => tier.resize(granted, &self.scheduler.resize(granted).moves),
+            Place::Host(tier) => tier.resize(&wanted, &self.scheduler.resize_layers(&wanted).moves).map(|()| self.by_layer = wanted),
             // What a device can give is known when it has given it.
             Place::Device(tier) if granted > self.slots => tier.resize(granted, &[]).map(|given| {
                 granted = given;
@@ -388,8 +411,103 @@ impl Experts {
             self.forget();
             return Err(e);
         }
+        if matches!(self.tier, Place::Device(_)) {
+            self.by_layer.fill(granted);
+        }
         self.slots = granted;
         Ok(granted)
+    }
+
+    /// Slots of each layer at a mean of `slots`: equal, or as the curves say if they are spread and enough was seen.
+    fn wanted(&self, slots: usize) -> Vec<usize> {
+        if !self.spread || self.decoded[0] < SPREAD_AFTER {
+            return vec![slots; self.by_layer.len()];
+        }
+        spread::spread(&spread::hits(&self.curve), &self.expert_bytes, slots, spread::least(slots).max(self.min))
+    }
+
+    /// Give layers that gain more from a slot more of them, under the same total of bytes, or all the same again. Returns the slots of
+    /// each layer. Which layers gain is learned from the session, so a spread begins when enough was seen and is looked at again from
+    /// time to time by [`Experts::respread`].
+    ///
+    /// # Errors
+    /// From the tier; on a device, whose layers have equal slots.
+    pub fn set_spread(&mut self, on: bool) -> Result<&[usize], ExpertError> {
+        if on && matches!(self.tier, Place::Device(_)) {
+            return Err(ExpertError::EqualSlots);
+        }
+        if std::mem::replace(&mut self.spread, on) != on {
+            self.resize(self.slots)?;
+        }
+        Ok(&self.by_layer)
+    }
+
+    /// Slots of each layer while they are spread; `None` if they are to be equal.
+    #[must_use]
+    pub fn spread_now(&self) -> Option<&[usize]> {
+        self.spread.then_some(&*self.by_layer)
+    }
+
+    /// At a step boundary: spread the slots anew if it is time and pays. Returns the slots of each layer if they changed.
+    ///
+    /// # Errors
+    /// From the tier.
+    pub fn respread(&mut self) -> Result<Option<&[usize]>, ExpertError> {
+        if !self.spread || self.decoded[0] < SPREAD_AFTER.max(self.decoded[1] + SPREAD_EVERY) {
+            return Ok(None);
+        }
+        self.decoded[1] = self.decoded[0];
+        let (hits, wanted) = (spread::hits(&self.curve), self.wanted(self.slots));
+        let rate = |slots: &[usize]| spread::hit_rate(&self.curve, &hits, slots);
+        if rate(&wanted) < rate(&self.by_layer) + SPREAD_GAIN {
+            return Ok(None);
+        }
+        self.resize(self.slots)?;
+        Ok(Some(&self.by_layer))
+    }
+
+    /// Fill empty slots with the experts that earlier sessions used most, and go on from their heat. `progress` gets bytes done
+    /// and in all after each piece and answers false to give up; then nothing is resident, and `None` is returned. Else how many
+    /// experts got a slot: none on a device, whose slots fill by use only.
+    ///
+    /// # Errors
+    /// From the copies. All slots are then forgotten.
+    pub fn warm(&mut self, heat: Heat, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Option<usize>, ExpertError> {
+        let Place::Host(tier) = &mut self.tier else {
+            self.heat = heat;
+            return Ok(Some(0));
+        };
+        let ranked: Vec<Vec<u16>> = (0..self.expert_bytes.len()).map(|l| heat.ranked(l)).collect();
+        self.heat = heat;
+        let free = |l: usize| self.scheduler.slots(l) - self.scheduler.occupied(l);
+        let total = ranked.iter().zip(&self.expert_bytes).enumerate().map(|(l, (r, b))| b * r.len().min(free(l)) as u64).sum();
+        let (mut done, mut filled) = (0, 0);
+        for (layer, experts) in ranked.iter().enumerate() {
+            let swaps = self.scheduler.prefill(layer, experts);
+            let piece = usize::try_from(WARM_PIECE / self.expert_bytes[layer].max(1)).unwrap_or(usize::MAX).max(1);
+            for swaps in swaps.chunks(piece) {
+                let copied = tier.upload(layer, swaps);
+                match copied {
+                    Ok(bytes) => done += bytes,
+                    Err(e) => {
+                        self.forget();
+                        return Err(e);
+                    }
+                }
+                filled += swaps.len();
+                if !progress(done, total) {
+                    self.forget();
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(filled))
+    }
+
+    /// Use of the experts over this and earlier sessions.
+    #[must_use]
+    pub fn heat(&self) -> &Heat {
+        &self.heat
     }
 
     /// Slots per layer now.
@@ -470,6 +588,13 @@ fn admission(policy: Policy, slot_step: u64) -> policy::Admission {
     policy::Admission { per_tick: usual.per_tick.min(decode), per_prefill_tick: usual.per_prefill_tick.min(prefill), ..usual }
 }
 
+/// Generated tokens before the curves are trusted with a spread, and between two looks at it.
+const SPREAD_AFTER: u64 = 128;
+const SPREAD_EVERY: u64 = 128;
+/// Hit rate that another spread must promise.
+const SPREAD_GAIN: f64 = 0.005;
+/// Bytes that a warm start copies between two looks at whether it is still wanted.
+const WARM_PIECE: u64 = 64 << 20;
 /// Without a budget, slots may grow into this share of the memory that is free at that moment.
 const GROWTH: f64 = 0.8;
 /// Tokens after which a use counts half in the curve, so that it follows the conversation.

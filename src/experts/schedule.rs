@@ -290,6 +290,28 @@ impl Scheduler {
         self.plan.swaps.push(Swap { expert: worth.expert, slot, evicted });
     }
 
+    /// Give empty slots of a layer to these experts, the most worthy first, as far as there are slots, as if each had just been
+    /// used once, the most worthy last. What has a slot is passed over. The caller carries the swaps out.
+    pub fn prefill(&mut self, layer: usize, experts: &[u16]) -> Vec<Swap> {
+        let base = layer * self.experts;
+        let mut swaps = Vec::new();
+        let Some(slots) = self.expert_in.get_mut(layer) else { return swaps };
+        let ceiling = ceiling(1.0, slots.len());
+        let mut newcomers = experts.iter();
+        for (slot, resident) in slots.iter_mut().enumerate().filter(|(_, resident)| **resident == EMPTY) {
+            let absent = |e: &&u16| usize::from(**e) < self.experts && self.slot_of[base + usize::from(**e)] == NO_SLOT;
+            let Some(&expert) = newcomers.find(absent) else { break };
+            *resident = expert;
+            self.slot_of[base + usize::from(expert)] = slot as u16;
+            self.occupied[layer] += 1;
+            swaps.push(Swap { expert, slot: slot as u16, evicted: None });
+        }
+        for swap in swaps.iter().rev() {
+            self.measures.note(layer, swap.expert, 1, ceiling);
+        }
+        swaps
+    }
+
     /// Change the slots of every layer to `slots` (at most one per expert). See [`Scheduler::resize_layers`].
     pub fn resize(&mut self, slots: usize) -> Resize {
         self.resize_layers(&vec![slots; self.layers()])
@@ -444,6 +466,7 @@ mod tests {
         Resize(usize),
         Unequal(Vec<usize>),
         Policy(Policy),
+        Prefill(usize, Vec<u16>),
     }
 
     const LAYERS: usize = 3;
@@ -479,6 +502,7 @@ mod tests {
             1 => (0usize..=EXPERTS + 2).prop_map(Act::Resize),
             1 => prop::collection::vec(0usize..=EXPERTS, 0..=LAYERS).prop_map(Act::Unequal),
             1 => policy().prop_map(Act::Policy),
+            1 => (0..LAYERS + 1, prop::collection::vec(0u16..EXPERTS as u16 + 2, 0..9)).prop_map(|(l, e)| Act::Prefill(l, e)),
         ]
     }
 
@@ -598,6 +622,13 @@ mod tests {
                         resize_is_sound(&old, &s, &n, &resize)?;
                     }
                     Act::Policy(p) => s.set_policy(p, s.admission()),
+                    Act::Prefill(layer, experts) => {
+                        let old = s.clone();
+                        for swap in s.prefill(layer, &experts) {
+                            prop_assert_eq!((swap.evicted, old.expert_in(layer, swap.slot)), (None, None), "only empty slots are filled");
+                            prop_assert_eq!(s.expert_in(layer, swap.slot), Some(swap.expert));
+                        }
+                    }
                 }
                 tables_agree(&s)?;
             }
@@ -729,6 +760,18 @@ mod tests {
             }
             let stack = time(&mut |layer, r| curve.tick(layer, r, Phase::Decode));
             println!("{name}: {stack:.2} us for the curve");
+        }
+    }
+
+    #[test]
+    fn a_prefill_ranks_the_hottest_as_the_most_recent() {
+        for policy in Policy::ALL {
+            let mut s = Scheduler::new(1, 8, 3, policy, Admission::ALWAYS);
+            let swaps = s.prefill(0, &[5, 2, 7, 1]);
+            assert_eq!(swaps.iter().map(|w| w.expert).collect::<Vec<_>>(), [5, 2, 7]);
+            s.begin_step(Phase::Decode, 1);
+            assert_eq!(s.tick(0, &routed(&[0], 1)).swaps[0].evicted, Some(7), "{policy}");
+            assert!(s.prefill(0, &[4]).is_empty(), "no slot is empty");
         }
     }
 

@@ -37,7 +37,6 @@ struct LayerSlots {
 pub struct CpuTier {
     store: ExpertStore,
     layers: Vec<LayerSlots>,
-    slots: usize,
     pool: Arc<Pool>,
     buffers: Buffers,
     /// Largest amount of file pages that misses may hold at a time; `None` leaves them to the operating system.
@@ -49,7 +48,7 @@ impl CpuTier {
     ///
     /// # Errors
     /// The operating system refuses the reservation.
-    pub fn new(store: ExpertStore, slots: usize, pool: Arc<Pool>, window: Option<u64>) -> Result<Self, ExpertError> {
+    pub fn new(store: ExpertStore, pool: Arc<Pool>, window: Option<u64>) -> Result<Self, ExpertError> {
         let page = SlotMemory::page();
         let mut layers = Vec::with_capacity(store.layers.len());
         for layer in &store.layers {
@@ -66,7 +65,7 @@ impl CpuTier {
             let memory = SlotMemory::reserve(bytes).map_err(|e| ExpertError::Reserve { bytes: bytes as u64, why: e.to_string() })?;
             layers.push(LayerSlots { memory, stride, offsets, sizes });
         }
-        Ok(Self { store, layers, slots, pool, buffers: Buffers::default(), window })
+        Ok(Self { store, layers, pool, buffers: Buffers::default(), window })
     }
 }
 
@@ -169,16 +168,15 @@ impl Tier for CpuTier {
         Ok(bytes * swaps.len() as u64)
     }
 
-    fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<(), ExpertError> {
+    fn resize(&mut self, slots: &[usize], moves: &[Move]) -> Result<(), ExpertError> {
         for m in moves {
             let layer = &mut self.layers[m.layer];
             let (from, to) = (usize::from(m.from) * layer.stride, usize::from(m.to) * layer.stride);
             layer.memory.copy_within(from..from + layer.stride, to);
         }
-        for layer in &mut self.layers {
+        for (layer, slots) in self.layers.iter_mut().zip(slots) {
             layer.memory.release(slots * layer.stride..usize::MAX);
         }
-        self.slots = slots;
         Ok(())
     }
 }

@@ -119,11 +119,11 @@ pub trait Tier: Send {
     /// From the dot products or the device.
     fn run(&mut self, layer: usize, x: &Tensor, routing: &Routing, grouped: &Grouped, time: &mut TierTime) -> Result<Tensor, ExpertError>;
 
-    /// Change the slots of every layer: carry out the moves, then give back (or make) room.
+    /// Change the slots of each layer, `slots[layer]` of them: carry out the moves, then give back (or make) room.
     ///
     /// # Errors
     /// No room; then nothing has changed.
-    fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<(), ExpertError>;
+    fn resize(&mut self, slots: &[usize], moves: &[Move]) -> Result<(), ExpertError>;
 }
 
 /// The rows of a tick that lie on a device.

@@ -206,7 +206,7 @@ pub fn open_on(
     let (mut traffic, mut chunk) = (None, None);
     let (model, experts): (Box<dyn Model>, Experts) = match device {
         None => {
-            let tier = CpuTier::new(store, plan.slots_per_layer, pool, budget::window(&plan))?;
+            let tier = CpuTier::new(store, pool, budget::window(&plan))?;
             (Box::new(decoder), Experts::new(Box::new(tier), expert_bytes.clone(), experts, &plan, policy))
         }
         Some(device) => {

@@ -7,7 +7,7 @@ use super::size;
 use crate::cli::{configuration, exit, find_model, recorder, Draw, Failure, Load};
 use crate::engine::sampling::validate;
 use crate::engine::{self, EngineHandle};
-use crate::events::{Command, Event, FinishReason, Message, ModelCard, Role, Sampling, StepRecord, TextKind, TurnStats};
+use crate::events::{Command, Event, FinishReason, Message, ModelCard, ModelSource, Role, Sampling, StepRecord, TextKind, TurnStats};
 use crate::trace::record::Recorder;
 use clap::Args;
 use color_eyre::eyre;
@@ -94,7 +94,12 @@ fn turns(args: &RunArgs, recorder: Option<&mut Recorder>) -> eyre::Result<ExitCo
     let source = find_model(&args.model, &config)?;
     // Flags alone decide whether this is sensible, so it is said before a model is loaded.
     validate(&args.draw.over(config.sampling.clone().unwrap_or_default())).map_err(|e| Failure::usage(e.to_string()))?;
-    let options = args.load.options(&config);
+    let mut options = args.load.options(&config);
+    // The toy answers the same numbers each time, unless a folder is named.
+    options.heat = match source {
+        ModelSource::Demo => args.load.heat.clone(),
+        ModelSource::Path(_) => args.load.heat_folder(&config, || crate::config::Folders::find().heat()),
+    };
     let handle = engine::spawn();
     let commands = handle.commands.clone();
     commands.send(Command::Open { source, options })?;

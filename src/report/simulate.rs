@@ -5,11 +5,12 @@ use super::curves::{self, Canvas, Curve};
 use super::diff;
 use crate::cli::Failure;
 use crate::config::{parse_bytes, Folders};
-use crate::experts::policy::Admission;
+use crate::experts::policy::{Admission, Policy};
 use crate::trace::open::open_routes;
 use crate::trace::profile::{self, Misses, Profile};
 use crate::trace::roofline::{estimate, Demand, Estimate};
 use crate::trace::routes::{Routes, RoutesHead, Trunk};
+use crate::trace::simulate::spread::SpreadTally;
 use crate::trace::simulate::{Contender, Prepared, Tally};
 use crate::ui::palette::{ColorDepth, DepthSources};
 use crate::ui::theme::glyphs::environment_is_utf8;
@@ -61,6 +62,9 @@ pub struct SimulateArgs {
     /// Where two policies, slot counts or recorded sessions differ: in total, by layer and by expert
     #[arg(long, num_args = 2, value_names = ["A", "B"])]
     pub diff: Option<Vec<String>>,
+    /// Also measure slots by layer against equal slots of the same total: learned on the first half, counted on the second
+    #[arg(long)]
+    pub spread: bool,
     /// How to print
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -199,6 +203,9 @@ pub struct Simulation {
     pub profile: Option<Profile>,
     /// Policy after policy, each over all slot counts.
     pub table: Vec<Row>,
+    /// Slots by layer against equal slots, if that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub spread: Vec<SpreadTally>,
 }
 
 /// What is to be simulated.
@@ -260,6 +267,7 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
         trunk,
         profile: profile.cloned(),
         table: rows.collect(),
+        spread: Vec::new(),
     }
 }
 
@@ -287,10 +295,18 @@ pub fn run(args: &SimulateArgs) -> color_eyre::Result<ExitCode> {
     let mut found = Vec::new();
     for path in &args.files {
         let routes = open_routes(path).map_err(|e| Failure::usage(e.to_string()))?;
-        let simulation = simulate(&name(path), &routes, &wish);
+        let mut simulation = simulate(&name(path), &routes, &wish);
         if simulation.table.is_empty() {
             let experts = simulation.experts;
             return Err(Failure::usage(format!("{}: a layer has {experts} experts; give --slots up to that", name(path))).into());
+        }
+        if args.spread {
+            let mut counts: Vec<usize> = simulation.table.iter().map(|t| t.tally.slots).collect();
+            counts.sort_unstable();
+            counts.dedup();
+            let policy = Policy::default();
+            let admission = wish.admission.unwrap_or(policy.admission());
+            simulation.spread = Prepared::new(&routes).spread(policy, admission, &counts);
         }
         found.push(simulation);
     }
@@ -366,6 +382,22 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
             write!(out, "{:>9.2}", bytes / f64::from(1u32 << 20))?;
         }
         writeln!(out)?;
+    }
+    if !s.spread.is_empty() {
+        writeln!(out, "\nslots by layer, rotary, hit rate of the second half in %: learned on the first half; in hindsight")?;
+        writeln!(out, "slots   equal  by layer  gain  hindsight  fewest..most")?;
+        for t in &s.spread {
+            let percent = |r: f64| r * 100.0;
+            let (equal, spread, hindsight) = (percent(t.equal), percent(t.spread), percent(t.hindsight));
+            writeln!(
+                out,
+                "{:>5}  {equal:>6.2}  {spread:>8.2}  {:>+4.1}  {hindsight:>9.2}  {}..{}",
+                t.slots,
+                spread - equal,
+                t.range.0,
+                t.range.1
+            )?;
+        }
     }
     writeln!(out)?;
     let speed = |n: usize, p: Contender| row(n, p).and_then(|t| t.estimate.as_ref());

@@ -370,6 +370,11 @@ impl App {
                     engine.signals.want_slots(slots);
                 }
             }
+            Effect::WantSpread(on) => {
+                if let Some(engine) = &self.engine {
+                    engine.signals.want_spread(on);
+                }
+            }
             Effect::Save(id, chat) => self.saver.give(Job::Save(id, chat)),
             Effect::ListChats(show) => self.saver.give(Job::List(show)),
             Effect::ReadChat(id) => self.saver.give(Job::Read(id)),

@@ -39,6 +39,8 @@ pub enum Slash {
     Slots(usize),
     /// Slots that turn themselves; `None` is no longer.
     SlotsAuto(Option<Target>),
+    /// Slots by layer, or equal ones.
+    SlotsSpread(bool),
     /// Replacement policy.
     Policy(String),
     /// Show all sampling parameters.
@@ -93,6 +95,8 @@ pub fn parse(line: &str) -> Result<Slash, String> {
         "slots" => match argument.split_once(char::is_whitespace).map_or((argument, ""), |(a, b)| (a, b.trim())) {
             ("auto", "" | "knee") => Slash::SlotsAuto(Some(Target::Knee)),
             ("auto", "off") | ("off", "") => Slash::SlotsAuto(None),
+            ("spread", "" | "on") => Slash::SlotsSpread(true),
+            ("spread", "off") => Slash::SlotsSpread(false),
             ("auto", size) => Slash::SlotsAuto(Some(Target::Bytes(parse_bytes(size)?))),
             _ => Slash::Slots(number()?),
         },
@@ -214,6 +218,8 @@ mod tests {
         assert_eq!(parse("/slots auto 4GiB"), Ok(Slash::SlotsAuto(Some(Target::Bytes(4 << 30)))));
         assert_eq!(parse("/slots auto 512 MiB"), Ok(Slash::SlotsAuto(Some(Target::Bytes(512 << 20)))));
         assert_eq!(parse("/slots auto off"), Ok(Slash::SlotsAuto(None)));
+        assert_eq!(parse("/slots spread on"), Ok(Slash::SlotsSpread(true)));
+        assert_eq!(parse("/slots spread off"), Ok(Slash::SlotsSpread(false)));
         assert!(parse("/slots auto lots").unwrap_err().contains("8GiB"));
     }
 

@@ -272,7 +272,7 @@ commands! {
     "edit" "" Takes::Nothing, "edit the previous prompt and go on from there";
     "copy" "[N | all]" Takes::Text, "last answer, its Nth code block, or all (OSC 52)";
     "save" "PATH" Takes::Text, "write the chat as Markdown to a file";
-    "slots" "N | auto [SIZE] | off" Takes::Text, "slots per layer; auto holds SIZE, or the knee";
+    "slots" "N | auto | spread | off" Takes::Text, "a count; auto [SIZE]; spread: by layer";
     "policy" "NAME" Takes::Words(&["rotary", "decay", "lru", "lfu"]), "how experts get and lose slots";
     "tint" "off | misses | time | entropy" Takes::Words(&Tint::NAMES), "tint the tokens of the chat by what they cost";
     "set" "[NAME VALUE]" Takes::Words(PARAMETERS), "a sampling parameter; without value: show all";

@@ -84,6 +84,8 @@ pub enum Effect {
     Cancel,
     /// Ask for this many slots per layer.
     WantSlots(usize),
+    /// Ask for slots by layer, or for equal ones.
+    WantSpread(bool),
     /// Save the chat under this name.
     Save(String, Box<SavedChat>),
     /// List the saved chats; `true` shows the list, `false` takes up the last one.

@@ -109,7 +109,8 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
             add("", "dense".into(), Face::Text, 3);
         } else {
             let SlotWords(words, face) = slot_words(state);
-            add("slots ", format!("{words}/{}", card.experts), face, 3);
+            let spread = if state.memory.slot_range().is_some() { " by layer" } else { "" };
+            add("slots ", format!("{words}/{}{spread}", card.experts), face, 3);
         }
         let percent = (state.context_used * 100).checked_div(card.context).unwrap_or(0);
         let face = if percent >= 90 { Face::Notice } else { Face::Text };

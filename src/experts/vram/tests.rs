@@ -105,7 +105,7 @@ impl Session {
         let tier = VramTier::with_rates(device.clone(), store(), setup.slots, pool.clone(), options, RATES).unwrap();
         let plan = plan(setup.slots);
         let experts = Experts::on_device(Box::new(tier), bytes.clone(), EXPERTS, &plan, Policy::Rotary);
-        let cpu = CpuTier::new(store(), setup.slots, pool, None).unwrap();
+        let cpu = CpuTier::new(store(), pool, None).unwrap();
         let cpu = Experts::new(Box::new(cpu), bytes, EXPERTS, &plan, Policy::Rotary);
         Self { sim, device, experts, cpu, rng: fastrand::Rng::with_seed(1), memory, pinned }
     }

@@ -143,6 +143,8 @@ fn slots(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<S
             line.push_span(ink.accent(format!("  turning to {}", knob.asked)));
         } else if let Some(asked) = knob.refused {
             line.push_span(ink.theme.span(Face::Notice, format!("  asked {asked}, got {}", knob.granted)));
+        } else if let Some((fewest, most)) = state.slot_range() {
+            line.push_span(ink.accent(format!("  by layer {fewest}..{most}")));
         } else if let Some(auto) = &knob.auto {
             line.push_span(ink.accent(format!("  auto: {}", auto.name())));
         }

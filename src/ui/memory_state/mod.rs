@@ -90,6 +90,8 @@ pub struct MemoryState {
     curve: Option<Curve>,
     routed: Vec<Routed>,
     slots: usize,
+    /// Slots of each layer while they are spread.
+    by_layer: Vec<usize>,
     occupied: u64,
     context_used: u32,
     last_step: Option<u64>,
@@ -138,7 +140,7 @@ impl MemoryState {
         self.note_slots(usize::from(record.slots));
         self.feed_curve(record);
         self.ledger.apply(record);
-        self.regret.push(record, self.slots);
+        self.regret.push(record, self.slots, &self.by_layer);
         // Prompts are read in chunks: their hits and times are of another kind and would blur "now".
         if record.phase == Phase::Prefill {
             if self.speeds.back().is_some_and(Option::is_some) {
@@ -235,6 +237,18 @@ impl MemoryState {
     #[must_use]
     pub fn slots(&self) -> usize {
         self.slots
+    }
+
+    /// Takes the slots of each layer, if they are not all the same.
+    pub fn spread(&mut self, slots: &[u16]) {
+        let fits = slots.len() == self.layers;
+        self.by_layer = if fits { slots.iter().map(|&s| usize::from(s)).collect() } else { Vec::new() };
+    }
+
+    /// Fewest and most slots of a layer, if they are spread.
+    #[must_use]
+    pub fn slot_range(&self) -> Option<(usize, usize)> {
+        Some((*self.by_layer.iter().min()?, *self.by_layer.iter().max()?))
     }
 
     /// Experts per layer.

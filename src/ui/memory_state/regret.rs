@@ -101,6 +101,7 @@ impl Judged {
 pub struct Regret {
     experts: usize,
     slots: usize,
+    by_layer: Vec<usize>,
     layers: Vec<Past>,
     lru: Option<Scheduler>,
     routed: Vec<Routed>,
@@ -116,12 +117,15 @@ impl Regret {
     }
 
     /// Takes one step; a prompt only moves what LRU holds. A change of the slot count starts the windows anew.
-    pub fn push(&mut self, record: &StepRecord, slots: usize) {
+    ///
+    /// `by_layer` has the slots of each layer where they differ.
+    pub fn push(&mut self, record: &StepRecord, slots: usize, by_layer: &[usize]) {
         let Some(lru) = &mut self.lru else { return };
-        if slots != self.slots {
+        if slots != self.slots || by_layer != self.by_layer {
             self.slots = slots;
+            self.by_layer = by_layer.to_vec();
             self.layers.fill(Past::default());
-            let _ = lru.resize(slots);
+            let _ = if by_layer.is_empty() { lru.resize(slots) } else { lru.resize_layers(by_layer) };
         }
         lru.begin_step(record.phase, record.tokens);
         for (layer, past) in self.layers.iter_mut().enumerate() {
@@ -153,7 +157,7 @@ impl Regret {
             return;
         }
         self.turn = (self.turn + 1) % self.layers.len();
-        let (experts, slots) = (self.experts, self.slots);
+        let (experts, slots) = (self.experts, self.by_layer.get(self.turn).copied().unwrap_or(self.slots));
         let past = &mut self.layers[self.turn];
         if past.ticks.len() >= MIN_TOKENS {
             let sum = |hits: &VecDeque<u32>| hits.iter().map(|h| u64::from(*h)).sum();
@@ -258,7 +262,7 @@ mod tests {
         let (mut hits, mut uses) = (0, 0);
         let prompt = stream.prompt(20);
         for record in std::iter::once(prompt).chain((0..WINDOW).map(|_| stream.token())) {
-            regret.push(&record, 12);
+            regret.push(&record, 12, &[]);
             own.begin_step(record.phase, record.tokens);
             for layer in 0..3 {
                 let routed: Vec<Routed> =

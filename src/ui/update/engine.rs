@@ -36,6 +36,7 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
             }
         }
         Event::Slots { asked, granted, why } => slots(state, asked, granted, why, now),
+        Event::Spread { slots, why } => super::knob::spread_is(state, slots, why, now),
         Event::Failed { id, message } => {
             chat::note(state, message, true);
             if id.is_some() && state.turn.as_ref().map(|t| t.id) == id {

@@ -109,3 +109,24 @@ pub(super) fn fold(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     }
     look(state, now, out);
 }
+
+/// `/slots spread`: layers that gain more from a slot get more of them, or all the same again.
+pub(super) fn spread(state: &mut State, on: bool, now: Moment, out: &mut Vec<Effect>) {
+    if bounds(state, now).is_none() {
+        return;
+    }
+    if state.replay.is_some() {
+        return state.complain("a recorded trace is played with the slots that it has", now);
+    }
+    let words = if on { "slots by layer, as soon as enough was seen to tell the layers apart" } else { "equal slots in every layer" };
+    state.say(words, now);
+    out.push(Effect::WantSpread(on));
+}
+
+/// The engine tells the slots of each layer.
+pub(super) fn spread_is(state: &mut State, slots: Vec<u16>, why: Option<String>, now: Moment) {
+    if let Some(why) = why {
+        state.complain(crate::ui::sanitize::line(&why, 200), now);
+    }
+    state.memory.spread(&slots);
+}

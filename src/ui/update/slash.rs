@@ -41,6 +41,7 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
             out.push(Effect::Export(path, text));
         }
         Slash::Slots(count) => knob::set(state, count, now, out),
+        Slash::SlotsSpread(on) => knob::spread(state, on, now, out),
         Slash::SlotsAuto(Some(target)) => knob::begin_auto(state, target, now, out),
         Slash::SlotsAuto(None) => knob::end_auto(state, now),
         Slash::Policy(name) => {
