@@ -212,10 +212,21 @@ impl Kernel for Rotate {
     }
 }
 
+impl Attention {
+    /// Query heads of a block: four of a group where they divide it, else one.
+    #[must_use]
+    pub fn together(&self) -> u32 {
+        match self.heads.checked_div(self.groups) {
+            Some(of_group) if of_group.is_multiple_of(4) => 4,
+            _ => 1,
+        }
+    }
+}
+
 impl Kernel for Attention {
     const NAME: &'static str = "attention";
     fn shape(&self) -> Shape {
-        Shape { grid: [self.heads, self.splits, self.tokens], threads: 128 }
+        Shape { grid: [self.heads / self.together(), self.splits, self.tokens], threads: 128 }
     }
 }
 

@@ -92,46 +92,53 @@ DEVICE void rotate_block(const Block& block, const Rotate& p) {
     });
 }
 
-struct AttentionShared {
-    float q[HEAD_DIM];
-    float weight[KEYS];
-    float max_of_warp[4], sum_of_warp[4];
+/// H query heads of a group have a block together, so that a key or value that was read serves all of them.
+template <int H> struct AttentionShared {
+    float q[H][HEAD_DIM];
+    float weight[H][KEYS];
+    float max_of_warp[4][H], sum_of_warp[4][H];
     // Sums of the threads that have the same eight values, but other keys.
     float sums[128][9];
 };
 
 /// Keys in stretches of 128. For the scores eight threads share a key, so that a warp reads four keys side by side; for the sums a thread has
 /// eight values of a head and every n-th key of the stretch. Each key and value is read once by the block.
-template <bool WIDE> DEVICE void attend(const Block& block, const Attention& p, AttentionShared& s) {
-    const uint32_t head = block.x, split = block.y, token = block.z, group = head / (p.heads / p.groups);
+template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attention& p, AttentionShared<H>& s) {
+    const uint32_t head = block.x * H, split = block.y, token = block.z, group = head / (p.heads / p.groups);
     const uint32_t seen = *p.position + token + 1, each = (seen + p.splits - 1) / p.splits;
     const uint32_t begin = split * each < seen ? split * each : seen, end = begin + each < seen ? begin + each : seen;
     const float* q = p.q + ((size_t)token * p.heads + head) * p.key_dim;
     const size_t keys = (size_t)group * p.context * p.key_dim, values = (size_t)group * p.context * p.value_dim;
-    float* out = p.partial + (((size_t)token * p.heads + head) * p.splits + split) * (2 + p.value_dim);
     const uint32_t eights = (p.value_dim + 7) / 8;
     const bool whole_keys = p.key_dim % 8 == 0, whole_values = p.value_dim % 8 == 0;
     phase(block, [&](int t) INLINE {
-        for (uint32_t i = t; i < HEAD_DIM; i += block.threads) s.q[i] = i < p.key_dim ? q[i] : 0.0f;
+#pragma unroll
+        for (int h = 0; h < H; h++) {
+            for (uint32_t i = t; i < HEAD_DIM; i += block.threads) s.q[h][i] = i < p.key_dim ? q[h * p.key_dim + i] : 0.0f;
+        }
     });
-    float max = -INFINITY, sum = 0;
-    // Threads that have all values of a head between them; heads of more than a thousand values don't occur.
+    Few<float, H> max, sum, shrink;
+#pragma unroll
+    for (int h = 0; h < H; h++) max[h] = -INFINITY, sum[h] = 0;
+    // Groups of threads that have all values of a head between them.
     const uint32_t sharing = block.threads / eights;
-    PerThread<Few<float, 8>> sums;
-    PerThread<Few<float, KEY_LANES>> scores;
-    PerThread<float> most, added;
+    PerThread<Few<float, 8 * H>> sums;
+    PerThread<Few<float, KEY_LANES * H>> scores;
+    PerThread<Few<float, H>> most, added;
     apart(block, [&](int t) INLINE {
 #pragma unroll
-        for (int i = 0; i < 8; i++) sums[t][i] = 0;
+        for (int i = 0; i < 8 * H; i++) sums[t][i] = 0;
     });
     for (uint32_t from = begin; from < end; from += KEYS) {
         const uint32_t count = end - from < KEYS ? end - from : KEYS;
         apart(block, [&](int t) INLINE {
-            // Thread group t / 8 has keys t / 8, 16 + t / 8, ...; thread t % 8 of it every eighth piece of eight values.
+            // Threads 8n to 8n + 7 have keys n, 16 + n, ...; thread t % 8 of them every eighth piece of eight values.
 #pragma unroll
             for (int j = 0; j < KEY_LANES; j++) {
                 const uint32_t key = t / KEY_LANES + 16 * j;
-                float dot = 0;
+                float dot[H];
+#pragma unroll
+                for (int h = 0; h < H; h++) dot[h] = 0;
                 if (key < count) {
                     const size_t at = keys + (size_t)(from + key) * p.key_dim;
                     for (uint32_t c = t % KEY_LANES * 8; c < p.key_dim; c += KEY_LANES * 8) {
@@ -141,44 +148,62 @@ template <bool WIDE> DEVICE void attend(const Block& block, const Attention& p, 
                         else
                             some_cached<WIDE>(p.keys, at + c, p.key_dim - c, k);
 #pragma unroll
-                        for (int i = 0; i < 8; i++) dot = fmaf(s.q[c + i], k[i], dot);
+                        for (int h = 0; h < H; h++) {
+#pragma unroll
+                            for (int i = 0; i < 8; i++) dot[h] = fmaf(s.q[h][c + i], k[i], dot[h]);
+                        }
                     }
                 }
-                scores[t][j] = dot;
+#pragma unroll
+                for (int h = 0; h < H; h++) scores[t][KEY_LANES * h + j] = dot[h];
             }
         });
         sum_among(block, scores, KEY_LANES);
         apart(block, [&](int t) INLINE {
-            // Every thread of a group has all its sums; thread j of it keeps the j-th.
-            float mine = -INFINITY;
+            // Every thread of the eight has all their sums; thread j of them keeps the j-th.
 #pragma unroll
-            for (int j = 0; j < KEY_LANES; j++) {
-                const uint32_t key = t / KEY_LANES + 16 * j;
-                if (t % KEY_LANES == j && key < count) mine = scores[t][j] * p.scale;
+            for (int h = 0; h < H; h++) {
+                float mine = -INFINITY;
+#pragma unroll
+                for (int j = 0; j < KEY_LANES; j++) {
+                    const uint32_t key = t / KEY_LANES + 16 * j;
+                    if (t % KEY_LANES == j && key < count) mine = scores[t][KEY_LANES * h + j] * p.scale;
+                }
+                added[t][h] = most[t][h] = mine;
             }
-            added[t] = mine;
-            most[t] = mine;
         });
         warp_max(block, most);
         phase(block, [&](int t) INLINE {
-            if (t % LANES == 0) s.max_of_warp[t / LANES] = most[t];
+#pragma unroll
+            for (int h = 0; h < H; h++) {
+                if (t % LANES == 0) s.max_of_warp[t / LANES][h] = most[t][h];
+            }
         });
-        const float new_max = fmaxf(fmaxf(max, fmaxf(s.max_of_warp[0], s.max_of_warp[1])), fmaxf(s.max_of_warp[2], s.max_of_warp[3]));
-        const float shrink = max == -INFINITY ? 0.0f : expf(max - new_max);
+#pragma unroll
+        for (int h = 0; h < H; h++) {
+            const float before = max[h];
+            for (int w = 0; w < 4; w++) max[h] = fmaxf(max[h], s.max_of_warp[w][h]);
+            shrink[h] = before == -INFINITY ? 0.0f : expf(before - max[h]);
+        }
         apart(block, [&](int t) INLINE {
             const uint32_t key = t / KEY_LANES + 16 * (t % KEY_LANES);
-            added[t] = key < count ? expf(added[t] - new_max) : 0.0f;
-            s.weight[key] = added[t];
+#pragma unroll
+            for (int h = 0; h < H; h++) s.weight[h][key] = added[t][h] = key < count ? expf(added[t][h] - max[h]) : 0.0f;
         });
         warp_sum(block, added);
         phase(block, [&](int t) INLINE {
-            if (t % LANES == 0) s.sum_of_warp[t / LANES] = added[t];
+#pragma unroll
+            for (int h = 0; h < H; h++) {
+                if (t % LANES == 0) s.sum_of_warp[t / LANES][h] = added[t][h];
+            }
         });
-        sum = fmaf(sum, shrink, (s.sum_of_warp[0] + s.sum_of_warp[1]) + (s.sum_of_warp[2] + s.sum_of_warp[3]));
-        max = new_max;
+#pragma unroll
+        for (int h = 0; h < H; h++) {
+            sum[h] = fmaf(sum[h], shrink[h], (s.sum_of_warp[0][h] + s.sum_of_warp[1][h]) + (s.sum_of_warp[2][h] + s.sum_of_warp[3][h]));
+        }
         phase(block, [&](int t) INLINE {
 #pragma unroll
-            for (int i = 0; i < 8; i++) sums[t][i] *= shrink;
+            for (int i = 0; i < 8 * H; i++) sums[t][i] *= shrink[i / 8];
             const uint32_t c = t % eights * 8, first = t / eights;
             if (first >= sharing) return;
 #pragma unroll 4
@@ -189,30 +214,47 @@ template <bool WIDE> DEVICE void attend(const Block& block, const Attention& p, 
                     eight_cached<WIDE>(p.values, at, v);
                 else
                     some_cached<WIDE>(p.values, at, p.value_dim - c, v);
-                const float w = s.weight[key];
 #pragma unroll
-                for (int i = 0; i < 8; i++) sums[t][i] = fmaf(w, v[i], sums[t][i]);
+                for (int h = 0; h < H; h++) {
+                    const float w = s.weight[h][key];
+#pragma unroll
+                    for (int i = 0; i < 8; i++) sums[t][8 * h + i] = fmaf(w, v[i], sums[t][8 * h + i]);
+                }
             }
         });
     }
-    phase(block, [&](int t) INLINE {
 #pragma unroll
-        for (int i = 0; i < 8; i++) s.sums[t][i] = sums[t][i];
-    });
-    apart(block, [&](int t) INLINE {
-        for (uint32_t i = t; i < p.value_dim; i += block.threads) {
-            float total = 0;
-            for (uint32_t j = 0; j < sharing; j++) total += s.sums[j * eights + i / 8][i % 8];
-            out[2 + i] = total;
-        }
-        if (t == 0) out[0] = max, out[1] = sum;
-    });
+    for (int h = 0; h < H; h++) {
+        float* out = p.partial + (((size_t)token * p.heads + head + h) * p.splits + split) * (2 + p.value_dim);
+        phase(block, [&](int t) INLINE {
+#pragma unroll
+            for (int i = 0; i < 8; i++) s.sums[t][i] = sums[t][8 * h + i];
+        });
+        phase(block, [&](int t) INLINE {
+            for (uint32_t i = t; i < p.value_dim; i += block.threads) {
+                float total = 0;
+                for (uint32_t j = 0; j < sharing; j++) total += s.sums[j * eights + i / 8][i % 8];
+                out[2 + i] = total;
+            }
+            if (t == 0) out[0] = max[h], out[1] = sum[h];
+        });
+    }
 }
 
+/// `Attention::together` in params.rs says the same.
 DEVICE void attention_block(const Block& block, const Attention& p) {
-    SHARED(AttentionShared, shared);
-    if (p.wide) return attend<true>(block, p, shared);
-    attend<false>(block, p, shared);
+    union Room {
+        AttentionShared<4> four;
+        AttentionShared<1> one;
+    };
+    SHARED(Room, room);
+    const uint32_t of_group = p.heads / p.groups;
+    if (p.wide) {
+        if (of_group % 4 == 0) return attend<true, 4>(block, p, room.four);
+        return attend<true, 1>(block, p, room.one);
+    }
+    if (of_group % 4 == 0) return attend<false, 4>(block, p, room.four);
+    attend<false, 1>(block, p, room.one);
 }
 
 DEVICE void join_splits_block(const Block& block, const JoinSplits& p) {
