@@ -113,6 +113,9 @@ enum Verb {
     Simulate(report::simulate::SimulateArgs),
     /// Say what this machine, terminal and configuration offer, and what is wrong with them
     Doctor(report::doctor::DoctorArgs),
+    /// Try every GPU kernel against its meaning in plain Rust
+    #[command(hide = true)]
+    GpuCheck(report::gpu_check::GpuCheckArgs),
 }
 
 /// Arguments of `rotary inspect`.
@@ -149,6 +152,9 @@ struct CheckArgs {
     /// Pass if no logit differs by more than this, instead of the built-in acceptance
     #[arg(long, value_name = "X")]
     tolerance: Option<f32>,
+    /// Change the slots per layer after every chunk, to these in turn
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = at_least_one)]
+    resize: Vec<usize>,
     #[command(flatten)]
     load: Load,
     /// One JSON object instead of text
@@ -206,7 +212,7 @@ pub struct Load {
     pub miss: Option<MissChoice>,
 }
 
-fn device_name(name: &str) -> Result<DeviceChoice, String> {
+pub(crate) fn device_name(name: &str) -> Result<DeviceChoice, String> {
     DeviceChoice::from_name(name).ok_or_else(|| "write auto, cpu, gpu or simulated".to_owned())
 }
 
@@ -385,6 +391,7 @@ fn dispatch(cli: Cli) -> eyre::Result<ExitCode> {
         Some(Verb::Bench(args)) => report::bench::run(&args),
         Some(Verb::Plan(args)) => report::plan::run(&args),
         Some(Verb::Doctor(args)) => report::doctor::run(&args),
+        Some(Verb::GpuCheck(args)) => report::gpu_check::run(&args),
         Some(Verb::Inspect(args)) => inspect(&args),
         Some(Verb::Pull(args)) => pull(&args),
         Some(Verb::Check(args)) => check(&args),
@@ -451,13 +458,12 @@ fn check(args: &CheckArgs) -> eyre::Result<ExitCode> {
     let gguf = crate::engine::open::map(&find_model(&args.model, &config)?).map_err(Failure::from)?;
     let reference = report::reference::Reference::read(&args.reference).map_err(|e| Failure::usage(e.to_string()))?;
     let load = args.load.options(&config);
-    let checked = check_file(&gguf, &reference, &CheckOptions { tolerance: args.tolerance, load, ..CheckOptions::default() }).map_err(
-        |e| match e {
-            CheckError::Reference(_) | CheckError::OtherModel(_) => Failure::usage(e.to_string()),
-            CheckError::Gguf(e) => EngineError::from(e).into(),
-            CheckError::Model(e) => EngineError::from(e).into(),
-        },
-    )?;
+    let options = CheckOptions { tolerance: args.tolerance, load, resize: args.resize.clone(), ..CheckOptions::default() };
+    let checked = check_file(&gguf, &reference, &options).map_err(|e| match e {
+        CheckError::Reference(_) | CheckError::OtherModel(_) => Failure::usage(e.to_string()),
+        CheckError::Gguf(e) => EngineError::from(e).into(),
+        CheckError::Model(e) => EngineError::from(e).into(),
+    })?;
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer(&mut out, &checked).map_err(io::Error::from)?;

@@ -27,6 +27,36 @@ pub fn choose(choice: DeviceChoice) -> Result<Chosen, GpuError> {
     }
 }
 
+#[cfg(feature = "cuda")]
+fn real() -> Result<Chosen, GpuError> {
+    let probe = super::cuda::probe();
+    match probe.lacks {
+        None => Ok(Chosen { device: Some(super::cuda::open(0)?), lacks: None }),
+        Some(lacks) => Err(GpuError::Library {
+            library: "a usable GPU",
+            why: probe.remedy.map_or_else(|| lacks.clone(), |remedy| format!("{lacks}: {remedy}")),
+            remedy: "--device cpu runs on the processor".into(),
+        }),
+    }
+}
+
+/// A GPU that does not open is no reason to refuse where nobody asked for it; why it did not is said beside the CPU's name.
+#[cfg(feature = "cuda")]
+fn real_or_none() -> Chosen {
+    let probe = super::cuda::probe();
+    if probe.lacks.is_some() {
+        return Chosen { device: None, lacks: probe.lacks };
+    }
+    match super::cuda::open(0) {
+        Ok(device) => Chosen { device: Some(device), lacks: None },
+        Err(why) => {
+            tracing::warn!(%why, "the GPU does not open");
+            Chosen { device: None, lacks: Some("the GPU does not open, see the log or --device gpu".into()) }
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
 fn real() -> Result<Chosen, GpuError> {
     Err(GpuError::Library {
         library: "the GPU tier",
@@ -35,6 +65,7 @@ fn real() -> Result<Chosen, GpuError> {
     })
 }
 
+#[cfg(not(feature = "cuda"))]
 fn real_or_none() -> Chosen {
     Chosen::default()
 }
@@ -44,13 +75,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_build_without_gpu_code_says_so_only_when_it_is_asked_for_one() {
+    fn the_processor_and_the_simulated_device_are_always_there() {
         assert!(choose(DeviceChoice::Cpu).unwrap().device.is_none());
         let simulated = choose(DeviceChoice::Simulated).unwrap().device.unwrap();
         assert!(simulated.facts().name.to_lowercase().contains("simulated"));
-        {
-            assert!(choose(DeviceChoice::Auto).unwrap().device.is_none());
-            let Err(e) = choose(DeviceChoice::Gpu) else { panic!("there is no GPU code") };
+    }
+
+    #[test]
+    fn what_is_not_there_is_said_and_refused_only_when_it_is_asked_for() {
+        let auto = choose(DeviceChoice::Auto).unwrap();
+        if cfg!(feature = "cuda") {
+            assert_eq!(auto.device.is_some(), auto.lacks.is_none(), "{:?}", auto.lacks);
+        } else {
+            assert!(auto.device.is_none() && auto.lacks.is_none());
+        }
+        if auto.device.is_none() {
+            let Err(e) = choose(DeviceChoice::Gpu) else { panic!("there is no GPU") };
             assert!(e.to_string().contains("--device cpu"), "{e}");
         }
     }

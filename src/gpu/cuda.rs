@@ -75,7 +75,11 @@ pub fn probe() -> Probe {
 
 fn look() -> Probe {
     if let Err(e) = driver::load() {
-        return Probe::lacking(None, "no CUDA driver", e.to_string());
+        let remedy = match e {
+            GpuError::Library { why, remedy, .. } => format!("{why}; {remedy}"),
+            other => other.to_string(),
+        };
+        return Probe::lacking(None, "no CUDA driver", remedy);
     }
     let driver = driver_release();
     match result::init() {

@@ -9,6 +9,7 @@
 //! | [`device`] | what a device offers: memory, pinned memory, two streams, marks (events), launches |
 //! | [`params`] | the kernels by name, their parameters and launch shapes: the border between Rust and CUDA |
 //! | [`reference`] | what every kernel means, in plain Rust |
+//! | [`trial`] | every kernel of a device against its meaning, on random data |
 //! | [`simulated`] | a device in host memory with a clock, faults and a checker of races between the streams |
 //! | `cuda` (feature `cuda`) | the real one, on candle's device |
 //! | `driver` (feature `cuda`) | the CUDA driver, found while the program runs |
@@ -27,5 +28,6 @@ pub mod nvml;
 pub mod params;
 pub mod reference;
 pub mod simulated;
+pub mod trial;
 
 pub use device::{Address, Device, GpuError, Lane, Mark, Memory, Pinned};

@@ -48,6 +48,10 @@ pub struct BenchArgs {
     /// Runs that count, after one that warms up
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeat: usize,
+    /// Draw tokens that stay with a topic for a while: so many topics, by the rest of their id; tests/gpu/big_model.py has files whose
+    /// routing follows them
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    topics: Option<u32>,
     #[command(flatten)]
     load: Load,
     /// One JSON object instead of text
@@ -204,7 +208,9 @@ fn measure(args: &BenchArgs, model: open::Bare, mut recorder: Option<&mut Record
         r.step(record);
     };
     let mut rng = fastrand::Rng::with_seed(0x726f_7461_7279);
-    let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.u32(..config.vocab.max(1) as u32)).collect() };
+    let vocab = (config.vocab.max(1) as u32).max(args.topics.unwrap_or(1));
+    let mut topic = 0;
+    let mut ids = |n: usize| -> Vec<u32> { (0..n).map(|_| token(&mut rng, vocab, args.topics, &mut topic)).collect() };
     let (mut pp, mut tg) = (Vec::new(), Vec::new());
     let (mut hits, mut routed, mut missed, mut uploaded, mut time) = (0, 0, 0u64, 0u64, [0u64; 4]);
     let mut record = StepRecord::default();
@@ -274,6 +280,15 @@ fn measure(args: &BenchArgs, model: open::Bare, mut recorder: Option<&mut Record
     })
 }
 
+/// A random token; with topics, one whose id leaves the topic's number, which changes every 24 tokens in the mean.
+fn token(rng: &mut fastrand::Rng, vocab: u32, topics: Option<u32>, topic: &mut u32) -> u32 {
+    let Some(topics) = topics else { return rng.u32(..vocab) };
+    if rng.u32(..24) == 0 {
+        *topic = rng.u32(..topics);
+    }
+    rng.u32(..(vocab / topics).max(1)) * topics + *topic
+}
+
 fn table(f: &Figures) -> String {
     let s = f.step_us;
     let total = s.trunk + s.hits + s.misses + s.upload;
@@ -297,6 +312,16 @@ fn table(f: &Figures) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_of_a_topic_follow_each_other() {
+        let (mut rng, mut topic) = (fastrand::Rng::with_seed(1), 0);
+        let ids: Vec<u32> = (0..5000).map(|_| token(&mut rng, 1000, Some(12), &mut topic)).collect();
+        assert!(ids.iter().all(|id| *id < 1000));
+        let changes = ids.windows(2).filter(|w| w[0] % 12 != w[1] % 12).count();
+        assert!((100..300).contains(&changes), "{changes} changes");
+        assert!((0..12).all(|t| ids.iter().any(|id| id % 12 == t)));
+    }
 
     #[test]
     fn spread_is_the_sample_deviation() {

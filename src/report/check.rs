@@ -49,11 +49,13 @@ pub struct CheckOptions {
     pub chunks: Vec<usize>,
     /// Slots, policy, budget and threads. Context and the precision of keys and values are the check's own.
     pub load: LoadOptions,
+    /// Slots per layer after each chunk, in turn, over and over. Empty: they stay.
+    pub resize: Vec<usize>,
 }
 
 impl Default for CheckOptions {
     fn default() -> Self {
-        Self { tolerance: None, chunks: vec![usize::MAX, 7, 1], load: LoadOptions::default() }
+        Self { tolerance: None, chunks: vec![usize::MAX, 7, 1], load: LoadOptions::default(), resize: Vec::new() }
     }
 }
 
@@ -171,7 +173,8 @@ pub fn check_file(gguf: &Gguf, reference: &Reference, options: &CheckOptions) ->
     let load = LoadOptions { context: Some(longest + 1), kv_f32: true, ..options.load.clone() };
     let threads = load.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let opened = model::open(gguf, &load, Pool::new(threads))?;
-    let mut subject = Subject { model: opened.model, experts: opened.experts, record: StepRecord::default() };
+    let resize = Box::new(options.resize.clone().into_iter().cycle());
+    let mut subject = Subject { model: opened.model, experts: opened.experts, record: StepRecord::default(), resize };
     if subject.model.vocab() != reference.vocab {
         let (ours, theirs) = (subject.model.vocab(), reference.vocab);
         return Err(CheckError::OtherModel(format!("it has a vocabulary of {theirs} tokens, the model one of {ours}")));
@@ -246,6 +249,8 @@ struct Subject {
     model: Box<dyn Model>,
     experts: Experts,
     record: StepRecord,
+    /// Slots after the next steps.
+    resize: Box<dyn Iterator<Item = usize>>,
 }
 
 impl Subject {
@@ -254,7 +259,11 @@ impl Subject {
         self.experts.begin_step(phase, tokens.len());
         let out = self.model.forward(tokens, &mut self.experts, logits, &|| false);
         self.experts.end_step(&mut self.record);
-        Ok(out?.unwrap_or_default())
+        let out = out?;
+        if let Some(slots) = self.resize.next() {
+            self.experts.resize(slots)?;
+        }
+        Ok(out.unwrap_or_default())
     }
 
     fn compare(

@@ -6,6 +6,7 @@ pub mod convert;
 pub mod curves;
 pub mod diff;
 pub mod doctor;
+pub mod gpu_check;
 pub mod inspect;
 pub mod machine;
 pub mod plan;

@@ -1,0 +1,524 @@
+//! The trials: every kernel, in every type it takes, at sizes that end inside a block, a tile and a warp.
+
+use super::{launch, At, Judge, Layout, Trial};
+use crate::gguf::GgmlType;
+use crate::gpu::device::Address;
+use crate::gpu::params::{
+    Add, Attention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, Group, GroupedDown, GroupedUp, JoinSplits,
+    Kernel, MatJob, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu,
+};
+use crate::kernels::{random_weights, supported};
+use fastrand::Rng;
+use half::f16;
+
+/// Sums in f32 of a few thousand terms, in an order of the kernel's own.
+const CLOSE: f64 = 5e-5;
+/// One rounding to f16.
+const HALF: f64 = 1e-3;
+
+/// All of them. `scale` multiplies the larger sizes: 1 is a matter of seconds for the reference.
+#[must_use]
+pub fn all(scale: u32) -> Vec<Trial> {
+    let mut rng = Rng::with_seed(7);
+    let r = &mut rng;
+    let mut out = vec![add(r), finite(r, false), finite(r, true), swiglu(r), gather(r)];
+    out.extend([(1, 2048, 0.0), (5, 100, 0.5)].map(|(rows, len, limit)| rms_norm(r, rows, len, limit)));
+    out.push(rms_in_place(r));
+    out.extend([None, Some([2u32, 0, 3, 1])].map(|place| gated_norm(r, place)));
+    out.extend([(128, 8, true), (256, 8, false), (64, 6, true), (7, 7, true)].map(|(e, k, renormalise)| route(r, e, k, renormalise)));
+    for wide in [false, true] {
+        out.push(rotate(r, wide, 128, 128, 64, true));
+        out.push(rotate(r, wide, 256, 256, 32, true));
+        out.push(rotate(r, wide, 64, 48, 24, false));
+        for (dim, value_dim, position, tokens, splits, gated) in
+            [(128, 128, 0, 1, 1, false), (128, 128, 200, 3, 4, true), (256, 256, 37, 1, 8, true), (64, 48, 99, 17, 3, false)]
+        {
+            out.push(attention(r, wide, dim, value_dim, position, tokens, splits, gated));
+        }
+    }
+    out.extend([1, 3, 9].map(|tokens| convolve(r, tokens)));
+    out.extend([(1, 128, 128), (6, 128, 128), (3, 64, 96)].map(|(tokens, dk, dv)| delta_rule(r, tokens, dk, dv)));
+    for ty in (0..=64).map(GgmlType::from_u32).filter(|ty| supported(*ty)) {
+        out.extend([1, 2, 8].map(|tokens| matvec(r, ty, tokens, 512 * scale, 37)));
+        out.push(matmul(r, ty, 3, 512, 70));
+        out.push(matmul(r, ty, 70, 512 * scale, 67));
+        out.extend([1, 3].map(|tokens| experts(r, ty, tokens, 512 * scale)));
+        out.push(grouped(r, ty, 256));
+    }
+    out
+}
+
+fn numbers(r: &mut Rng, len: usize) -> Vec<f32> {
+    (0..len).map(|_| (r.f32() + r.f32() + r.f32() - 1.5) * 2.0).collect()
+}
+
+fn weights(r: &mut Rng, ty: GgmlType, rows: u32, cols: u32) -> Vec<u8> {
+    random_weights(ty, rows as usize * cols as usize, r)
+}
+
+fn add(r: &mut Rng) -> Trial {
+    let mut l = Layout::new();
+    let (x, y) = (l.input("x", &numbers(r, 1000)), l.changed("y", &numbers(r, 1000), CLOSE));
+    l.trial(Add::NAME, "1000 values".into(), move |b| vec![launch(Add { x: x.of(b), y: y.of(b), len: 1000, pad: 0 })])
+}
+
+fn finite(r: &mut Rng, broken: bool) -> Trial {
+    let mut l = Layout::new();
+    let mut x = numbers(r, 5000);
+    if broken {
+        x[4321] = f32::INFINITY;
+    }
+    let (x, flag) = (l.input("x", &x), l.input("flag", &[0u32]));
+    let about = if broken { "one infinite among 5000" } else { "5000 finite" };
+    l.trial(Finite::NAME, about.into(), move |b| vec![launch(Finite { x: x.of(b), flag: flag.of(b), len: 5000, pad: 0 })])
+}
+
+fn swiglu(r: &mut Rng) -> Trial {
+    let mut l = Layout::new();
+    let both = l.input("gate and up", &numbers(r, 3 * 1100));
+    let y = l.output("y", 3 * 500, Judge::F32(CLOSE));
+    l.trial(SwiGlu::NAME, "3 x 500".into(), move |b| {
+        let gate = both.of(b);
+        vec![launch(SwiGlu { gate, up: gate.plus(500 * 4), y: y.of(b), tokens: 3, len: 500, stride: 1100, pad: 0 })]
+    })
+}
+
+fn gather(r: &mut Rng) -> Trial {
+    let mut l = Layout::new();
+    let out = l.input("out", &numbers(r, 9 * 300));
+    let pair_of = l.input("pair_of", &[3u32, u32::MAX, 0, 8, 1, u32::MAX, 2, 7, 4, u32::MAX, u32::MAX, u32::MAX]);
+    let w = l.input("weights", &numbers(r, 12));
+    let y = l.changed("y", &numbers(r, 3 * 310), CLOSE);
+    l.trial(Gather::NAME, "3 x 300, 4 experts".into(), move |b| {
+        vec![launch(Gather {
+            out: out.of(b),
+            pair_of: pair_of.of(b),
+            weights: w.of(b),
+            y: y.of(b),
+            tokens: 3,
+            top_k: 4,
+            cols: 300,
+            y_stride: 310,
+        })]
+    })
+}
+
+fn rms_norm(r: &mut Rng, rows: u32, len: u32, limit: f32) -> Trial {
+    let mut l = Layout::new();
+    let n = (rows * len) as usize;
+    let (x, w, y) = (l.input("x", &numbers(r, n)), l.input("weight", &numbers(r, len as usize)), l.output("y", n, Judge::F32(CLOSE)));
+    l.trial(RmsNorm::NAME, format!("{rows} x {len}"), move |b| {
+        let (x, weight, y) = (x.of(b), w.of(b), y.of(b));
+        vec![launch(RmsNorm { x, weight, y, rows, pieces: 1, len, x_stride: len, x_piece: 0, y_stride: len, eps: 1e-6, limit })]
+    })
+}
+
+fn rms_in_place(r: &mut Rng) -> Trial {
+    let mut l = Layout::new();
+    let (x, w) = (l.changed("x", &numbers(r, 2 * 2048), CLOSE), l.input("weight", &numbers(r, 128)));
+    l.trial(RmsNorm::NAME, "2 x 16 heads in place".into(), move |b| {
+        let (x, weight) = (x.of(b), w.of(b));
+        vec![launch(RmsNorm {
+            x,
+            weight,
+            y: x,
+            rows: 2,
+            pieces: 16,
+            len: 128,
+            x_stride: 2048,
+            x_piece: 128,
+            y_stride: 2048,
+            eps: 1e-6,
+            limit: 0.0,
+        })]
+    })
+}
+
+fn gated_norm(r: &mut Rng, place: Option<[u32; 4]>) -> Trial {
+    let mut l = Layout::new();
+    let (x, gate) = (l.input("x", &numbers(r, 3 * 4 * 128)), l.input("gate", &numbers(r, 3 * 600)));
+    let (w, p) = (l.input("weight", &numbers(r, 128)), l.input("place", &place.unwrap_or_default()));
+    let y = l.output("y", 3 * 4 * 128, Judge::F32(CLOSE));
+    let about = if place.is_some() { "3 x 4 heads, reordered" } else { "3 x 4 heads" };
+    l.trial(GatedNorm::NAME, about.into(), move |b| {
+        let place = if place.is_some() { p.of(b) } else { Address::NONE };
+        let (x, gate, weight, y) = (x.of(b), gate.of(b), w.of(b), y.of(b));
+        vec![launch(GatedNorm { x, gate, weight, place, y, tokens: 3, heads: 4, dim: 128, gate_stride: 600, eps: 1e-6, pad: 0 })]
+    })
+}
+
+fn route(r: &mut Rng, experts: u32, top_k: u32, renormalise: bool) -> Trial {
+    let mut l = Layout::new();
+    let (n, pairs) = (experts as usize, 4 * top_k as usize);
+    let mut scores = numbers(r, 4 * n);
+    // Equal scores: the lower id first.
+    scores[n + 2] = 9.0;
+    scores[n + 5] = 9.0;
+    let scores = l.input("scores", &scores);
+    let table: Vec<i32> = (0..experts as i32).map(|i| if i % 3 == 0 { -1 } else { i / 2 }).collect();
+    let table = l.input("table", &table);
+    let ids = l.put("ids", &vec![0xFF; pairs * 4], Judge::Same);
+    let weights = l.output("weights", pairs, Judge::F32(CLOSE));
+    let slots = l.put("slots", &vec![0xFE; pairs * 4], Judge::Same);
+    l.trial(Route::NAME, format!("{top_k} of {experts}"), move |b| {
+        let (scores, table, ids, weights, slots) = (scores.of(b), table.of(b), ids.of(b), weights.of(b), slots.of(b));
+        vec![launch(Route {
+            scores,
+            table,
+            ids,
+            weights,
+            slots,
+            tokens: 4,
+            experts,
+            top_k,
+            renormalise: renormalise.into(),
+            scale: 1.5,
+            pad: 0,
+        })]
+    })
+}
+
+/// A cache of `len` numbers, in f16 or f32.
+fn cache(r: &mut Rng, l: &mut Layout, what: &'static str, len: usize, wide: bool) -> At {
+    let values = numbers(r, len);
+    if wide {
+        return l.changed(what, &values, CLOSE);
+    }
+    let halves: Vec<u16> = values.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
+    l.put(what, bytemuck::cast_slice(&halves), Judge::F16(HALF))
+}
+
+fn rotate(r: &mut Rng, wide: bool, dim: u32, value_dim: u32, half: u32, norms: bool) -> Trial {
+    let (heads, groups, tokens, context) = (6u32, 2u32, 3u32, 16u32);
+    let mut l = Layout::new();
+    let (q_stride, k_stride, v_stride) = (heads * (dim + 8) + 4, groups * dim + 4, groups * value_dim + 4);
+    let q = l.input("q", &numbers(r, (tokens * q_stride) as usize));
+    let k = l.input("k", &numbers(r, (tokens * k_stride) as usize));
+    let v = l.input("v", &numbers(r, (tokens * v_stride) as usize));
+    let (qn, kn) = (l.input("q_norm", &numbers(r, dim as usize)), l.input("k_norm", &numbers(r, dim as usize)));
+    let angles: Vec<f32> = (0..tokens).flat_map(|_| angles(r, half)).collect();
+    let angles = l.input("angles", &angles);
+    let position = l.input("position", &[5u32]);
+    let q_out = l.output("q_out", (tokens * heads * dim) as usize, Judge::F32(CLOSE));
+    let keys = cache(r, &mut l, "keys", (groups * context * dim) as usize, wide);
+    let values = cache(r, &mut l, "values", (groups * context * value_dim) as usize, wide);
+    let about = format!(
+        "{dim}/{value_dim}, {} rotated, {}{}",
+        2 * half,
+        if wide { "f32" } else { "f16" },
+        if norms { ", norms" } else { ", clamped" }
+    );
+    l.trial(Rotate::NAME, about, move |b| {
+        let norm = |at: At| if norms { at.of(b) } else { Address::NONE };
+        vec![launch(Rotate {
+            q: q.of(b),
+            k: k.of(b),
+            v: v.of(b),
+            q_norm: norm(qn),
+            k_norm: norm(kn),
+            angles: angles.of(b),
+            q_out: q_out.of(b),
+            keys: keys.of(b),
+            values: values.of(b),
+            position: position.of(b),
+            tokens,
+            heads,
+            groups,
+            key_dim: dim,
+            value_dim,
+            half,
+            context,
+            wide: wide.into(),
+            q_stride,
+            q_head: dim + 8,
+            k_stride,
+            v_stride,
+            eps: 1e-6,
+            limit: if norms { 0.0 } else { 1.0 },
+            limit_v: if norms { 0.0 } else { 0.7 },
+            pad: 0,
+        })]
+    })
+}
+
+/// Cosines, then sines.
+fn angles(r: &mut Rng, half: u32) -> Vec<f32> {
+    let a: Vec<f32> = (0..half).map(|_| r.f32() * 6.0).collect();
+    a.iter().map(|a| a.cos()).chain(a.iter().map(|a| a.sin())).collect()
+}
+
+#[allow(clippy::too_many_arguments, reason = "the axes of the trials")]
+fn attention(r: &mut Rng, wide: bool, dim: u32, value_dim: u32, position: u32, tokens: u32, splits: u32, gated: bool) -> Trial {
+    let (heads, groups) = (8u32, 2u32);
+    let context = position + tokens + 9;
+    let mut l = Layout::new();
+    let q = l.input("q", &numbers(r, (tokens * heads * dim) as usize));
+    let keys = cache(r, &mut l, "keys", (groups * context * dim) as usize, wide);
+    let values = cache(r, &mut l, "values", (groups * context * value_dim) as usize, wide);
+    let at = l.input("position", &[position]);
+    // What an empty range leaves as its output is the kernel's own business.
+    let partial = l.output("partial", (tokens * heads * splits * (2 + value_dim)) as usize, Judge::Between);
+    let gate = l.input("gate", &numbers(r, (tokens * heads * (value_dim + 8)) as usize));
+    let y = l.output("y", (tokens * heads * value_dim) as usize, Judge::F32(CLOSE));
+    let about = format!(
+        "{dim}/{value_dim}, {tokens} at {position}, {splits} splits, {}{}",
+        if wide { "f32" } else { "f16" },
+        if gated { ", gated" } else { "" }
+    );
+    l.trial(Attention::NAME, about, move |b| {
+        let (partial, gate_stride, gate_head) = (partial.of(b), heads * (value_dim + 8), value_dim + 8);
+        let join = JoinSplits {
+            partial,
+            gate: if gated { gate.of(b) } else { Address::NONE },
+            y: y.of(b),
+            tokens,
+            heads,
+            value_dim,
+            splits,
+            gate_stride,
+            gate_head,
+        };
+        let scores = Attention {
+            q: q.of(b),
+            keys: keys.of(b),
+            values: values.of(b),
+            partial,
+            position: at.of(b),
+            tokens,
+            heads,
+            groups,
+            key_dim: dim,
+            value_dim,
+            context,
+            wide: wide.into(),
+            splits,
+            scale: 1.0 / (dim as f32).sqrt(),
+            pad: 0,
+        };
+        vec![launch(scores), launch(join)]
+    })
+}
+
+fn convolve(r: &mut Rng, tokens: u32) -> Trial {
+    let (channels, width) = (300u32, 4u32);
+    let mut l = Layout::new();
+    let x = l.input("x", &numbers(r, (tokens * 320) as usize));
+    let taps = l.input("taps", &numbers(r, (width * channels) as usize));
+    let carry = l.changed("carry", &numbers(r, ((width - 1) * channels) as usize), 0.0);
+    let y = l.output("y", (tokens * channels) as usize, Judge::F32(CLOSE));
+    l.trial(Convolve::NAME, format!("{tokens} x {channels}"), move |b| {
+        vec![launch(Convolve { x: x.of(b), taps: taps.of(b), carry: carry.of(b), y: y.of(b), tokens, channels, width, x_stride: 320 })]
+    })
+}
+
+fn delta_rule(r: &mut Rng, tokens: u32, key_dim: u32, value_dim: u32) -> Trial {
+    let (keys, values) = (2u32, 4u32);
+    let channels = 2 * keys * key_dim + values * value_dim;
+    let mut l = Layout::new();
+    let mixed = l.input("mixed", &numbers(r, (tokens * channels) as usize));
+    let (alpha, beta) = (l.input("alpha", &numbers(r, (tokens * 10) as usize)), l.input("beta", &numbers(r, (tokens * 10) as usize)));
+    let bias = l.input("bias", &numbers(r, values as usize));
+    let rate: Vec<f32> = numbers(r, values as usize).iter().map(|v| -v.abs() * 0.2).collect();
+    let rate = l.input("rate", &rate);
+    let state = l.changed("state", &numbers(r, (values * key_dim * value_dim) as usize), CLOSE);
+    let y = l.output("y", (tokens * values * value_dim) as usize, Judge::F32(CLOSE));
+    l.trial(DeltaRule::NAME, format!("{tokens} tokens, {key_dim} x {value_dim}"), move |b| {
+        vec![launch(DeltaRule {
+            mixed: mixed.of(b),
+            alpha: alpha.of(b),
+            beta: beta.of(b),
+            bias: bias.of(b),
+            rate: rate.of(b),
+            state: state.of(b),
+            y: y.of(b),
+            tokens,
+            keys,
+            values,
+            key_dim,
+            value_dim,
+            alpha_stride: 10,
+            beta_stride: 10,
+            eps: 1e-6,
+        })]
+    })
+}
+
+/// Two maps of one input: a plain one, and one with a bias, a scale per token, added to what is there.
+fn matvec(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial {
+    let few = 8u32;
+    let mut l = Layout::new();
+    let x = l.input("x", &numbers(r, (tokens * (cols + 4)) as usize));
+    let (w, w2) = (l.input("weight", &weights(r, ty, rows, cols)), l.input("weight 2", &weights(r, ty, few, cols)));
+    let (bias, scale) = (l.input("bias", &numbers(r, few as usize)), l.input("scale", &numbers(r, (tokens * 3) as usize)));
+    let y = l.output("y", (tokens * (rows + 2)) as usize, Judge::F32(CLOSE));
+    let y2 = l.changed("y 2", &numbers(r, (tokens * few) as usize), CLOSE);
+    l.trial(MatVec::NAME, format!("{ty}, {tokens} x {cols} to {rows} and {few}"), move |b| {
+        let first = rows.div_ceil(MatVec::ROWS);
+        let mut job = [MatJob::default(); 6];
+        job[0] = MatJob { weight: w.of(b), y: y.of(b), ty: ty.number(), rows, y_stride: rows + 2, ..MatJob::default() };
+        job[1] = MatJob {
+            weight: w2.of(b),
+            bias: bias.of(b),
+            y: y2.of(b),
+            scale: scale.of(b),
+            ty: ty.number(),
+            rows: few,
+            y_stride: few,
+            accumulate: 1,
+            scale_stride: 3,
+            first_block: first,
+        };
+        let blocks = first + few.div_ceil(MatVec::ROWS);
+        vec![launch(MatVec { x: x.of(b), cols, tokens, x_stride: cols + 4, jobs: 2, blocks, pad: 0, job })]
+    })
+}
+
+fn matmul(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial {
+    let mut l = Layout::new();
+    let x = l.input("x", &numbers(r, (tokens * cols) as usize));
+    let w = l.input("weight", &weights(r, ty, rows, cols));
+    let scale = l.input("scale", &numbers(r, tokens as usize));
+    let y = l.changed("y", &numbers(r, (tokens * (rows + 2)) as usize), CLOSE);
+    l.trial(MatMul::NAME, format!("{ty}, {tokens} x {cols} to {rows}"), move |b| {
+        let job = MatJob {
+            weight: w.of(b),
+            y: y.of(b),
+            scale: scale.of(b),
+            ty: ty.number(),
+            rows,
+            y_stride: rows + 2,
+            accumulate: 1,
+            scale_stride: 1,
+            ..MatJob::default()
+        };
+        vec![launch(MatMul { x: x.of(b), cols, tokens, x_stride: cols, pad: 0, job })]
+    })
+}
+
+/// A slab of `slots` experts: gate, up, down, each `[inner, hidden]` or its reverse, and some bytes that belong to none.
+struct Slab {
+    at: At,
+    slot_bytes: u64,
+    up_at: u64,
+    down_at: u64,
+}
+
+fn slab(r: &mut Rng, l: &mut Layout, ty: GgmlType, slots: u32, hidden: u32, inner: u32) -> Slab {
+    let mut bytes = Vec::new();
+    let (mut up_at, mut down_at, mut slot_bytes) = (0, 0, 0);
+    for s in 0..slots as usize {
+        bytes.resize(s * slot_bytes, 0x55);
+        bytes.extend(weights(r, ty, inner, hidden));
+        bytes.resize(bytes.len().next_multiple_of(16), 0x55);
+        up_at = bytes.len() - s * slot_bytes;
+        bytes.extend(weights(r, ty, inner, hidden));
+        bytes.resize(bytes.len().next_multiple_of(16), 0x55);
+        down_at = bytes.len() - s * slot_bytes;
+        bytes.extend(weights(r, ty, hidden, inner));
+        slot_bytes = (bytes.len() - s * slot_bytes).next_multiple_of(256);
+    }
+    Slab { at: l.input("slab", &bytes), slot_bytes: slot_bytes as u64, up_at: up_at as u64, down_at: down_at as u64 }
+}
+
+/// The pair of launches that decoding makes; some of the chosen experts are in no slot.
+fn experts(r: &mut Rng, ty: GgmlType, tokens: u32, hidden: u32) -> Trial {
+    let (top_k, inner) = (4u32, 256u32);
+    let pairs = tokens * top_k;
+    let mut l = Layout::new();
+    let slab = slab(r, &mut l, ty, 5, hidden, inner);
+    let slots: Vec<i32> = (0..pairs as i32).map(|p| [3, -1, 0, 4, 2, 2, -1][p as usize % 7]).collect();
+    let slots = l.input("slots", &slots);
+    let x = l.input("x", &numbers(r, (tokens * (hidden + 4)) as usize));
+    let w = l.input("weights", &numbers(r, pairs as usize));
+    let mid = l.output("inner", (pairs * inner) as usize, Judge::F32(CLOSE));
+    let y = l.changed("y", &numbers(r, (tokens * (hidden + 2)) as usize), CLOSE);
+    let name = ExpertsUp::NAME;
+    l.trial(name, format!("and down, {ty}, {tokens} x {hidden}, {inner} inside"), move |b| {
+        let (base, slots, inner_at) = (slab.at.of(b), slots.of(b), mid.of(b));
+        let up = ExpertsUp {
+            slab: base,
+            slot_bytes: slab.slot_bytes,
+            gate_at: 0,
+            up_at: slab.up_at,
+            slots,
+            x: x.of(b),
+            inner: inner_at,
+            pairs,
+            top_k,
+            rows: inner,
+            cols: hidden,
+            gate_ty: ty.number(),
+            up_ty: ty.number(),
+            x_stride: hidden + 4,
+            pad: 0,
+        };
+        let down = ExpertsDown {
+            slab: base,
+            slot_bytes: slab.slot_bytes,
+            down_at: slab.down_at,
+            slots,
+            weights: w.of(b),
+            inner: inner_at,
+            y: y.of(b),
+            tokens,
+            top_k,
+            rows: hidden,
+            cols: inner,
+            ty: ty.number(),
+            y_stride: hidden + 2,
+        };
+        vec![launch(up), launch(down)]
+    })
+}
+
+/// Prompts: 80 pairs of one expert (two tiles), 3 of another.
+fn grouped(r: &mut Rng, ty: GgmlType, hidden: u32) -> Trial {
+    let (inner, tokens) = (256u32, 83u32);
+    let mut l = Layout::new();
+    let slab = slab(r, &mut l, ty, 3, hidden, inner);
+    let groups = l.input("groups", &[Group { slot: 2, begin: 0, end: 80 }, Group { slot: 0, begin: 80, end: 83 }]);
+    let (tile_group, tile_begin) = (l.input("tile_group", &[0u32, 0, 1]), l.input("tile_begin", &[0u32, GroupedUp::TILE, 80]));
+    let mut order: Vec<u32> = (0..tokens).collect();
+    r.shuffle(&mut order);
+    let token_of = l.input("token_of", &order);
+    let x = l.input("x", &numbers(r, (tokens * hidden) as usize));
+    let mid = l.output("inner", (tokens * inner) as usize, Judge::F32(CLOSE));
+    let out = l.output("out", (tokens * hidden) as usize, Judge::F32(CLOSE));
+    l.trial(GroupedUp::NAME, format!("and down, {ty}, {tokens} x {hidden}"), move |b| {
+        let (base, slot_bytes, groups, tile_group, tile_begin) =
+            (slab.at.of(b), slab.slot_bytes, groups.of(b), tile_group.of(b), tile_begin.of(b));
+        let up = GroupedUp {
+            slab: base,
+            slot_bytes,
+            gate_at: 0,
+            up_at: slab.up_at,
+            groups,
+            tile_group,
+            tile_begin,
+            token_of: token_of.of(b),
+            x: x.of(b),
+            inner: mid.of(b),
+            tiles: 3,
+            rows: inner,
+            cols: hidden,
+            gate_ty: ty.number(),
+            up_ty: ty.number(),
+            x_stride: hidden,
+        };
+        let down = GroupedDown {
+            slab: base,
+            slot_bytes,
+            down_at: slab.down_at,
+            groups,
+            tile_group,
+            tile_begin,
+            inner: mid.of(b),
+            out: out.of(b),
+            tiles: 3,
+            rows: hidden,
+            cols: inner,
+            ty: ty.number(),
+        };
+        vec![launch(up), launch(down)]
+    })
+}

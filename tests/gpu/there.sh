@@ -1,0 +1,236 @@
+#!/usr/bin/env bash
+# On a machine with an NVIDIA GPU: is the GPU tier right, and how fast is it? Nothing is installed; the program, built elsewhere, and this
+# folder are all it needs (and python3 for the large model). tests/gpu/run.sh packs them.
+#
+#   tests/gpu/there.sh [--rotary FILE] [--out FOLDER] [--only STEP,…] [--dry] [--vram SIZE] [--llama FOLDER] [--keep]
+#
+#   --rotary   the program; beside this script, else target/gpu/rotary
+#   --out      where results go (target/gpu/results): a file per step, and summary.txt
+#   --only     some of: kernels models sanitizer bench resident llama
+#   --dry      the same steps on the simulated device and a toy-sized model: tries this script, measures nothing
+#   --vram     cap of the benchmark (6.3GiB)
+#   --llama    llama.cpp: its sources (built there with cmake and nvcc), or a folder with llama-bench
+#   --big      where the large model is or goes, 20 GB (/tmp/rotary-big.gguf); --keep leaves it there
+#
+# Exit code 0: every step that ran passed. A step that can't run here says why and counts as skipped.
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+rotary='' out=target/gpu/results only='' dry=0 vram=6.3GiB llama='' big=/tmp/rotary-big.gguf keep=0
+while [ $# -gt 0 ]; do
+  case $1 in
+    --rotary) rotary=$2; shift ;;
+    --out) out=$2; shift ;;
+    --only) only=$2; shift ;;
+    --vram) vram=$2; shift ;;
+    --llama) llama=$2; shift ;;
+    --big) big=$2; shift ;;
+    --keep) keep=1 ;;
+    --dry) dry=1 ;;
+    *) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  esac
+  shift
+done
+if [ -z "$rotary" ]; then
+  for rotary in "$here/rotary" "$here/../../target/gpu/rotary"; do [ -x "$rotary" ] && break; done
+fi
+[ -x "$rotary" ] || { echo "there.sh: no program at $rotary; tests/gpu/run.sh makes one" >&2; exit 2; }
+fixtures=$here/fixtures
+[ -d "$fixtures" ] || fixtures=$here/../reference/fixtures
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+device=gpu
+[ $dry = 1 ] && device=simulated
+failed=0
+: >"$out/summary.txt"
+
+# Libraries of Python packages: Rotary needs none of them, compute-sanitizer and llama.cpp may.
+packages=$(python3 -c 'import glob, sys; print(":".join(d for p in sys.path for d in sorted(glob.glob(p + "/nvidia/*/lib"))))' 2>/dev/null)
+with_packages() { LD_LIBRARY_PATH="$packages${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$@"; }
+
+say() { echo "$*" | tee -a "$out/summary.txt"; }
+wanted() { [ -z "$only" ] || case ",$only," in *",$1,"*) true ;; *) false ;; esac; }
+passed() { say "passed   $*"; }
+skipped() { say "skipped  $*"; }
+wrong() { say "FAILED   $*"; failed=1; }
+
+say "$(date -u +%FT%TZ) $("$rotary" --version)"
+command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total,pcie.link.gen.max,pcie.link.width.max --format=csv,noheader | tee -a "$out/summary.txt"
+"$rotary" doctor 2>/dev/null | grep -E 'GPU|processor|memory' | tee -a "$out/summary.txt"
+
+# (a) Every kernel in every type against its meaning, and what the device reaches.
+if wanted kernels; then
+  scale=4
+  [ $dry = 1 ] && scale=1
+  if "$rotary" gpu-check --device $device --scale $scale --json >"$out/kernels.json" 2>"$out/kernels.err"; then
+    passed "kernels: $(($(wc -l <"$out/kernels.json") - 1)) trials, none wrong"
+  else
+    wrong "kernels: $(grep -c '"failures":\["' "$out/kernels.json") wrong; see kernels.json"
+    grep '"failures":\["' "$out/kernels.json" | cut -c1-300 | head -5 | tee -a "$out/summary.txt"
+    cat "$out/kernels.err"
+  fi
+fi
+
+# (b) Logits, routes and greedy text of the reference models at every kind of slot count, in every way of treating misses, and while slots
+# are taken away and given back.
+if wanted models; then
+  : >"$out/models.txt"
+  checks=0 bad=0
+  for folder in "$fixtures"/*/; do
+    name=$(basename "$folder")
+    [ $dry = 1 ] && case $name in strict | q35-odd | q4_k_m) ;; *) continue ;; esac
+    reference=$(ls "$folder"*.npz | head -1)
+    experts=$("$rotary" plan "$folder/model.gguf" --json 2>/dev/null | sed -n 's/.*"max_slots":\([0-9]*\).*/\1/p')
+    experts=${experts:-1}
+    half=$(((experts + 1) / 2))
+    for how in "--slots 1" "--slots $half" "--slots $experts" "--slots $half --miss gpu" "--slots $half --miss cpu" "--slots 1 --miss gpu" \
+      "--slots 1 --miss cpu" "--slots $half --resize 1,$experts,$half" "--slots $experts --miss cpu --resize $half,1,$experts"; do
+      checks=$((checks + 1))
+      echo "== $name $how" >>"$out/models.txt"
+      if ! "$rotary" check "$folder/model.gguf" "$reference" --device $device $how >>"$out/models.txt" 2>&1; then
+        bad=$((bad + 1))
+        [ $bad -le 5 ] && say "         $name $how: $(tail -1 "$out/models.txt")"
+      fi
+    done
+  done
+  if [ $bad = 0 ] && [ $checks -gt 0 ]; then passed "models: $checks checks"; else wrong "models: $bad of $checks checks; see models.txt"; fi
+fi
+
+# (c) Reads and writes astray, races within a block, barriers that not all threads reach.
+if wanted sanitizer; then
+  sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+  [ -n "$sanitizer" ] || sanitizer=$(python3 -c 'import glob, sys; print(*[f for p in sys.path for f in glob.glob(p + "/nvidia/*/bin/compute-sanitizer")][:1])' 2>/dev/null)
+  if [ $dry = 1 ]; then
+    skipped "sanitizer: a simulated device has none"
+  elif [ -z "$sanitizer" ]; then
+    skipped "sanitizer: compute-sanitizer is not on this machine"
+  else
+    for tool in memcheck racecheck synccheck; do
+      if with_packages "$sanitizer" --tool $tool --error-exitcode 9 "$rotary" gpu-check --device gpu --scale 1 >"$out/$tool.txt" 2>&1; then
+        passed "sanitizer: $tool"
+      else
+        wrong "sanitizer: $tool; see $tool.txt"
+        grep -E '^=+ (ERROR|Invalid|Race|Barrier|Uninit)' "$out/$tool.txt" | head -3 | tee -a "$out/summary.txt"
+      fi
+    done
+  fi
+fi
+
+# The large model: random weights, true shape and types, routing with locality.
+large() {
+  [ -e "$big" ] && [ ! -e "$big.part" ] && return 0
+  command -v python3 >/dev/null || { skipped "$1: no python3 to write the large model"; return 1; }
+  local shape=()
+  [ $dry = 1 ] && shape=(--layers 4 --experts 16 --top-k 4 --vocab 512 --hidden 256 --ff 256)
+  if [ $dry = 0 ] && [ "$(df --output=avail -k "$(dirname "$big")" | tail -1)" -lt 23000000 ]; then
+    skipped "$1: $(dirname "$big") has no room for 20 GB; --big names another place"
+    return 1
+  fi
+  : >"$big.part"
+  python3 "$here/big_model.py" "$big" "${shape[@]}" && rm -f "$big.part"
+}
+
+# Least and most device memory in use while a command runs, in MiB, of samples after the first quarter.
+watched() {
+  local log=$1 watcher=''
+  shift
+  if [ $dry = 0 ] && command -v nvidia-smi >/dev/null; then
+    nvidia-smi -i 0 --query-gpu=memory.used --format=csv,noheader,nounits -lms 250 >"$log" 2>/dev/null &
+    watcher=$!
+  fi
+  "$@"
+  local code=$?
+  if [ -n "$watcher" ]; then kill "$watcher" 2>/dev/null; wait "$watcher" 2>/dev/null; fi
+  return $code
+}
+
+field() { sed -n "s/.*\"$1\":{\{0,1\}\(\"mean\":\)\{0,1\}\([0-9.eE+-]*\).*/\2/p" "$2" | head -1; }
+
+# bench NAME options…: a line of figures, and NAME.json
+bench() {
+  local name=$1
+  shift
+  local gen=2048 prompt=512
+  [ $dry = 1 ] && gen=24 prompt=40
+  if ! watched "$out/$name.mib" "$rotary" bench "$big" --device $device --prompt $prompt --gen $gen --repeat 1 --topics 12 --json "$@" \
+    >"$out/$name.json" 2>"$out/$name.err"; then
+    wrong "$name: $(tail -1 "$out/$name.err")"
+    return 1
+  fi
+  local json=$out/$name.json
+  say "         $name: $(field gen_tps "$json") tokens/s, prompt $(field prompt_tps "$json") tokens/s, hit rate $(field hit_rate "$json"), slots $(field slots "$json"), launches per token $(field launches "$json")"
+  say "         $name, us per token: trunk $(field trunk "$json"), hits $(field hits "$json"), misses $(field misses "$json"), copies $(field upload "$json")"
+  if [ -s "$out/$name.mib" ]; then
+    # Of the time in which slots are full: the second half of the samples at which the program had its memory.
+    local spread
+    spread=$(awk '{v[NR]=$1; if ($1>m) m=$1} END {for (i=1;i<=NR;i++) if (v[i]>m*0.8) w[++n]=v[i]; for (i=int(n/2)+1;i<n;i++) {if (!lo||w[i]<lo) lo=w[i]; if (w[i]>hi) hi=w[i]} print hi-lo, hi}' "$out/$name.mib")
+    if [ "${spread%% *}" -le 50 ]; then passed "$name: device memory stable within ${spread%% *} MiB at ${spread##* } MiB"; else wrong "$name: device memory moved by ${spread%% *} MiB"; fi
+  fi
+}
+
+# The least time of a token, from bandwidths of this run: bytes read in device memory, and beside it bytes of misses over the link.
+roofline() {
+  [ -s "$out/kernels.json" ] || { say "         roofline: needs the step kernels"; return; }
+  python3 - "$out/kernels.json" "$out/$1.json" "$("$rotary" plan "$big" --device $device "${@:2}" --json 2>/dev/null)" <<'P' | tee -a "$out/summary.txt"
+import json, sys
+speed = json.loads(open(sys.argv[1]).readline())
+run, plan = json.load(open(sys.argv[2])), json.loads(sys.argv[3])
+# Per expert and layer; eight chosen, or as many as the toy has.
+per = [l["bytes"] for l in plan["slot_bytes"]]
+k = run.get("top_k", 8 if len(per) >= 40 else 4)
+chosen = k * sum(per)
+inside = plan["trunk"] + chosen * run["hit_rate"]
+link = run["missed_bytes"] + run["uploaded_bytes"]
+least = max(inside / speed["inside"], link / speed["up"])
+tps = run["gen_tps"]["mean"]
+print(f"         roofline: {inside / 1e6:.0f} MB in device memory at {speed['inside'] / 1e9:.0f} GB/s, {link / 1e6:.1f} MB of misses and swaps beside a link of "
+      f"{speed['up'] / 1e9:.1f} GB/s: at most {1 / least:.1f} tokens/s, reached {100 * tps * least:.0f} %")
+P
+}
+
+# (d) Under a cap of device memory.
+if wanted bench && large bench; then
+  cap=(--vram "$vram")
+  [ $dry = 1 ] && cap=(--slots 6)
+  bench capped "${cap[@]}" && { passed "bench: ran"; roofline capped "${cap[@]}"; }
+  for miss in gpu cpu; do bench "capped-$miss" "${cap[@]}" --miss $miss; done
+fi
+# Everything resident.
+if wanted resident && large resident; then
+  memory=$(nvidia-smi -i 0 --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null || echo 0)
+  if [ $dry = 1 ] || [ "$memory" -gt 25000 ]; then
+    experts=$("$rotary" plan "$big" --device $device --json | sed -n 's/.*"max_slots":\([0-9]*\).*/\1/p')
+    bench resident --slots "${experts:-256}" && { passed "resident: ran"; roofline resident --slots "${experts:-256}"; }
+  else
+    skipped "resident: 21 GB do not fit into this GPU"
+  fi
+fi
+
+# llama.cpp under the same cap: as many layers' experts on the GPU as fit, the others on the host.
+if wanted llama; then
+  tool=''
+  if [ -x "$llama/llama-bench" ]; then tool=$llama/llama-bench; fi
+  if [ -z "$tool" ] && [ -f "$llama/CMakeLists.txt" ] && command -v cmake >/dev/null && command -v nvcc >/dev/null; then
+    cmake -S "$llama" -B "$out/llama" -DGGML_CUDA=ON -DLLAMA_CURL=OFF -DCMAKE_BUILD_TYPE=Release >"$out/llama-build.txt" 2>&1 &&
+      cmake --build "$out/llama" --target llama-bench -j >>"$out/llama-build.txt" 2>&1
+    tool=$(find "$out/llama" -name llama-bench -type f -perm -u+x 2>/dev/null | head -1)
+  fi
+  if [ $dry = 1 ]; then
+    skipped "llama: nothing to compare a simulated device with"
+  elif [ -z "$tool" ]; then
+    skipped "llama: no llama-bench, and no sources with cmake and nvcc (--llama FOLDER)"
+  elif large llama; then
+    # The fewest layers on the host whose run stays under the cap.
+    cap_mib=$(python3 -c 'import sys; s = sys.argv[1]; n = float(s.rstrip("GiMB")); print(int(n * (1024 if "G" in s else 1)))' "$vram")
+    fits=''
+    for host in 24 26 28 30 32 34 36 38 40; do
+      watched "$out/llama-$host.mib" with_packages "$tool" -m "$big" -ngl 99 -ncmoe $host -p 512 -n 128 -r 1 -o json >"$out/llama-$host.json" 2>"$out/llama-$host.err" || continue
+      most=$(sort -n "$out/llama-$host.mib" | tail -1)
+      if [ -n "$most" ] && [ "$most" -le "$cap_mib" ]; then fits=$host; break; fi
+    done
+    if [ -n "$fits" ]; then passed "llama: --n-cpu-moe $fits, $(grep -o '"avg_ts": *[0-9.]*' "$out/llama-$fits.json" | tr '\n' ' ')(prompt, generation)"; else wrong "llama: nothing fits under $vram"; fi
+  fi
+fi
+
+[ $keep = 1 ] || [ ! -e "$big" ] || rm -f "$big" "$big.part"
+[ $failed = 0 ] && say 'all that ran passed' || say 'something failed'
+exit $failed
