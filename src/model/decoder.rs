@@ -149,6 +149,25 @@ impl Decoder {
     }
 }
 
+/// The nearest length at or below `len` that all layers can go back to; `reach` asks each in turn. They all reach the empty context.
+pub(super) fn agreed(mut len: usize, reach: impl Fn(usize) -> usize) -> usize {
+    loop {
+        let nearest = reach(len);
+        if nearest == len {
+            return len;
+        }
+        len = nearest;
+    }
+}
+
+/// Lengths in order, each once.
+pub(super) fn in_order(lens: &[usize]) -> Vec<usize> {
+    let mut lens = lens.to_vec();
+    lens.sort_unstable();
+    lens.dedup();
+    lens
+}
+
 /// An error that names the place if `x` has a NaN or an infinity.
 fn check(x: &Tensor, file: &str, place: impl Fn() -> String) -> Result<(), ModelError> {
     if with_rows(x, all_finite)? {
@@ -207,25 +226,13 @@ impl Model for Decoder {
     }
 
     fn truncate(&mut self, len: usize) -> usize {
-        let mut to = len.min(self.len);
-        // Until all layers agree; they all reach the empty context.
-        loop {
-            let nearest = self.layers.iter().fold(to, |len, l| l.mixer.reachable(len));
-            if nearest == to {
-                break;
-            }
-            to = nearest;
-        }
-        self.len = to;
+        self.len = agreed(len.min(self.len), |len| self.layers.iter().fold(len, |len, l| l.mixer.reachable(len)));
         self.layers.iter_mut().for_each(|l| l.mixer.rewind(self.len));
         self.len
     }
 
     fn mark(&mut self, lens: &[usize]) {
-        self.marks.clear();
-        self.marks.extend_from_slice(lens);
-        self.marks.sort_unstable();
-        self.marks.dedup();
+        self.marks = in_order(lens);
     }
 
     fn cache_bytes(&self) -> u64 {

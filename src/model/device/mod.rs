@@ -20,7 +20,7 @@ mod workspace;
 #[cfg(test)]
 mod tests;
 
-use super::decoder::{all_finite, places_to_copy, Decoder, Mixer};
+use super::decoder::{agreed, all_finite, in_order, places_to_copy, Decoder, Mixer};
 use super::embedding::Embedding;
 use super::rope::Rope;
 use super::{Logits, Model, ModelConfig, ModelError};
@@ -271,19 +271,11 @@ impl Model for DeviceDecoder {
     }
 
     fn truncate(&mut self, len: usize) -> usize {
-        let mut to = len.min(self.len);
         let reach = |l: &DeviceLayer, len| match &l.mixer {
             DeviceMixer::Attention(_) => len,
             DeviceMixer::DeltaNet(d) => d.reachable(len),
         };
-        // Until all layers agree; they all reach the empty context.
-        loop {
-            let nearest = self.layers.iter().fold(to, |len, l| reach(l, len));
-            if nearest == to {
-                break;
-            }
-            to = nearest;
-        }
+        let to = agreed(len.min(self.len), |len| self.layers.iter().fold(len, |len, l| reach(l, len)));
         self.len = to;
         for layer in &mut self.layers {
             if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
@@ -294,10 +286,7 @@ impl Model for DeviceDecoder {
     }
 
     fn mark(&mut self, lens: &[usize]) {
-        self.marks.clear();
-        self.marks.extend_from_slice(lens);
-        self.marks.sort_unstable();
-        self.marks.dedup();
+        self.marks = in_order(lens);
     }
 
     fn cache_bytes(&self) -> u64 {
