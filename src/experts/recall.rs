@@ -193,9 +193,9 @@ mod tests {
         let mut expected = vec![0.0; EXPERTS];
         for (i, part) in parts.iter().enumerate() {
             let like = last - (i + 1);
-            for later in like + 1..=last {
-                let fade = f64::from(REACH).powi((later - like - 1) as i32);
-                for &e in &tokens[later][layer] {
+            for (after, later) in tokens[like + 1..=last].iter().enumerate() {
+                let fade = f64::from(REACH).powi(after as i32);
+                for &e in &later[layer] {
                     expected[usize::from(e)] += part * fade * (1.0 - f64::from(REACH)) / total.max(1e-30);
                 }
             }
