@@ -2,7 +2,7 @@
 //!
 //! Text repeats itself: words, phrases, names. A token that was read before is routed much as it was then, and so are the
 //! tokens that follow it. So the present moment is compared with the last [`SPAN`] tokens: the *likeness* of a past token is
-//! the number of experts that it shares with the present one, added up from layer to layer and fading by [`FADE`] per
+//! the number of experts that it shares with the present one, added up from layer to layer and fading by `FADE` per
 //! layer. Experts of the tokens that came *after* similar ones are expected soon.
 //!
 //! The likeness of two tokens runs on into that of their successors, because layer follows layer and token follows token:

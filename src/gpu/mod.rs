@@ -8,7 +8,7 @@
 //! | [`choose`] | which device a model is opened on |
 //! | [`device`] | what a device offers: memory, pinned memory, two streams, marks (events), launches |
 //! | [`params`] | the kernels by name, their parameters and launch shapes: the border between Rust and CUDA |
-//! | [`reference`] | what every kernel means, in plain Rust |
+//! | [`mod@reference`] | what every kernel means, in plain Rust |
 //! | [`trial`] | every kernel of a device against its meaning, on random data |
 //! | [`simulated`] | a device in host memory with a clock, faults and a checker of races between the streams |
 //! | `cuda` (feature `cuda`) | the real one, on candle's device |
