@@ -447,6 +447,10 @@ impl<'t> Layout<'t> {
             return;
         }
         let pieces = std::mem::take(&mut self.pieces);
+        // A paragraph of nothing but blanks takes no row, wherever it stands, so that a growing answer doesn't jump.
+        if self.containers.is_empty() && pieces.iter().all(|p| p.text.trim().is_empty()) {
+            return;
+        }
         let lines = wrap(&pieces, self.inner_width(), Break::Words);
         self.put(lines);
     }

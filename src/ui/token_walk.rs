@@ -244,9 +244,7 @@ mod tests {
                 lay_out(&mut grown, width);
             }
             for step in 0..refs.len() as u64 {
-                // A block of nothing but blanks may have a row or none.
-                let (grown, whole) = (drawn(&grown, step), drawn(&whole, step));
-                prop_assert_eq!(grown.trim(), whole.trim());
+                prop_assert_eq!(drawn(&grown, step), drawn(&whole, step));
             }
         }
     }
