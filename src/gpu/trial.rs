@@ -5,6 +5,7 @@
 //! lets them, what the reference left alone must still hold the pattern, and inputs and guards must not have changed by a bit.
 
 mod cases;
+mod speed;
 
 use super::device::{Address, Device, GpuError, Lane};
 use super::params::{Kernel, Shape};
@@ -13,6 +14,7 @@ use half::f16;
 use std::ops::Range;
 
 pub use cases::all;
+pub use speed::{measure, Timed};
 
 /// What an output holds before: no number in f32, in f16, and an unlikely id.
 const POISON: u8 = 0xFF;

@@ -24,6 +24,9 @@ pub struct GpuCheckArgs {
     /// Multiplies the sizes of the products
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
     scale: u32,
+    /// Time the kernels at the sizes of a real model instead of trying them
+    #[arg(long)]
+    speed: bool,
     /// One JSON object a line instead of text
     #[arg(long)]
     json: bool,
@@ -80,6 +83,9 @@ pub fn run(args: &GpuCheckArgs) -> eyre::Result<ExitCode> {
         )?;
         writeln!(out, "launches: {:.1} us each on the device, {:.1} us for the host", speeds.launch_us, speeds.queue_us)?;
     }
+    if args.speed {
+        return timed(args, &*device, &mut out);
+    }
     let (mut tried, mut wrong) = (0, 0);
     for t in trial::all(args.scale) {
         let names = t.kernels().join(" + ");
@@ -114,6 +120,25 @@ pub fn run(args: &GpuCheckArgs) -> eyre::Result<ExitCode> {
         writeln!(out, "{tried} trials, {wrong} wrong")?;
     }
     Ok(ExitCode::from(if wrong > 0 || tried == 0 { exit::FAILED } else { 0 }))
+}
+
+/// A line per timed kernel.
+fn timed(args: &GpuCheckArgs, device: &dyn Device, out: &mut impl Write) -> eyre::Result<ExitCode> {
+    let mut written = Ok(());
+    let done = trial::measure(device, args.only.as_deref().unwrap_or(""), &mut |t| {
+        let line = if args.json {
+            serde_json::to_string(t).unwrap_or_default()
+        } else {
+            let (gb, tera) = (t.bytes_per_s / 1e9, t.flops / 1e12);
+            format!("{:>9.1} us {gb:>7.0} GB/s {tera:>7.2} TFLOP/s  {:<12} {}", t.us, t.kernel, t.about)
+        };
+        if written.is_ok() {
+            written = writeln!(out, "{line}");
+        }
+    });
+    done.map_err(|e| Failure::failed(e.to_string()))?;
+    written?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Bytes of the copies that are timed: larger than a cache, small against any GPU.

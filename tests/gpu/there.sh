@@ -2,31 +2,33 @@
 # On a machine with an NVIDIA GPU: is the GPU tier right, and how fast is it? Nothing is installed; the program, built elsewhere, and this
 # folder are all it needs (and python3 for the large model). tests/gpu/run.sh packs them.
 #
-#   tests/gpu/there.sh [--rotary FILE] [--out FOLDER] [--only STEP,…] [--dry] [--vram SIZE] [--llama FOLDER] [--keep]
+#   tests/gpu/there.sh [--rotary FILE] [--out FOLDER] [--only STEP,…] [--jobs N] [--dry] [--vram SIZE] [--llama FOLDER] [--keep]
 #
 #   --rotary   the program; beside this script, else target/gpu/rotary
 #   --out      where results go (target/gpu/results): a file per step, and summary.txt
 #   --only     some of: kernels models sanitizer bench resident llama
+#   --jobs     so many checks of models side by side (half of the processors)
 #   --dry      the same steps on the simulated device and a toy-sized model: tries this script, measures nothing
 #   --vram     cap of the benchmark (6.3GiB)
 #   --llama    llama.cpp: its sources (built there with cmake and nvcc), or a folder with llama-bench
-#   --big      where the large model is or goes, 20 GB (/tmp/rotary-big.gguf); --keep leaves it there
+#   --big      where the large model is or goes, 22 GB (/tmp/rotary-big.gguf); one that was made here is deleted unless --keep
 #
 # Exit code 0: every step that ran passed. A step that can't run here says why and counts as skipped.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-rotary='' out=target/gpu/results only='' dry=0 vram=6.3GiB llama='' big=/tmp/rotary-big.gguf keep=0
+rotary='' out=target/gpu/results only='' dry=0 vram=6.3GiB llama='' big=/tmp/rotary-big.gguf keep=0 jobs=$((($(nproc) + 1) / 2)) made=0
 while [ $# -gt 0 ]; do
   case $1 in
     --rotary) rotary=$2; shift ;;
     --out) out=$2; shift ;;
     --only) only=$2; shift ;;
+    --jobs) jobs=$2; shift ;;
     --vram) vram=$2; shift ;;
     --llama) llama=$2; shift ;;
     --big) big=$2; shift ;;
     --keep) keep=1 ;;
     --dry) dry=1 ;;
-    *) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2 ;;
   esac
   shift
 done
@@ -63,6 +65,7 @@ if wanted kernels; then
   [ $dry = 1 ] && scale=1
   if "$rotary" gpu-check --device $device --scale $scale --json >"$out/kernels.json" 2>"$out/kernels.err"; then
     passed "kernels: $(($(wc -l <"$out/kernels.json") - 1)) trials, none wrong"
+    [ $dry = 1 ] || { "$rotary" gpu-check --device $device --speed >"$out/speed.txt" 2>&1 && passed 'kernels: timed, see speed.txt'; }
   else
     wrong "kernels: $(grep -c '"failures":\["' "$out/kernels.json") wrong; see kernels.json"
     grep '"failures":\["' "$out/kernels.json" | cut -c1-300 | head -5 | tee -a "$out/summary.txt"
@@ -73,26 +76,38 @@ fi
 # (b) Logits, routes and greedy text of the reference models at every kind of slot count, in every way of treating misses, and while slots
 # are taken away and given back.
 if wanted models; then
-  : >"$out/models.txt"
-  checks=0 bad=0
+  checks=0 running=0
+  parts=$(mktemp -d)
   for folder in "$fixtures"/*/; do
     name=$(basename "$folder")
     [ $dry = 1 ] && case $name in strict | q35-odd | q4_k_m) ;; *) continue ;; esac
     reference=$(ls "$folder"*.npz | head -1)
     experts=$("$rotary" plan "$folder/model.gguf" --json 2>/dev/null | sed -n 's/.*"max_slots":\([0-9]*\).*/\1/p')
-    experts=${experts:-1}
-    half=$(((experts + 1) / 2))
-    for how in "--slots 1" "--slots $half" "--slots $experts" "--slots $half --miss gpu" "--slots $half --miss cpu" "--slots 1 --miss gpu" \
-      "--slots 1 --miss cpu" "--slots $half --resize 1,$experts,$half" "--slots $experts --miss cpu --resize $half,1,$experts"; do
+    half=$(((${experts:-0} + 1) / 2))
+    ways=("--slots 1" "--slots $half" "--slots $experts" "--slots $half --miss gpu" "--slots $half --miss cpu" "--slots 1 --miss gpu"
+      "--slots 1 --miss cpu" "--slots $half --resize 1,$experts,$half" "--slots $experts --miss cpu --resize $half,1,$experts")
+    # A model without experts has no slots.
+    [ $half = 0 ] && ways=("")
+    for how in "${ways[@]}"; do
       checks=$((checks + 1))
-      echo "== $name $how" >>"$out/models.txt"
-      if ! "$rotary" check "$folder/model.gguf" "$reference" --device $device $how >>"$out/models.txt" 2>&1; then
-        bad=$((bad + 1))
-        [ $bad -le 5 ] && say "         $name $how: $(tail -1 "$out/models.txt")"
-      fi
+      if [ $running -ge "$jobs" ]; then wait -n; else running=$((running + 1)); fi
+      part=$parts/$(printf '%03d' $checks)
+      {
+        echo "== $name $how" >"$part"
+        "$rotary" check "$folder/model.gguf" "$reference" --device $device $how >>"$part" 2>&1 || echo "$name $how: $(tail -1 "$part")" >"$part.bad"
+      } &
     done
   done
-  if [ $bad = 0 ] && [ $checks -gt 0 ]; then passed "models: $checks checks"; else wrong "models: $bad of $checks checks; see models.txt"; fi
+  wait
+  cat "$parts"/??? >"$out/models.txt" 2>/dev/null
+  bad=$(find "$parts" -name '*.bad' | wc -l)
+  if [ "$bad" = 0 ] && [ $checks -gt 0 ]; then
+    passed "models: $checks checks"
+  else
+    wrong "models: $bad of $checks checks; see models.txt"
+    cat "$parts"/*.bad 2>/dev/null | head -5 | tee -a "$out/summary.txt"
+  fi
+  rm -rf "$parts"
 fi
 
 # (c) Reads and writes astray, races within a block, barriers that not all threads reach.
@@ -122,10 +137,11 @@ large() {
   local shape=()
   [ $dry = 1 ] && shape=(--layers 4 --experts 16 --top-k 4 --vocab 512 --hidden 256 --ff 256)
   if [ $dry = 0 ] && [ "$(df --output=avail -k "$(dirname "$big")" | tail -1)" -lt 23000000 ]; then
-    skipped "$1: $(dirname "$big") has no room for 20 GB; --big names another place"
+    skipped "$1: $(dirname "$big") has no room for 22 GB; --big names another place"
     return 1
   fi
   : >"$big.part"
+  made=1
   python3 "$here/big_model.py" "$big" "${shape[@]}" && rm -f "$big.part"
 }
 
@@ -231,6 +247,6 @@ if wanted llama; then
   fi
 fi
 
-[ $keep = 1 ] || [ ! -e "$big" ] || rm -f "$big" "$big.part"
+[ $keep = 1 ] || [ $made = 0 ] || rm -f "$big" "$big.part"
 [ $failed = 0 ] && say 'all that ran passed' || say 'something failed'
 exit $failed

@@ -48,7 +48,7 @@ pub fn all(scale: u32) -> Vec<Trial> {
     out
 }
 
-fn numbers(r: &mut Rng, len: usize) -> Vec<f32> {
+pub(super) fn numbers(r: &mut Rng, len: usize) -> Vec<f32> {
     (0..len).map(|_| (r.f32() + r.f32() + r.f32() - 1.5) * 2.0).collect()
 }
 
