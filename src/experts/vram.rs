@@ -5,6 +5,7 @@
 //! | `slabs` | the slots of a layer, and their number changing while the model talks |
 //! | `tables` | which expert is in which slot, as the kernels see it |
 //! | `staging` | the way up, through page-locked memory |
+//! | `couriers` | threads that bring admitted experts up while tokens go on |
 //! | `misses` | what goes up and what the host computes: pure |
 //! | `grouped` | launches over slots, for a few tokens and for many |
 //! | `tick` | what happens when the host knows the routing |
@@ -13,13 +14,14 @@
 //! A tick: the router's kernel looks its experts up in the layer's table, and the hits run at once, before the host knows what was
 //! routed. Then the host learns it, sends up what is to be computed on the device, computes its own share meanwhile, and adds it: one
 //! join per layer. Experts that are admitted go up first, since they must anyway, and are computed from their slot when they go to
-//! the device's share; else they are copied while the host waits for the next layer's routing, in time for the next tick of theirs.
+//! the device's share; else couriers copy them, in time for the next tick of theirs (without couriers, the host does while it waits for the next layer's routing).
 //!
 //! What orders the lanes. A slot is written by the copy lane after everything that earlier ticks of its layer queued (`used`), and
 //! its tick reads neither the slot's old nor its new expert before the copy's mark is waited for: by the tick itself or by
 //! the next one's table. A spare slot is written after its half of the spare slots was last read. Everything else runs on the compute
 //! lane.
 
+mod couriers;
 mod grouped;
 mod misses;
 mod probe;
@@ -39,6 +41,7 @@ use super::{ExpertError, Routing};
 use crate::gpu::params::ExpertsUp;
 use crate::gpu::{Address, Device, Lane, Mark, Memory};
 use crate::kernels::Pool;
+use couriers::{Couriers, Errand, Sent};
 use grouped::{Parcel, Slots, Work};
 use slabs::{Layout, Slab};
 use staging::Staging;
@@ -67,6 +70,14 @@ pub struct VramOptions {
     pub reserve: u64,
     /// Most tokens of a pass.
     pub rows: usize,
+    /// Threads that only copy; see [`couriers_for`].
+    pub couriers: usize,
+}
+
+/// How many couriers beside so many threads that compute. One copies some 8 GB/s: a few keep up with any link that a token leaves time for.
+#[must_use]
+pub fn couriers_for(threads: usize) -> usize {
+    (threads / 4).min(3)
 }
 
 /// Most bytes of page-locked memory on a machine with so much RAM.
@@ -135,8 +146,9 @@ pub struct VramTier {
     used: Vec<Option<Mark>>,
     /// Begin and end of the hits of this step and of the one before, whose marks have been passed.
     timed: [Vec<(Mark, Mark)>; 2],
-    /// Admitted experts, by layer, whose copies nobody waits for, with their slots.
+    /// Admitted experts, by layer, whose copies nobody waits for, with their slots. Without couriers they have not been sent.
     later: Vec<(usize, u16, u16)>,
+    couriers: Couriers,
     refused: Vec<(usize, u16)>,
     /// Of the step at hand.
     step: DeviceStep,
@@ -166,7 +178,7 @@ impl VramTier {
             }
         }
         let Rates { link, host, .. } = tier.rates;
-        tracing::info!(link, host, slots, pinned = tier.staging.bytes(), "expert slots on {}", tier.device.facts().name);
+        tracing::info!(link, host, slots, pinned = tier.staging.bytes() + tier.couriers.bytes(), "expert slots on {}", tier.device.facts().name);
         Ok(tier)
     }
 
@@ -199,7 +211,10 @@ impl VramTier {
             0 => None,
             bytes => d.alloc(2 * half * bytes).ok().map(|memory| Spare { memory, bytes, half, next: 0, used: [None, None] }),
         };
-        let staging = Staging::new(d, largest, options.pinned);
+        // Half of the page-locked memory each.
+        let couriers = Couriers::new(&device, if largest == 0 { 0 } else { options.couriers }, largest, options.pinned / 2);
+        let staging = Staging::new(d, largest, options.pinned - couriers.bytes(), staging::MOST);
+        pool.stay_awake(!couriers.is_empty());
         Ok(Self {
             slabs,
             slots,
@@ -216,6 +231,7 @@ impl VramTier {
             used: vec![None; store.layers.len()],
             timed: Default::default(),
             later: Vec::new(),
+            couriers,
             refused: Vec::new(),
             step: DeviceStep::default(),
             traffic: Arc::default(),
@@ -253,9 +269,59 @@ impl VramTier {
         Ok(sent)
     }
 
-    /// Send up what was put off.
+    /// Admitted experts of a layer whose tick has ended, to be sent when nobody waits.
+    fn put_off(&mut self, layer: usize, swaps: impl Iterator<Item = (u16, u16)>) {
+        let begin = self.later.len();
+        self.later.extend(swaps.map(|(expert, slot)| (layer, expert, slot)));
+        if self.couriers.is_empty() || begin == self.later.len() {
+            return;
+        }
+        let (slab, host, after) = (&self.slabs[layer], &self.store.layers[layer], &self.used[layer]);
+        self.couriers.send(self.later[begin..].iter().map(|&(layer, expert, slot)| Errand {
+            layer,
+            expert,
+            slot,
+            to: slab.slot(usize::from(slot)),
+            after: after.clone(),
+            bytes: host.experts[usize::from(expert)].clone(),
+            layout: slab.layout,
+        }));
+    }
+
+    /// Enter what couriers have sent, unless its slot is another's by now.
+    fn receive(&mut self, sent: Vec<Sent>) {
+        for Sent { layer, expert, slot, ready } in sent {
+            let Some(i) = self.later.iter().position(|l| *l == (layer, expert, slot)) else { continue };
+            self.later.swap_remove(i);
+            match ready {
+                Some(ready) => {
+                    self.count(layer);
+                    self.tables.enter(layer, expert, slot, ready);
+                }
+                None => self.refused.push((layer, expert)),
+            }
+        }
+    }
+
+    /// An expert of this layer has gone up.
+    fn count(&mut self, layer: usize) {
+        let bytes = self.store.layers[layer].expert_bytes();
+        self.step.uploaded += bytes;
+        self.traffic.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// All that was put off has been sent up.
+    fn settle(&mut self) -> Result<(), ExpertError> {
+        let start = Instant::now();
+        let sent = self.couriers.settled(None);
+        self.receive(sent);
+        self.step.upload += start.elapsed();
+        self.catch_up()
+    }
+
+    /// Send up what was put off, where no couriers do.
     fn catch_up(&mut self) -> Result<(), ExpertError> {
-        if self.later.is_empty() {
+        if self.later.is_empty() || !self.couriers.is_empty() {
             return Ok(());
         }
         let start = Instant::now();
@@ -272,11 +338,9 @@ impl VramTier {
 
     fn send(&mut self, layer: usize, expert: u16, to: Address) -> Result<Option<Mark>, ExpertError> {
         let bytes: &HostExpert = &self.store.layers[layer].experts[usize::from(expert)];
-        match self.staging.send(&*self.device, &self.pool, bytes, &self.slabs[layer].layout, to) {
+        match self.staging.send(&*self.device, Some(&self.pool), bytes, &self.slabs[layer].layout, to) {
             Ok(mark) => {
-                let bytes = self.store.layers[layer].expert_bytes();
-                self.step.uploaded += bytes;
-                self.traffic.sent.fetch_add(bytes, Ordering::Relaxed);
+                self.count(layer);
                 Ok(Some(mark))
             }
             Err(e) => {
@@ -290,6 +354,10 @@ impl VramTier {
 impl DeviceTier for VramTier {
     fn table(&mut self, layer: usize) -> Result<Address, ExpertError> {
         if self.later.iter().any(|l| l.0 == layer) {
+            let start = Instant::now();
+            let sent = self.couriers.settled(Some(layer));
+            self.receive(sent);
+            self.step.upload += start.elapsed();
             self.catch_up()?;
         }
         Ok(self.tables.show(&*self.device, layer, self.used[layer].as_ref())?)
@@ -325,7 +393,7 @@ impl DeviceTier for VramTier {
     }
 
     fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<usize, ExpertError> {
-        self.catch_up()?;
+        self.settle()?;
         let device = self.device.clone();
         let device = &*device;
         // Copies into the old slabs end before these are read; what comes later is written after.
@@ -356,6 +424,7 @@ impl DeviceTier for VramTier {
     }
 
     fn forget(&mut self) {
+        self.couriers.settled(None);
         self.tables.clear();
         self.later.clear();
         self.refused.clear();
@@ -375,11 +444,13 @@ impl DeviceTier for VramTier {
     }
 
     fn end_step(&mut self) -> Result<DeviceStep, ExpertError> {
+        let sent = self.couriers.sent();
+        self.receive(sent);
         self.catch_up()?;
         self.timed.swap(0, 1);
         // After the swap, 1 is the step that has just ended and 0 the one before: its marks have been passed.
         let us: f64 = self.timed[0].drain(..).filter_map(|(from, to)| self.device.between(&from, &to)).sum();
-        self.traffic.queued.store(self.staging.queued(&*self.device) as u64, Ordering::Relaxed);
+        self.traffic.queued.store((self.staging.queued(&*self.device) + self.couriers.open()) as u64, Ordering::Relaxed);
         Ok(DeviceStep { hits: Duration::from_secs_f64(us.max(0.0) / 1e6), ..std::mem::take(&mut self.step) })
     }
 }
@@ -387,6 +458,8 @@ impl DeviceTier for VramTier {
 impl Drop for VramTier {
     /// Page-locked memory goes when nothing reads or writes it any more.
     fn drop(&mut self) {
+        self.couriers.settled(None);
+        self.pool.stay_awake(false);
         for lane in [Lane::Copy, Lane::Compute] {
             if let Err(e) = self.device.mark(lane).and_then(|mark| self.device.sync(&mark)) {
                 tracing::debug!("the device did not come to rest: {e}");

@@ -10,19 +10,21 @@
 
 #![allow(unsafe_code)]
 
-use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, PinnedBytes, Touch};
+use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, PinnedBytes, Recording, Touch};
 use super::driver;
 use super::params::Shape;
 use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
 use candle_core::cuda_backend::cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaModule, CudaSlice, CudaStream, PinnedHostSlice};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, PinnedHostSlice,
+};
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ops::Range;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Machine code of the kernels for every GPU generation, made by `build.rs`.
@@ -301,6 +303,18 @@ impl Ring {
     }
 }
 
+/// What a [`Recording`] of this device holds: a graph, with the context that it belongs to.
+struct Graph {
+    graph: Mutex<CudaGraph>,
+    lanes: Arc<Lanes>,
+}
+
+// SAFETY: the driver asks that calls which name one graph do not run at the same time: the lock sees to that. The graph belongs to the
+// context, not to a thread.
+unsafe impl Send for Graph {}
+// SAFETY: as above.
+unsafe impl Sync for Graph {}
+
 /// A GPU.
 pub struct Cuda {
     facts: Facts,
@@ -309,6 +323,7 @@ pub struct Cuda {
     functions: RwLock<HashMap<&'static str, CudaFunction>>,
     ring: Mutex<Option<Ring>>,
     launched: AtomicU64,
+    recording: AtomicBool,
     candle: candle_core::Device,
 }
 
@@ -333,7 +348,7 @@ pub fn open(ordinal: usize) -> Result<Arc<Cuda>, GpuError> {
     let module = context.load_module(Ptx::from_binary(KERNELS.to_vec())).map_err(|e| kernels_refused(&facts, e))?;
     let ring = locked(&lanes, Ring::QUARTER * 4).ok();
     let ring = Mutex::new(ring.map(|memory| Ring { memory, quarter: 0, used: 0, done: Default::default() }));
-    Ok(Arc::new(Cuda { facts, lanes, module, functions: RwLock::default(), ring, launched: AtomicU64::new(0), candle }))
+    Ok(Arc::new(Cuda { facts, lanes, module, functions: RwLock::default(), ring, launched: AtomicU64::new(0), recording: AtomicBool::new(false), candle }))
 }
 
 fn kernels_refused(facts: &Facts, error: DriverError) -> GpuError {
@@ -579,12 +594,40 @@ impl Device for Cuda {
             sys::cuLaunchKernel(function, x, y, z, shape.threads, 1, 1, 0, stream, arguments.as_mut_ptr(), ptr::null_mut())
         };
         queued.result().map_err(|e| failed(format!("kernel {kernel}"), e))?;
-        self.launched.fetch_add(1, Ordering::Relaxed);
+        if !self.recording.load(Ordering::Relaxed) {
+            self.launched.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 
     fn launches(&self) -> u64 {
         self.launched.load(Ordering::Relaxed)
+    }
+
+    fn begin_recording(&self) -> Result<(), GpuError> {
+        // Only calls of this thread are held to what a recording allows: others go on copying.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.lanes.compute.begin_capture(mode).map_err(|e| failed("recording launches", e))?;
+        self.recording.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn end_recording(&self) -> Result<Recording, GpuError> {
+        self.recording.store(false, Ordering::Relaxed);
+        let graph = self.lanes.compute.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(|e| failed("recording launches", e))?;
+        let graph = graph.ok_or_else(|| GpuError::Driver { what: "recording launches".into(), why: "nothing came of it".into() })?;
+        // What a first launch would have to send to the device is sent now.
+        graph.upload().map_err(|e| failed("recording launches", e))?;
+        Ok(Recording(Arc::new(Graph { graph: Mutex::new(graph), lanes: self.lanes.clone() })))
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<(), GpuError> {
+        self.bind("recorded launches")?;
+        let ours = recording.0.downcast_ref::<Graph>().filter(|g| Arc::ptr_eq(&g.lanes, &self.lanes));
+        let graph = lock(&ours.ok_or_else(|| foreign("a recording"))?.graph);
+        graph.launch().map_err(|e| failed("recorded launches", e))?;
+        self.launched.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -155,6 +155,38 @@ impl fmt::Debug for Mark {
     }
 }
 
+/// Work of the compute lane that was recorded, to be queued again and again in one call: see [`record`].
+#[derive(Clone)]
+pub struct Recording(pub Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recording")
+    }
+}
+
+/// Record what `work` gives the compute lane instead of queueing it: launches, copies from and to page-locked memory and within the
+/// device. It must do nothing else with the device, and the memory that it names must live as long as the recording is replayed.
+///
+/// # Errors
+/// From `work`, or the device can't record.
+pub fn record<E: From<GpuError>>(device: &dyn Device, work: impl FnOnce() -> Result<(), E>) -> Result<Recording, E> {
+    /// Ends the recording also when `work` fails or panics.
+    struct Open<'a>(Option<&'a dyn Device>);
+    impl Drop for Open<'_> {
+        fn drop(&mut self) {
+            if let Some(device) = self.0.take() {
+                let _ = device.end_recording();
+            }
+        }
+    }
+    device.begin_recording()?;
+    let mut open = Open(Some(device));
+    work()?;
+    open.0 = None;
+    Ok(device.end_recording()?)
+}
+
 /// What is known of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -266,6 +298,24 @@ pub trait Device: Send + Sync {
     /// From the driver; nothing was queued.
     fn launch(&self, kernel: &'static str, shape: super::params::Shape, params: &[u8], touches: &[Touch]) -> Result<(), GpuError>;
 
-    /// Kernels launched since the device was opened.
+    /// Launches since the device was opened; a replayed recording is one.
     fn launches(&self) -> u64;
+
+    /// From now on the compute lane's work is recorded; see [`record`].
+    ///
+    /// # Errors
+    /// From the driver.
+    fn begin_recording(&self) -> Result<(), GpuError>;
+
+    /// What was recorded.
+    ///
+    /// # Errors
+    /// From the driver; nothing is recorded any more.
+    fn end_recording(&self) -> Result<Recording, GpuError>;
+
+    /// Queue recorded work on the compute lane.
+    ///
+    /// # Errors
+    /// From the driver; nothing was queued.
+    fn replay(&self, recording: &Recording) -> Result<(), GpuError>;
 }

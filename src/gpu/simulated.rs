@@ -10,7 +10,7 @@ mod lanes;
 mod memory;
 mod races;
 
-use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, PinnedBytes, Touch};
+use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, PinnedBytes, Recording, Touch};
 use super::params::Shape;
 use lanes::{Op, State, Work};
 use std::any::Any;
@@ -300,12 +300,31 @@ impl Device for Simulated {
             return Err(GpuError::Driver { what: format!("launch of {kernel}"), why: format!("no device takes {shape:?}") });
         }
         state.queue(Lane::Compute, Op::Do(Work::Launch { kernel, shape, params: params.into(), touches: touches.into() }))?;
-        state.launches += 1;
+        state.launches += u64::from(!state.is_recording());
         Ok(())
     }
 
     fn launches(&self) -> u64 {
         self.shared.lock().launches
+    }
+
+    fn begin_recording(&self) -> Result<(), GpuError> {
+        self.shared.lock().begin_recording()
+    }
+
+    fn end_recording(&self) -> Result<Recording, GpuError> {
+        Ok(Recording(Arc::new(self.shared.lock().end_recording()?)))
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<(), GpuError> {
+        let work = recording.0.downcast_ref::<Vec<Work>>().ok_or_else(|| foreign("a recording"))?;
+        let mut state = self.shared.lock();
+        state.may("launch", |f| &mut f.launch)?;
+        for work in work {
+            state.queue(Lane::Compute, Op::Do(work.clone()))?;
+        }
+        state.launches += 1;
+        Ok(())
     }
 }
 

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 /// How long a worker looks for the next fork before it sleeps. Covers the single-threaded gaps between two matrix
 /// products of a layer; waking a sleeper costs the caller a system call and some 50 us.
 const SPIN: Duration = Duration::from_micros(40);
+/// The same beside a GPU, where a layer's gap is some 100 us and the few experts that the host computes are done in less time than waking takes.
+const SPIN_AWAKE: Duration = Duration::from_millis(1);
 
 /// Set in [`Shared::state`] while a fork takes workers. The bits below count the workers in it, the bits above number the fork.
 const OPEN: u64 = 1 << 16;
@@ -50,6 +52,7 @@ struct Shared {
     /// Workers looking for a fork; more than the machine has cores to spare would only be in the way.
     spinning: AtomicUsize,
     spinners: usize,
+    awake: AtomicBool,
     sleeping: AtomicUsize,
     sleep: Mutex<()>,
     wake: Condvar,
@@ -100,6 +103,7 @@ impl Pool {
             stop: AtomicBool::new(false),
             spinning: AtomicUsize::new(0),
             spinners: cores.saturating_sub(1),
+            awake: AtomicBool::new(false),
             sleeping: AtomicUsize::new(0),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
@@ -121,6 +125,11 @@ impl Pool {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Whether workers look for the next fork for a millisecond before they sleep, instead of for some microseconds.
+    pub fn stay_awake(&self, awake: bool) {
+        self.shared.awake.store(awake, Ordering::Relaxed);
     }
 
     /// Run `task(i)` for every `i < tasks` on all threads, work-stealing by an atomic counter; returns when all are done.
@@ -245,7 +254,8 @@ impl Shared {
     fn wait_for_fork(&self, seen: &mut u64) -> bool {
         if self.spinning.fetch_add(1, Ordering::Relaxed) < self.spinners {
             let start = Instant::now();
-            while start.elapsed() < SPIN {
+            let spin = if self.awake.load(Ordering::Relaxed) { SPIN_AWAKE } else { SPIN };
+            while start.elapsed() < spin {
                 for _ in 0..16 {
                     if self.try_join(seen) {
                         self.spinning.fetch_sub(1, Ordering::Relaxed);

@@ -20,6 +20,10 @@ use std::sync::Arc;
 
 /// Most tokens that one pass is planned for; longer prompts are read in chunks of this.
 const CHUNK: u64 = 512;
+/// The same on a device, where a chunk may send up every expert once: the longer it is, the fewer times. The longest is taken whose buffers are
+/// at most this part of the device's budget.
+const DEVICE_CHUNKS: [usize; 3] = [2048, 1024, CHUNK as usize];
+const CHUNK_SHARE: u64 = 16;
 
 /// How weights are bound.
 #[derive(Clone)]
@@ -91,7 +95,7 @@ fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, ExpertStore, M
 pub fn plan(gguf: &Gguf, options: &LoadOptions, available: u64) -> Result<Plan, ModelError> {
     let (_, config) = read(gguf)?;
     let chosen = choose(options.device)?;
-    planned(gguf, &config, options, available, chosen.device.as_deref())
+    Ok(planned(gguf, &config, options, available, chosen.device.as_deref())?.0)
 }
 
 fn planned(
@@ -100,33 +104,40 @@ fn planned(
     options: &LoadOptions,
     available: u64,
     device: Option<&dyn Device>,
-) -> Result<Plan, ModelError> {
+) -> Result<(Plan, usize), ModelError> {
     // The toy is so small that all its experts would fit anywhere; fewer slots let it show what the program is about.
     let toy = options.ram.is_none() && options.vram.is_none() && crate::demo::is_it(gguf);
     let slots = options.slots.or(toy.then_some(crate::demo::SLOTS.min(config.experts)));
     let wish = Wish { ram: options.ram, slots, context: options.context, available };
     let needs = needs(gguf, config, options.kv_f32);
-    let Some(device) = device else { return Ok(budget::plan(&needs, &wish)?) };
-    let needs = on_device(gguf, config, needs);
+    let Some(device) = device else { return Ok((budget::plan(&needs, &wish)?, CHUNK as usize)) };
+    let free = device.free()?;
+    let room = options.vram.unwrap_or(free).min(free) / CHUNK_SHARE;
+    let fits = |chunk: &usize| device_buffers(config, &needs, *chunk) <= room;
+    let chunk = DEVICE_CHUNKS.into_iter().find(fits).unwrap_or(CHUNK as usize).min(config.context);
+    let needs = on_device(gguf, config, needs, chunk);
     let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0);
     let staging = vram::staging_bytes(largest, vram::pin_budget(crate::kernels::memory::total()));
-    let pinned = staging + DeviceDecoder::pinned_bytes(config, (CHUNK as usize).min(config.context));
-    let room = DeviceRoom { name: device.facts().name.clone(), free: device.free()?, budget: options.vram, pinned };
-    Ok(budget::plan_on_device(&needs, &wish, &room)?)
+    let pinned = staging + DeviceDecoder::pinned_bytes(config, chunk);
+    let room = DeviceRoom { name: device.facts().name.clone(), free, budget: options.vram, pinned };
+    Ok((budget::plan_on_device(&needs, &wish, &room)?, chunk))
+}
+
+/// Bytes of device memory besides weights, context and slots, for passes of so many tokens.
+fn device_buffers(config: &ModelConfig, needs: &Needs, chunk: usize) -> u64 {
+    let chunk = chunk.min(config.context);
+    let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0).next_multiple_of(256) + 3 * 256;
+    let tier = match needs.experts {
+        0 => 0,
+        experts => vram::overhead(needs.expert_bytes.len(), experts, config.top_k, config.hidden, config.expert_ff, largest, chunk),
+    };
+    DeviceDecoder::buffer_bytes(config, chunk) + tier
 }
 
 /// What of it lies on a device: the embedding table stays in the file unless it is the head too, and the slots' own buffers come on top.
-fn on_device(gguf: &Gguf, config: &ModelConfig, needs: Needs) -> Needs {
+fn on_device(gguf: &Gguf, config: &ModelConfig, needs: Needs, chunk: usize) -> Needs {
     let table = gguf.tensor("token_embd.weight").filter(|_| gguf.tensor("output.weight").is_some()).map_or(0, |t| t.size() as u64);
-    let chunk = (CHUNK as usize).min(config.context);
-    let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0).next_multiple_of(256) + 3 * 256;
-    let Needs { ref expert_bytes, experts, .. } = needs;
-    let tier = match experts {
-        0 => 0,
-        _ => vram::overhead(expert_bytes.len(), experts, config.top_k, config.hidden, config.expert_ff, largest, chunk),
-    };
-    let buffers = DeviceDecoder::buffer_bytes(config, chunk) + tier;
-    Needs { trunk: needs.trunk - table, buffers, ..needs }
+    Needs { trunk: needs.trunk - table, buffers: device_buffers(config, &needs, chunk), ..needs }
 }
 
 /// What the model takes, from its header alone.
@@ -198,7 +209,7 @@ pub fn open_on(
         Some(name) => name.parse::<Policy>().map_err(ExpertError::from)?,
         None => Policy::default(),
     };
-    let plan = planned(gguf, &config, options, crate::kernels::memory::available(), device.as_deref())?;
+    let (plan, longest) = planned(gguf, &config, options, crate::kernels::memory::available(), device.as_deref())?;
     let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, pool: pool.clone() };
     let (decoder, store, config) = bind(gguf, &settings)?;
     let (expert_bytes, experts) = (store.expert_bytes(), config.experts);
@@ -210,12 +221,13 @@ pub fn open_on(
             (Box::new(decoder), Experts::new(Box::new(tier), expert_bytes.clone(), experts, &plan, policy))
         }
         Some(device) => {
-            let model = DeviceDecoder::new(decoder, &config, device.clone(), CHUNK as usize, progress)?;
+            let model = DeviceDecoder::new(decoder, &config, device.clone(), longest, progress)?;
             let vram = VramOptions {
                 miss: options.miss,
                 pinned: vram::pin_budget(crate::kernels::memory::total()),
                 reserve: vram::RESERVE,
                 rows: model.chunk(),
+                couriers: vram::couriers_for(pool.threads()),
             };
             let tier = VramTier::new(device.clone(), store, plan.slots_per_layer, pool, vram)?;
             traffic = Some((device, tier.traffic()));

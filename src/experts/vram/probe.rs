@@ -38,7 +38,7 @@ pub(super) fn rates(
         let begin = device.mark(Lane::Copy)?;
         let mut end = begin.clone();
         for expert in &layer.experts[..experts] {
-            end = staging.send(device, pool, expert, layout, room)?;
+            end = staging.send(device, Some(pool), expert, layout, room)?;
         }
         device.sync(&end)?;
         // A device whose time is not the host's tells it itself.

@@ -28,9 +28,9 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Within `budget` bytes; as much as the system gives, perhaps nothing.
-    pub(super) fn new(device: &dyn Device, slot_bytes: usize, budget: u64) -> Self {
-        let most = usize::try_from(budget / slot_bytes.max(1) as u64).unwrap_or(MOST).min(MOST);
+    /// At most so many buffers, within `budget` bytes; as much as the system gives, perhaps nothing.
+    pub(super) fn new(device: &dyn Device, slot_bytes: usize, budget: u64, most: usize) -> Self {
+        let most = usize::try_from(budget / slot_bytes.max(1) as u64).unwrap_or(most).min(most);
         let mut ring = Vec::with_capacity(most);
         for _ in 0..most {
             match device.pinned(slot_bytes) {
@@ -50,11 +50,11 @@ impl Staging {
         self.bytes
     }
 
-    /// Queue the copy of an expert to the slot at `to`. If this fails, the slot holds nothing of use.
+    /// Queue the copy of an expert to the slot at `to`. If this fails, the slot holds nothing of use. Without a pool this thread copies alone.
     pub(super) fn send(
         &mut self,
         device: &dyn Device,
-        pool: &Pool,
+        pool: Option<&Pool>,
         expert: &HostExpert,
         layout: &Layout,
         to: Address,
@@ -85,7 +85,7 @@ impl Staging {
 }
 
 /// The image of a slot: the three matrices at their offsets.
-fn fill(pool: &Pool, expert: &HostExpert, layout: &Layout, mut to: &mut [u8]) {
+fn fill(pool: Option<&Pool>, expert: &HostExpert, layout: &Layout, mut to: &mut [u8]) {
     let mut pieces: Vec<Mutex<(&mut [u8], &[u8])>> = Vec::new();
     let mut at = 0;
     for (i, part) in expert.iter().enumerate() {
@@ -93,9 +93,13 @@ fn fill(pool: &Pool, expert: &HostExpert, layout: &Layout, mut to: &mut [u8]) {
         (to, at) = (rest, layout.offsets[i] + layout.sizes[i]);
         pieces.extend(mine.chunks_mut(PIECE).zip(part.chunks(PIECE)).map(Mutex::new));
     }
-    pool.run(pieces.len(), &|i| {
+    let copy = |i: usize| {
         let mut piece = pieces[i].lock().unwrap_or_else(PoisonError::into_inner);
         let (to, from) = &mut *piece;
         to.copy_from_slice(from);
-    });
+    };
+    match pool {
+        Some(pool) => pool.run(pieces.len(), &copy),
+        None => (0..pieces.len()).for_each(copy),
+    }
 }

@@ -5,7 +5,7 @@ use crate::experts::slots::CpuTier;
 use crate::experts::store::{LayerExperts, Projection};
 use crate::experts::Experts;
 use crate::gguf::{Bytes, GgmlType};
-use crate::gpu::device::{Facts, Touch};
+use crate::gpu::device::{Facts, Recording, Touch};
 use crate::gpu::params::{launch, Route, Shape};
 use crate::gpu::simulated::{Faults, Options, Order, Simulated};
 use crate::gpu::{GpuError, Pinned};
@@ -78,11 +78,12 @@ struct Setup {
     memory: u64,
     reserve: u64,
     pinned: u64,
+    couriers: usize,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { slots: 4, order: Order::Late, miss: MissChoice::Auto, memory: 64 << 20, reserve: 0, pinned: 4 << 20 }
+        Self { slots: 4, order: Order::Late, miss: MissChoice::Auto, memory: 64 << 20, reserve: 0, pinned: 4 << 20, couriers: 0 }
     }
 }
 
@@ -96,7 +97,7 @@ impl Session {
         let device = wrap(sim.clone());
         let pool = Pool::new(1);
         let bytes = store().expert_bytes();
-        let options = VramOptions { miss: setup.miss, pinned: setup.pinned, reserve: setup.reserve, rows: ROWS };
+        let options = VramOptions { miss: setup.miss, pinned: setup.pinned, reserve: setup.reserve, rows: ROWS, couriers: setup.couriers };
         let room = place(2, 5, ROWS).end;
         let (memory, pinned) = (device.alloc(room).unwrap(), device.pinned(room).unwrap());
         if setup.pinned == 0 {
@@ -255,9 +256,10 @@ proptest! {
 
     #[test]
     fn any_session_on_any_schedule_answers_like_the_cpu_and_nothing_races(
-        slots in 1usize..=EXPERTS, order in order(), miss in miss(), pin in any::<bool>(), acts in prop::collection::vec(act(), 1..14),
+        slots in 1usize..=EXPERTS, order in order(), miss in miss(), pin in any::<bool>(), couriers in 0usize..3,
+        acts in prop::collection::vec(act(), 1..14),
     ) {
-        let mut s = Session::new(&Setup { slots, order, miss, pinned: if pin { 200_000 } else { 0 }, ..Setup::default() });
+        let mut s = Session::new(&Setup { slots, order, miss, pinned: if pin { 200_000 } else { 0 }, couriers, ..Setup::default() });
         for act in acts {
             match act {
                 Act::Step(tokens, hot) => drop(s.device_step(tokens, hot).unwrap()),
@@ -276,9 +278,10 @@ proptest! {
 
     #[test]
     fn whatever_fails_a_later_step_is_right_and_nothing_is_kept(
-        nth in 0u64..120, kind in 0usize..4, order in order(), miss in miss(), hots in prop::collection::vec((1usize..20, 0usize..EXPERTS), 4..8),
+        nth in 0u64..120, kind in 0usize..4, order in order(), miss in miss(), couriers in 0usize..3,
+        hots in prop::collection::vec((1usize..20, 0usize..EXPERTS), 4..8),
     ) {
-        let mut s = Session::new(&Setup { order, miss, ..Setup::default() });
+        let mut s = Session::new(&Setup { order, miss, couriers, ..Setup::default() });
         let fault = Some(nth);
         s.sim.fail(match kind {
             0 => Faults { upload: fault, ..Faults::default() },
@@ -334,13 +337,15 @@ fn a_prompt_that_the_device_computes_is_the_same_to_the_last_bit_for_any_number_
 
 #[test]
 fn the_same_session_gives_the_same_bits_on_any_schedule() {
-    let answer = |order| {
-        let mut s = Session::new(&Setup { order, ..Setup::default() });
+    let answer = |order, couriers| {
+        let mut s = Session::new(&Setup { order, couriers, ..Setup::default() });
         [1, 1, 12, 1, 5, 1].map(|tokens| s.device_step(tokens, tokens).unwrap())
     };
-    let first = answer(Order::Queued);
+    let first = answer(Order::Queued, 0);
     for order in [Order::Late, Order::CopyFirst, Order::ComputeFirst, Order::Random(9)] {
-        assert_eq!(answer(order), first, "{order:?}");
+        for couriers in 0..3 {
+            assert_eq!(answer(order, couriers), first, "{order:?}, {couriers} couriers");
+        }
     }
 }
 
@@ -455,6 +460,15 @@ impl Device for Forgetful {
     }
     fn launches(&self) -> u64 {
         self.sim.launches()
+    }
+    fn begin_recording(&self) -> Result<(), GpuError> {
+        self.sim.begin_recording()
+    }
+    fn end_recording(&self) -> Result<Recording, GpuError> {
+        self.sim.end_recording()
+    }
+    fn replay(&self, recording: &Recording) -> Result<(), GpuError> {
+        self.sim.replay(recording)
     }
 }
 

@@ -137,12 +137,12 @@ impl VramTier {
             time.misses += start.elapsed();
         }
 
-        let there = |expert| arriving.iter().any(|m| grouped.groups[m.group].expert == expert);
-        self.later.extend(plan.swaps.iter().filter(|s| !there(s.expert)).map(|s| (layer, s.expert, s.slot)));
         let used = device.mark(Lane::Compute)?;
         self.parcel.end(&used);
         self.partial.end(&used);
         self.used[layer] = Some(used);
+        let there = |expert| arriving.iter().any(|m| grouped.groups[m.group].expert == expert);
+        self.put_off(layer, plan.swaps.iter().filter(|s| !there(s.expert)).map(|s| (s.expert, s.slot)));
         Ok(missed)
     }
 

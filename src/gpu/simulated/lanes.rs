@@ -26,6 +26,7 @@ impl Passed {
 }
 
 /// What a lane is asked to do to bytes.
+#[derive(Clone)]
 pub(super) enum Work {
     Upload { to: u64, from: Arc<Buffer>, at: Range<usize> },
     Store { to: u64, bytes: Box<[u8]> },
@@ -82,6 +83,8 @@ pub(super) struct State {
     races: Races,
     rng: fastrand::Rng,
     pub(super) launches: u64,
+    /// What the compute lane is given while it is recorded.
+    recording: Option<Vec<Work>>,
     /// The first failure of queued work; everything after it fails too.
     failed: Option<GpuError>,
 }
@@ -91,6 +94,10 @@ const fn index(lane: Lane) -> usize {
         Lane::Compute => 0,
         Lane::Copy => 1,
     }
+}
+
+fn not_recordable(what: &str) -> GpuError {
+    GpuError::Driver { what: "recording launches".into(), why: format!("{what} can't be recorded") }
 }
 
 impl State {
@@ -111,6 +118,7 @@ impl State {
             races: Races::default(),
             rng: fastrand::Rng::with_seed(seed),
             launches: 0,
+            recording: None,
             failed: None,
         }
     }
@@ -147,6 +155,9 @@ impl State {
     }
 
     pub(super) fn alloc(&mut self, bytes: usize) -> Result<u64, GpuError> {
+        if self.recording.is_some() {
+            return Err(not_recordable("an allocation"));
+        }
         let none = |s: &Self| GpuError::OutOfMemory { bytes: bytes as u64, free: s.options.memory.saturating_sub(s.used) };
         self.may("allocation", |f| &mut f.alloc).map_err(|_| none(self))?;
         if self.used + counted(bytes) > self.options.memory {
@@ -190,10 +201,36 @@ impl State {
         self.races.check(Space::Pinned(buffer.number), &Access { agent: HOST, clock: self.host, range, writes, what });
     }
 
+    pub(super) fn is_recording(&self) -> bool {
+        self.recording.is_some()
+    }
+
+    pub(super) fn begin_recording(&mut self) -> Result<(), GpuError> {
+        if self.recording.replace(Vec::new()).is_some() {
+            return Err(not_recordable("a second recording"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_recording(&mut self) -> Result<Vec<Work>, GpuError> {
+        self.recording.take().ok_or_else(|| not_recordable("an end without a begin"))
+    }
+
     /// Check addresses, note the accesses, queue.
     pub(super) fn queue(&mut self, lane: Lane, op: Op) -> Result<(), GpuError> {
         if let Some(e) = &self.failed {
             return Err(e.clone());
+        }
+        if let (Some(recorded), Lane::Compute) = (&mut self.recording, lane) {
+            return match op {
+                // Its bytes would be gone when it is replayed.
+                Op::Do(Work::Store { .. }) => Err(not_recordable("a copy from ordinary memory")),
+                Op::Do(work) => {
+                    recorded.push(work);
+                    Ok(())
+                }
+                _ => Err(not_recordable("a wait")),
+            };
         }
         let lane = index(lane);
         let mut clock = self.queues[lane].clock;
@@ -274,6 +311,9 @@ impl State {
         if let Some(e) = &self.failed {
             return Err(e.clone());
         }
+        if self.recording.is_some() && lane == Lane::Compute {
+            return Err(not_recordable("a mark"));
+        }
         let mut clock = self.queues[index(lane)].clock;
         clock.join(&self.host);
         let number = self.queues[index(lane)].newest + 1;
@@ -286,6 +326,9 @@ impl State {
     pub(super) fn wait(&mut self, lane: Lane, mark: Arc<Passed>) -> Result<(), GpuError> {
         if let Some(e) = &self.failed {
             return Err(e.clone());
+        }
+        if self.recording.is_some() && lane == Lane::Compute {
+            return Err(not_recordable("a wait"));
         }
         self.queues[index(lane)].clock.join(&mark.clock);
         self.push(index(lane), Op::Wait(mark));

@@ -75,7 +75,7 @@ fn bytes_of(ty: GgmlType, rows: u32, cols: u32) -> usize {
 /// # Errors
 /// From the device.
 pub fn measure(device: &dyn Device, only: &str, told: &mut dyn FnMut(&Timed)) -> Result<(), GpuError> {
-    let simulated = device.facts().processors == 0;
+    let simulated = device.facts().capability == 0;
     let (arena, room) = if simulated { (8 << 20, 64 << 20) } else { (ARENA, ROOM) };
     let weights = device.alloc(arena)?;
     let activations = device.alloc(room)?;

@@ -156,7 +156,33 @@ impl DeviceDeltaNet {
         self.heads.values * self.heads.value_dim
     }
 
-    /// The rows of `h` are read, and the result is added to `x`. The state moves on by these tokens.
+    /// Copy the state if this is a place to go back to.
+    pub(super) fn keep_place(&mut self) -> Result<(), ModelError> {
+        if self.marks.contains(&self.len) {
+            self.keep(self.len)?;
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, len: usize) -> Result<(), ModelError> {
+        if len == 0 || self.snapshots.get(len).is_some() {
+            return Ok(());
+        }
+        // A copy that finds no room is one place fewer to go back to, no more.
+        match self.state.duplicate(&*self.device) {
+            Ok(copy) => self.snapshots.keep(len, || copy),
+            Err(GpuError::OutOfMemory { .. }) => tracing::debug!(len, "no room for a copy of the recurrent state"),
+            Err(e) => return Err(e.into()),
+        }
+        Ok(())
+    }
+
+    /// The state has moved on by so many tokens.
+    pub(super) fn advance(&mut self, tokens: usize) {
+        self.len += tokens;
+    }
+
+    /// The rows of `h` are read, and the result is added to `x`. The state moves on by these tokens; [`DeviceDeltaNet::advance`] counts them.
     pub(super) fn forward(&mut self, pass: &Pass<'_>) -> Result<(), ModelError> {
         let Pass { device, work, tokens, .. } = *pass;
         let DeltaHeads { keys, values, key_dim, value_dim } = self.heads;
@@ -174,9 +200,10 @@ impl DeviceDeltaNet {
         let (convolved, read) = (work.middle(channels), work.heads(inner));
         // In stretches, so that the state can be copied between two of them.
         let (begin, end) = (self.len, self.len + tokens);
-        let cuts: Vec<usize> = self.marks.iter().copied().filter(|m| (begin..end).contains(m)).chain([end]).collect();
+        let cuts: Vec<usize> = self.marks.iter().copied().filter(|m| (begin + 1..end).contains(m)).chain([end]).collect();
+        let mut at = begin;
         for cut in cuts {
-            let (from, count) = (self.len - begin, cut - self.len);
+            let (from, count) = (at - begin, cut - at);
             if count > 0 {
                 let convolve = Convolve {
                     x: wide.down(from).at,
@@ -207,15 +234,10 @@ impl DeviceDeltaNet {
                     eps: self.eps,
                 };
                 launch(device, &rule, &[])?;
-                self.len = cut;
+                at = cut;
             }
-            if cut < end && cut > 0 && self.snapshots.get(cut).is_none() {
-                // A copy that finds no room is one place fewer to go back to, no more.
-                match self.state.duplicate(device) {
-                    Ok(copy) => self.snapshots.keep(cut, || copy),
-                    Err(GpuError::OutOfMemory { .. }) => tracing::debug!(cut, "no room for a copy of the recurrent state"),
-                    Err(e) => return Err(e.into()),
-                }
+            if cut < end {
+                self.keep(cut)?;
             }
         }
         let normed = work.middle(inner);

@@ -4,7 +4,7 @@ use super::super::feed_forward::{Dense, FeedForward};
 use super::super::router::Gating;
 use super::super::ModelError;
 use super::map::{apply, Map, Rows, Target};
-use super::Pass;
+use super::{Pass, Recorded};
 use crate::experts::tier::DeviceRows;
 use crate::experts::{Experts, Routing};
 use crate::gpu::params::{launch, Finite, Route, SwiGlu};
@@ -75,42 +75,67 @@ impl DeviceFeedForward {
         })
     }
 
-    /// The rows of `h` are read, and the result is added to `x`.
-    pub(super) fn forward(&self, pass: &Pass<'_>, experts: &mut Experts) -> Result<(), ModelError> {
+    /// Where the device finds the layer's experts; for [`DeviceFeedForward::begin`].
+    pub(super) fn table(&self, experts: &mut Experts) -> Result<Address, ModelError> {
+        match self {
+            Self::Dense(_) => Ok(Address::NONE),
+            Self::Moe(moe) => Ok(experts.device_table(moe.index)?),
+        }
+    }
+
+    /// What needs nothing of the host: all of a dense feed-forward; else the routing, on its way to the host. The rows of `h` are read, and the
+    /// result is added to `x`.
+    pub(super) fn begin(&self, pass: &Pass<'_>, table: Address) -> Result<(), ModelError> {
         match self {
             Self::Dense(dense) => dense.0.forward(pass, None),
-            Self::Moe(moe) => moe.forward(pass, experts),
+            Self::Moe(moe) => moe.route(pass, table),
+        }
+    }
+
+    /// The routed experts and the shared one. `again` keeps what can be played again; see [`Recorded`].
+    pub(super) fn finish(&self, pass: &Pass<'_>, experts: &mut Experts, again: &mut Recorded) -> Result<(), ModelError> {
+        match self {
+            Self::Dense(_) => Ok(()),
+            Self::Moe(moe) => moe.finish(pass, experts, again),
         }
     }
 }
 
 impl DeviceMoe {
-    fn forward(&self, pass: &Pass<'_>, experts: &mut Experts) -> Result<(), ModelError> {
+    fn top_k(&self) -> usize {
+        self.gating.top_k.min(self.scores.rows)
+    }
+
+    fn route(&self, pass: &Pass<'_>, table: Address) -> Result<(), ModelError> {
         let Pass { device, work, tokens, .. } = *pass;
-        let (count, top_k) = (self.scores.rows, self.gating.top_k.min(self.scores.rows));
         apply(device, pass.h, tokens, &[(&self.scores, Target::set(work.scores))])?;
         let route = Route {
             scores: work.scores.at,
-            table: experts.device_table(self.index)?,
+            table,
             ids: work.ids(),
             weights: work.weights(tokens),
             slots: work.slots,
             tokens: tokens as u32,
-            experts: count as u32,
-            top_k: top_k as u32,
+            experts: self.scores.rows as u32,
+            top_k: self.top_k() as u32,
             renormalise: u32::from(self.gating.renormalise),
             scale: self.gating.scale,
             pad: 0,
         };
         launch(device, &route, &[])?;
-        work.fetch_routing(device, tokens)?;
+        Ok(work.fetch_routing(device, tokens)?)
+    }
+
+    fn finish(&self, pass: &Pass<'_>, experts: &mut Experts, again: &mut Recorded) -> Result<(), ModelError> {
+        let Pass { device, work, tokens, .. } = *pass;
+        let top_k = self.top_k();
         let known = device.mark(Lane::Compute)?;
         // Queued before the host knows the routing: the device has work while the host wakes and plans.
         let rows =
             DeviceRows { tokens, top_k, x: pass.h.at, ids: work.ids(), weights: work.weights(tokens), slots: work.slots, y: pass.x.at };
         experts.device_hits(self.index, &rows)?;
         if let Some((weight, shared)) = &self.shared {
-            shared.forward(pass, Some(weight))?;
+            again.play(pass, || shared.forward(pass, Some(weight)))?;
         }
         device.sync(&known)?;
         let done = work.routing(tokens, |ids, weights, host| {

@@ -25,6 +25,7 @@ use super::embedding::Embedding;
 use super::rope::Rope;
 use super::{Logits, Model, ModelConfig, ModelError};
 use crate::experts::Experts;
+use crate::gpu::device::{record, Recording};
 use crate::gpu::Device;
 use attention::DeviceAttention;
 use delta_net::DeviceDeltaNet;
@@ -48,6 +49,26 @@ struct Pass<'a> {
     h: Rows,
     /// Pairs that the rotation turns.
     half: usize,
+    /// What is queued is the same as in the last pass of this kind, down to the addresses.
+    again: bool,
+}
+
+/// A stretch of a layer's launches, recorded when it is first queued again. Some ten launches of a token become one: queueing them one by one takes a host
+/// longer than many of them take the device.
+#[derive(Default)]
+struct Recorded(Option<Recording>);
+
+impl Recorded {
+    /// Queue `work`, or what it queued when it was recorded.
+    fn play(&mut self, pass: &Pass<'_>, work: impl FnOnce() -> Result<(), ModelError>) -> Result<(), ModelError> {
+        if !pass.again {
+            return work();
+        }
+        if self.0.is_none() {
+            self.0 = Some(record(pass.device, work)?);
+        }
+        self.0.iter().try_for_each(|recorded| Ok(pass.device.replay(recorded)?))
+    }
 }
 
 enum DeviceMixer {
@@ -60,6 +81,8 @@ struct DeviceLayer {
     mixer: DeviceMixer,
     ff_norm: Norm,
     feed_forward: DeviceFeedForward,
+    /// Of a token: up to the routing, and the shared expert.
+    recorded: [Recorded; 2],
 }
 
 /// A whole model on a device, and its context.
@@ -78,6 +101,8 @@ pub struct DeviceDecoder {
     state_bytes: u64,
     len: usize,
     marks: Vec<usize>,
+    /// A pass of one token has been queued launch by launch, so the device knows every kernel of it.
+    known: bool,
 }
 
 impl DeviceDecoder {
@@ -109,6 +134,7 @@ impl DeviceDecoder {
                 mixer,
                 ff_norm: Norm::new(&*device, &layer.ff_norm)?,
                 feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward)?,
+                recorded: Default::default(),
             });
         }
         let (norm, output) = parts.head.parts();
@@ -128,6 +154,7 @@ impl DeviceDecoder {
             state_bytes,
             len: 0,
             marks: Vec::new(),
+            known: false,
         })
     }
 
@@ -157,7 +184,7 @@ impl DeviceDecoder {
         let embedding = &self.embedding;
         work.begin(device, count, self.len, angles.table(), &mut |rows| embedding.fill(tokens, rows))?;
         let (x, h) = (work.x(count), work.h(count));
-        let pass = Pass { device, work, tokens: count, x, h, half: self.rope.half() };
+        let pass = Pass { device, work, tokens: count, x, h, half: self.rope.half(), again: count == 1 && self.known };
         // As on the CPU: a single token that were given up half way would cost all that a recurrent state has read.
         let whole = count == 1 && self.state_bytes > 0;
         let watched = count > UNWATCHED;
@@ -169,20 +196,32 @@ impl DeviceDecoder {
                 device.sync(&device.mark(crate::gpu::Lane::Compute)?)?;
                 return Ok(false);
             }
-            layer.mixer_norm.apply(device, x, h, count, None)?;
-            match &mut layer.mixer {
-                DeviceMixer::Attention(a) => a.forward(&pass)?,
-                DeviceMixer::DeltaNet(d) => d.forward(&pass)?,
+            let DeviceLayer { mixer_norm, mixer, ff_norm, feed_forward, recorded: [first, shared] } = layer;
+            if let DeviceMixer::DeltaNet(d) = mixer {
+                d.keep_place()?;
             }
-            if watched {
-                watch(device, x, count, work.flag(2 * i))?;
+            let table = feed_forward.table(experts)?;
+            first.play(&pass, || {
+                mixer_norm.apply(device, x, h, count, None)?;
+                match mixer {
+                    DeviceMixer::Attention(a) => a.forward(&pass)?,
+                    DeviceMixer::DeltaNet(d) => d.forward(&pass)?,
+                }
+                if watched {
+                    watch(device, x, count, work.flag(2 * i))?;
+                }
+                ff_norm.apply(device, x, h, count, None)?;
+                feed_forward.begin(&pass, table)
+            })?;
+            if let DeviceMixer::DeltaNet(d) = mixer {
+                d.advance(count);
             }
-            layer.ff_norm.apply(device, x, h, count, None)?;
-            layer.feed_forward.forward(&pass, experts)?;
+            feed_forward.finish(&pass, experts, shared)?;
             if watched {
                 watch(device, x, count, work.flag(2 * i + 1))?;
             }
         }
+        self.known |= count == 1;
         Ok(true)
     }
 
