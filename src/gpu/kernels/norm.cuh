@@ -4,11 +4,52 @@
 #include "params.cuh"
 #include "simt.cuh"
 
+DEVICE Float4 clamped4(Float4 v, float limit) { return {clamped(v.x, limit), clamped(v.y, limit), clamped(v.z, limit), clamped(v.w, limit)}; }
+DEVICE float squares(Float4 v, float sum) { return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum)))); }
+
+/// A thread keeps N times four values of the row, and the weights for them, so that memory is waited for once.
+template <int N> DEVICE void rms_norm_fours(const Block& block, const RmsNorm& p, const float* x, float* y, Partials& room) {
+    PerThread<Few<Float4, N>> values, weights;
+    PerThread<float> sum;
+    const uint32_t fours = p.len / 4;
+    apart(block, [&](int t) INLINE {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            const uint32_t i = n * block.threads + t;
+            const bool in = i < fours;
+            values[t][n] = in ? ((const Float4*)x)[i] : Float4{0, 0, 0, 0};
+            weights[t][n] = in ? ((const Float4*)p.weight)[i] : Float4{0, 0, 0, 0};
+        }
+        float s = 0;
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            values[t][n] = clamped4(values[t][n], p.limit);
+            s = squares(values[t][n], s);
+        }
+        sum[t] = s;
+    });
+    const float scale = 1.0f / sqrtf(block_sum(block, sum, room) / (float)p.len + p.eps);
+    apart(block, [&](int t) INLINE {
+#pragma unroll
+        for (int n = 0; n < N; n++) {
+            const uint32_t i = n * block.threads + t;
+            if (i >= fours) return;
+            const Float4 v = values[t][n], w = weights[t][n];
+            ((Float4*)y)[i] = {v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w};
+        }
+    });
+}
+
 DEVICE void rms_norm_block(const Block& block, const RmsNorm& p) {
     const uint32_t row = block.x / p.pieces, piece = block.x % p.pieces;
     const float* x = p.x + (size_t)row * p.x_stride + (size_t)piece * p.x_piece;
     float* y = p.y + (size_t)row * p.y_stride + (size_t)piece * p.len;
     SHARED(Partials, room);
+    if (p.len % 4 == 0 && aligned16(x) && aligned16(y) && aligned16(p.weight)) {
+        if (p.len <= 4 * block.threads) return rms_norm_fours<1>(block, p, x, y, room);
+        if (p.len <= 8 * block.threads) return rms_norm_fours<2>(block, p, x, y, room);
+        if (p.len <= 16 * block.threads) return rms_norm_fours<4>(block, p, x, y, room);
+    }
     PerThread<float> sum;
     apart(block, [&](int t) INLINE {
         float s = 0;

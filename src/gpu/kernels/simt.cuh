@@ -188,26 +188,20 @@ template <class T> DEVICE void warp_max(const Block& b, PerThread<T>& a) {
     butterfly(b, a, [](float p, float q) { return fmaxf(p, q); });
 }
 
-/// Room for a sum over a block.
+/// Room for one sum over a block.
 struct Partials {
     float of_warp[8];
-    float total;
 };
 
-/// The sum over a block of at most 256 threads; ends with a wait.
+/// The sum over a block of at most 256 threads; waits once, before the result. The room can't be used again without another wait.
 DEVICE float block_sum(const Block& b, PerThread<float>& a, Partials& room) {
     warp_sum(b, a);
     phase(b, [&](int t) {
         if (t % LANES == 0) room.of_warp[t / LANES] = a[t];
     });
-    phase(b, [&](int t) {
-        if (t == 0) {
-            float sum = 0;
-            for (uint32_t w = 0; w < b.threads / LANES; w++) sum += room.of_warp[w];
-            room.total = sum;
-        }
-    });
-    return room.total;
+    float sum = 0;
+    for (uint32_t w = 0; w < b.threads / LANES; w++) sum += room.of_warp[w];
+    return sum;
 }
 
 /// Four floats in one load; the address is a multiple of 16.
