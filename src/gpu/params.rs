@@ -30,6 +30,10 @@ unsafe impl Pod for Address {}
 pub trait Kernel: Pod {
     const NAME: &'static str;
     fn shape(&self) -> Shape;
+    /// The entry for these parameters, where there are several.
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
 }
 
 /// Queue a kernel.
@@ -37,7 +41,7 @@ pub trait Kernel: Pod {
 /// # Errors
 /// From the device.
 pub fn launch<K: Kernel>(device: &dyn Device, kernel: &K, touches: &[Touch]) -> Result<(), GpuError> {
-    device.launch(K::NAME, kernel.shape(), bytemuck::bytes_of(kernel), touches)
+    device.launch(kernel.name(), kernel.shape(), bytemuck::bytes_of(kernel), touches)
 }
 
 const fn line(blocks: u32, threads: u32) -> Shape {
@@ -64,8 +68,8 @@ params! {
     MatJob { weight: Address, bias: Address, y: Address, scale: Address, ty: u32, rows: u32, y_stride: u32, accumulate: u32, scale_stride: u32, first_block: u32 }
 
     /// Up to six maps over the same 1 to 8 rows `x[t * x_stride..][..cols]`; block b belongs to the last job whose `first_block <= b`
-    /// and computes [`MatVec::ROWS`] rows of it.
-    MatVec { x: Address, cols: u32, tokens: u32, x_stride: u32, jobs: u32, blocks: u32, pad: u32, job: [MatJob; 6] }
+    /// and computes [`MatVec::rows_of_block`] rows of it. `2^split` warps share a row, at most four.
+    MatVec { x: Address, cols: u32, tokens: u32, x_stride: u32, jobs: u32, blocks: u32, split: u32, job: [MatJob; 6] }
 
     /// The same for any number of rows, in tiles of [`MatMul::TILE`] weight rows by [`MatMul::TILE`] tokens; one map.
     MatMul { x: Address, cols: u32, tokens: u32, x_stride: u32, pad: u32, job: MatJob }
@@ -81,8 +85,8 @@ params! {
              q_stride: u32, q_head: u32, k_stride: u32, v_stride: u32, eps: f32, limit: f32, limit_v: f32, pad: u32 }
 
     /// Causal attention of `tokens` queries `q[t][h][key_dim]` at positions `*position + t` over the caches (see [`Rotate`]). The `n = *position + t + 1` keys that a token sees are
-    /// cut into `splits` ranges of `ceil(n / splits)` positions, the last ones shorter or empty. Each split writes its running maximum, sum and unnormalised output to `partial`
-    /// `[tokens, heads, splits, 2 + value_dim]` f32; an empty range writes maximum -inf and sum 0. Query head h uses group `h / (heads / groups)`.
+    /// cut into `splits` ranges (at most [`Attention::SPLITS`]) of `ceil(n / splits)` positions, but at least [`Attention::LEAST`]; the last ones are shorter or empty. Each split writes its running maximum, sum and
+    /// unnormalised output to `partial` `[tokens, heads, splits, 2 + value_dim]` f32; an empty range writes maximum -inf and sum 0, and no output. Query head h uses group `h / (heads / groups)`.
     Attention { q: Address, keys: Address, values: Address, partial: Address, position: Address,
                 tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, context: u32, wide: u32, splits: u32, scale: f32, pad: u32 }
 
@@ -113,7 +117,7 @@ params! {
     ExpertsUp { slab: Address, slot_bytes: u64, gate_at: u64, up_at: u64, slots: Address, x: Address, inner: Address,
                 pairs: u32, top_k: u32, rows: u32, cols: u32, gate_ty: u32, up_ty: u32, x_stride: u32, pad: u32 }
 
-    /// `y[t] += sum over j of weights[t*k+j] * (down inner[t*k+j])`, over the pairs with a slot, in the order of j. `down` `[rows, cols]`.
+    /// `y[t] += sum over j of weights[t*k+j] * (down inner[t*k+j])`, over the pairs with a slot. `down` `[rows, cols]`.
     ExpertsDown { slab: Address, slot_bytes: u64, down_at: u64, slots: Address, weights: Address, inner: Address, y: Address,
                   tokens: u32, top_k: u32, rows: u32, cols: u32, ty: u32, y_stride: u32 }
 
@@ -146,12 +150,24 @@ params! {
 const WARPS: u32 = 4;
 
 impl MatVec {
-    /// Weight rows of a block: two per warp, which share the activations that they read.
-    pub const ROWS: u32 = 2 * WARPS;
     /// Most tokens.
     pub const TOKENS: u32 = 8;
     /// Most maps.
     pub const JOBS: usize = 6;
+    /// The entry for two tokens or more.
+    pub const FEW: &'static str = "matvec_few";
+
+    /// `split` of maps with so many rows in all: as many warps as any GPU needs to wait for memory, while every lane has enough to do.
+    #[must_use]
+    pub fn split(rows: u32, cols: u32) -> u32 {
+        (0..2).take_while(|s| (rows / 4) << s < 2048 && cols >> (s + 1) >= 512).count() as u32
+    }
+
+    /// Weight rows of a block: four of every warp for one token, two for a few; they share the activations that are read.
+    #[must_use]
+    pub fn rows_of_block(&self) -> u32 {
+        (WARPS * if self.tokens == 1 { 4 } else { 2 }) >> self.split
+    }
 }
 
 impl MatMul {
@@ -162,6 +178,26 @@ impl MatMul {
 impl ExpertsUp {
     /// Most tokens; more go through the grouped kernels.
     pub const TOKENS: u32 = 8;
+
+    /// `2^split` warps share two rows of gate and two of up.
+    fn split(&self) -> u32 {
+        match self.cols {
+            ..2048 => 0,
+            ..4096 => 1,
+            _ => 2,
+        }
+    }
+}
+
+impl ExpertsDown {
+    /// Four of every warp; four or eight warps have other experts for the same rows.
+    fn rows_of_block(&self) -> u32 {
+        if self.top_k > 4 {
+            4
+        } else {
+            8
+        }
+    }
 }
 
 impl Rotate {
@@ -196,6 +232,13 @@ impl Kernel for MatVec {
     fn shape(&self) -> Shape {
         line(self.blocks, WARPS * 32)
     }
+    fn name(&self) -> &'static str {
+        if self.tokens == 1 {
+            Self::NAME
+        } else {
+            Self::FEW
+        }
+    }
 }
 
 impl Kernel for MatMul {
@@ -213,6 +256,11 @@ impl Kernel for Rotate {
 }
 
 impl Attention {
+    /// Positions of the shortest range, but the last.
+    pub const LEAST: u32 = 32;
+    /// Most ranges.
+    pub const SPLITS: u32 = 128;
+
     /// Query heads of a block: four of a group where they divide it, else one.
     #[must_use]
     pub fn together(&self) -> u32 {
@@ -233,7 +281,7 @@ impl Kernel for Attention {
 impl Kernel for JoinSplits {
     const NAME: &'static str = "join_splits";
     fn shape(&self) -> Shape {
-        Shape { grid: [self.heads, self.tokens, 1], threads: 128 }
+        Shape { grid: [self.heads, self.tokens, self.value_dim.div_ceil(32)], threads: 128 }
     }
 }
 
@@ -275,14 +323,14 @@ impl Kernel for Route {
 impl Kernel for ExpertsUp {
     const NAME: &'static str = "experts_up";
     fn shape(&self) -> Shape {
-        Shape { grid: [self.rows.div_ceil(WARPS), self.pairs, 1], threads: WARPS * 32 }
+        Shape { grid: [self.rows.div_ceil((2 * WARPS) >> self.split()), self.pairs, 1], threads: WARPS * 32 }
     }
 }
 
 impl Kernel for ExpertsDown {
     const NAME: &'static str = "experts_down";
     fn shape(&self) -> Shape {
-        Shape { grid: [self.rows.div_ceil(WARPS), self.tokens, 1], threads: WARPS * 32 }
+        Shape { grid: [self.rows.div_ceil(self.rows_of_block()), self.tokens, 1], threads: 256 }
     }
 }
 

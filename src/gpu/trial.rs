@@ -50,7 +50,7 @@ struct Launch {
 }
 
 fn launch<K: Kernel>(kernel: K) -> Launch {
-    Launch { name: K::NAME, shape: kernel.shape(), params: bytemuck::bytes_of(&kernel).to_vec() }
+    Launch { name: kernel.name(), shape: kernel.shape(), params: bytemuck::bytes_of(&kernel).to_vec() }
 }
 
 /// Where a piece lies, counted from the allocation's begin.
@@ -280,6 +280,7 @@ mod tests {
             JoinSplits::NAME,
             MatMul::NAME,
             MatVec::NAME,
+            MatVec::FEW,
             RmsNorm::NAME,
             Rotate::NAME,
             Route::NAME,

@@ -64,9 +64,11 @@ fn matvec_of_every_type_with_one_to_eight_tokens() {
             let cols = cols(a, ty, n);
             let stride = if ty.block_elems() == 1 && a.coin() { cols + 3 } else { cols.next_multiple_of(4) + 8 };
             let x = a.noise(8 * stride, 1.0);
-            let (mut jobs, mut blocks, mut outputs) = (Vec::new(), 0, Vec::new());
+            let (mut jobs, mut outputs) = (Vec::new(), Vec::new());
+            let split = a.below(3) as u32;
+            let mut k = MatVec { x, cols: cols as u32, tokens, x_stride: stride as u32, split, ..MatVec::default() };
             for j in 0..1 + a.below(3) {
-                let rows = 1 + a.below(21);
+                let rows = 1 + a.below(37);
                 let w = a.weights(ty, rows, cols);
                 let y_stride = rows + a.below(3);
                 let y = if j % 2 == 0 { a.noise(8 * y_stride, 1.0) } else { a.floats(8 * y_stride) };
@@ -81,16 +83,15 @@ fn matvec_of_every_type_with_one_to_eight_tokens() {
                     y_stride: y_stride as u32,
                     accumulate: (j % 2 == 0).into(),
                     scale_stride: scale_stride as u32,
-                    first_block: blocks,
+                    first_block: k.blocks,
                 });
-                blocks += (rows as u32).div_ceil(MatVec::ROWS);
+                k.blocks += (rows as u32).div_ceil(k.rows_of_block());
                 outputs.push(a.output(y, 8 * y_stride, SUM));
             }
-            let count = jobs.len();
+            k.jobs = jobs.len() as u32;
             jobs.resize(6, MatJob::default());
-            let job = jobs.try_into().unwrap();
-            let (cols, x_stride) = (cols as u32, stride as u32);
-            a.check(&MatVec { x, cols, tokens, x_stride, jobs: count as u32, blocks, pad: 0, job }, &outputs);
+            k.job = jobs.try_into().unwrap();
+            a.check(&k, &outputs);
         }
     }
 }
@@ -105,7 +106,7 @@ fn products_agree_with_the_cpu_tier_as_far_as_its_rounded_activations_allow() {
         let values: Vec<f32> = (0..cols).map(|_| a.below(2001) as f32 / 1000.0 - 1.0).collect();
         let (weight, x, y) = (a.put(&w), a.put(&values), a.floats(rows));
         let job = MatJob { weight, y, ty: ty.number(), rows: rows as u32, y_stride: rows as u32, ..MatJob::default() };
-        let k = MatVec { x, cols: cols as u32, tokens: 1, x_stride: cols as u32, jobs: 1, blocks: 3, job: [job; 6], ..MatVec::default() };
+        let k = MatVec { x, cols: cols as u32, tokens: 1, x_stride: cols as u32, jobs: 1, blocks: 2, job: [job; 6], ..MatVec::default() };
         let got = a.result(&k, y, rows);
         let (mut input, mut out) = (Activations::default(), vec![0.0; rows]);
         input.set(&values, 1, cols);
@@ -178,12 +179,12 @@ fn slab(a: &mut Arena, slots: usize, types: [GgmlType; 3], inner: usize, hidden:
 #[test]
 fn experts_in_slots_one_token_to_eight() {
     for (i, ty) in types().into_iter().enumerate() {
-        for tokens in [1, 3, 8] {
+        for (tokens, most) in [(1, 10), (3, 4), (8, 8)] {
             let a = &mut Arena::new(i as u64);
             let up_ty = if a.coin() { ty } else { a.one_of(&[GgmlType::Q6K, GgmlType::Q8_0, GgmlType::F16]) };
             // Widths that both types allow.
-            let (hidden, rows) = (256 + 256 * a.below(3), 256);
-            let (slots, top_k) = (3, 1 + a.below(4));
+            let (hidden, rows) = ([256, 768, 2048, 4352][a.below(4)], 256);
+            let (slots, top_k) = (3, 1 + a.below(most));
             let s = slab(a, slots, [ty, up_ty, ty], rows, hidden);
             let ids: Vec<i32> = (0..tokens * top_k).map(|_| a.below(slots + 1) as i32 - 1).collect();
             let slot_of = a.put(&ids);
@@ -538,7 +539,7 @@ fn attention_over_splits_and_their_join() {
     ];
     for (case, (key_dim, value_dim, heads, groups)) in shapes.into_iter().enumerate() {
         for (wide, position, tokens, splits) in
-            [(0, 0u32, 1, 1), (1, 4, 3, 8), (0, 127, 2, 1), (1, 300, 1, 4), (0, 259, 5, 3), (1, 500, 2, 1)]
+            [(0, 0u32, 1, 1), (1, 4, 3, 8), (0, 127, 2, 1), (1, 300, 1, 4), (0, 259, 5, 3), (1, 500, 2, 1), (0, 470, 1, 13), (0, 96, 1, 96)]
         {
             let a = &mut Arena::new(case as u64);
             let context = position as usize + tokens + 1;

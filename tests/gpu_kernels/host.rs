@@ -50,7 +50,7 @@ pub(crate) fn compiled() -> &'static Compiled {
 
 impl Compiled {
     fn run<K: Kernel>(&self, kernel: &K, backwards: bool) {
-        let name = CString::new(K::NAME).unwrap();
+        let name = CString::new(kernel.name()).unwrap();
         let shape = kernel.shape();
         // SAFETY: the name and type are those of the function in host.cpp; the parameters live through the call, and their addresses point into
         // an arena that nothing else uses meanwhile.
@@ -281,7 +281,7 @@ impl Arena {
         compiled().run(kernel, true);
         let backwards = std::hint::black_box(&*self).snapshot();
         self.restore(&before);
-        reference::run(K::NAME, kernel.shape(), bytemuck::bytes_of(kernel), self).unwrap_or_else(|e| panic!("{e}\n{kernel:?}"));
+        reference::run(kernel.name(), kernel.shape(), bytemuck::bytes_of(kernel), self).unwrap_or_else(|e| panic!("{e}\n{kernel:?}"));
         let want = self.snapshot();
         self.same(&got, &backwards, "the result depends on the order of threads", kernel);
         let mut rest = got.clone();

@@ -6,6 +6,9 @@
 
 /// Longest key or value head.
 #define HEAD_DIM 512
+/// Most ranges of keys, and positions of the shortest; as in params.rs.
+#define SPLITS 128
+#define LEAST 32
 /// Keys that a block looks at together.
 #define KEYS 128
 /// Neighbouring threads that share a key.
@@ -19,24 +22,33 @@ DEVICE void store_cached(void* cache, size_t at, float v, uint32_t wide) {
         ((uint16_t*)cache)[at] = float_half(v);
 }
 
-/// Eight values of a cache from element `at` on, a multiple of eight.
-template <bool WIDE> DEVICE void eight_cached(const void* cache, size_t at, float (&v)[8]) {
+/// Eight values of a cache as they lie there: loaded before they are needed, made into floats when they are.
+template <bool WIDE> struct Eight {
+    Word4 q[WIDE ? 2 : 1];
+};
+template <bool WIDE> DEVICE uint32_t one_cached(const void* cache, size_t at) {
+    return WIDE ? ((const uint32_t*)cache)[at] : ((const uint16_t*)cache)[at];
+}
+/// From element `at` on, a multiple of eight if they are `whole`; otherwise zeros beyond `len`.
+template <bool WIDE> DEVICE Eight<WIDE> eight_cached(const void* cache, size_t at, bool whole, uint32_t len) {
+    if (whole) return *(const Eight<WIDE>*)((const uint8_t*)cache + at * (WIDE ? 4 : 2));
+    uint32_t v[8];
+#pragma unroll
+    for (uint32_t i = 0; i < 8; i++) v[i] = i < len ? one_cached<WIDE>(cache, at + i) : 0;
+    Eight<WIDE> out;
     if (WIDE) {
-        load8((const float*)cache + at, v);
+        out.q[0] = {v[0], v[1], v[2], v[3]};
+        out.q[WIDE ? 1 : 0] = {v[4], v[5], v[6], v[7]};
     } else {
-        const Word4 w = *(const Word4*)((const uint16_t*)cache + at);
-        const uint32_t q[4] = {w.x, w.y, w.z, w.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++) v[2 * i] = half_float((uint16_t)q[i]), v[2 * i + 1] = half_float((uint16_t)(q[i] >> 16));
+        out.q[0] = {v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16};
     }
+    return out;
 }
-template <bool WIDE> DEVICE float one_cached(const void* cache, size_t at) {
-    return WIDE ? ((const float*)cache)[at] : half_float(((const uint16_t*)cache)[at]);
-}
-/// The same for heads whose length is no multiple of eight; zeros beyond `len`.
-template <bool WIDE> DEVICE void some_cached(const void* cache, size_t at, uint32_t len, float (&v)[8]) {
+template <bool WIDE> DEVICE void floats(const Eight<WIDE>& e, float (&v)[8]) {
+    const Word4 a = e.q[0], b = e.q[WIDE ? 1 : 0];
+    const uint32_t q[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
-    for (uint32_t i = 0; i < 8; i++) v[i] = i < len ? one_cached<WIDE>(cache, at + i) : 0.0f;
+    for (int i = 0; i < 8; i++) v[i] = WIDE ? bits_float(q[i]) : half_float((uint16_t)(q[i / 2] >> 16 * (i % 2)));
 }
 
 /// A block has a query head, a key head or a value head of one token.
@@ -94,7 +106,7 @@ DEVICE void rotate_block(const Block& block, const Rotate& p) {
 
 /// H query heads of a group have a block together, so that a key or value that was read serves all of them.
 template <int H> struct AttentionShared {
-    float q[H][HEAD_DIM];
+    alignas(16) float q[H][HEAD_DIM];
     float weight[H][KEYS];
     float max_of_warp[4][H], sum_of_warp[4][H];
     // Sums of the threads that have the same eight values, but other keys.
@@ -104,9 +116,18 @@ template <int H> struct AttentionShared {
 /// Keys in stretches of 128. For the scores eight threads share a key, so that a warp reads four keys side by side; for the sums a thread has
 /// eight values of a head and every n-th key of the stretch. Each key and value is read once by the block.
 template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attention& p, AttentionShared<H>& s) {
+    constexpr int AHEAD = WIDE ? 4 : 8;
     const uint32_t head = block.x * H, split = block.y, token = block.z, group = head / (p.heads / p.groups);
-    const uint32_t seen = *p.position + token + 1, each = (seen + p.splits - 1) / p.splits;
+    const uint32_t seen = *p.position + token + 1, even = (seen + p.splits - 1) / p.splits, each = even > LEAST ? even : LEAST;
     const uint32_t begin = split * each < seen ? split * each : seen, end = begin + each < seen ? begin + each : seen;
+    if (begin == end) {
+        apart(block, [&](int t) INLINE {
+            if (t >= H) return;
+            float* out = p.partial + (((size_t)token * p.heads + head + t) * p.splits + split) * (2 + p.value_dim);
+            out[0] = -INFINITY, out[1] = 0;
+        });
+        return;
+    }
     const float* q = p.q + ((size_t)token * p.heads + head) * p.key_dim;
     const size_t keys = (size_t)group * p.context * p.key_dim, values = (size_t)group * p.context * p.value_dim;
     const uint32_t eights = (p.value_dim + 7) / 8;
@@ -132,30 +153,36 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
     for (uint32_t from = begin; from < end; from += KEYS) {
         const uint32_t count = end - from < KEYS ? end - from : KEYS;
         apart(block, [&](int t) INLINE {
-            // Threads 8n to 8n + 7 have keys n, 16 + n, ...; thread t % 8 of them every eighth piece of eight values.
+            // Threads 8n to 8n + 7 have keys n, 16 + n, ...; thread t % 8 of them every eighth piece of eight values. As many keys as registers hold are loaded
+            // before the first is used.
 #pragma unroll
-            for (int j = 0; j < KEY_LANES; j++) {
-                const uint32_t key = t / KEY_LANES + 16 * j;
-                float dot[H];
+            for (int i = 0; i < KEY_LANES * H; i++) scores[t][i] = 0;
 #pragma unroll
-                for (int h = 0; h < H; h++) dot[h] = 0;
-                if (key < count) {
-                    const size_t at = keys + (size_t)(from + key) * p.key_dim;
-                    for (uint32_t c = t % KEY_LANES * 8; c < p.key_dim; c += KEY_LANES * 8) {
+            for (int j = 0; j < KEY_LANES; j += AHEAD) {
+#pragma unroll 1
+                for (uint32_t c = t % KEY_LANES * 8; c < p.key_dim; c += KEY_LANES * 8) {
+                    Eight<WIDE> raw[AHEAD];
+#pragma unroll
+                    for (int a = 0; a < AHEAD; a++) {
+                        const uint32_t key = t / KEY_LANES + 16 * (j + a);
+                        if (key < count) raw[a] = eight_cached<WIDE>(p.keys, keys + (size_t)(from + key) * p.key_dim + c, whole_keys, p.key_dim - c);
+                    }
+                    float q[H][8];
+#pragma unroll
+                    for (int h = 0; h < H; h++) load8(&s.q[h][c], q[h]);
+#pragma unroll
+                    for (int a = 0; a < AHEAD; a++) {
+                        const uint32_t key = t / KEY_LANES + 16 * (j + a);
+                        if (key >= count) break;
                         float k[8];
-                        if (whole_keys)
-                            eight_cached<WIDE>(p.keys, at + c, k);
-                        else
-                            some_cached<WIDE>(p.keys, at + c, p.key_dim - c, k);
+                        floats(raw[a], k);
 #pragma unroll
                         for (int h = 0; h < H; h++) {
 #pragma unroll
-                            for (int i = 0; i < 8; i++) dot[h] = fmaf(s.q[h][c + i], k[i], dot[h]);
+                            for (int i = 0; i < 8; i++) scores[t][KEY_LANES * h + j + a] = fmaf(q[h][i], k[i], scores[t][KEY_LANES * h + j + a]);
                         }
                     }
                 }
-#pragma unroll
-                for (int h = 0; h < H; h++) scores[t][KEY_LANES * h + j] = dot[h];
             }
         });
         sum_among(block, scores, KEY_LANES);
@@ -206,19 +233,25 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
             for (int i = 0; i < 8 * H; i++) sums[t][i] *= shrink[i / 8];
             const uint32_t c = t % eights * 8, first = t / eights;
             if (first >= sharing) return;
-#pragma unroll 4
-            for (uint32_t key = first; key < count; key += sharing) {
-                const size_t at = values + (size_t)(from + key) * p.value_dim + c;
-                float v[8];
-                if (whole_values)
-                    eight_cached<WIDE>(p.values, at, v);
-                else
-                    some_cached<WIDE>(p.values, at, p.value_dim - c, v);
+#pragma unroll 1
+            for (uint32_t key = first; key < count; key += AHEAD * sharing) {
+                Eight<WIDE> raw[AHEAD];
 #pragma unroll
-                for (int h = 0; h < H; h++) {
-                    const float w = s.weight[h][key];
+                for (int a = 0; a < AHEAD; a++) {
+                    const uint32_t at = key + a * sharing;
+                    if (at < count) raw[a] = eight_cached<WIDE>(p.values, values + (size_t)(from + at) * p.value_dim + c, whole_values, p.value_dim - c);
+                }
 #pragma unroll
-                    for (int i = 0; i < 8; i++) sums[t][8 * h + i] = fmaf(w, v[i], sums[t][8 * h + i]);
+                for (int a = 0; a < AHEAD; a++) {
+                    if (key + a * sharing >= count) break;
+                    float v[8];
+                    floats(raw[a], v);
+#pragma unroll
+                    for (int h = 0; h < H; h++) {
+                        const float w = s.weight[h][key + a * sharing];
+#pragma unroll
+                        for (int i = 0; i < 8; i++) sums[t][8 * h + i] = fmaf(w, v[i], sums[t][8 * h + i]);
+                    }
                 }
             }
         });
@@ -257,26 +290,51 @@ DEVICE void attention_block(const Block& block, const Attention& p) {
     attend<false, 1>(block, p, room.one);
 }
 
+/// A block has 32 values of a head; a warp adds up every fourth split of them.
 DEVICE void join_splits_block(const Block& block, const JoinSplits& p) {
-    const uint32_t head = block.x, token = block.y, len = 2 + p.value_dim;
+    const uint32_t head = block.x, token = block.y, len = 2 + p.value_dim, warps = block.threads / LANES;
     const float* parts = p.partial + ((size_t)token * p.heads + head) * p.splits * len;
+    struct Room {
+        float max_of_warp[4], weight[SPLITS], of_warp[4][LANES];
+        Partials sums;
+    };
+    SHARED(Room, room);
+    PerThread<float> max, sum, most;
+    // A thread has a split. An empty one has the sum 0 and no output.
     apart(block, [&](int t) INLINE {
-        float max = -INFINITY, sum = 0;
-        for (uint32_t s = 0; s < p.splits; s++) max = fmaxf(max, parts[(size_t)s * len]);
-        for (uint32_t s = 0; s < p.splits; s++) {
-            const float* part = parts + (size_t)s * len;
-            // An empty split has the sum 0.
-            if (part[1] != 0) sum = fmaf(expf(part[0] - max), part[1], sum);
+        const bool in = t < (int)p.splits;
+        most[t] = max[t] = in ? parts[(size_t)t * len] : -INFINITY;
+        sum[t] = in ? parts[(size_t)t * len + 1] : 0.0f;
+    });
+    warp_max(block, most);
+    phase(block, [&](int t) INLINE {
+        if (t % LANES == 0) room.max_of_warp[t / LANES] = most[t];
+    });
+    apart(block, [&](int t) INLINE {
+        float m = room.max_of_warp[0];
+        for (uint32_t w = 1; w < warps; w++) m = fmaxf(m, room.max_of_warp[w]);
+        const float weight = sum[t] != 0 ? expf(max[t] - m) : 0.0f;
+        room.weight[t] = weight;
+        sum[t] *= weight;
+    });
+    const float total = block_sum(block, sum, room.sums);
+    phase(block, [&](int t) INLINE {
+        const uint32_t i = block.z * LANES + t % LANES;
+        float v = 0;
+#pragma unroll 8
+        for (uint32_t s = t / LANES; s < p.splits; s += warps) {
+            const float weight = room.weight[s], part = weight != 0 && i < p.value_dim ? parts[(size_t)s * len + 2 + i] : 0.0f;
+            v = fmaf(weight, part, v);
         }
-        for (uint32_t i = t; i < p.value_dim; i += block.threads) {
-            float v = 0;
-            for (uint32_t s = 0; s < p.splits; s++) {
-                const float* part = parts + (size_t)s * len;
-                if (part[1] != 0) v = fmaf(expf(part[0] - max), part[2 + i], v);
-            }
-            v /= sum;
-            if (p.gate) v *= sigmoid(p.gate[(size_t)token * p.gate_stride + (size_t)head * p.gate_head + i]);
-            p.y[((size_t)token * p.heads + head) * p.value_dim + i] = v;
-        }
+        room.of_warp[t / LANES][t % LANES] = v;
+    });
+    apart(block, [&](int t) INLINE {
+        const uint32_t i = block.z * LANES + t;
+        if (t >= LANES || i >= p.value_dim) return;
+        float v = 0;
+        for (uint32_t w = 0; w < warps; w++) v += room.of_warp[w][t];
+        v /= total;
+        if (p.gate) v *= sigmoid(p.gate[(size_t)token * p.gate_stride + (size_t)head * p.gate_head + i]);
+        p.y[((size_t)token * p.heads + head) * p.value_dim + i] = v;
     });
 }

@@ -14,11 +14,10 @@ DEVICE uint32_t word16(const uint8_t* p) { return read_only((const uint16_t*)p);
 DEVICE uint32_t word32(const uint8_t* p) { return read_only((const uint32_t*)p); }
 DEVICE float half_at(const uint8_t* p) { return half_float((uint16_t)word16(p)); }
 
-/// Four bytes from an address that is a multiple of ALIGN.
+/// Four bytes from an address that is a multiple of ALIGN, 2 at least.
 template <int ALIGN> DEVICE uint32_t word_at(const uint8_t* p) {
     if (ALIGN >= 4) return word32(p);
-    if (ALIGN == 2) return word16(p) | word16(p + 2) << 16;
-    return read_only(p) | (uint32_t)read_only(p + 1) << 8 | (uint32_t)read_only(p + 2) << 16 | (uint32_t)read_only(p + 3) << 24;
+    return word16(p) | word16(p + 2) << 16;
 }
 
 /// Eight bytes from an address that is a multiple of ALIGN.
@@ -27,7 +26,12 @@ template <int ALIGN> DEVICE Word2 words_at(const uint8_t* p) {
         const uint64_t v = read_only((const unsigned long long*)p);
         return {(uint32_t)v, (uint32_t)(v >> 32)};
     }
-    return {word_at<ALIGN>(p), word_at<ALIGN>(p + 4)};
+    if (ALIGN >= 2) return {word_at<ALIGN>(p), word_at<ALIGN>(p + 4)};
+    // Two or three words hold them, whose other bytes are not used: a word with one byte of an allocation has no byte beyond its page.
+    const uint32_t skip = (uintptr_t)p & 3, order = 0x3210 + 0x1111 * skip;
+    const uint8_t* at = p - skip;
+    const uint32_t a = word32(at), b = word32(at + 4), c = word32(skip ? at + 8 : at);
+    return {byte_perm(a, b, order), byte_perm(b, c, order)};
 }
 
 /// A byte of a word as a float, less `minus`: the byte becomes the last bits of 2^23.
@@ -208,6 +212,20 @@ struct Q8_0 {
     static DEVICE void run(const Raw& w, int, int, float (&out)[8]) {
         scaled({w.q.x ^ 0x80808080, w.q.y ^ 0x80808080}, 128, half_float((uint16_t)w.d), out);
     }
+};
+
+/// Two blocks of Q8_0 in rows of an even number of them, where each pair begins at a multiple of four: eight bytes of either lie in the same three words.
+struct Q8_0Pair {
+    static constexpr int BYTES = 68, ELEMS = 64, RUNS = 1, STEPS = 4;
+    static constexpr bool PLAIN = false;
+    typedef Q4_0::Raw Raw;
+    static DEVICE int column(int u, int) { return 8 * u; }
+    static DEVICE Raw load(const uint8_t* b, int u) {
+        const uint8_t* p = b + 8 * u;
+        const uint32_t v = word32(p), w = word32(p + 4), x = word32(p + 8), order = u < 4 ? 0x5432 : 0x7654;
+        return {{byte_perm(v, w, order), byte_perm(w, x, order)}, word16(u < 4 ? b : b + 34)};
+    }
+    static DEVICE void run(const Raw& w, int u, int r, float (&out)[8]) { Q8_0::run(w, u, r, out); }
 };
 
 // ---- blocks of 256 ----

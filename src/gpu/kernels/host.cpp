@@ -73,7 +73,7 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(MatVec, x_stride);
     FIELD(MatVec, jobs);
     FIELD(MatVec, blocks);
-    FIELD(MatVec, pad);
+    FIELD(MatVec, split);
     FIELD(MatVec, job);
     SIZE(MatMul);
     FIELD(MatMul, x);

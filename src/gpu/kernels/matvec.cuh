@@ -11,32 +11,41 @@
 #include "formats.cuh"
 #include "params.cuh"
 
-#define WARPS 4
-/// Rows of a warp.
-#define PAIR 2
+#include <type_traits>
 
-/// A lane's part of R rows of weights times T rows of activations, added to `sum[r * T + t]`. Rows beyond `tokens` repeat the last one.
+#define WARPS 4
+/// Rows of a warp for one token, and for a few.
+#define ROWS_ONE 4
+#define ROWS_FEW 2
+
+template <int N> DEVICE void clear(Few<float, N>& sum) {
+#pragma unroll
+    for (int i = 0; i < N; i++) sum[i] = 0;
+}
+
+/// A lane's part of R rows of weights times T rows of activations, added to `sum[r * T + t]`; `lanes` lanes share the rows. Tokens beyond `tokens` repeat the last one.
 template <class F, int R, int T>
-DEVICE void lane_blocks(const uint8_t* const (&row)[R], const float* x, size_t x_stride, uint32_t cols, uint32_t tokens, int lane,
-                        Few<float, R * T>& sum) {
+DEVICE void lane_blocks(const uint8_t* const (&row)[R], const float* x, size_t x_stride, uint32_t cols, uint32_t tokens, uint32_t lane,
+                        uint32_t lanes, Few<float, R * T>& sum) {
     // Plain floats count units of eight as blocks of one unit.
     constexpr int ELEMS = F::PLAIN ? 8 : F::ELEMS, BYTES = F::PLAIN ? 8 * F::BYTES : F::BYTES, UNITS = ELEMS / (8 * F::RUNS);
-    constexpr int STEPS = T > 1 ? 1 : F::STEPS;
-    const uint32_t units = cols / ELEMS * UNITS;
-    for (uint32_t first = lane; first < units; first += LANES * STEPS) {
+    constexpr int STEPS = T > 1 || F::STEPS < R / 2 ? 1 : R > 2 ? F::STEPS * 2 / R : F::STEPS;
+    // A lane has the same unit of every block, so that what depends on it is computed once.
+    const uint32_t blocks = cols / ELEMS, unit = lane % UNITS, apart = lanes / UNITS;
+    for (uint32_t first = lane / UNITS; first < blocks; first += apart * STEPS) {
         typename F::Raw raw[STEPS][R];
 #pragma unroll
         for (int s = 0; s < STEPS; s++) {
-            const uint32_t u = first + LANES * s < units ? first + LANES * s : first;
+            const uint32_t at = first + apart * s < blocks ? first + apart * s : first;
 #pragma unroll
-            for (int r = 0; r < R; r++) raw[s][r] = F::load(row[r] + (size_t)(u / UNITS) * BYTES, u % UNITS);
+            for (int r = 0; r < R; r++) raw[s][r] = F::load(row[r] + at * BYTES, unit);
         }
 #pragma unroll
         for (int s = 0; s < STEPS; s++) {
             // A step beyond the end repeats the first and is left out of the sum: a branch around it would let the compiler move its loads behind
             // the first step's arithmetic.
-            const bool in = s == 0 || first + LANES * s < units;
-            const uint32_t u = in ? first + LANES * s : first;
+            const bool in = s == 0 || first + apart * s < blocks;
+            const uint32_t at = in ? first + apart * s : first;
             Few<float, R * T> part;
 #pragma unroll
             for (int i = 0; i < R * T; i++) part[i] = s == 0 ? sum[i] : 0.0f;
@@ -44,9 +53,9 @@ DEVICE void lane_blocks(const uint8_t* const (&row)[R], const float* x, size_t x
             for (int k = 0; k < F::RUNS; k++) {
                 float w[R][8];
 #pragma unroll
-                for (int r = 0; r < R; r++) F::run(raw[s][r], u % UNITS, k, w[r]);
-                uint32_t column = 8 * u;
-                if constexpr (!F::PLAIN) column = u / UNITS * ELEMS + F::column(u % UNITS, k);
+                for (int r = 0; r < R; r++) F::run(raw[s][r], unit, k, w[r]);
+                uint32_t column = at * ELEMS;
+                if constexpr (!F::PLAIN) column += F::column(unit, k);
 #pragma unroll
                 for (int t = 0; t < T; t++) {
                     float v[8];
@@ -66,9 +75,9 @@ DEVICE void lane_blocks(const uint8_t* const (&row)[R], const float* x, size_t x
 
 /// The same, element by element, for rows of plain floats that are not a multiple of eight long or not aligned.
 template <class F, int R, int T>
-DEVICE void lane_elements(const uint8_t* const (&row)[R], const float* x, size_t x_stride, uint32_t cols, uint32_t tokens, int lane,
-                          Few<float, R * T>& sum) {
-    for (uint32_t c = lane; c < cols; c += LANES) {
+DEVICE void lane_elements(const uint8_t* const (&row)[R], const float* x, size_t x_stride, uint32_t cols, uint32_t tokens, uint32_t lane,
+                          uint32_t lanes, Few<float, R * T>& sum) {
+    for (uint32_t c = lane; c < cols; c += lanes) {
 #pragma unroll
         for (int r = 0; r < R; r++) {
             const float w = F::element(row[r] + (size_t)c * F::BYTES);
@@ -79,130 +88,227 @@ DEVICE void lane_elements(const uint8_t* const (&row)[R], const float* x, size_t
 }
 
 template <class F, int R, int T>
-DEVICE void lane_rows(const uint8_t* const (&row)[R], const float* x, size_t x_stride, uint32_t cols, uint32_t tokens, int lane,
-                      Few<float, R * T>& sum) {
+DEVICE void lane_rows(const uint8_t* const (&row)[R], const float* x, size_t x_stride, uint32_t cols, uint32_t tokens, uint32_t lane,
+                      uint32_t lanes, Few<float, R * T>& sum) {
     if constexpr (F::PLAIN) {
         bool whole = cols % 8 == 0 && x_stride % 4 == 0 && aligned16(x);
         for (int r = 0; r < R; r++) whole = whole && aligned16(row[r]);
-        if (!whole) return lane_elements<F, R, T>(row, x, x_stride, cols, tokens, lane, sum);
+        if (!whole) return lane_elements<F, R, T>(row, x, x_stride, cols, tokens, lane, lanes, sum);
     }
-    lane_blocks<F, R, T>(row, x, x_stride, cols, tokens, lane, sum);
-}
-
-template <int N> DEVICE void clear(Few<float, N>& sum) {
+    if constexpr (std::is_same<F, Q8_0>::value) {
+        if (cols % Q8_0Pair::ELEMS == 0) return lane_blocks<Q8_0Pair, R, T>(row, x, x_stride, cols, tokens, lane, lanes, sum);
+    }
+    if constexpr (R == 4 && F::RUNS == 4) {
+        // Four rows of units of 32 are too much for the registers.
 #pragma unroll
-    for (int i = 0; i < N; i++) sum[i] = 0;
+        for (int half = 0; half < 4; half += 2) {
+            const uint8_t* const two[2] = {row[half], row[half + 1]};
+            Few<float, 2 * T> part;
+            clear(part);
+            lane_blocks<F, 2, T>(two, x, x_stride, cols, tokens, lane, lanes, part);
+#pragma unroll
+            for (int i = 0; i < 2 * T; i++) sum[half * T + i] += part[i];
+        }
+        return;
+    }
+    lane_blocks<F, R, T>(row, x, x_stride, cols, tokens, lane, lanes, sum);
 }
 
-/// At most T tokens from token `from` on.
-template <int T> DEVICE void matvec_tokens(const Block& block, const MatVec& p, const MatJob& job, uint32_t from) {
-    const uint32_t tokens = p.tokens - from;
-    const float* x = p.x + (size_t)from * p.x_stride;
-    PerThread<Few<float, PAIR * T>> sums;
-    const uint32_t first = (block.x - job.first_block) * (WARPS * PAIR);
+/// R rows from row `at` on of a matrix; those beyond the end repeat the last one.
+template <int R> DEVICE void rows_from(const uint8_t* (&row)[R], const uint8_t* matrix, uint32_t at, uint32_t rows, size_t bytes) {
+#pragma unroll
+    for (int r = 0; r < R; r++) row[r] = matrix + (at + r < rows ? at + r : rows - 1) * bytes;
+}
+
+/// Every warp's sums, N at most.
+template <int N> struct WarpSums {
+    float of_warp[WARPS][N];
+};
+
+/// After `warp_sum`: lane i of the first of `1 << split` neighbouring warps gets the i-th of their sums, added up in the order of warps.
+template <int N> DEVICE void gather_sums(const Block& block, PerThread<Few<float, N>>& sums, uint32_t split, WarpSums<N>& room, PerThread<float>& sum) {
     apart(block, [&](int t) INLINE {
-        const uint32_t at = first + t / LANES * PAIR, last = job.rows - 1;
+        // A choice among registers, not an index into them.
+        sum[t] = 0;
+#pragma unroll
+        for (int i = 0; i < N; i++) sum[t] = t % LANES == i ? sums[t][i] : sum[t];
+    });
+    if (split == 0) return;
+    phase(block, [&](int t) INLINE {
+        if (t % LANES < N) room.of_warp[t / LANES][t % LANES] = sum[t];
+    });
+    phase(block, [&](int t) INLINE {
+        if (t % LANES >= N || t / LANES % (1 << split)) return;
+        for (int w = 1; w < 1 << split; w++) sum[t] += room.of_warp[t / LANES + w][t % LANES];
+    });
+}
+
+/// At most T tokens from token `from` on, R rows per warp.
+template <int R, int T> DEVICE void matvec_tokens(const Block& block, const MatVec& p, const MatJob& job, uint32_t from, WarpSums<R * T>& room) {
+    const uint32_t tokens = p.tokens - from, lanes = LANES << p.split;
+    const float* x = p.x + (size_t)from * p.x_stride;
+    PerThread<Few<float, R * T>> sums;
+    PerThread<float> sum;
+    const uint32_t first = (block.x - job.first_block) * (WARPS * R >> p.split);
+    apart(block, [&](int t) INLINE {
         clear(sums[t]);
         uint32_t cols = p.cols;
         keep_here(cols);
         with_format(job.ty, [&](auto format) INLINE {
             using F = decltype(format);
-            const size_t bytes = row_bytes<F>(cols);
-            const uint8_t* const rows[PAIR] = {job.weight + (at < last ? at : last) * bytes, job.weight + (at + 1 < last ? at + 1 : last) * bytes};
-            lane_rows<F, PAIR, T>(rows, x, p.x_stride, cols, tokens, t % LANES, sums[t]);
+            const uint8_t* rows[R];
+            rows_from<R>(rows, job.weight, first + (t / LANES >> p.split) * R, job.rows, row_bytes<F>(cols));
+            lane_rows<F, R, T>(rows, x, p.x_stride, cols, tokens, t & (lanes - 1), lanes, sums[t]);
         });
     });
     warp_sum(block, sums);
+    gather_sums(block, sums, p.split, room, sum);
     apart(block, [&](int t) INLINE {
-        // Lane i has result i: a choice among registers, not an index into them.
-        const int lane = t % LANES;
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < PAIR * T; i++) sum = lane == i ? sums[t][i] : sum;
-        const uint32_t row = first + t / LANES * PAIR + lane / T, token = from + lane % T;
-        if (lane >= PAIR * T || row >= job.rows || token >= p.tokens) return;
-        if (job.bias) sum += job.bias[row];
-        if (job.scale) sum *= sigmoid(job.scale[(size_t)token * job.scale_stride]);
+        const int lane = t % LANES, warp = t / LANES;
+        const uint32_t row = first + (warp >> p.split) * R + lane / T, token = from + lane % T;
+        if (lane >= R * T || (warp & ((1 << p.split) - 1)) || row >= job.rows || token >= p.tokens) return;
+        float result = sum[t];
+        if (job.bias) result += job.bias[row];
+        if (job.scale) result *= sigmoid(job.scale[(size_t)token * job.scale_stride]);
         float* y = job.y + (size_t)token * job.y_stride + row;
-        *y = job.accumulate ? *y + sum : sum;
+        *y = job.accumulate ? *y + result : result;
     });
 }
 
-DEVICE void matvec_block(const Block& block, const MatVec& p) {
+/// The job of a block.
+DEVICE const MatJob& job_of(const Block& block, const MatVec& p) {
     uint32_t j = 0;
     while (j + 1 < p.jobs && p.job[j + 1].first_block <= block.x) j++;
-    const MatJob& job = p.job[j];
-    if (p.tokens == 1) return matvec_tokens<1>(block, p, job, 0);
-    // More than four would not fit into 80 registers; the second pass finds the weights in the L2 cache.
-    for (uint32_t from = 0; from < p.tokens; from += 4) matvec_tokens<4>(block, p, job, from);
+    return p.job[j];
+}
+
+DEVICE void matvec_block(const Block& block, const MatVec& p) {
+    SHARED(WarpSums<ROWS_ONE>, room);
+    matvec_tokens<ROWS_ONE, 1>(block, p, job_of(block, p), 0, room);
+}
+
+DEVICE void matvec_few_block(const Block& block, const MatVec& p) {
+    SHARED(WarpSums<ROWS_FEW * 4>, room);
+    // More than four would not fit into the registers; the second pass finds the weights in the L2 cache.
+    for (uint32_t from = 0; from < p.tokens; from += 4) matvec_tokens<ROWS_FEW, 4>(block, p, job_of(block, p), from, room);
 }
 
 /// The matrix at byte `at` of the expert in a slot.
 DEVICE const uint8_t* of_slot(const uint8_t* slab, uint32_t slot, uint64_t slot_bytes, uint64_t at) { return slab + slot * slot_bytes + at; }
 
-/// A warp has one row of gate and one of up, which share their activations.
+/// A warp has two rows of gate and two of up, which share their activations. `ExpertsUp::split` in params.rs says the same.
 DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
-    const uint32_t pair = block.y;
+    const uint32_t pair = block.y, split = p.cols < 2048 ? 0 : p.cols < 4096 ? 1 : 2, lanes = LANES << split;
     const int slot = p.slots[pair];
     if (slot < 0) return;
     const uint8_t* gate = of_slot(p.slab, slot, p.slot_bytes, p.gate_at);
     const uint8_t* up = of_slot(p.slab, slot, p.slot_bytes, p.up_at);
     const float* x = p.x + (size_t)(pair / p.top_k) * p.x_stride;
-    PerThread<Few<float, 2>> sums;
+    SHARED(WarpSums<4>, room);
+    PerThread<Few<float, 4>> sums;
     apart(block, [&](int t) INLINE {
-        const uint32_t at = block.x * WARPS + t / LANES, row = at < p.rows ? at : p.rows - 1;
+        const uint32_t row = 2 * (block.x * (WARPS >> split) + (t / LANES >> split)), lane = t & (lanes - 1);
         clear(sums[t]);
         if (p.gate_ty == p.up_ty) {
             with_format(p.gate_ty, [&](auto format) INLINE {
                 using F = decltype(format);
-                const uint8_t* const rows[2] = {gate + row * row_bytes<F>(p.cols), up + row * row_bytes<F>(p.cols)};
-                lane_rows<F, 2, 1>(rows, x, 0, p.cols, 1, t % LANES, sums[t]);
+                const uint8_t *gates[2], *ups[2];
+                rows_from<2>(gates, gate, row, p.rows, row_bytes<F>(p.cols));
+                rows_from<2>(ups, up, row, p.rows, row_bytes<F>(p.cols));
+                const uint8_t* const rows[4] = {gates[0], gates[1], ups[0], ups[1]};
+                lane_rows<F, 4, 1>(rows, x, 0, p.cols, 1, lane, lanes, sums[t]);
             });
         } else {
 #pragma unroll 1
             for (int m = 0; m < 2; m++) {
-                Few<float, 1> sum = {{0}};
+                Few<float, 2> two = {{0, 0}};
                 uint32_t cols = p.cols;
                 keep_here(cols);
                 with_format(m ? p.up_ty : p.gate_ty, [&](auto format) INLINE {
                     using F = decltype(format);
-                    const uint8_t* const one[1] = {(m ? up : gate) + row * row_bytes<F>(cols)};
-                    lane_rows<F, 1, 1>(one, x, 0, cols, 1, t % LANES, sum);
+                    const uint8_t* rows[2];
+                    rows_from<2>(rows, m ? up : gate, row, p.rows, row_bytes<F>(cols));
+                    lane_rows<F, 2, 1>(rows, x, 0, cols, 1, lane, lanes, two);
                 });
-                if (m) sums[t][1] = sum[0];
-                else sums[t][0] = sum[0];
+                if (m) sums[t][2] = two[0], sums[t][3] = two[1];
+                else sums[t][0] = two[0], sums[t][1] = two[1];
             }
         }
     });
     warp_sum(block, sums);
+    if (split) {
+        phase(block, [&](int t) INLINE {
+            if (t % LANES == 0) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) room.of_warp[t / LANES][i] = sums[t][i];
+            }
+        });
+        apart(block, [&](int t) INLINE {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                sums[t][i] = 0;
+                for (int w = 0; w < 1 << split; w++) sums[t][i] += room.of_warp[(t / LANES >> split << split) + w][i];
+            }
+        });
+    }
     apart(block, [&](int t) INLINE {
-        const uint32_t row = block.x * WARPS + t / LANES;
-        if (t % LANES == 0 && row < p.rows) p.inner[(size_t)pair * p.rows + row] = silu(sums[t][0]) * sums[t][1];
+        const uint32_t lane = t & (lanes - 1), row = 2 * (block.x * (WARPS >> split) + (t / LANES >> split)) + lane;
+        if (lane >= 2 || row >= p.rows) return;
+        const float g = lane ? sums[t][1] : sums[t][0], u = lane ? sums[t][3] : sums[t][2];
+        p.inner[(size_t)pair * p.rows + row] = silu(g) * u;
     });
 }
 
-/// A warp has one row of every expert of its token, and adds them up lane by lane before the lanes are added.
+/// Warps of a block of `experts_down`, and rows of each.
+#define DOWN_WARPS 8
+#define DOWN_ROWS 4
+
+/// The experts of a token lie side by side over the warps: warp w has expert w of four or eight, w plus as many, ...; their parts are added in the order of warps.
+/// `ExpertsDown::rows_of_block` in params.rs says the same.
 DEVICE void experts_down_block(const Block& block, const ExpertsDown& p) {
-    const uint32_t token = block.y;
-    PerThread<Few<float, 1>> sums;
+    const uint32_t token = block.y, ways = p.top_k > 4 ? 8 : 4, of_block = DOWN_WARPS / ways * DOWN_ROWS;
+    struct Parts {
+        float of_warp[DOWN_WARPS][DOWN_ROWS];
+    };
+    SHARED(Parts, parts);
+    PerThread<Few<float, DOWN_ROWS>> sums;
+    PerThread<float> before;
     apart(block, [&](int t) INLINE {
-        const uint32_t at = block.x * WARPS + t / LANES, row = at < p.rows ? at : p.rows - 1;
-        sums[t][0] = 0;
-        with_format(p.ty, [&](auto format) INLINE {
-            using F = decltype(format);
-            for (uint32_t j = token * p.top_k; j < (token + 1) * p.top_k; j++) {
-                const int slot = p.slots[j];
-                if (slot < 0) continue;
-                const uint8_t* const one[1] = {of_slot(p.slab, slot, p.slot_bytes, p.down_at) + row * row_bytes<F>(p.cols)};
-                Few<float, 1> sum = {{0}};
-                lane_rows<F, 1, 1>(one, p.inner + (size_t)j * p.cols, 0, p.cols, 1, t % LANES, sum);
-                sums[t][0] = fmaf(p.weights[j], sum[0], sums[t][0]);
-            }
-        });
+        const uint32_t at = block.x * of_block + t / LANES / ways * DOWN_ROWS;
+        clear(sums[t]);
+#pragma unroll 1
+        for (uint32_t j = token * p.top_k + t / LANES % ways; j < (token + 1) * p.top_k; j += ways) {
+            const int slot = p.slots[j];
+            if (slot < 0) continue;
+            const float weight = p.weights[j], *inner = p.inner + (size_t)j * p.cols;
+            Few<float, DOWN_ROWS> sum;
+            clear(sum);
+            uint32_t cols = p.cols;
+            keep_here(cols);
+            with_format(p.ty, [&](auto format) INLINE {
+                using F = decltype(format);
+                const uint8_t* rows[DOWN_ROWS];
+                rows_from<DOWN_ROWS>(rows, of_slot(p.slab, slot, p.slot_bytes, p.down_at), at, p.rows, row_bytes<F>(cols));
+                lane_rows<F, DOWN_ROWS, 1>(rows, inner, 0, cols, 1, t % LANES, LANES, sum);
+            });
+#pragma unroll
+            for (int r = 0; r < DOWN_ROWS; r++) sums[t][r] = fmaf(weight, sum[r], sums[t][r]);
+        }
     });
     warp_sum(block, sums);
+    phase(block, [&](int t) INLINE {
+        const uint32_t row = block.x * of_block + t;
+        before[t] = t < (int)of_block && row < p.rows ? p.y[(size_t)token * p.y_stride + row] : 0.0f;
+        if (t % LANES == 0) {
+#pragma unroll
+            for (int r = 0; r < DOWN_ROWS; r++) parts.of_warp[t / LANES][r] = sums[t][r];
+        }
+    });
     apart(block, [&](int t) INLINE {
-        const uint32_t row = block.x * WARPS + t / LANES;
-        if (t % LANES == 0 && row < p.rows) p.y[(size_t)token * p.y_stride + row] += sums[t][0];
+        const uint32_t row = block.x * of_block + t;
+        if (t >= (int)of_block || row >= p.rows) return;
+        float sum = 0;
+        for (uint32_t w = 0; w < ways; w++) sum += parts.of_warp[t / DOWN_ROWS * ways + w][t % DOWN_ROWS];
+        p.y[(size_t)token * p.y_stride + row] = before[t] + sum;
     });
 }

@@ -22,7 +22,7 @@ struct MatJob {
 
 struct MatVec {
     float *x;
-    uint32_t cols, tokens, x_stride, jobs, blocks, pad;
+    uint32_t cols, tokens, x_stride, jobs, blocks, split;
     MatJob job[6];
 };
 

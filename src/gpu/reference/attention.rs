@@ -75,7 +75,7 @@ impl Meaning for Attention {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         let (heads, groups, splits) = (self.heads as usize, self.groups as usize, self.splits as usize);
         let (dim, value_dim, context) = (self.key_dim as usize, self.value_dim as usize, self.context as usize);
-        host.demand(splits > 0, "no splits")?;
+        host.demand((1..=Self::SPLITS).contains(&self.splits), "1 to 128 ranges")?;
         host.demand(self.key_dim <= Rotate::HEAD_DIM && self.value_dim <= Rotate::HEAD_DIM, "a longer head than a block has room for")?;
         host.aligned("keys", self.keys)?;
         host.aligned("values", self.values)?;
@@ -90,16 +90,19 @@ impl Meaning for Attention {
             for (t, h) in (0..tokens).flat_map(|t| (0..heads / groups).map(move |i| (t, g * (heads / groups) + i))) {
                 let q = host.f32s("q", self.q, (t * heads + h) * dim, dim)?;
                 let seen = position + t + 1;
-                let each = seen.div_ceil(splits);
+                let each = seen.div_ceil(splits).max(Self::LEAST as usize);
                 for s in 0..splits {
                     let range = (s * each).min(seen)..((s + 1) * each).min(seen);
                     let scores: Vec<f64> = range.clone().map(|p| dot(&q, &keys[p * dim..(p + 1) * dim]) * f64::from(self.scale)).collect();
                     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     let (mut sum, mut out) = (0.0, vec![0.0f64; value_dim]);
-                    for (p, score) in range.zip(scores) {
+                    for (p, score) in range.clone().zip(scores) {
                         let w = (score - max).exp();
                         sum += w;
                         out.iter_mut().zip(&values[p * value_dim..]).for_each(|(o, v)| *o += w * f64::from(*v));
+                    }
+                    if range.is_empty() {
+                        out.clear();
                     }
                     let row: Vec<f32> = [max, sum].iter().chain(&out).map(|v| *v as f32).collect();
                     host.put("partial", self.partial, ((t * heads + h) * splits + s) * (2 + value_dim), &row)?;
@@ -113,6 +116,7 @@ impl Meaning for Attention {
 impl Meaning for JoinSplits {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         let (heads, dim, splits) = (self.heads as usize, self.value_dim as usize, self.splits as usize);
+        host.demand(self.splits <= Attention::SPLITS, "1 to 128 ranges")?;
         for (t, h) in (0..self.tokens as usize).flat_map(|t| (0..heads).map(move |h| (t, h))) {
             let parts = host.f32s("partial", self.partial, (t * heads + h) * splits * (2 + dim), splits * (2 + dim))?;
             let parts: Vec<&[f32]> = parts.chunks_exact(2 + dim).collect();

@@ -39,6 +39,7 @@ impl Meaning for MatVec {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         host.demand((1..=Self::TOKENS).contains(&self.tokens), "1 to 8 tokens")?;
         host.demand((1..=Self::JOBS).contains(&(self.jobs as usize)), "1 to 6 maps")?;
+        host.demand(self.split <= 2, "more warps for a row than a block has")?;
         let jobs = &self.job[..self.jobs as usize];
         for job in jobs {
             host.activations(self.x, self.x_stride, job.ty, self.tokens)?;
@@ -48,7 +49,10 @@ impl Meaning for MatVec {
         host.demand(jobs[0].first_block == 0, "the first map begins with block 0")?;
         for (job, end) in jobs.iter().zip(ends) {
             let blocks = end.checked_sub(job.first_block);
-            host.demand(blocks == Some(job.rows.div_ceil(Self::ROWS)), "a map's blocks are its rows divided by `MatVec::ROWS`")?;
+            host.demand(
+                blocks == Some(job.rows.div_ceil(self.rows_of_block())),
+                "a map's blocks are its rows divided by those of a block",
+            )?;
             map(host, job, &x, self.cols)?;
         }
         Ok(())

@@ -64,6 +64,7 @@ pub fn run(kernel: &str, shape: Shape, params: &[u8], memory: &mut dyn HostMemor
         ($($name:ident),*) => {
             match kernel {
                 $(params::$name::NAME => call::<params::$name>(shape, params, memory),)*
+                params::MatVec::FEW => call::<params::MatVec>(shape, params, memory),
                 other => Err(ReferenceError::NoKernel(other.to_owned())),
             }
         };

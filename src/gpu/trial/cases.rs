@@ -353,8 +353,9 @@ fn matvec(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial
     let y = l.output("y", (tokens * (rows + 2)) as usize, Judge::F32(CLOSE));
     let y2 = l.changed("y 2", &numbers(r, (tokens * few) as usize), CLOSE);
     l.trial(MatVec::NAME, format!("{ty}, {tokens} x {cols} to {rows} and {few}"), move |b| {
-        let first = rows.div_ceil(MatVec::ROWS);
-        let mut job = [MatJob::default(); 6];
+        let mut kernel = MatVec { x: x.of(b), cols, tokens, x_stride: cols + 4, jobs: 2, split: cols / 512 % 3, ..MatVec::default() };
+        let first = rows.div_ceil(kernel.rows_of_block());
+        let job = &mut kernel.job;
         job[0] = MatJob { weight: w.of(b), y: y.of(b), ty: ty.number(), rows, y_stride: rows + 2, ..MatJob::default() };
         job[1] = MatJob {
             weight: w2.of(b),
@@ -368,8 +369,8 @@ fn matvec(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial
             scale_stride: 3,
             first_block: first,
         };
-        let blocks = first + few.div_ceil(MatVec::ROWS);
-        vec![launch(MatVec { x: x.of(b), cols, tokens, x_stride: cols + 4, jobs: 2, blocks, pad: 0, job })]
+        kernel.blocks = first + few.div_ceil(kernel.rows_of_block());
+        vec![launch(kernel)]
     })
 }
 

@@ -194,9 +194,10 @@ fn matvec(place: Place, ty: GgmlType, rows: u32, cols: u32, tokens: u32) -> Case
         bytes: bytes_of(ty, rows, cols),
         flops: 2.0 * f64::from(rows) * f64::from(cols) * f64::from(tokens),
         make: Box::new(move |i| {
-            let mut kernel = MatVec { x: place.room, cols, tokens, x_stride: cols, jobs: 1, ..MatVec::default() };
+            let split = MatVec::split(rows, cols);
+            let mut kernel = MatVec { x: place.room, cols, tokens, x_stride: cols, jobs: 1, split, ..MatVec::default() };
             kernel.job[0] = job(&place, ty, rows, cols, i);
-            kernel.blocks = rows.div_ceil(MatVec::ROWS);
+            kernel.blocks = rows.div_ceil(kernel.rows_of_block());
             launch(kernel)
         }),
     }
@@ -491,7 +492,7 @@ fn attention(place: Place, at: u32, tokens: u32) -> Case {
         value_dim: DIM,
         context: CONTEXT,
         wide: 0,
-        splits: (64 / tokens).clamp(1, 32),
+        splits: (96 / tokens).max(1),
         scale: 1.0 / 16.0,
         pad: 0,
     };
@@ -502,9 +503,9 @@ fn attention(place: Place, at: u32, tokens: u32) -> Case {
 
 fn join_splits(place: Place) -> Case {
     let (partial, gate, y) = (place.room, place.room, place.room.plus(RESULTS));
-    let (heads, value_dim) = (HEADS, DIM);
-    let kernel = JoinSplits { partial, gate, y, tokens: 1, heads, value_dim, splits: 32, gate_stride: 0, gate_head: 2 * DIM };
-    case(format!("{HEADS} heads of {DIM}, 32 ranges"), (HEADS * 32 * (DIM + 2) * 4) as usize, 0.0, kernel)
+    let (heads, value_dim, splits) = (HEADS, DIM, 96);
+    let kernel = JoinSplits { partial, gate, y, tokens: 1, heads, value_dim, splits, gate_stride: 0, gate_head: 2 * DIM };
+    case(format!("{HEADS} heads of {DIM}, {splits} ranges"), (HEADS * splits * (DIM + 2) * 4) as usize, 0.0, kernel)
 }
 
 /// The heads of a delta net: keys, values, and the length of both.

@@ -119,10 +119,12 @@ pub(super) fn apply(device: &dyn Device, x: Rows, tokens: usize, maps: &[(&Map, 
         return Ok(());
     }
     for maps in maps.chunks(MatVec::JOBS) {
-        let mut kernel = MatVec { x: x.at, cols, tokens: tokens as u32, x_stride, jobs: maps.len() as u32, ..MatVec::default() };
+        let split = MatVec::split(maps.iter().map(|(m, _)| m.rows as u32).sum(), cols);
+        let mut kernel = MatVec { x: x.at, cols, tokens: tokens as u32, x_stride, jobs: maps.len() as u32, split, ..MatVec::default() };
+        let of_block = kernel.rows_of_block();
         for (job, (map, target)) in kernel.job.iter_mut().zip(maps) {
             *job = MatJob { first_block: kernel.blocks, ..map.job(target) };
-            kernel.blocks += job.rows.div_ceil(MatVec::ROWS);
+            kernel.blocks += job.rows.div_ceil(of_block);
         }
         launch(device, &kernel, &[])?;
     }

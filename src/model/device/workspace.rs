@@ -10,7 +10,7 @@ pub(super) const HEAD_ROWS: usize = 8;
 /// Buffers within a buffer begin at multiples of so many bytes.
 const ALIGN: usize = 256;
 /// Tokens times splits of an attention over few tokens: so many blocks per head keep a GPU busy.
-const SPLITS: usize = 64;
+const SPLITS: usize = 96;
 
 /// Widths of the widest layer, in values per token.
 #[derive(Clone, Copy, Debug, Default)]
@@ -232,7 +232,7 @@ impl Workspace {
 
     /// Into how many ranges the keys are cut for so many tokens.
     pub(super) fn splits(tokens: usize) -> usize {
-        (SPLITS / tokens.max(1)).clamp(1, 32)
+        (SPLITS / tokens.max(1)).max(1)
     }
 
     /// Send a pass's input up: `fill` writes the hidden states `[tokens, hidden]`.
