@@ -214,7 +214,7 @@ impl VramTier {
         // Half of the page-locked memory each.
         let couriers = Couriers::new(&device, if largest == 0 { 0 } else { options.couriers }, largest, options.pinned / 2);
         let staging = Staging::new(d, largest, options.pinned - couriers.bytes(), staging::MOST);
-        pool.stay_awake(!couriers.is_empty());
+        pool.stay_awake(!couriers.is_empty(), couriers.count());
         Ok(Self {
             slabs,
             slots,
@@ -459,7 +459,7 @@ impl Drop for VramTier {
     /// Page-locked memory goes when nothing reads or writes it any more.
     fn drop(&mut self) {
         self.couriers.settled(None);
-        self.pool.stay_awake(false);
+        self.pool.stay_awake(false, 0);
         for lane in [Lane::Copy, Lane::Compute] {
             if let Err(e) = self.device.mark(lane).and_then(|mark| self.device.sync(&mark)) {
                 tracing::debug!("the device did not come to rest: {e}");

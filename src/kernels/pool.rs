@@ -51,7 +51,8 @@ struct Shared {
     stop: AtomicBool,
     /// Workers looking for a fork; more than the machine has cores to spare would only be in the way.
     spinning: AtomicUsize,
-    spinners: usize,
+    /// How many may look at a time.
+    spinners: AtomicUsize,
     awake: AtomicBool,
     sleeping: AtomicUsize,
     sleep: Mutex<()>,
@@ -102,7 +103,7 @@ impl Pool {
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
             spinning: AtomicUsize::new(0),
-            spinners: cores.saturating_sub(1),
+            spinners: AtomicUsize::new(cores.saturating_sub(1)),
             awake: AtomicBool::new(false),
             sleeping: AtomicUsize::new(0),
             sleep: Mutex::new(()),
@@ -127,8 +128,11 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Whether workers look for the next fork for a millisecond before they sleep, instead of for some microseconds.
-    pub fn stay_awake(&self, awake: bool) {
+    /// Whether workers look for the next fork for a millisecond before they sleep, instead of for some microseconds. `others`: threads that
+    /// are busy beside the pool and its caller, whose cores are not to be taken from them.
+    pub fn stay_awake(&self, awake: bool, others: usize) {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        self.shared.spinners.store(cores.saturating_sub(1 + others), Ordering::Relaxed);
         self.shared.awake.store(awake, Ordering::Relaxed);
     }
 
@@ -156,7 +160,9 @@ impl Pool {
         s.next.store(0, Ordering::Relaxed);
         let epoch = (s.state.load(Ordering::Relaxed) & !(OPEN | COUNT)).wrapping_add(EPOCH);
         s.state.store(epoch | OPEN, Ordering::SeqCst);
-        if s.sleeping.load(Ordering::SeqCst) > 0 {
+        // Beside a GPU the workers that look for a fork are enough: waking the others costs more than they bring.
+        let enough = s.awake.load(Ordering::Relaxed) && s.spinning.load(Ordering::SeqCst) > 0;
+        if s.sleeping.load(Ordering::SeqCst) > 0 && !enough {
             drop(lock(&s.sleep));
             s.wake.notify_all();
         }
@@ -252,7 +258,7 @@ impl Shared {
 
     /// True once a fork is joined, false when the pool ends.
     fn wait_for_fork(&self, seen: &mut u64) -> bool {
-        if self.spinning.fetch_add(1, Ordering::Relaxed) < self.spinners {
+        if self.spinning.fetch_add(1, Ordering::Relaxed) < self.spinners.load(Ordering::Relaxed) {
             let start = Instant::now();
             let spin = if self.awake.load(Ordering::Relaxed) { SPIN_AWAKE } else { SPIN };
             while start.elapsed() < spin {

@@ -26,7 +26,7 @@ def library():
     L.llama_log_set(_quiet, ctypes.c_void_p(0))
     L.llama_backend_init()
     d = os.environ.get("GGML_BACKEND_DIR")
-    if d: ctypes.CDLL(sorted(glob.glob(d + "/libggml.so*") + glob.glob(d + "/libggml.v*.so"))[0]).ggml_backend_load_all_from_path(d.encode())
+    if d: ctypes.CDLL(sorted(glob.glob(d + "/libggml.so*") + glob.glob(d + "/libggml.*v*.so"))[0]).ggml_backend_load_all_from_path(d.encode())
     return L
 
 

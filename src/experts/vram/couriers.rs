@@ -95,6 +95,11 @@ impl Couriers {
         self.threads.is_empty()
     }
 
+    /// How many.
+    pub(super) fn count(&self) -> usize {
+        self.threads.len()
+    }
+
     /// Bytes of page-locked memory.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
