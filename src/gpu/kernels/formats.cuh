@@ -34,9 +34,13 @@ template <int ALIGN> DEVICE Word2 words_at(const uint8_t* p) {
     return {byte_perm(a, b, order), byte_perm(b, c, order)};
 }
 
+/// 2^23 as the sum of two values that the compiler can't know, so that it lies in a register: a permutation has room for one constant, which should be the
+/// order of its bytes, or there is a move for every weight.
+CONSTANT uint32_t BYTES_TO_FLOATS[2] = {0x4B000000, 0};
+
 /// A byte of a word as a float, less `minus`: the byte becomes the last bits of 2^23.
 DEVICE float byte_float(uint32_t word, int i, float minus) {
-    return bits_float(byte_perm(word, 0x4B000000, 0x7440 | i)) - (8388608.0f + minus);
+    return bits_float(byte_perm(word, BYTES_TO_FLOATS[0] + BYTES_TO_FLOATS[1], 0x7440 | i)) - (8388608.0f + minus);
 }
 
 /// `(byte - minus) * scale` of eight bytes.

@@ -210,13 +210,15 @@ DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
         const uint32_t row = 2 * (block.x * (WARPS >> split) + (t / LANES >> split)), lane = t & (lanes - 1);
         clear(sums[t]);
         if (p.gate_ty == p.up_ty) {
+            uint32_t cols = p.cols;
+            keep_here(cols);
             with_format(p.gate_ty, [&](auto format) INLINE {
                 using F = decltype(format);
                 const uint8_t *gates[2], *ups[2];
-                rows_from<2>(gates, gate, row, p.rows, row_bytes<F>(p.cols));
-                rows_from<2>(ups, up, row, p.rows, row_bytes<F>(p.cols));
+                rows_from<2>(gates, gate, row, p.rows, row_bytes<F>(cols));
+                rows_from<2>(ups, up, row, p.rows, row_bytes<F>(cols));
                 const uint8_t* const rows[4] = {gates[0], gates[1], ups[0], ups[1]};
-                lane_rows<F, 4, 1>(rows, x, 0, p.cols, 1, lane, lanes, sums[t]);
+                lane_rows<F, 4, 1>(rows, x, 0, cols, 1, lane, lanes, sums[t]);
             });
         } else {
 #pragma unroll 1

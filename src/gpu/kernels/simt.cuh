@@ -15,10 +15,12 @@
 #ifdef __CUDACC__
 #define DEVICE __device__ __forceinline__
 #define TABLE static __device__ const
+#define CONSTANT static __constant__
 #define SHARED(type, name) __shared__ type name
 #else
 #define DEVICE inline
 #define TABLE static const
+#define CONSTANT static const
 // Shared memory begins as NaN, as does what a thread keeps: whoever reads before writing is seen.
 #define SHARED(type, name) \
     type name;             \
