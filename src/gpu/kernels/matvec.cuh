@@ -1,11 +1,10 @@
 // Products of few rows of activations: every weight is read once, from memory to registers, and memory is what they wait for.
 //
 // A warp has R rows of weights and keeps R * T sums per lane; the lanes go over the row in units (see `formats.cuh`), neighbours side by
-// side, `STEPS` units ahead in registers before the first is used. Activations come through L1: for Q4_K that is 4 bytes of L1 for each 0.56 bytes
-// of memory, which two rows per warp halve. In flight per SM, at 96 registers a thread (20 warps): 20 warps * 32 lanes * 2 rows
-// * 2 steps * 8 bytes = 20 KiB of nibbles; a card with 270 GB/s on 24 SMs needs 7 KiB to hide 600 ns, one with 1 TB/s on 128 SMs 5 KiB,
-// an H100 15 KiB. Per weight of Q4_K there are seven to eight instructions (permute, subtract, multiply-add to the value, multiply-add to the
-// sum, a share of loads and scales): half of the issue slots of a 270 GB/s card at full memory speed, more than all of an H100's.
+// side, a few units ahead in registers before the first is used. Activations come through L1: for Q4_K that is 4 bytes of L1 for each 0.56 bytes
+// of memory, which four rows per warp make one. Matrices of few rows have several warps to a row (`split`), or there would not be enough on its way. In flight
+// per SM, at 80 registers a thread (24 warps): 24 warps * 32 lanes * 4 rows * 8 bytes = 24 KiB of nibbles; a card with 270 GB/s on 24 SMs needs
+// 7 KiB to hide 600 ns, one with 1 TB/s on 128 SMs 5 KiB, an H100 15 KiB.
 #pragma once
 
 #include "formats.cuh"
