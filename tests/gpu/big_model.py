@@ -82,7 +82,7 @@ class Value:
         if isinstance(v, float): return struct.pack("<If", 6, v)
         if isinstance(v, str): return struct.pack("<I", 8) + self.text(v)
         if v and isinstance(v[0], str): return struct.pack("<IIQ", 9, 8, len(v)) + b"".join(map(self.text, v))
-        return struct.pack("<IIQ", 9, 4 if v else 8, len(v)) + array.array("I", v).tobytes()
+        return struct.pack("<IIQ", 9, 5 if v else 8, len(v)) + array.array("i", v).tobytes()
 
 
 def tokens(vocab):
