@@ -71,7 +71,8 @@ params! {
     /// and computes [`MatVec::rows_of_block`] rows of it. `2^split` warps share a row, at most four.
     MatVec { x: Address, cols: u32, tokens: u32, x_stride: u32, jobs: u32, blocks: u32, split: u32, job: [MatJob; 6] }
 
-    /// The same for any number of rows, in tiles of [`MatMul::TILE`] weight rows by [`MatMul::TILE`] tokens; one map.
+    /// The same for any number of rows, in tiles of [`MatMul::ROWS`] weight rows by [`MatMul::TILE`] tokens; one map. Beside quantized weights, both the
+    /// weights and the activations of a tile may be rounded to f16, activations after scaling by a power of two of their own row.
     MatMul { x: Address, cols: u32, tokens: u32, x_stride: u32, pad: u32, job: MatJob }
 
     /// Queries and keys are normalised per head (`*_norm` 0: not), rotated (NEOX, first `2 * half` dimensions), and stored.
@@ -123,6 +124,7 @@ params! {
 
     /// Many tokens: as [`ExpertsUp`], expert by expert. `groups` is an array of [`Group`], sorted so that pairs `begin..end` in the order of groups use slot `slot`; `token_of` u32 is the row of `x`
     /// of each pair. `inner` `[pairs, rows]`. Grid: tiles of rows by `tiles` tiles of pairs; `tile_group` u32 `[tiles]` names the group of a tile and `tile_begin` u32 its first pair.
+    /// Rounding as in [`MatMul`].
     GroupedUp { slab: Address, slot_bytes: u64, gate_at: u64, up_at: u64, groups: Address, tile_group: Address, tile_begin: Address, token_of: Address, x: Address, inner: Address,
                 tiles: u32, rows: u32, cols: u32, gate_ty: u32, up_ty: u32, x_stride: u32 }
 
@@ -171,8 +173,10 @@ impl MatVec {
 }
 
 impl MatMul {
-    /// Weight rows, and tokens, of a block.
+    /// Tokens of a block.
     pub const TILE: u32 = 64;
+    /// Weight rows of a block.
+    pub const ROWS: u32 = 128;
 }
 
 impl ExpertsUp {
@@ -244,7 +248,7 @@ impl Kernel for MatVec {
 impl Kernel for MatMul {
     const NAME: &'static str = "matmul";
     fn shape(&self) -> Shape {
-        Shape { grid: [self.job.rows.div_ceil(Self::TILE), self.tokens.div_ceil(Self::TILE), 1], threads: 256 }
+        Shape { grid: [self.job.rows.div_ceil(Self::ROWS), self.tokens.div_ceil(Self::TILE), 1], threads: 256 }
     }
 }
 
@@ -344,7 +348,7 @@ impl Kernel for GroupedUp {
 impl Kernel for GroupedDown {
     const NAME: &'static str = "grouped_down";
     fn shape(&self) -> Shape {
-        Shape { grid: [self.rows.div_ceil(GroupedUp::TILE), self.tiles, 1], threads: 256 }
+        Shape { grid: [self.rows.div_ceil(MatMul::ROWS), self.tiles, 1], threads: 256 }
     }
 }
 

@@ -8,6 +8,9 @@ use rotary::gpu::Address;
 const NONE: Address = Address::NONE;
 /// What f32 sums of a few hundred to thousand products may differ by from the exact sum, as a part of the greatest result.
 const SUM: f32 = 3e-6;
+/// The same of products of halves: weights and activations are rounded to eleven bits, each an error of 1.4e-4 of a product on average, of random sign, so
+/// about 2e-4 of a typical sum; the greatest result is some three times that sum, and the worst of thousands of errors four times the usual one.
+const HALVES: f32 = 6e-4;
 /// What a handful of f32 operations may differ by.
 const FEW: f32 = 1e-6;
 
@@ -16,6 +19,15 @@ fn types() -> Vec<GgmlType> {
     let all: Vec<_> = GgmlType::all().filter(|t| rotary::kernels::supported(*t)).collect();
     assert_eq!(all.len(), 25);
     all
+}
+
+/// What tiled products may differ by: quantized weights are multiplied as halves.
+fn tiled(types: &[GgmlType]) -> f32 {
+    if types.iter().any(|t| t.block_elems() == 1) {
+        SUM
+    } else {
+        HALVES
+    }
 }
 
 /// A row length that the type allows, about `n`; plain types get odd ones too.
@@ -122,7 +134,7 @@ fn products_agree_with_the_cpu_tier_as_far_as_its_rounded_activations_allow() {
 #[test]
 fn matmul_of_every_type_in_whole_and_broken_tiles() {
     for (i, ty) in types().into_iter().enumerate() {
-        for (tokens, rows) in [(1, 1), (9, 70), (64, 64), (130, 5)] {
+        for (tokens, rows) in [(1, 1), (9, 150), (64, 128), (130, 5)] {
             let a = &mut Arena::new(i as u64);
             let n = 60 + a.below(300);
             let cols = cols(a, ty, n);
@@ -144,7 +156,9 @@ fn matmul_of_every_type_in_whole_and_broken_tiles() {
                 first_block: 0,
             };
             let x = a.noise(tokens * stride, 1.0);
-            let out = a.output(y, tokens * y_stride, SUM);
+            // A single result may be small beside the products that it is the sum of.
+            let alone = if tokens * rows == 1 && ty.block_elems() > 1 { 5.0 } else { 1.0 };
+            let out = a.output(y, tokens * y_stride, alone * tiled(&[ty]));
             a.check(&MatMul { x, cols: cols as u32, tokens: tokens as u32, x_stride: stride as u32, pad: 0, job }, &[out]);
         }
     }
@@ -275,10 +289,11 @@ fn experts_grouped_for_many_tokens() {
             up_ty: up_ty.number(),
             x_stride: hidden as u32 + 4,
         };
-        let written = a.output(inner, pairs * rows, SUM);
+        // A product of two of them.
+        let written = a.output(inner, pairs * rows, 2.0 * tiled(&[ty, up_ty]));
         a.check(&up, &[written]);
         let inner = a.noise(pairs * 256, 1.0);
-        let out = a.floats(pairs * 66);
+        let out = a.floats(pairs * 140);
         let down = GroupedDown {
             slab: s.at,
             slot_bytes: s.slot_bytes,
@@ -289,12 +304,65 @@ fn experts_grouped_for_many_tokens() {
             inner,
             out,
             tiles,
-            rows: 66,
+            rows: 140,
             cols: 256,
             ty: ty.number(),
         };
-        let written = a.output(out, pairs * 66, SUM);
+        let written = a.output(out, pairs * 140, tiled(&[ty]));
         a.check(&down, &[written]);
+    }
+}
+
+#[test]
+fn tiles_of_halves_take_activations_of_any_size_and_no_token_sees_another() {
+    for ty in [GgmlType::Q4K, GgmlType::Q6K, GgmlType::Q8_0, GgmlType::Q4_0] {
+        let (rows, cols, tokens) = (40, if ty.block_elems() == 32 { 480 } else { 512 }, 70);
+        let a = &mut Arena::new(11);
+        let w = a.weights(ty, rows, cols);
+        // Rows of all sizes, some growing or shrinking along the way by more than a half can hold; one of zeros, one that is infinite in one place.
+        let values: Vec<f32> = (0..tokens * cols)
+            .map(|i| {
+                let (t, c) = (i / cols, i % cols);
+                let along = [0.0, 8.0, -8.0, 60.0][t % 4] * (c as f32 / cols as f32);
+                (a.below(2001) as f32 / 1000.0 - 1.0) * 10f32.powf((along + (t as f32 - 35.0) / 3.0).min(30.0))
+            })
+            .enumerate()
+            .map(|(i, v)| match i / cols {
+                8 => 0.0,
+                9 if i % cols == 100 => f32::INFINITY,
+                10 if i % cols == 100 => f32::NAN,
+                11 => v * 1e-25,
+                _ => v,
+            })
+            .collect();
+        let (weight, x, y) = (a.put(&w), a.put(&values), a.floats(tokens * rows));
+        let job = MatJob { weight, y, ty: ty.number(), rows: rows as u32, y_stride: rows as u32, ..MatJob::default() };
+        let k = MatMul { x, cols: cols as u32, tokens: tokens as u32, x_stride: cols as u32, pad: 0, job };
+        let got = a.result(&k, y, tokens * rows);
+        let mut exact = vec![0.0; rows * cols];
+        rotary::kernels::dequantize(ty, &w, &mut exact).unwrap();
+        for (t, got) in got.chunks_exact(rows).enumerate() {
+            let x = &values[t * cols..][..cols];
+            if t == 9 || t == 10 {
+                assert!(got.iter().all(|g| !g.is_finite()), "{ty:?} token {t}");
+                continue;
+            }
+            for (g, w) in got.iter().zip(exact.chunks_exact(cols)) {
+                let products = || w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                // Half a step of eleven bits in both factors; below 2^-14 a weight has steps of 2^-24.
+                let allowed: f64 =
+                    products().map(|p| p.abs() * 9.9e-4).sum::<f64>() + x.iter().map(|x| f64::from(x.abs()) * 3e-8).sum::<f64>();
+                let want: f64 = products().sum();
+                assert!((f64::from(*g) - want).abs() <= allowed, "{ty:?} token {t}: {g} instead of {want}");
+            }
+        }
+        // Each token alone, to the bit.
+        for t in [0, 1, 7, 8, 33, 64, 69] {
+            let alone = a.floats(rows);
+            let k = MatMul { x: x.plus(t * cols * 4), tokens: 1, job: MatJob { y: alone, ..job }, ..k };
+            let alone = a.result(&k, alone, rows);
+            assert!(alone.iter().zip(&got[t * rows..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{ty:?} token {t}");
+        }
     }
 }
 
@@ -604,7 +672,9 @@ fn attention_over_splits_and_their_join() {
 
 #[test]
 fn convolutions_carry_their_last_inputs_on() {
-    for (tokens, channels, width) in [(1, 1, 1), (1, 200, 4), (2, 130, 4), (7, 128, 4), (3, 5, 8), (20, 33, 2)] {
+    for (tokens, channels, width) in
+        [(1, 1, 1), (1, 200, 4), (2, 130, 4), (7, 128, 4), (3, 5, 8), (20, 33, 2), (32, 9, 4), (33, 5, 8), (70, 3, 4), (40, 2, 1)]
+    {
         let a = &mut Arena::new(channels as u64);
         let (y, carry) = (a.floats(tokens * channels), a.noise((width - 1) * channels, 1.0));
         let k = Convolve {

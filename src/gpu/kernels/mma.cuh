@@ -1,0 +1,97 @@
+// Tensor cores: a warp multiplies 16 by 16 halves with 16 by 8 of them and adds to 16 by 8 floats.
+//
+// Each lane holds its share of the three matrices, as the PTX manual lays it out ("Matrix fragments for mma.m16n8k16", "ldmatrix"). On the
+// host the same shares are gathered into matrices, multiplied and added in f32, so a lane with the wrong share gives a wrong product there too.
+#pragma once
+
+#include "simt.cuh"
+
+/// A lane's share of four matrices of 8 by 8 halves: of row `lane / 4` the two halves from `2 (lane % 4)` on.
+typedef Few<uint32_t, 4> Halves;
+
+#ifdef __CUDACC__
+
+DEVICE uint32_t two_halves(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+    uint32_t both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+#else
+    return float_half(low) | (uint32_t)float_half(high) << 16;
+#endif
+}
+
+/// Four matrices of halves out of shared memory. Lane 8 i + r says where row r of matrix i begins, at a multiple of 16 bytes.
+template <class At> DEVICE void load_halves(const Block&, At at, PerThread<Halves>& out) {
+    const uint32_t from = (uint32_t)__cvta_generic_to_shared(at((int)threadIdx.x));
+    Halves& h = out.v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(h[0]), "=r"(h[1]), "=r"(h[2]), "=r"(h[3]) : "r"(from) : "memory");
+}
+
+/// `sums[at..at + 4] += a b`: a is all four matrices (rows 0.. and 8.. of columns 0.., then those of columns 8..), b two of its four, from `half` on
+/// (columns 0.. and 8.. of eight rows, which are the columns of the product).
+template <int N> DEVICE void multiply_halves(const Block&, PerThread<Halves>& a, PerThread<Halves>& b, int half, PerThread<Few<float, N>>& sums, int at) {
+    const Halves &p = a.v, &q = b.v;
+    float* s = sums.v.v + at;
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
+                 : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "r"(q[half]), "r"(q[half + 1]));
+#else
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                     : "+f"(s[0]), "+f"(s[1]), "+f"(s[2]), "+f"(s[3])
+                     : "r"(p[2 * k]), "r"(p[2 * k + 1]), "r"(q[half + k]));
+    }
+#endif
+}
+
+/// The greatest of eight neighbours; all of them get it. A NaN counts as none.
+template <int N> DEVICE void max_of_eight(const Block&, PerThread<Few<float, N>>& a) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+#pragma unroll
+        for (int o = 4; o; o /= 2) a.v[i] = fmaxf(a.v[i], __shfl_xor_sync(0xffffffffu, a.v[i], o));
+    }
+}
+
+/// Brings what lies there nearer.
+DEVICE void fetch_ahead(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+#else
+
+inline uint32_t two_halves(float low, float high) { return float_half(low) | (uint32_t)float_half(high) << 16; }
+
+template <class At> void load_halves(const Block& block, At at, PerThread<Halves>& out) {
+    for (int t = 0; t < (int)block.threads; t++) {
+        for (int i = 0; i < 4; i++) memcpy(&out[t][i], (const uint8_t*)at(t / LANES * LANES + 8 * i + t % LANES / 4) + 4 * (t % 4), 4);
+    }
+}
+
+template <int N> void multiply_halves(const Block& block, PerThread<Halves>& a, PerThread<Halves>& b, int half, PerThread<Few<float, N>>& sums, int at) {
+    for (int w = 0; w < (int)block.threads; w += LANES) {
+        float p[16][16], q[8][16];
+        for (int l = 0; l < LANES; l++) {
+            for (int e = 0; e < 2; e++) {
+                const int row = l / 4, k = 2 * (l % 4) + e;
+                for (int i = 0; i < 4; i++) p[row + i % 2 * 8][k + i / 2 * 8] = half_float((uint16_t)(a[w + l][i] >> (16 * e)));
+                for (int i = 0; i < 2; i++) q[row][k + i * 8] = half_float((uint16_t)(b[w + l][half + i] >> (16 * e)));
+            }
+        }
+        for (int l = 0; l < LANES; l++) {
+            for (int i = 0; i < 4; i++) {
+                float& sum = sums[w + l][at + i];
+                for (int k = 0; k < 16; k++) sum = fmaf(p[l / 4 + i / 2 * 8][k], q[2 * (l % 4) + i % 2][k], sum);
+            }
+        }
+    }
+}
+
+template <int N> void max_of_eight(const Block& b, PerThread<Few<float, N>>& a) {
+    for (int i = 0; i < N; i++) butterfly_steps(b, 8, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return fmaxf(p, q); });
+}
+
+inline void fetch_ahead(const void*) {}
+
+#endif
