@@ -212,6 +212,8 @@ impl Rotate {
 impl Convolve {
     /// Widest convolution.
     pub const TAPS: u32 = 8;
+    /// Tokens of a block.
+    pub const STRETCH: u32 = 32;
 }
 
 impl Route {
@@ -292,7 +294,7 @@ impl Kernel for JoinSplits {
 impl Kernel for Convolve {
     const NAME: &'static str = "convolve";
     fn shape(&self) -> Shape {
-        line(self.channels.div_ceil(128), 128)
+        Shape { grid: [self.channels.div_ceil(128), self.tokens.div_ceil(Self::STRETCH), 1], threads: 128 }
     }
 }
 

@@ -6,128 +6,181 @@
 
 /// Widest convolution.
 #define TAPS 8
-/// Longest key head.
-#define KEY_DIM 256
-/// Columns of a head's state that a block keeps: one per lane.
+/// Tokens of a thread, no fewer than taps.
+#define STRETCH 32
+/// Those that are loaded together.
+#define AT_ONCE 8
+/// Columns of a head's state that a block keeps: four per warp.
 #define COLUMNS 32
-/// Its warps, which share the rows of the state.
 #define DELTA_WARPS 8
 
-/// A thread has a channel, and the last inputs of it in registers.
+/// A thread has a channel and a stretch of tokens, and the last inputs of it in registers.
+///
+/// The first stretch alone reads `carry`, so it alone writes it: what the last stretch leaves is among its inputs, or the whole launch is one stretch.
 DEVICE void convolve_block(const Block& block, const Convolve& p) {
     apart(block, [&](int t) INLINE {
-        const uint32_t c = block.x * block.threads + t;
+        const uint32_t c = block.x * block.threads + t, first = block.y * STRETCH;
         if (c >= p.channels) return;
+        const uint32_t end = p.tokens - first < STRETCH ? p.tokens : first + STRETCH;
         // The newest is last; what is older than the width is not used.
-        float taps[TAPS], window[TAPS];
+        float taps[TAPS], window[TAPS + AT_ONCE - 1];
         const int skip = TAPS - (int)p.width;
 #pragma unroll
-        for (int j = 0; j < TAPS; j++) {
-            taps[j] = j >= skip ? p.taps[(size_t)(j - skip) * p.channels + c] : 0.0f;
-            window[j] = j >= skip && j < TAPS - 1 ? p.carry[(size_t)(j - skip) * p.channels + c] : 0.0f;
-        }
-        for (uint32_t n = 0; n < p.tokens; n++) {
-            window[TAPS - 1] = p.x[(size_t)n * p.x_stride + c];
-            float sum = 0;
-#pragma unroll
-            for (int j = 0; j < TAPS; j++) {
-                if (j >= skip) sum = fmaf(taps[j], window[j], sum);
-            }
-            p.y[(size_t)n * p.channels + c] = silu(sum);
-#pragma unroll
-            for (int j = 0; j + 1 < TAPS; j++) window[j] = window[j + 1];
-        }
+        for (int j = 0; j < TAPS; j++) taps[j] = j >= skip ? p.taps[(size_t)(j - skip) * p.channels + c] : 0.0f;
 #pragma unroll
         for (int j = 0; j < TAPS - 1; j++) {
-            if (j >= skip) p.carry[(size_t)(j - skip) * p.channels + c] = window[j];
+            if (j < skip) {
+                window[j] = 0;
+            } else if (first == 0) {
+                window[j] = p.carry[(size_t)(j - skip) * p.channels + c];
+            } else {
+                window[j] = p.x[(size_t)(first + j - (TAPS - 1)) * p.x_stride + c];
+            }
+        }
+        if (first == 0) {
+            for (int j = skip; j < TAPS - 1; j++) {
+                // Of the inputs and what was before them, the last; what is moved is read before it is overwritten.
+                const uint32_t at = p.tokens + j - skip;
+                const uint32_t before = TAPS - 1 - skip;
+                p.carry[(size_t)(j - skip) * p.channels + c] =
+                    at < before ? p.carry[(size_t)at * p.channels + c] : p.x[(size_t)(at - before) * p.x_stride + c];
+            }
+        }
+        for (uint32_t n = first; n < end; n += AT_ONCE) {
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) window[TAPS - 1 + i] = n + i < end ? p.x[(size_t)(n + i) * p.x_stride + c] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                if (n + i >= end) break;
+                float sum = 0;
+#pragma unroll
+                for (int j = 0; j < TAPS; j++) {
+                    if (j >= skip) sum = fmaf(taps[j], window[i + j], sum);
+                }
+                p.y[(size_t)(n + i) * p.channels + c] = silu(sum);
+            }
+#pragma unroll
+            for (int j = 0; j < TAPS - 1; j++) window[j] = window[j + AT_ONCE];
         }
     });
 }
 
-/// What the threads of a block tell each other about a token.
-struct DeltaShared {
-    float q[KEY_DIM], k[KEY_DIM];
-    float qq[DELTA_WARPS], kk[DELTA_WARPS], qk[DELTA_WARPS];
-    float recall_k[DELTA_WARPS][COLUMNS], recall_q[DELTA_WARPS][COLUMNS];
+/// What the threads of a block know of eight tokens, each prepared by one warp: queries and keys of unit length, how the state fades, how much is put in.
+template <int N> struct DeltaShared {
+    float q[DELTA_WARPS][8 * N], k[DELTA_WARPS][8 * N], v[DELTA_WARPS][COLUMNS];
+    float qk[DELTA_WARPS], decay[DELTA_WARPS], strength[DELTA_WARPS];
 };
 
 /// `ln(1 + e^x)`, without overflow.
 DEVICE float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 
-/// Lane l of warp w keeps rows w, w + 8, w + 16.. of column l of the state in N registers, over all tokens. Per token it adds its part of S^T k and
-/// S^T q; with the sums every thread moves its rows on. Since `(S')^T q = g S^T q + (k q) d` the new state need not be read again.
-template <int N> DEVICE void delta_columns(const Block& block, const DeltaRule& p, DeltaShared& s) {
+/// A warp keeps four columns of the state over all tokens, lanes 8 c.. column c: of every 32 rows four each, N in all. Nothing but queries, keys and values is
+/// shared, so only each eighth token waits for the block. Per token a lane adds its part of S^T k and S^T q; with the sums of eight lanes it moves its rows on.
+/// Since `(S')^T q = g S^T q + (k q) d` the new state need not be read again. What the next eight tokens need is loaded before these are worked on.
+template <int N> DEVICE void delta_columns(const Block& block, const DeltaRule& p) {
+    constexpr int DIMS = 8 * N / LANES;
     const uint32_t h = block.x, channels = 2 * p.keys * p.key_dim + p.values * p.value_dim;
-    const uint32_t query_at = h % p.keys * p.key_dim, key_at = p.keys * p.key_dim + query_at;
+    const uint32_t query_at = h % p.keys * p.key_dim, key_at = p.keys * p.key_dim + query_at, value_at = 2 * p.keys * p.key_dim + h * p.value_dim;
     const float bias = p.bias[h], rate = p.rate[h], shrink = 1.0f / sqrtf((float)p.key_dim);
     float* state = p.state + (size_t)h * p.key_dim * p.value_dim;
+    SHARED(DeltaShared<N>, s);
+    const auto column = [&](int t) INLINE { return block.y * COLUMNS + t / 8; };
+    const auto row = [&](int t, int i) INLINE { return (uint32_t)(i / 4 * 32 + t % 8 * 4 + i % 4); };
     PerThread<Few<float, N>> kept;
+    // Of the next token of this warp: queries, keys, and a value, alpha, beta.
+    PerThread<Few<float, 2 * DIMS + 3>> next;
     PerThread<Few<float, 3>> norms;
+    PerThread<Few<float, 2>> recall;
+    const auto load = [&](uint32_t n) INLINE {
+        apart(block, [&](int t) INLINE {
+            const uint32_t token = n + t / LANES, l = t % LANES, value = block.y * COLUMNS + l;
+            const bool in = token < p.tokens;
+            const float* mixed = p.mixed + (size_t)token * channels;
+#pragma unroll
+            for (int i = 0; i < DIMS; i++) {
+                const bool has = in && LANES * i + l < p.key_dim;
+                next[t][i] = has ? mixed[query_at + LANES * i + l] : 0.0f;
+                next[t][DIMS + i] = has ? mixed[key_at + LANES * i + l] : 0.0f;
+            }
+            next[t][2 * DIMS] = in && value < p.value_dim ? mixed[value_at + value] : 0.0f;
+            next[t][2 * DIMS + 1] = in ? p.alpha[(size_t)token * p.alpha_stride + h] : 0.0f;
+            next[t][2 * DIMS + 2] = in ? p.beta[(size_t)token * p.beta_stride + h] : 0.0f;
+        });
+    };
+    load(0);
     apart(block, [&](int t) INLINE {
-        const uint32_t column = block.y * COLUMNS + t % LANES;
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            const uint32_t row = i * DELTA_WARPS + t / LANES;
-            kept[t][i] = row < p.key_dim && column < p.value_dim ? state[(size_t)row * p.value_dim + column] : 0.0f;
+            const bool in = row(t, i) < p.key_dim && column(t) < p.value_dim;
+            kept[t][i] = in ? state[(size_t)row(t, i) * p.value_dim + column(t)] : 0.0f;
         }
     });
-    for (uint32_t n = 0; n < p.tokens; n++) {
-        const float* mixed = p.mixed + (size_t)n * channels;
+    for (uint32_t n = 0; n < p.tokens; n += DELTA_WARPS) {
         apart(block, [&](int t) INLINE {
-            const bool in = t < (int)p.key_dim;
-            const float q = in ? mixed[query_at + t] : 0.0f, k = in ? mixed[key_at + t] : 0.0f;
-            s.q[t] = q, s.k[t] = k;
-            norms[t][0] = q * q, norms[t][1] = k * k, norms[t][2] = q * k;
+            norms[t] = {0, 0, 0};
+#pragma unroll
+            for (int i = 0; i < DIMS; i++) {
+                const float q = next[t][i], k = next[t][DIMS + i];
+                norms[t][0] = fmaf(q, q, norms[t][0]), norms[t][1] = fmaf(k, k, norms[t][1]), norms[t][2] = fmaf(q, k, norms[t][2]);
+            }
         });
         warp_sum(block, norms);
         phase(block, [&](int t) INLINE {
-            if (t % LANES == 0) s.qq[t / LANES] = norms[t][0], s.kk[t / LANES] = norms[t][1], s.qk[t / LANES] = norms[t][2];
-        });
-        phase(block, [&](int t) INLINE {
-            float recall_k = 0, recall_q = 0;
+            const int w = t / LANES, l = t % LANES;
+            const float of_q = shrink / sqrtf(norms[t][0] + p.eps), of_k = 1.0f / sqrtf(norms[t][1] + p.eps);
 #pragma unroll
-            for (int i = 0; i < N; i++) {
-                const int row = i * DELTA_WARPS + t / LANES;
-                recall_k = fmaf(s.k[row], kept[t][i], recall_k);
-                recall_q = fmaf(s.q[row], kept[t][i], recall_q);
+            for (int i = 0; i < DIMS; i++) {
+                s.q[w][LANES * i + l] = next[t][i] * of_q;
+                s.k[w][LANES * i + l] = next[t][DIMS + i] * of_k;
             }
-            s.recall_k[t / LANES][t % LANES] = recall_k;
-            s.recall_q[t / LANES][t % LANES] = recall_q;
-        });
-        const float decay = expf(rate * softplus(p.alpha[(size_t)n * p.alpha_stride + h] + bias));
-        const float strength = sigmoid(p.beta[(size_t)n * p.beta_stride + h]);
-        phase(block, [&](int t) INLINE {
-            float qq = 0, kk = 0, qk = 0, recall_k = 0, recall_q = 0;
-#pragma unroll
-            for (int w = 0; w < DELTA_WARPS; w++) {
-                qq += s.qq[w], kk += s.kk[w], qk += s.qk[w];
-                recall_k += s.recall_k[w][t % LANES], recall_q += s.recall_q[w][t % LANES];
-            }
-            const float of_q = shrink / sqrtf(qq + p.eps), of_k = 1.0f / sqrtf(kk + p.eps);
-            const uint32_t column = block.y * COLUMNS + t % LANES;
-            const bool in = column < p.value_dim;
-            const float v = in ? mixed[2 * p.keys * p.key_dim + h * p.value_dim + column] : 0.0f;
-            const float change = strength * fmaf(-decay, recall_k * of_k, v);
-#pragma unroll
-            for (int i = 0; i < N; i++) kept[t][i] = fmaf(s.k[i * DELTA_WARPS + t / LANES] * of_k, change, decay * kept[t][i]);
-            if (t < LANES && in) {
-                p.y[((size_t)n * p.values + h) * p.value_dim + column] = fmaf(qk * of_q * of_k, change, decay * (recall_q * of_q));
+            s.v[w][l] = next[t][2 * DIMS];
+            if (l == 0) {
+                s.qk[w] = norms[t][2] * of_q * of_k;
+                s.decay[w] = expf(rate * softplus(next[t][2 * DIMS + 1] + bias));
+                s.strength[w] = sigmoid(next[t][2 * DIMS + 2]);
             }
         });
+        if (n + DELTA_WARPS < p.tokens) load(n + DELTA_WARPS);
+        const int count = p.tokens - n < DELTA_WARPS ? p.tokens - n : DELTA_WARPS;
+#pragma unroll 2
+        for (int m = 0; m < count; m++) {
+            PerThread<Few<float, N>> keys;
+            apart(block, [&](int t) INLINE {
+                // Four sums of each, so that no addition waits for the one before.
+                float k[4] = {0, 0, 0, 0}, q[4] = {0, 0, 0, 0};
+#pragma unroll
+                for (int i = 0; i < N; i += 4) {
+                    const Float4 a = *(const Float4*)&s.k[m][row(t, i)], b = *(const Float4*)&s.q[m][row(t, i)];
+                    keys[t][i] = a.x, keys[t][i + 1] = a.y, keys[t][i + 2] = a.z, keys[t][i + 3] = a.w;
+                    k[0] = fmaf(a.x, kept[t][i], k[0]), k[1] = fmaf(a.y, kept[t][i + 1], k[1]);
+                    k[2] = fmaf(a.z, kept[t][i + 2], k[2]), k[3] = fmaf(a.w, kept[t][i + 3], k[3]);
+                    q[0] = fmaf(b.x, kept[t][i], q[0]), q[1] = fmaf(b.y, kept[t][i + 1], q[1]);
+                    q[2] = fmaf(b.z, kept[t][i + 2], q[2]), q[3] = fmaf(b.w, kept[t][i + 3], q[3]);
+                }
+                recall[t] = {(k[0] + k[1]) + (k[2] + k[3]), (q[0] + q[1]) + (q[2] + q[3])};
+            });
+            sum_among(block, recall, 8);
+            apart(block, [&](int t) INLINE {
+                const float decay = s.decay[m], change = s.strength[m] * fmaf(-decay, recall[t][0], s.v[m][t / 8]);
+#pragma unroll
+                for (int i = 0; i < N; i++) kept[t][i] = fmaf(keys[t][i], change, decay * kept[t][i]);
+                if (t % 8 == 0 && column(t) < p.value_dim) {
+                    p.y[((size_t)(n + m) * p.values + h) * p.value_dim + column(t)] = fmaf(s.qk[m], change, decay * recall[t][1]);
+                }
+            });
+        }
+        phase(block, [](int) INLINE {});
     }
     apart(block, [&](int t) INLINE {
-        const uint32_t column = block.y * COLUMNS + t % LANES;
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            const uint32_t row = i * DELTA_WARPS + t / LANES;
-            if (row < p.key_dim && column < p.value_dim) state[(size_t)row * p.value_dim + column] = kept[t][i];
+            if (row(t, i) < p.key_dim && column(t) < p.value_dim) state[(size_t)row(t, i) * p.value_dim + column(t)] = kept[t][i];
         }
     });
 }
 
 DEVICE void delta_rule_block(const Block& block, const DeltaRule& p) {
-    SHARED(DeltaShared, shared);
-    if (p.key_dim <= 64) return delta_columns<8>(block, p, shared);
-    if (p.key_dim <= 128) return delta_columns<16>(block, p, shared);
-    delta_columns<32>(block, p, shared);
+    if (p.key_dim <= 64) return delta_columns<8>(block, p);
+    if (p.key_dim <= 128) return delta_columns<16>(block, p);
+    delta_columns<32>(block, p);
 }
