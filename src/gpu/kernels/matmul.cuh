@@ -269,9 +269,8 @@ DEVICE void half_product(const Block& block, const Rows<TWO>& rows, uint32_t col
             tokens[t][i] = row_of(t / 8 + 32 * i);
         }
     });
-    // The first tokens' next columns are loaded a step ahead; there are not registers for all.
-    load(0, 0);
     for (uint32_t from = 0; from < cols; from += STEP) {
+        load(0, from);
         if (count > 32) load(1, from);
         apart(block, [&](int t) INLINE {
 #pragma unroll
@@ -305,7 +304,6 @@ DEVICE void half_product(const Block& block, const Rows<TWO>& rows, uint32_t col
             }
             weight_halves<TWO>(t, rows, weights[t][0], weights[t][1], from, cols, s);
         });
-        if (from + STEP < cols) load(0, from + STEP);
         if (s.grown_at == from) {
             apart(block, [&](int t) INLINE {
 #pragma unroll
