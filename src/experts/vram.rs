@@ -178,7 +178,14 @@ impl VramTier {
             }
         }
         let Rates { link, host, .. } = tier.rates;
-        tracing::info!(link, host, slots, pinned = tier.staging.bytes() + tier.couriers.bytes(), "expert slots on {}", tier.device.facts().name);
+        tracing::info!(
+            link,
+            host,
+            slots,
+            pinned = tier.staging.bytes() + tier.couriers.bytes(),
+            "expert slots on {}",
+            tier.device.facts().name
+        );
         Ok(tier)
     }
 

@@ -348,7 +348,16 @@ pub fn open(ordinal: usize) -> Result<Arc<Cuda>, GpuError> {
     let module = context.load_module(Ptx::from_binary(KERNELS.to_vec())).map_err(|e| kernels_refused(&facts, e))?;
     let ring = locked(&lanes, Ring::QUARTER * 4).ok();
     let ring = Mutex::new(ring.map(|memory| Ring { memory, quarter: 0, used: 0, done: Default::default() }));
-    Ok(Arc::new(Cuda { facts, lanes, module, functions: RwLock::default(), ring, launched: AtomicU64::new(0), recording: AtomicBool::new(false), candle }))
+    Ok(Arc::new(Cuda {
+        facts,
+        lanes,
+        module,
+        functions: RwLock::default(),
+        ring,
+        launched: AtomicU64::new(0),
+        recording: AtomicBool::new(false),
+        candle,
+    }))
 }
 
 fn kernels_refused(facts: &Facts, error: DriverError) -> GpuError {
