@@ -537,4 +537,8 @@ pub struct DeviceGauges {
     pub sent_rate: u64,
     /// Copies that were under way when the last step ended.
     pub queued: u64,
+    /// Share of the last moments in which it computed, in percent, where the driver tells.
+    pub busy: Option<u32>,
+    /// Bytes per second that come over its bus, of experts and of all else, where the driver tells.
+    pub received_rate: Option<u64>,
 }

@@ -10,8 +10,9 @@
 
 #![allow(unsafe_code)]
 
-use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, PinnedBytes, Recording, Touch};
+use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, PinnedBytes, Recording, Touch, Watched};
 use super::driver;
+use super::nvml::Monitor;
 use super::params::Shape;
 use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
 use candle_core::cuda_backend::cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
@@ -25,7 +26,7 @@ use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 /// Machine code of the kernels for every GPU generation, made by `build.rs`.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rotary.fatbin"));
@@ -324,6 +325,7 @@ pub struct Cuda {
     ring: Mutex<Option<Ring>>,
     launched: AtomicU64,
     recording: AtomicBool,
+    monitor: OnceLock<Option<Monitor>>,
     candle: candle_core::Device,
 }
 
@@ -356,6 +358,7 @@ pub fn open(ordinal: usize) -> Result<Arc<Cuda>, GpuError> {
         ring,
         launched: AtomicU64::new(0),
         recording: AtomicBool::new(false),
+        monitor: OnceLock::new(),
         candle,
     }))
 }
@@ -470,6 +473,11 @@ impl Device for Cuda {
         self.bind("asking for free memory")?;
         self.trim();
         self.lanes.context.mem_get_info().map(|(free, _)| free as u64).map_err(|e| failed("asking for free memory", e))
+    }
+
+    fn watched(&self) -> Option<Watched> {
+        let sample = self.monitor.get_or_init(|| Monitor::open(&self.bus()?)).as_ref()?.sample();
+        Some(Watched { used: sample.memory_used, busy: sample.busy, received: sample.received })
     }
 
     fn alloc(&self, bytes: usize) -> Result<Memory, GpuError> {

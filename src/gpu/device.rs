@@ -211,6 +211,17 @@ pub struct Touch {
     pub writes: bool,
 }
 
+/// What a monitor beside the device counts; see [`Device::watched`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// Bytes of memory that all programs together use.
+    pub used: Option<u64>,
+    /// Share of the last moments in which a kernel ran, in percent.
+    pub busy: Option<u32>,
+    /// Bytes per second that came over the bus, by whomever they were sent.
+    pub received: Option<u64>,
+}
+
 /// A GPU, or what stands for one.
 pub trait Device: Send + Sync {
     /// What it is.
@@ -221,6 +232,11 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// From the driver.
     fn free(&self) -> Result<u64, GpuError>;
+
+    /// What the driver's monitor counts, if there is one. May take some ten milliseconds, and disturbs no work that is under way.
+    fn watched(&self) -> Option<Watched> {
+        None
+    }
 
     /// Device memory with undefined content, at a multiple of 256.
     ///

@@ -41,12 +41,16 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
+/// Alone on its cache lines (two, since processors fetch them in pairs): what one thread writes must not take from another what that one reads.
+#[repr(align(128))]
+struct Alone<T>(T);
+
 struct Shared {
-    /// Fork number, [`OPEN`] and the count of workers inside.
-    state: AtomicU64,
+    /// Fork number, [`OPEN`] and the count of workers inside (and of those that have come too late and are about to leave).
+    state: Alone<AtomicU64>,
     /// The running fork. Written only by the caller, while no worker is inside.
     task: UnsafeCell<Option<(Task, usize)>>,
-    next: AtomicUsize,
+    next: Alone<AtomicUsize>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
     /// Workers looking for a fork; more than the machine has cores to spare would only be in the way.
@@ -62,9 +66,9 @@ struct Shared {
     all_left: Condvar,
 }
 
-// SAFETY: `task` is written by the caller that holds `turn`, and only while the state is closed with a count of zero; workers
-// read it only after they have raised the count of an open state (acquire, paired with the release that opened it). The pointer
-// stays valid because `Pool::run` does not return before the count is back to zero.
+// SAFETY: `task` is written by the caller that holds `turn`, and only while the state is closed and nobody is counted who joined when it was
+// open; workers read it only after they have raised the count of an open state (acquire, paired with the release that opened it). The
+// pointer stays valid because `Pool::run` does not return before the count has been zero after the state was closed.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it belongs to one thread.
 unsafe impl Send for Shared {}
@@ -97,9 +101,9 @@ impl Pool {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = if threads == 0 { physical_cores() } else { threads.min(1024) };
         let shared = Arc::new(Shared {
-            state: AtomicU64::new(0),
+            state: Alone(AtomicU64::new(0)),
             task: UnsafeCell::new(None),
-            next: AtomicUsize::new(0),
+            next: Alone(AtomicUsize::new(0)),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
             spinning: AtomicUsize::new(0),
@@ -157,9 +161,9 @@ impl Pool {
             let erased: Task = std::mem::transmute::<&(dyn Fn(usize) + Sync), Task>(task);
             *s.task.get() = Some((erased, tasks));
         }
-        s.next.store(0, Ordering::Relaxed);
-        let epoch = (s.state.load(Ordering::Relaxed) & !(OPEN | COUNT)).wrapping_add(EPOCH);
-        s.state.store(epoch | OPEN, Ordering::SeqCst);
+        s.next.0.store(0, Ordering::Relaxed);
+        // The next number, open. Added and not stored: a worker that has come too late may be counted right now.
+        s.state.0.fetch_add(EPOCH | OPEN, Ordering::SeqCst);
         // Beside a GPU the workers that look for a fork are enough: waking the others costs more than they bring.
         let enough = s.awake.load(Ordering::Relaxed) && s.spinning.load(Ordering::SeqCst) > 0;
         if s.sleeping.load(Ordering::SeqCst) > 0 && !enough {
@@ -167,7 +171,7 @@ impl Pool {
             s.wake.notify_all();
         }
         s.take_tasks(task, tasks);
-        let before = s.state.fetch_and(!OPEN, Ordering::SeqCst);
+        let before = s.state.0.fetch_and(!OPEN, Ordering::SeqCst);
         if before & COUNT != 0 {
             s.wait_until_left();
         }
@@ -195,7 +199,7 @@ impl Shared {
     fn take_tasks(&self, task: &(dyn Fn(usize) + Sync), tasks: usize) {
         INSIDE.set(true);
         let result = catch_unwind(AssertUnwindSafe(|| loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
+            let i = self.next.0.fetch_add(1, Ordering::Relaxed);
             if i >= tasks {
                 break;
             }
@@ -204,7 +208,7 @@ impl Shared {
         INSIDE.set(false);
         if let Err(p) = result {
             // Let the others stop early, then keep the first panic for the caller.
-            self.next.store(tasks, Ordering::Relaxed);
+            self.next.0.store(tasks, Ordering::Relaxed);
             lock(&self.panic).get_or_insert(p);
         }
     }
@@ -212,14 +216,14 @@ impl Shared {
     /// The caller's join: short jobs end within a moment; a worker that was put off its core is waited for asleep.
     fn wait_until_left(&self) {
         for _ in 0..2000 {
-            if self.state.load(Ordering::Acquire) & COUNT == 0 {
+            if self.state.0.load(Ordering::Acquire) & COUNT == 0 {
                 return;
             }
             std::hint::spin_loop();
         }
         let mut guard = lock(&self.done);
         self.caller_waits.store(true, Ordering::SeqCst);
-        while self.state.load(Ordering::SeqCst) & COUNT != 0 {
+        while self.state.0.load(Ordering::SeqCst) & COUNT != 0 {
             guard = self.all_left.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         self.caller_waits.store(false, Ordering::SeqCst);
@@ -233,27 +237,33 @@ impl Shared {
                 // SAFETY: as above.
                 self.take_tasks(unsafe { &*task }, tasks);
             }
-            let before = self.state.fetch_sub(1, Ordering::SeqCst);
-            if before & (OPEN | COUNT) == 1 && self.caller_waits.load(Ordering::SeqCst) {
-                drop(lock(&self.done));
-                self.all_left.notify_one();
-            }
+            self.leave();
         }
     }
 
-    /// Join a fork that this worker has not seen, if one is open.
+    /// Join a fork that this worker has not seen, if one is open. By an addition, which always succeeds: a dozen workers that all compare and swap the
+    /// same word make each other fail.
     fn try_join(&self, seen: &mut u64) -> bool {
-        let mut state = self.state.load(Ordering::SeqCst);
-        while state & OPEN != 0 && state & !(OPEN | COUNT) != *seen {
-            match self.state.compare_exchange_weak(state, state + 1, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => {
-                    *seen = state & !(OPEN | COUNT);
-                    return true;
-                }
-                Err(now) => state = now,
-            }
+        let new = |state: u64| state & OPEN != 0 && state & !(OPEN | COUNT) != *seen;
+        if !new(self.state.0.load(Ordering::SeqCst)) {
+            return false;
         }
+        let state = self.state.0.fetch_add(1, Ordering::SeqCst);
+        if new(state) {
+            *seen = state & !(OPEN | COUNT);
+            return true;
+        }
+        self.leave();
         false
+    }
+
+    /// One worker fewer is counted.
+    fn leave(&self) {
+        let before = self.state.0.fetch_sub(1, Ordering::SeqCst);
+        if before & (OPEN | COUNT) == 1 && self.caller_waits.load(Ordering::SeqCst) {
+            drop(lock(&self.done));
+            self.all_left.notify_one();
+        }
     }
 
     /// True once a fork is joined, false when the pool ends.

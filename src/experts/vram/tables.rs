@@ -17,8 +17,8 @@ pub(super) struct Tables {
     seen: Vec<i32>,
     /// What they are to see next.
     next: Vec<i32>,
-    /// The last copy into a slot of this layer that no kernel has waited for.
-    arriving: Vec<Option<Mark>>,
+    /// Copies into slots of this layer that no kernel has waited for. All of them: couriers don't tell in the order in which they sent.
+    arriving: Vec<Vec<Mark>>,
 }
 
 impl Tables {
@@ -29,7 +29,7 @@ impl Tables {
         let memory = device.alloc(bytes.len().max(4))?;
         device.upload_now(Lane::Compute, memory.address(), bytes)?;
         let pinned = device.pinned(bytes.len()).ok();
-        Ok(Self { experts, memory, pinned, next: seen.clone(), seen, arriving: vec![None; layers] })
+        Ok(Self { experts, memory, pinned, next: seen.clone(), seen, arriving: vec![Vec::new(); layers] })
     }
 
     /// The slot of an expert, as kernels of this tick see it.
@@ -45,7 +45,7 @@ impl Tables {
     /// From the next tick on. `ready`: the copy into the slot.
     pub(super) fn enter(&mut self, layer: usize, expert: u16, slot: u16, ready: Mark) {
         self.next[layer * self.experts + usize::from(expert)] = i32::from(slot);
-        self.arriving[layer] = Some(ready);
+        self.arriving[layer].push(ready);
     }
 
     /// From the next tick on it is in no slot.
@@ -64,7 +64,7 @@ impl Tables {
         let range = layer * self.experts..(layer + 1) * self.experts;
         let (at, bytes) = (range.start * 4, self.experts * 4);
         let address = self.memory.at(at, bytes);
-        if let Some(mark) = self.arriving[layer].take() {
+        for mark in self.arriving[layer].drain(..) {
             device.wait(Lane::Compute, &mark)?;
         }
         if self.next[range.clone()] != self.seen[range.clone()] {

@@ -18,7 +18,7 @@ const EXPERTS: usize = 24;
 const TOP_K: usize = 3;
 const HIDDEN: usize = 64;
 const ROWS: usize = 40;
-const RATES: Rates = Rates { link: 12e9, host: 24e9, join: 0.0 };
+const RATES: Rates = Rates { link: 12e9, host: 24e9, join: 0.0, launch: 0.0 };
 
 /// Three layers whose experts differ in type and size.
 fn store() -> ExpertStore {

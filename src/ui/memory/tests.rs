@@ -79,12 +79,16 @@ fn session() -> Session {
 #[test]
 fn a_device_shows_its_memory_and_what_goes_up() {
     let mut session = session();
-    let device = DeviceGauges { used: 6 << 30, memory: 8 << 30, sent_rate: 900 << 20, queued: 3 };
+    let device = DeviceGauges { used: 6 << 30, memory: 8 << 30, sent_rate: 900 << 20, queued: 3, ..DeviceGauges::default() };
     session.state.gauges(&Gauges { device: Some(device), ..session.stream.gauges() });
     for size in [(88, 24), (54, 48)] {
         let text = session.text(&mono(), size, 0);
         assert!(text.contains("VRAM      6.00 GiB of 8.00 GiB") && text.contains("to GPU     900 MiB/s 3 queued"), "{text}");
     }
+    let device = DeviceGauges { busy: Some(87), received_rate: Some(1200 << 20), ..device };
+    session.state.gauges(&Gauges { device: Some(device), ..session.stream.gauges() });
+    let text = session.text(&mono(), (54, 48), 0);
+    assert!(text.contains("of 8.00 GiB, 87 % busy") && text.contains("3 queued, bus 1.17 GiB/s"), "{text}");
     assert!(!self::session().text(&mono(), (88, 24), 0).contains("VRAM"), "nothing of the kind on the CPU");
 }
 
