@@ -172,7 +172,7 @@ impl VramTier {
         pool: Arc<Pool>,
         options: VramOptions,
     ) -> Result<Self, ExpertError> {
-        let unknown = Rates { link: 1.0, host: f64::INFINITY, join: 0.0, launch: 0.0 };
+        let unknown = Rates { fill: 1.0, link: 1.0, host: f64::INFINITY, join: 0.0, launch: 0.0 };
         let mut tier = Self::with_rates(device, store, slots, pool, options, unknown)?;
         if let Some(spare) = &tier.spare {
             let room = spare.memory.address();
@@ -182,8 +182,9 @@ impl VramTier {
                 tier.rates = rates;
             }
         }
-        let Rates { link, host, .. } = tier.rates;
+        let Rates { fill, link, host, .. } = tier.rates;
         tracing::info!(
+            fill,
             link,
             host,
             slots,

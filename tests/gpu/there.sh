@@ -10,7 +10,7 @@
 #   --jobs     so many checks of models side by side (half of the processors)
 #   --dry      the same steps on the simulated device and a toy-sized model: tries this script, measures nothing
 #   --vram     cap of the benchmark (6.3GiB)
-#   --llama    llama.cpp: its sources (built there with cmake and nvcc), or a folder with llama-bench
+#   --llama    llama.cpp: its sources (built there with cmake and nvcc), or a folder with llama-bench, or one that tests/compare/peer_gpu.sh has made
 #   --big      where the large model is or goes, 22 GB (/tmp/rotary-big.gguf); one that was made here is deleted unless --keep
 #
 # Exit code 0: every step that ran passed. A step that can't run here says why and counts as skipped.
@@ -165,7 +165,7 @@ field() { sed -n "s/.*\"$1\":{\{0,1\}\(\"mean\":\)\{0,1\}\([0-9.eE+-]*\).*/\2/p"
 bench() {
   local name=$1
   shift
-  local gen=2048 prompt=512
+  local gen=${gen:-2048} prompt=${prompt:-2048}
   [ $dry = 1 ] && gen=24 prompt=40
   if ! watched "$out/$name.mib" "$rotary" bench "$big" --device $device --prompt $prompt --gen $gen --repeat 1 --topics 12 --json "$@" \
     >"$out/$name.json" 2>"$out/$name.err"; then
@@ -179,7 +179,7 @@ bench() {
     # Of the time in which slots are full: the second half of the samples at which the program had its memory.
     local spread
     spread=$(awk '{v[NR]=$1; if ($1>m) m=$1} END {for (i=1;i<=NR;i++) if (v[i]>m*0.8) w[++n]=v[i]; for (i=int(n/2)+1;i<n;i++) {if (!lo||w[i]<lo) lo=w[i]; if (w[i]>hi) hi=w[i]} print hi-lo, hi}' "$out/$name.mib")
-    if [ "${spread%% *}" -le 50 ]; then passed "$name: device memory stable within ${spread%% *} MiB at ${spread##* } MiB"; else wrong "$name: device memory moved by ${spread%% *} MiB"; fi
+    if [ "${spread%% *}" -le 50 ]; then passed "$name: device memory stable within ${spread%% *} MiB at ${spread##* } MiB"; else wrong "$name: device memory moved by ${spread%% *} MiB, to ${spread##* } MiB"; fi
   fi
 }
 
@@ -208,42 +208,54 @@ if wanted bench && large bench; then
   cap=(--vram "$vram")
   [ $dry = 1 ] && cap=(--slots 6)
   bench capped "${cap[@]}" && { passed "bench: ran"; roofline capped "${cap[@]}"; }
-  for miss in gpu cpu; do bench "capped-$miss" "${cap[@]}" --miss $miss; done
+  for miss in gpu cpu; do gen=256 bench "capped-$miss" "${cap[@]}" --miss $miss; done
 fi
 # Everything resident.
 if wanted resident && large resident; then
   memory=$(nvidia-smi -i 0 --query-gpu=memory.total --format=csv,noheader,nounits 2>/dev/null || echo 0)
   if [ $dry = 1 ] || [ "$memory" -gt 25000 ]; then
     experts=$("$rotary" plan "$big" --device $device --json | sed -n 's/.*"max_slots":\([0-9]*\).*/\1/p')
-    bench resident --slots "${experts:-256}" && { passed "resident: ran"; roofline resident --slots "${experts:-256}"; }
+    gen=512 bench resident --slots "${experts:-256}" && { passed "resident: ran"; roofline resident --slots "${experts:-256}"; }
   else
     skipped "resident: 21 GB do not fit into this GPU"
   fi
 fi
 
-# llama.cpp under the same cap: as many layers' experts on the GPU as fit, the others on the host.
+# llama.cpp under the same cap: as many layers' experts on the GPU as fit, the others on the host; then everything on the GPU. Random tokens in
+# both programs; llama.cpp does not depend on which experts they choose.
+llama_bench() { watched "$out/llama-$1.mib" with_packages "$tool" -m "$big" -ngl 99 -ncmoe "$1" -p 2048 -n 128 -r 2 -o json >"$out/llama-$1.json" 2>"$out/llama-$1.err"; }
+llama_peer() {
+  local lib=$llama/lib
+  LLAMA_CPP_LIB_PATH=$lib GGML_BACKEND_DIR=$lib PYTHONPATH=$llama/py LD_LIBRARY_PATH="$lib:$packages:${LD_LIBRARY_PATH:-}:/usr/local/cuda/lib64" \
+    watched "$out/llama-$1.mib" python3 "$llama/peer.py" "$big" --threads "$(nproc)" --prompt 2048 --tokens 128 --repeat 2 --repack --gpu --cpu-moe "$1" \
+    >"$out/llama-$1.json" 2>"$out/llama-$1.err"
+}
 if wanted llama; then
-  tool=''
+  tool='' run=''
   if [ -x "$llama/llama-bench" ]; then tool=$llama/llama-bench; fi
-  if [ -z "$tool" ] && [ -f "$llama/CMakeLists.txt" ] && command -v cmake >/dev/null && command -v nvcc >/dev/null; then
+  if [ -e "$llama/lib/libllama.so" ]; then run=llama_peer; fi
+  if [ -z "$tool$run" ] && [ -f "$llama/CMakeLists.txt" ] && command -v cmake >/dev/null && command -v nvcc >/dev/null; then
     cmake -S "$llama" -B "$out/llama" -DGGML_CUDA=ON -DLLAMA_CURL=OFF -DCMAKE_BUILD_TYPE=Release >"$out/llama-build.txt" 2>&1 &&
       cmake --build "$out/llama" --target llama-bench -j >>"$out/llama-build.txt" 2>&1
     tool=$(find "$out/llama" -name llama-bench -type f -perm -u+x 2>/dev/null | head -1)
   fi
+  [ -n "$tool" ] && run=llama_bench
   if [ $dry = 1 ]; then
     skipped "llama: nothing to compare a simulated device with"
-  elif [ -z "$tool" ]; then
-    skipped "llama: no llama-bench, and no sources with cmake and nvcc (--llama FOLDER)"
+  elif [ -z "$run" ]; then
+    skipped "llama: no llama-bench, no libraries, and no sources with cmake and nvcc (--llama FOLDER)"
   elif large llama; then
     # The fewest layers on the host whose run stays under the cap.
     cap_mib=$(python3 -c 'import sys; s = sys.argv[1]; n = float(s.rstrip("GiMB")); print(int(n * (1024 if "G" in s else 1)))' "$vram")
     fits=''
-    for host in 24 26 28 30 32 34 36 38 40; do
-      watched "$out/llama-$host.mib" with_packages "$tool" -m "$big" -ngl 99 -ncmoe $host -p 512 -n 128 -r 1 -o json >"$out/llama-$host.json" 2>"$out/llama-$host.err" || continue
+    for host in ${llama_hosts:-28 30 32 34 36 38 40}; do
+      $run $host || continue
       most=$(sort -n "$out/llama-$host.mib" | tail -1)
       if [ -n "$most" ] && [ "$most" -le "$cap_mib" ]; then fits=$host; break; fi
     done
-    if [ -n "$fits" ]; then passed "llama: --n-cpu-moe $fits, $(grep -o '"avg_ts": *[0-9.]*' "$out/llama-$fits.json" | tr '\n' ' ')(prompt, generation)"; else wrong "llama: nothing fits under $vram"; fi
+    figures() { grep -oE '"(avg_ts|prefill_tps|decode_tps)": *[0-9.]*' "$1" | tail -2 | grep -o '[0-9.]*$' | tr '\n' ' '; }
+    if [ -n "$fits" ]; then passed "llama: --n-cpu-moe $fits at $most MiB: $(figures "$out/llama-$fits.json")tokens/s (prompt, generation)"; else wrong "llama: nothing fits under $vram"; fi
+    if $run 0; then passed "llama: everything on the GPU: $(figures "$out/llama-0.json")tokens/s (prompt, generation)"; fi
   fi
 fi
 

@@ -8,7 +8,7 @@ use crate::experts::store::ExpertStore;
 use crate::experts::tier::{Group, Grouped, Source};
 use crate::experts::{ExpertError, Routing};
 use crate::gguf::Bytes;
-use crate::gpu::{Address, Device, Lane};
+use crate::gpu::{Address, Device, Lane, Mark};
 use crate::kernels::Pool;
 use std::time::Instant;
 
@@ -30,6 +30,11 @@ fn touch(parts: &[Bytes; 3]) -> u64 {
     parts.iter().flat_map(|part| part.iter().step_by(4096)).map(|&b| u64::from(b)).sum()
 }
 
+/// Between two marks that have been passed, or since `start`: a device whose time is not the host's tells it itself.
+fn seconds(device: &dyn Device, begin: &Mark, end: &Mark, start: Instant) -> f64 {
+    device.between(begin, end).map_or(0.0, |us| us / 1e6).max(start.elapsed().as_secs_f64()).max(1e-9)
+}
+
 /// Measure with experts of the first layer. `room` is device memory for [`EXPERTS`] of them at most, one after the other.
 pub(super) fn rates(
     device: &dyn Device,
@@ -41,7 +46,7 @@ pub(super) fn rates(
     buffers: &mut Buffers,
 ) -> Result<Rates, ExpertError> {
     let Some(layer) = store.layers.first() else {
-        return Ok(Rates { link: 1.0, host: f64::INFINITY, join: 0.0, launch: 0.0 });
+        return Ok(Rates { fill: 1.0, link: 1.0, host: f64::INFINITY, join: 0.0, launch: 0.0 });
     };
     let experts = EXPERTS.min(layer.experts.len());
     let bytes = experts as f64 * layer.expert_bytes() as f64;
@@ -49,7 +54,8 @@ pub(super) fn rates(
     let all = layer.experts.len();
     std::hint::black_box((0..4).flat_map(|round| of_round(round, all)).map(|e| touch(&layer.experts[e])).sum::<u64>());
 
-    let mut link = f64::INFINITY;
+    // Filling and sending, each as fast as the slower of both lets it; then sending alone what is there.
+    let (mut fill, mut link) = (f64::INFINITY, f64::INFINITY);
     for round in 0..2 {
         let start = Instant::now();
         let begin = device.mark(Lane::Copy)?;
@@ -58,9 +64,16 @@ pub(super) fn rates(
             end = staging.send(device, Some(pool), &layer.experts[expert], layout, room)?;
         }
         device.sync(&end)?;
-        // A device whose time is not the host's tells it itself.
-        let seconds = device.between(&begin, &end).map_or(0.0, |us| us / 1e6).max(start.elapsed().as_secs_f64());
-        link = bytes / seconds.max(1e-9);
+        fill = bytes / seconds(device, &begin, &end, start);
+        let start = Instant::now();
+        let begin = device.mark(Lane::Copy)?;
+        let Some(end) = staging.again(device, layout, room, experts)? else {
+            // Without page-locked memory the driver fills some of its own.
+            link = fill;
+            continue;
+        };
+        device.sync(&end)?;
+        link = experts as f64 * layout.bytes as f64 / seconds(device, &begin, &end, start);
     }
 
     let mut grouped = Grouped::default();
@@ -77,5 +90,5 @@ pub(super) fn rates(
         buffers.run(pool, &layer.shape, &groups, &grouped, &weights)?;
         host = bytes / start.elapsed().as_secs_f64().max(1e-9);
     }
-    Ok(Rates { link, host, join: JOIN, launch: LAUNCH })
+    Ok(Rates { fill, link, host, join: JOIN, launch: LAUNCH })
 }

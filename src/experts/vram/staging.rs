@@ -78,6 +78,18 @@ impl Staging {
         Ok(mark)
     }
 
+    /// Queue so many copies of what the last one brought, without filling anything; `None` if there is no page-locked memory.
+    pub(super) fn again(&mut self, device: &dyn Device, layout: &Layout, to: Address, times: usize) -> Result<Option<Mark>, GpuError> {
+        let count = self.ring.len();
+        let Some(stage) = self.ring.get_mut((self.next + count.max(1) - 1) % count.max(1)) else { return Ok(None) };
+        for _ in 0..times {
+            device.upload(Lane::Copy, to, &stage.memory, 0..layout.bytes)?;
+        }
+        let mark = device.mark(Lane::Copy)?;
+        stage.busy = Some(mark.clone());
+        Ok(Some(mark))
+    }
+
     /// Copies that are under way.
     pub(super) fn queued(&self, device: &dyn Device) -> usize {
         self.ring.iter().filter(|s| s.busy.as_ref().is_some_and(|m| !device.passed(m).unwrap_or(true))).count()

@@ -18,7 +18,8 @@ const EXPERTS: usize = 24;
 const TOP_K: usize = 3;
 const HIDDEN: usize = 64;
 const ROWS: usize = 40;
-const RATES: Rates = Rates { link: 12e9, host: 24e9, join: 0.0, launch: 0.0 };
+/// A host as slow as makes both ways worth going.
+const RATES: Rates = Rates { fill: 40e9, link: 24e9, host: 24e9, join: 0.0, launch: 0.0 };
 
 /// Three layers whose experts differ in type and size.
 fn store() -> ExpertStore {

@@ -9,7 +9,7 @@ use super::Pass;
 use crate::gpu::params::{launch, Convolve, DeltaRule, GatedNorm};
 use crate::gpu::{Address, Device, GpuError, Lane, Memory};
 use crate::kernels::delta::DeltaHeads;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the layer remembers: last inputs of the convolution, and a matrix per value head.
 struct State {
@@ -34,10 +34,30 @@ impl State {
         device.copy(Lane::Compute, self.heads.address(), other.heads.address(), self.heads.len())
     }
 
-    fn duplicate(&self, device: &dyn Device) -> Result<Self, GpuError> {
-        let copy = Self { carry: device.alloc(self.carry.len())?, heads: device.alloc(self.heads.len())? };
+    /// A copy, in memory that an earlier one has left if there is any.
+    fn duplicate(&self, device: &dyn Device, left: &Left) -> Result<Kept, GpuError> {
+        let before = left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let copy = match before {
+            Some(copy) => copy,
+            None => Self { carry: device.alloc(self.carry.len())?, heads: device.alloc(self.heads.len())? },
+        };
         self.copy_to(device, &copy)?;
-        Ok(copy)
+        Ok(Kept { state: Some(copy), left: left.clone() })
+    }
+}
+
+/// Memory of copies that nobody needs any more. It is used again instead of being given back, so that what a model takes does not go up and down while it talks.
+type Left = Arc<Mutex<Vec<State>>>;
+
+/// A copy of the state; leaves its memory behind. Whoever takes that writes to it on the lane that has read it.
+struct Kept {
+    state: Option<State>,
+    left: Left,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).extend(self.state.take());
     }
 }
 
@@ -61,7 +81,8 @@ pub(super) struct DeviceDeltaNet {
     state: State,
     len: usize,
     marks: Vec<usize>,
-    snapshots: Snapshots<State>,
+    snapshots: Snapshots<Kept>,
+    left: Left,
 }
 
 /// For each canonical row of `[queries | keys | values]`, and of the gates, its row in the file.
@@ -143,6 +164,7 @@ impl DeviceDeltaNet {
             len: 0,
             marks: Vec::new(),
             snapshots: Snapshots::new(room),
+            left: Left::default(),
             device: device.clone(),
         })
     }
@@ -169,7 +191,7 @@ impl DeviceDeltaNet {
             return Ok(());
         }
         // A copy that finds no room is one place fewer to go back to, no more.
-        match self.state.duplicate(&*self.device) {
+        match self.state.duplicate(&*self.device, &self.left) {
             Ok(copy) => self.snapshots.keep(len, || copy),
             Err(GpuError::OutOfMemory { .. }) => tracing::debug!(len, "no room for a copy of the recurrent state"),
             Err(e) => return Err(e.into()),
@@ -280,7 +302,7 @@ impl DeviceDeltaNet {
             return;
         }
         let device = &*self.device;
-        let done = match self.snapshots.get(len) {
+        let done = match self.snapshots.get(len).and_then(|kept| kept.state.as_ref()) {
             Some(state) => state.copy_to(device, &self.state),
             None => self.state.clear(device),
         };
