@@ -186,8 +186,8 @@ impl ExpertsUp {
     /// `2^split` warps share two rows of gate and two of up.
     fn split(&self) -> u32 {
         match self.cols {
-            ..2048 => 0,
-            ..4096 => 1,
+            0..2048 => 0,
+            2048..4096 => 1,
             _ => 2,
         }
     }
