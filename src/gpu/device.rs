@@ -170,7 +170,7 @@ impl fmt::Debug for Recording {
 ///
 /// # Errors
 /// From `work`, or the device can't record.
-pub fn record<E: From<GpuError>>(device: &dyn Device, work: impl FnOnce() -> Result<(), E>) -> Result<Recording, E> {
+pub fn record<E: From<GpuError>>(device: &dyn Device, mut work: impl FnMut() -> Result<(), E>) -> Result<Recording, E> {
     /// Ends the recording also when `work` fails or panics.
     struct Open<'a>(Option<&'a dyn Device>);
     impl Drop for Open<'_> {

@@ -8,6 +8,7 @@ use super::staging::Staging;
 use crate::experts::store::HostExpert;
 use crate::gpu::{Address, Device, Lane, Mark};
 use std::collections::VecDeque;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -142,14 +143,14 @@ impl Drop for Couriers {
         drop(state);
         self.shared.more.notify_all();
         for thread in self.threads.drain(..) {
-            // It catches nothing that panics, and owes nobody anything any more.
+            // It has caught whatever panicked, and owes nobody anything any more.
             let _ = thread.join();
         }
     }
 }
 
 fn run(shared: &Shared, device: &dyn Device, mut staging: Staging) {
-    /// Strikes the errand off, also if sending it panics: someone may be waiting for it.
+    /// Strikes the errand off whatever happens: someone may be waiting for it.
     struct Running<'a>(&'a Shared, Option<Sent>);
     impl Drop for Running<'_> {
         fn drop(&mut self) {
@@ -179,10 +180,15 @@ fn run(shared: &Shared, device: &dyn Device, mut staging: Staging) {
         drop(state);
         let Errand { layer, expert, slot, to, after, bytes, layout } = errand;
         let mut running = Running(shared, Some(Sent { layer, expert, slot, ready: None }));
-        let queued = after.map_or(Ok(()), |after| device.wait(Lane::Copy, &after));
-        match queued.and_then(|()| staging.send(device, None, &bytes, &layout, to)) {
-            Ok(mark) => running.1.iter_mut().for_each(|sent| sent.ready = Some(mark.clone())),
-            Err(e) => tracing::warn!("expert {expert} of layer {layer} could not be sent up: {e}"),
+        // A panic costs this expert its slot, and not all later ones their courier.
+        let sent = catch_unwind(AssertUnwindSafe(|| {
+            after.map_or(Ok(()), |after| device.wait(Lane::Copy, &after))?;
+            staging.send(device, None, &bytes, &layout, to)
+        }));
+        match sent {
+            Ok(Ok(mark)) => running.1.iter_mut().for_each(|sent| sent.ready = Some(mark.clone())),
+            Ok(Err(e)) => tracing::warn!("expert {expert} of layer {layer} could not be sent up: {e}"),
+            Err(_) => tracing::error!("sending expert {expert} of layer {layer} up panicked"),
         }
     }
 }

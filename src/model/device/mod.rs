@@ -56,18 +56,33 @@ struct Pass<'a> {
 /// A stretch of a layer's launches, recorded when it is first queued again. Some ten launches of a token become one: queueing them one by one takes a host
 /// longer than many of them take the device.
 #[derive(Default)]
-struct Recorded(Option<Recording>);
+enum Recorded {
+    #[default]
+    NotYet,
+    Ready(Recording),
+    /// A driver that can't: launch by launch it works all the same.
+    Never,
+}
 
 impl Recorded {
-    /// Queue `work`, or what it queued when it was recorded.
-    fn play(&mut self, pass: &Pass<'_>, work: impl FnOnce() -> Result<(), ModelError>) -> Result<(), ModelError> {
+    /// Queue `work`, or what it queued when it was recorded. It only launches, so it may be called twice.
+    fn play(&mut self, pass: &Pass<'_>, mut work: impl FnMut() -> Result<(), ModelError>) -> Result<(), ModelError> {
         if !pass.again {
             return work();
         }
-        if self.0.is_none() {
-            self.0 = Some(record(pass.device, work)?);
+        if matches!(self, Self::NotYet) {
+            *self = match record(pass.device, &mut work) {
+                Ok(recording) => Self::Ready(recording),
+                Err(e) => {
+                    tracing::info!("launches are not recorded: {e}");
+                    Self::Never
+                }
+            };
         }
-        self.0.iter().try_for_each(|recorded| Ok(pass.device.replay(recorded)?))
+        match self {
+            Self::Ready(recording) => Ok(pass.device.replay(recording)?),
+            _ => work(),
+        }
     }
 }
 

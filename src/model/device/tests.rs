@@ -173,3 +173,18 @@ fn a_recorded_token_gives_what_single_launches_give_with_fewer_of_them() {
     }
     assert_eq!(device.violations(), Vec::<String>::new());
 }
+
+#[test]
+fn a_device_that_refuses_to_record_answers_all_the_same() {
+    let answer = |refused: Option<u64>| {
+        let OnDevice { mut model, device } = demo_on_device(&options(32), Order::Queued);
+        step(&mut model, &PROMPT, Phase::Prefill, Logits::Last);
+        step(&mut model, &[42], Phase::Decode, Logits::Last);
+        // The first launches of the next token are those that would be recorded.
+        device.fail(crate::gpu::simulated::Faults { launch: refused, ..Default::default() });
+        let (logits, _) = step(&mut model, &[7], Phase::Decode, Logits::Last);
+        (logits, step(&mut model, &[8], Phase::Decode, Logits::Last).0)
+    };
+    let (all, none) = (answer(None), answer(Some(3)));
+    assert!(error(&all.0, &none.0) < ROUNDING && error(&all.1, &none.1) < ROUNDING);
+}
