@@ -468,15 +468,11 @@ impl Experts {
 
     /// Fill empty slots with the experts that earlier sessions used most, and go on from their heat. `progress` gets bytes done
     /// and in all after each piece and answers false to give up; then nothing is resident, and `None` is returned. Else how many
-    /// experts got a slot: none on a device, whose slots fill by use only.
+    /// experts got a slot.
     ///
     /// # Errors
     /// From the copies. All slots are then forgotten.
     pub fn warm(&mut self, heat: Heat, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Option<usize>, ExpertError> {
-        let Place::Host(tier) = &mut self.tier else {
-            self.heat = heat;
-            return Ok(Some(0));
-        };
         let ranked: Vec<Vec<u16>> = (0..self.expert_bytes.len()).map(|l| heat.ranked(l)).collect();
         self.heat = heat;
         let free = |l: usize| self.scheduler.slots(l) - self.scheduler.occupied(l);
@@ -486,7 +482,10 @@ impl Experts {
             let swaps = self.scheduler.prefill(layer, experts);
             let piece = usize::try_from(WARM_PIECE / self.expert_bytes[layer].max(1)).unwrap_or(usize::MAX).max(1);
             for swaps in swaps.chunks(piece) {
-                let copied = tier.upload(layer, swaps);
+                let copied = match &mut self.tier {
+                    Place::Host(tier) => tier.upload(layer, swaps),
+                    Place::Device(tier) => tier.fill(layer, swaps),
+                };
                 match copied {
                     Ok(bytes) => done += bytes,
                     Err(e) => {
@@ -500,6 +499,11 @@ impl Experts {
                     return Ok(None);
                 }
             }
+        }
+        if let Place::Device(tier) = &mut self.tier {
+            let refused = tier.refused();
+            filled -= refused.len();
+            refused.into_iter().for_each(|(layer, expert)| self.scheduler.revoke(layer, expert));
         }
         Ok(Some(filled))
     }

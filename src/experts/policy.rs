@@ -88,6 +88,24 @@ impl Admission {
     pub const ALWAYS: Admission = Admission { margin: 0.0, per_tick: usize::MAX, per_prefill_tick: usize::MAX };
 }
 
+/// What is laid over a policy's own admission; what is not named stays the policy's.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Overlay {
+    /// See [`Admission::margin`].
+    pub margin: Option<f64>,
+    /// See [`Admission::per_tick`].
+    pub per_tick: Option<usize>,
+}
+
+impl Overlay {
+    /// The admission of `policy` with this laid over it.
+    #[must_use]
+    pub fn over(self, policy: Policy) -> Admission {
+        let own = policy.admission();
+        Admission { margin: self.margin.unwrap_or(own.margin), per_tick: self.per_tick.unwrap_or(own.per_tick), ..own }
+    }
+}
+
 impl Default for Admission {
     fn default() -> Self {
         Self { margin: 1.0, per_tick: 4, per_prefill_tick: usize::MAX }
@@ -125,3 +143,18 @@ impl PartialEq for Worth {
 }
 
 impl Eq for Worth {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_laid_over_an_admission_leaves_the_rest_to_the_policy() {
+        for policy in Policy::ALL {
+            let own = policy.admission();
+            assert_eq!(Overlay::default().over(policy), own);
+            assert_eq!(Overlay { per_tick: Some(1), margin: None }.over(policy), Admission { per_tick: 1, ..own });
+            assert_eq!(Overlay { per_tick: None, margin: Some(0.7) }.over(policy), Admission { margin: 0.7, ..own });
+        }
+    }
+}

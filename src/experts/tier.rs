@@ -178,6 +178,13 @@ pub trait DeviceTier: Send {
         time: &mut TierTime,
     ) -> Result<u64, ExpertError>;
 
+    /// Queue copies of experts of a layer into empty slots, outside of a tick. Returns the bytes. A copy that fails is no error; see
+    /// [`DeviceTier::refused`].
+    ///
+    /// # Errors
+    /// From the device.
+    fn fill(&mut self, layer: usize, swaps: &[Swap]) -> Result<u64, ExpertError>;
+
     /// Take the experts, by layer, that a plan gave a slot and whose copies have failed since this was last asked.
     fn refused(&mut self) -> Vec<(usize, u16)>;
 

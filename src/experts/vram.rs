@@ -34,7 +34,7 @@ pub use misses::{split, MissChoice, Rates};
 pub use slabs::slot_bytes;
 
 use super::run::Buffers;
-use super::schedule::{LayerPlan, Move};
+use super::schedule::{LayerPlan, Move, Swap};
 use super::store::{ExpertStore, HostExpert};
 use super::tier::{DeviceRows, DeviceStep, DeviceTier, Grouped, TierTime};
 use super::{ExpertError, Routing};
@@ -403,6 +403,18 @@ impl DeviceTier for VramTier {
         time: &mut TierTime,
     ) -> Result<u64, ExpertError> {
         self.tick(layer, rows, host_rows, routing, grouped, plan, time)
+    }
+
+    fn fill(&mut self, layer: usize, swaps: &[Swap]) -> Result<u64, ExpertError> {
+        if let Some(used) = &self.used[layer] {
+            self.device.wait(Lane::Copy, used)?;
+        }
+        let before = self.step.uploaded;
+        for swap in swaps {
+            self.admit(layer, swap.expert, swap.slot)?;
+        }
+        // No step has sent these.
+        Ok(std::mem::replace(&mut self.step.uploaded, before) - before)
     }
 
     fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<usize, ExpertError> {

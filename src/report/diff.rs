@@ -3,7 +3,7 @@
 use super::simulate::{generated, name, quoted, trunk_of, Format, SimulateArgs};
 use crate::cli::Failure;
 use crate::events::Phase;
-use crate::experts::policy::{Admission, Policy};
+use crate::experts::policy::{Overlay, Policy};
 use crate::trace::open::open_routes;
 use crate::trace::profile::Profile;
 use crate::trace::roofline::{estimate, Demand, Estimate};
@@ -74,7 +74,7 @@ struct Common<'a> {
     slots: Option<usize>,
     /// Policy of a side that does not say.
     policy: Contender,
-    admission: Option<Admission>,
+    admission: Overlay,
     profile: Option<&'a Profile>,
     trunk: Option<u64>,
 }
@@ -441,6 +441,7 @@ fn csv(out: &mut impl Write, found: &[Difference]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experts::policy::Admission;
     use crate::trace::profile::included;
     use crate::trace::session::Session;
 
@@ -458,7 +459,7 @@ mod tests {
         let prepared = routes.each_ref().map(Prepared::new);
         let source = |i: usize| Source { file: names[i], routes: &routes[i], prepared: &prepared[i] };
         let policy = Contender::Online(Policy::Rotary);
-        let common = Common { slots: Some(32), policy, admission: None, profile, trunk: Some(1_000_000_000) };
+        let common = Common { slots: Some(32), policy, admission: Overlay::default(), profile, trunk: Some(1_000_000_000) };
         compare([&sides[0], &sides[1]], [&source(0), &source(1)], &common)
     }
 
@@ -510,7 +511,7 @@ mod tests {
         let routes = routes("gpt-oss");
         let prepared = Prepared::new(&routes);
         for contender in Contender::ALL.into_iter().chain([Contender::Recorded]) {
-            let (tally, by) = prepared.by_expert(contender, 16, None);
+            let (tally, by) = prepared.by_expert(contender, 16, Overlay::default());
             assert_eq!(by.routed.iter().sum::<u64>(), tally.routed, "{contender}");
             assert!((by.hits.iter().sum::<f64>() - tally.hits).abs() < 1e-6, "{contender}");
             assert_eq!(tally.layers.iter().map(|l| l.routed).sum::<u64>(), tally.routed, "{contender}");

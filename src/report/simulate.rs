@@ -5,7 +5,7 @@ use super::curves::{self, Canvas, Curve};
 use super::diff;
 use crate::cli::Failure;
 use crate::config::{parse_bytes, Folders};
-use crate::experts::policy::{Admission, Policy};
+use crate::experts::policy::{Overlay, Policy};
 use crate::trace::open::open_routes;
 use crate::trace::profile::{self, Misses, Profile};
 use crate::trace::roofline::{estimate, Demand, Estimate};
@@ -77,12 +77,9 @@ pub struct SimulateArgs {
 }
 
 impl SimulateArgs {
-    /// Margin and cap laid over the policy's own.
-    pub(super) fn admission(&self) -> Option<Admission> {
-        (self.margin.is_some() || self.cap.is_some()).then(|| {
-            let own = Admission::default();
-            Admission { margin: self.margin.unwrap_or(own.margin), per_tick: self.cap.unwrap_or(own.per_tick), ..own }
-        })
+    /// Margin and cap to be laid over the policy's own.
+    pub(super) fn admission(&self) -> Overlay {
+        Overlay { margin: self.margin, per_tick: self.cap }
     }
 
     /// The profile that was asked for, with what else was.
@@ -216,7 +213,7 @@ pub struct Wish<'a> {
     /// Who is compared.
     pub contenders: &'a [Contender],
     /// Instead of the policies' own.
-    pub admission: Option<Admission>,
+    pub admission: Overlay,
     /// Estimate tokens per second for this machine.
     pub profile: Option<&'a Profile>,
     /// Weights that every token reads, instead of what the trace says.
@@ -305,7 +302,7 @@ pub fn run(args: &SimulateArgs) -> color_eyre::Result<ExitCode> {
             counts.sort_unstable();
             counts.dedup();
             let policy = Policy::default();
-            let admission = wish.admission.unwrap_or(policy.admission());
+            let admission = wish.admission.over(policy);
             simulation.spread = Prepared::new(&routes).spread(policy, admission, &counts);
         }
         found.push(simulation);

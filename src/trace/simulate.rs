@@ -13,7 +13,7 @@ pub mod spread;
 
 use super::routes::Routes;
 use crate::events::{Outcome, Phase};
-use crate::experts::policy::{Admission, Policy, UnknownPolicy};
+use crate::experts::policy::{Admission, Overlay, Policy, UnknownPolicy};
 use crate::experts::schedule::{Routed, Scheduler};
 use serde::{Serialize, Serializer};
 
@@ -359,9 +359,9 @@ impl Prepared {
         }
     }
 
-    /// One contender at one slot count, with the hits of every expert. `admission` replaces the policy's own.
+    /// One contender at one slot count, with the hits of every expert. `admission` is laid over the policy's own.
     #[must_use]
-    pub fn by_expert(&self, contender: Contender, slots: usize, admission: Option<Admission>) -> (Tally, ByExpert) {
+    pub fn by_expert(&self, contender: Contender, slots: usize, admission: Overlay) -> (Tally, ByExpert) {
         let n = self.layers * self.experts;
         let mut by = ByExpert { routed: vec![0; n], hits: vec![0.0; n] };
         let experts = self.experts;
@@ -373,8 +373,7 @@ impl Prepared {
         };
         let tally = match contender {
             Contender::Online(policy) => {
-                let admission = admission.unwrap_or(policy.admission());
-                self.online_with(policy, admission, slots, |layer, r, hit| seen(layer, r, f64::from(u8::from(hit))))
+                self.online_with(policy, admission.over(policy), slots, |layer, r, hit| seen(layer, r, f64::from(u8::from(hit))))
             }
             Contender::Recorded => self.recorded_with(slots, |layer, r, hit| seen(layer, r, f64::from(u8::from(hit)))),
             Contender::Chance => {
@@ -400,14 +399,14 @@ impl Prepared {
         (tally, by)
     }
 
-    /// Every contender at every slot count, contender after contender. `admission` replaces the policies' own.
+    /// Every contender at every slot count, contender after contender. `admission` is laid over the policies' own.
     #[must_use]
-    pub fn table(&self, contenders: &[Contender], slots: &[usize], admission: Option<Admission>) -> Vec<Tally> {
+    pub fn table(&self, contenders: &[Contender], slots: &[usize], admission: Overlay) -> Vec<Tally> {
         let mut table = Vec::with_capacity(contenders.len() * slots.len());
         for &contender in contenders {
             match contender {
                 Contender::Online(policy) => {
-                    let admission = admission.unwrap_or(policy.admission());
+                    let admission = admission.over(policy);
                     table.extend(slots.iter().map(|&s| self.online(policy, admission, s)));
                 }
                 Contender::Belady => table.extend(self.belady(slots)),
@@ -745,7 +744,7 @@ mod tests {
             for (i, step) in routes.steps().iter().enumerate().filter(|(_, s)| s.phase == Phase::Decode) {
                 generated.push(*step, (0..2).map(|l| routes.tick(i, l)));
             }
-            let table = Prepared::new(&generated).table(&Contender::ALL, &[slots], None);
+            let table = Prepared::new(&generated).table(&Contender::ALL, &[slots], Overlay::default());
             let bound = table.iter().find(|t| t.policy == Contender::Belady).unwrap().hits;
             for t in &table {
                 prop_assert_eq!(t.routed, table[0].routed);
@@ -791,7 +790,7 @@ mod tests {
         for _ in 0..3 {
             let trace = real("qwen3");
             assert!(trace.routed.len() > 44_000);
-            assert_eq!(trace.table(&Contender::ALL, &slots, None).len(), 60 * Contender::ALL.len());
+            assert_eq!(trace.table(&Contender::ALL, &slots, Overlay::default()).len(), 60 * Contender::ALL.len());
         }
         let took = begin.elapsed();
         println!("three traces of 45k rows, 60 slot counts, {} policies: {took:.2?}", Contender::ALL.len());

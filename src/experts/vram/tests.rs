@@ -351,6 +351,38 @@ fn the_same_session_gives_the_same_bits_on_any_schedule() {
 }
 
 #[test]
+fn slots_are_filled_from_what_earlier_sessions_used_and_answer_right() {
+    for (order, fault) in [(Order::Late, None), (Order::Random(3), None), (Order::Queued, Some(7))] {
+        let mut first = Session::new(&Setup { slots: 9, order, ..Setup::default() });
+        for hot in 0..6 {
+            first.device_step(1, hot).unwrap();
+        }
+        let mut s = Session::new(&Setup { slots: 9, order, couriers: 1, ..Setup::default() });
+        s.sim.fail(Faults { upload: fault, ..Faults::default() });
+        let mut told = (0, 0);
+        let filled = s.experts.warm(first.experts.heat().clone(), &mut |done, total| {
+            told = (done, total);
+            true
+        });
+        assert_eq!(filled.unwrap(), Some(27 - usize::from(fault.is_some())));
+        assert_eq!(s.resident(), 27 - usize::from(fault.is_some()));
+        assert!(told.1 > 0 && (told.0 == told.1) == fault.is_none(), "{told:?}");
+        for hot in 0..4 {
+            s.device_step(1, hot).unwrap();
+        }
+        assert_eq!(s.sim.violations(), Vec::<String>::new());
+        s.tables_agree();
+    }
+    let mut s = Session::new(&Setup { slots: 9, ..Setup::default() });
+    let mut first = Session::new(&Setup { slots: 9, ..Setup::default() });
+    first.device_step(1, 0).unwrap();
+    assert_eq!(s.experts.warm(first.experts.heat().clone(), &mut |_, _| false).unwrap(), None, "given up");
+    assert_eq!(s.resident(), 0);
+    s.device_step(1, 0).unwrap();
+    s.tables_agree();
+}
+
+#[test]
 fn growth_takes_what_there_is_leaves_the_reserve_and_loses_nothing() {
     let all = Session::new(&Setup { slots: EXPERTS, ..Setup::default() }).sim.used();
     let few = Session::new(&Setup { slots: 3, ..Setup::default() }).sim.used();
