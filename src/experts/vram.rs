@@ -5,7 +5,7 @@
 //! | `slabs` | the slots of a layer, and their number changing while the model talks |
 //! | `tables` | which expert is in which slot, as the kernels see it |
 //! | `staging` | the way up, through page-locked memory |
-//! | `couriers` | threads that bring admitted experts up while tokens go on |
+//! | `sending`, `couriers` | who brings experts up, and when: the host at once, or threads of their own while tokens go on |
 //! | `misses` | what goes up and what the host computes: pure |
 //! | `grouped` | launches over slots, for a few tokens and for many |
 //! | `tick` | what happens when the host knows the routing |
@@ -25,6 +25,7 @@ mod couriers;
 mod grouped;
 mod misses;
 mod probe;
+mod sending;
 mod slabs;
 mod staging;
 mod tables;
@@ -35,13 +36,13 @@ pub use slabs::slot_bytes;
 
 use super::run::Buffers;
 use super::schedule::{LayerPlan, Move, Swap};
-use super::store::{ExpertStore, HostExpert};
+use super::store::ExpertStore;
 use super::tier::{DeviceRows, DeviceStep, DeviceTier, Grouped, TierTime};
 use super::{ExpertError, Routing};
 use crate::gpu::params::ExpertsUp;
 use crate::gpu::{Address, Device, Lane, Mark, Memory};
 use crate::kernels::Pool;
-use couriers::{Couriers, Errand, Sent};
+use couriers::Couriers;
 use grouped::{Parcel, Slots, Work};
 use slabs::{Layout, Slab};
 use staging::Staging;
@@ -269,98 +270,6 @@ impl VramTier {
     fn slots_of(&self, layer: usize) -> Slots {
         let slab = &self.slabs[layer];
         Slots { base: slab.base(), stride: slab.layout.bytes, layout: slab.layout, shape: self.store.layers[layer].shape }
-    }
-
-    /// Send an admitted expert up to its slot and enter it; false if it could not be sent.
-    fn admit(&mut self, layer: usize, expert: u16, slot: u16) -> Result<Option<Mark>, ExpertError> {
-        let to = self.slabs[layer].slot(usize::from(slot));
-        let sent = self.send(layer, expert, to)?;
-        match &sent {
-            Some(ready) => self.tables.enter(layer, expert, slot, ready.clone()),
-            None => self.refused.push((layer, expert)),
-        }
-        Ok(sent)
-    }
-
-    /// Admitted experts of a layer whose tick has ended, to be sent when nobody waits.
-    fn put_off(&mut self, layer: usize, swaps: impl Iterator<Item = (u16, u16)>) {
-        let begin = self.later.len();
-        self.later.extend(swaps.map(|(expert, slot)| (layer, expert, slot)));
-        if self.couriers.is_empty() || begin == self.later.len() {
-            return;
-        }
-        let (slab, host, after) = (&self.slabs[layer], &self.store.layers[layer], &self.used[layer]);
-        self.couriers.send(self.later[begin..].iter().map(|&(layer, expert, slot)| Errand {
-            layer,
-            expert,
-            slot,
-            to: slab.slot(usize::from(slot)),
-            after: after.clone(),
-            bytes: host.experts[usize::from(expert)].clone(),
-            layout: slab.layout,
-        }));
-    }
-
-    /// Enter what couriers have sent, unless its slot is another's by now.
-    fn receive(&mut self, sent: Vec<Sent>) {
-        for Sent { layer, expert, slot, ready } in sent {
-            let Some(i) = self.later.iter().position(|l| *l == (layer, expert, slot)) else { continue };
-            self.later.swap_remove(i);
-            match ready {
-                Some(ready) => {
-                    self.count(layer);
-                    self.tables.enter(layer, expert, slot, ready);
-                }
-                None => self.refused.push((layer, expert)),
-            }
-        }
-    }
-
-    /// An expert of this layer has gone up.
-    fn count(&mut self, layer: usize) {
-        let bytes = self.store.layers[layer].expert_bytes();
-        self.step.uploaded += bytes;
-        self.traffic.sent.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// All that was put off has been sent up.
-    fn settle(&mut self) -> Result<(), ExpertError> {
-        let start = Instant::now();
-        let sent = self.couriers.settled(None);
-        self.receive(sent);
-        self.step.upload += start.elapsed();
-        self.catch_up()
-    }
-
-    /// Send up what was put off, where no couriers do.
-    fn catch_up(&mut self) -> Result<(), ExpertError> {
-        if self.later.is_empty() || !self.couriers.is_empty() {
-            return Ok(());
-        }
-        let start = Instant::now();
-        let later = std::mem::take(&mut self.later);
-        for (i, &(layer, expert, slot)) in later.iter().enumerate() {
-            if let (0, Some(used)) = (i, &self.used[layer]) {
-                self.device.wait(Lane::Copy, used)?;
-            }
-            self.admit(layer, expert, slot)?;
-        }
-        self.step.upload += start.elapsed();
-        Ok(())
-    }
-
-    fn send(&mut self, layer: usize, expert: u16, to: Address) -> Result<Option<Mark>, ExpertError> {
-        let bytes: &HostExpert = &self.store.layers[layer].experts[usize::from(expert)];
-        match self.staging.send(&*self.device, Some(&self.pool), bytes, &self.slabs[layer].layout, to) {
-            Ok(mark) => {
-                self.count(layer);
-                Ok(Some(mark))
-            }
-            Err(e) => {
-                tracing::warn!("expert {expert} of layer {layer} could not be sent up: {e}");
-                Ok(None)
-            }
-        }
     }
 }
 

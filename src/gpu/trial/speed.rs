@@ -1,12 +1,11 @@
 //! How long each kernel takes at the sizes of a real model (Qwen3.6-35B-A3B), out of device memory, not out of a cache.
 
+mod small;
+
 use super::{launch, Launch};
 use crate::gguf::GgmlType;
 use crate::gpu::device::{Address, Device, GpuError, Lane, Memory};
-use crate::gpu::params::{
-    Attention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, GatedNorm, GroupedDown, GroupedUp, JoinSplits, Kernel, MatJob, MatMul, MatVec,
-    RmsNorm, Rotate, Route, SwiGlu,
-};
+use crate::gpu::params::{ExpertsDown, ExpertsUp, GroupedDown, GroupedUp, MatJob, MatMul, MatVec};
 use crate::kernels::random_weights;
 use serde::Serialize;
 
@@ -176,7 +175,7 @@ fn cases(weights: Address, room: Address, arena: usize) -> Vec<(GgmlType, Case)>
             out.extend(PROMPTS.map(|tokens| (ty, grouped_down(place(), ty, tokens))));
         }
     }
-    out.extend(small(weights, room, arena).into_iter().map(|case| (GgmlType::F32, case)));
+    out.extend(small::all(weights, room, arena).into_iter().map(|case| (GgmlType::F32, case)));
     out
 }
 
@@ -387,169 +386,4 @@ fn grouped_down(place: Place, ty: GgmlType, tokens: u32) -> Case {
             })
         }),
     }
-}
-
-/// Kernels without weights, and the lists that the grouped products need.
-fn small(weights: Address, room: Address, arena: usize) -> Vec<Case> {
-    let place = || Place { weights, room, arena };
-    let mut out = vec![rms_norm(place()), route(place()), rotate(place()), swiglu(place()), gated_norm(place())];
-    out.extend([1, 512].map(|tokens| convolve(place(), tokens)));
-    out.extend([1, 512].map(|tokens| delta_rule(place(), tokens)));
-    for (position, tokens) in [(2_000, 1), (CONTEXT - 1, 1), (2_000, 512)] {
-        out.push(attention(place(), position, tokens));
-    }
-    out.push(join_splits(place()));
-    out
-}
-
-fn case<K: Kernel + 'static>(about: String, bytes: usize, flops: f64, kernel: K) -> Case {
-    Case { about, bytes, flops, make: Box::new(move |_| launch(kernel)) }
-}
-
-fn rms_norm(place: Place) -> Case {
-    let (x, weight, y) = (place.room, place.weights, place.room.plus(RESULTS));
-    let (len, eps) = (HIDDEN, 1e-6);
-    let kernel = RmsNorm { x, weight, y, rows: 1, pieces: 1, len, x_stride: len, x_piece: len, y_stride: len, eps, limit: 0.0 };
-    case(format!("1 x {len}"), 12 * len as usize, 0.0, kernel)
-}
-
-fn route(place: Place) -> Case {
-    let out = place.room.plus(RESULTS);
-    let kernel = Route {
-        scores: place.room,
-        table: Address::NONE,
-        ids: out,
-        weights: out.plus(1 << 16),
-        slots: out.plus(1 << 17),
-        tokens: 1,
-        experts: EXPERTS,
-        top_k: TOP_K,
-        renormalise: 1,
-        scale: 1.0,
-        pad: 0,
-    };
-    case(format!("{TOP_K} of {EXPERTS}, 1 token"), 4 * EXPERTS as usize, 0.0, kernel)
-}
-
-/// Keys behind the results, values behind the keys.
-fn caches(place: &Place) -> (Address, Address) {
-    let keys = place.room.plus(RESULTS + (32 << 20));
-    (keys, keys.plus((GROUPS * CONTEXT * DIM * 2) as usize))
-}
-
-/// A position on the device: one of the lists counts 0, 1, 2, ..
-fn position(place: &Place, position: u32) -> Address {
-    place.room.plus(RESULTS - POSITIONS).plus(position as usize * 4)
-}
-
-fn rotate(place: Place) -> Case {
-    let (keys, values) = caches(&place);
-    let width = (2 * HEADS + 2 * GROUPS) * DIM;
-    let k = place.room.plus((2 * HEADS * DIM * 4) as usize);
-    let kernel = Rotate {
-        q: place.room,
-        k,
-        v: k.plus((GROUPS * DIM * 4) as usize),
-        q_norm: place.weights,
-        k_norm: place.weights,
-        angles: place.room,
-        q_out: place.room.plus(RESULTS),
-        keys,
-        values,
-        position: position(&place, 2000),
-        tokens: 1,
-        heads: HEADS,
-        groups: GROUPS,
-        key_dim: DIM,
-        value_dim: DIM,
-        half: 32,
-        context: CONTEXT,
-        wide: 0,
-        q_stride: width,
-        q_head: 2 * DIM,
-        k_stride: width,
-        v_stride: width,
-        eps: 1e-6,
-        limit: 0.0,
-        limit_v: 0.0,
-        pad: 0,
-    };
-    case(format!("{HEADS} heads of {DIM}, 1 token"), (width * 4) as usize, 0.0, kernel)
-}
-
-fn attention(place: Place, at: u32, tokens: u32) -> Case {
-    let (keys, values) = caches(&place);
-    let kernel = Attention {
-        q: place.room,
-        keys,
-        values,
-        partial: place.room.plus(RESULTS),
-        position: position(&place, at),
-        tokens,
-        heads: HEADS,
-        groups: GROUPS,
-        key_dim: DIM,
-        value_dim: DIM,
-        context: CONTEXT,
-        wide: 0,
-        splits: (96 / tokens).max(1),
-        scale: 1.0 / 16.0,
-        pad: 0,
-    };
-    let seen = f64::from(tokens) * (f64::from(at) + f64::from(tokens) / 2.0);
-    let bytes = (GROUPS * (at + tokens) * DIM * 4) as usize;
-    case(format!("{tokens} tokens after {at}, {HEADS} heads of {DIM}"), bytes, 4.0 * seen * f64::from(HEADS * DIM), kernel)
-}
-
-fn join_splits(place: Place) -> Case {
-    let (partial, gate, y) = (place.room, place.room, place.room.plus(RESULTS));
-    let (heads, value_dim, splits) = (HEADS, DIM, 96);
-    let kernel = JoinSplits { partial, gate, y, tokens: 1, heads, value_dim, splits, gate_stride: 0, gate_head: 2 * DIM };
-    case(format!("{HEADS} heads of {DIM}, {splits} ranges"), (HEADS * splits * (DIM + 2) * 4) as usize, 0.0, kernel)
-}
-
-/// The heads of a delta net: keys, values, and the length of both.
-const DELTA: (u32, u32, u32) = (16, 32, 128);
-
-fn convolve(place: Place, tokens: u32) -> Case {
-    let channels = (2 * DELTA.0 + DELTA.1) * DELTA.2;
-    let (x, taps, carry, y) = (place.room, place.weights, place.room.plus(RESULTS + (64 << 20)), place.room.plus(RESULTS));
-    let kernel = Convolve { x, taps, carry, y, tokens, channels, width: 4, x_stride: channels };
-    case(format!("{channels} channels, {tokens} tokens"), (channels * (8 * tokens + 40)) as usize, 0.0, kernel)
-}
-
-fn delta_rule(place: Place, tokens: u32) -> Case {
-    let (keys, values, dim) = DELTA;
-    let (state, y) = (place.room.plus(RESULTS + (64 << 20)), place.room.plus(RESULTS));
-    let kernel = DeltaRule {
-        mixed: place.room,
-        alpha: place.room,
-        beta: place.room,
-        bias: place.room,
-        rate: place.weights,
-        state,
-        y,
-        tokens,
-        keys,
-        values,
-        key_dim: dim,
-        value_dim: dim,
-        alpha_stride: values,
-        beta_stride: values,
-        eps: 1e-6,
-    };
-    let flops = 8.0 * f64::from(tokens) * f64::from(values * dim * dim);
-    case(format!("{values} heads of {dim}, {tokens} tokens"), (values * dim * dim * 8) as usize, flops, kernel)
-}
-
-fn gated_norm(place: Place) -> Case {
-    let (x, gate, weight, y) = (place.room, place.room, place.weights, place.room.plus(RESULTS));
-    let (_, heads, dim) = DELTA;
-    let kernel = GatedNorm { x, gate, weight, place: Address::NONE, y, tokens: 1, heads, dim, gate_stride: 0, eps: 1e-6, pad: 0 };
-    case(format!("{heads} heads of {dim}"), (heads * dim * 12) as usize, 0.0, kernel)
-}
-
-fn swiglu(place: Place) -> Case {
-    let (gate, up, y) = (place.room, place.room.plus((FF * 4) as usize), place.room.plus(RESULTS));
-    case(format!("1 x {FF}"), (FF * 12) as usize, 0.0, SwiGlu { gate, up, y, tokens: 1, len: FF, stride: 2 * FF, pad: 0 })
 }

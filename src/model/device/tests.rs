@@ -188,3 +188,21 @@ fn a_device_that_refuses_to_record_answers_all_the_same() {
     let (all, none) = (answer(None), answer(Some(3)));
     assert!(error(&all.0, &none.0) < ROUNDING && error(&all.1, &none.1) < ROUNDING);
 }
+
+#[test]
+fn device_memory_stays_level_while_places_to_go_back_to_come_and_go() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/q35-odd/model.gguf");
+    let device = Simulated::new(Options::default());
+    let (gguf, options) = (Gguf::open(&path).unwrap(), options(2));
+    let mut m = open_on(&gguf, &options, Pool::new(1), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
+    let mut used = Vec::new();
+    for _ in 0..3 {
+        m.model.mark(&[20, 30]);
+        step(&mut m, &(1..41).collect::<Vec<u32>>(), Phase::Prefill, Logits::Last);
+        used.push(device.used());
+        assert_eq!(m.model.truncate(35), 30, "the place was kept");
+        assert_eq!(m.model.truncate(0), 0);
+        used.push(device.used());
+    }
+    assert!(used.iter().all(|&u| u == used[0]), "{used:?}");
+}
