@@ -82,7 +82,9 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
     let mut go_on = |stage: &str, done, total| if progress(stage, done, total) { Ok(()) } else { Err(EngineError::Cancelled) };
     go_on("checking the file", 0, 0)?;
     let gguf = map(source)?;
-    let plan = model::plan(&gguf, options, process_memory().available)?;
+    // Opened once, for the plan and for the model: opening loads every kernel.
+    let chosen = choose(options.device).map_err(model::ModelError::from)?;
+    let plan = model::plan_on(&gguf, options, process_memory().available, chosen.device.as_deref())?;
     go_on("reading the tokenizer", 0, 0)?;
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
     let template = ChatTemplate::from_gguf(&gguf)?;
@@ -90,7 +92,6 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
         warm(gguf.paths(), gguf.len(), &mut |done, total| go_on("reading the file", done, total))?;
     }
     go_on("binding the weights", 0, 0)?;
-    let chosen = choose(options.device).map_err(model::ModelError::from)?;
     let mut taken = |done: usize, of: usize| go_on("copying the trunk to the GPU", done as u64, of as u64).is_ok();
     let Bare { mut runtime, config, plan, expert_bytes, device, watched } = bare_on(&gguf, options, chosen, &mut taken)?;
     let mut notes = Vec::new();

@@ -30,7 +30,7 @@ mod tests;
 
 pub use config::ModelConfig;
 pub use error::ModelError;
-pub use open::{load, open, open_on, plan, LoadSettings, Opened};
+pub use open::{load, open, open_on, plan, plan_on, LoadSettings, Opened};
 
 use crate::experts::Experts;
 

@@ -93,9 +93,17 @@ fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, ExpertStore, M
 /// # Errors
 /// A file that can't be run, or a budget that can't be kept.
 pub fn plan(gguf: &Gguf, options: &LoadOptions, available: u64) -> Result<Plan, ModelError> {
-    let (_, config) = read(gguf)?;
     let chosen = choose(options.device)?;
-    Ok(planned(gguf, &config, options, available, chosen.device.as_deref())?.0)
+    plan_on(gguf, options, available, chosen.device.as_deref())
+}
+
+/// The same for a given device, or the CPU.
+///
+/// # Errors
+/// See [`plan`].
+pub fn plan_on(gguf: &Gguf, options: &LoadOptions, available: u64, device: Option<&dyn Device>) -> Result<Plan, ModelError> {
+    let (_, config) = read(gguf)?;
+    Ok(planned(gguf, &config, options, available, device)?.0)
 }
 
 fn planned(
