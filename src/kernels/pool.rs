@@ -164,8 +164,10 @@ impl Pool {
         s.next.0.store(0, Ordering::Relaxed);
         // The next number, open. Added and not stored: a worker that has come too late may be counted right now.
         s.state.0.fetch_add(EPOCH | OPEN, Ordering::SeqCst);
-        // Beside a GPU the workers that look for a fork are enough: waking the others costs more than they bring.
-        let enough = s.awake.load(Ordering::Relaxed) && s.spinning.load(Ordering::SeqCst) > 0;
+        // Beside a GPU, workers that look for a fork are enough if most of those that may do: waking the others costs more than they bring. If too many have fallen
+        // asleep in a longer gap, all are woken, or what is left of them would go on alone.
+        let most = s.spinners.load(Ordering::Relaxed).min(self.workers.len());
+        let enough = s.awake.load(Ordering::Relaxed) && 2 * s.spinning.load(Ordering::SeqCst) >= most.max(1);
         if s.sleeping.load(Ordering::SeqCst) > 0 && !enough {
             drop(lock(&s.sleep));
             s.wake.notify_all();
@@ -351,6 +353,25 @@ mod tests {
             }
         });
         assert_eq!(sum.into_inner(), 4 * 100 * 25);
+    }
+
+    #[test]
+    fn a_worker_that_stays_awake_and_fell_asleep_is_woken() {
+        let pool = Pool::new(2);
+        pool.stay_awake(true, 0);
+        for pause in [0, 200, 5000, 0, 5000] {
+            std::thread::sleep(Duration::from_micros(pause));
+            // Neither task ends before both have begun, so the caller alone would not get far.
+            let begun = AtomicUsize::new(0);
+            pool.run(2, &|_| {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let start = Instant::now();
+                while begun.load(Ordering::SeqCst) < 2 && start.elapsed() < Duration::from_secs(20) {
+                    std::thread::yield_now();
+                }
+                assert_eq!(begun.load(Ordering::SeqCst), 2);
+            });
+        }
     }
 
     /// Times depend on what else the machine does, so this one is run by hand: `cargo test --release -- --ignored --nocapture more_threads`.
