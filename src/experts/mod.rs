@@ -253,16 +253,18 @@ impl Experts {
         }
     }
 
-    /// Slots whose copies have failed are empty after all.
-    fn settle(&mut self) {
-        let Place::Device(tier) = &mut self.tier else { return };
-        for (layer, expert) in tier.refused() {
+    /// Slots whose copies have failed are empty after all; how many.
+    fn settle(&mut self) -> usize {
+        let Place::Device(tier) = &mut self.tier else { return 0 };
+        let refused = tier.refused();
+        for &(layer, expert) in &refused {
             self.scheduler.revoke(layer, expert);
             let t = &mut self.tally;
             let begin = layer.checked_sub(1).and_then(|l| t.ends.get(l)).map_or(0, |&end| end as usize);
             let end = t.ends.get(layer).map_or(begin, |&end| end as usize);
             t.routed[begin..end].iter_mut().filter(|r| r.expert == expert).for_each(|r| r.outcome = Outcome::Miss);
         }
+        refused.len()
     }
 
     fn or_forget<T>(&mut self, done: Result<T, ExpertError>) -> Result<T, ExpertError> {
@@ -500,12 +502,7 @@ impl Experts {
                 }
             }
         }
-        if let Place::Device(tier) = &mut self.tier {
-            let refused = tier.refused();
-            filled -= refused.len();
-            refused.into_iter().for_each(|(layer, expert)| self.scheduler.revoke(layer, expert));
-        }
-        Ok(Some(filled))
+        Ok(Some(filled - self.settle()))
     }
 
     /// Use of the experts over this and earlier sessions.

@@ -82,7 +82,7 @@ pub fn couriers_for(threads: usize) -> usize {
     if threads < 4 {
         0
     } else {
-        (threads / 8).clamp(1, 2)
+        (threads / 8).clamp(1, couriers::MOST)
     }
 }
 
@@ -100,10 +100,10 @@ pub fn overhead(layers: usize, experts: usize, top_k: usize, hidden: usize, ff: 
     SPARE as u64 * largest_slot + 4 * (floats + layers * experts + 16 * pairs) as u64 + (1 << 20)
 }
 
-/// Bytes of page-locked memory for staging, within `budget` ([`pin_budget`]).
+/// Most bytes of page-locked memory for staging, the couriers' included, within `budget` ([`pin_budget`]).
 #[must_use]
 pub fn staging_bytes(largest_slot: u64, budget: u64) -> u64 {
-    (staging::MOST as u64 * largest_slot).min(budget)
+    ((staging::MOST + couriers::MOST * couriers::BUFFERS) as u64 * largest_slot).min(budget)
 }
 
 /// Spare slots, in two halves.
@@ -225,7 +225,7 @@ impl VramTier {
             0 => None,
             bytes => d.alloc(2 * half * bytes).ok().map(|memory| Spare { memory, bytes, half, next: 0, used: [None, None] }),
         };
-        // Half of the page-locked memory each.
+        // Couriers take at most half of the page-locked memory.
         let couriers = Couriers::new(&device, if largest == 0 { 0 } else { options.couriers }, largest, options.pinned / 2);
         let staging = Staging::new(d, largest, options.pinned - couriers.bytes(), staging::MOST);
         pool.stay_awake(!couriers.is_empty(), couriers.count());

@@ -17,7 +17,7 @@ rm -rf lib py
 mv package/bins/linux-x64-cuda lib
 ln -s "$(basename lib/libllama.*v*.so)" lib/libllama.so
 mkdir -p py
-python3 -m pip download -q --no-deps --no-binary llama-cpp-python --no-build-isolation "llama-cpp-python==$pypi_version" -d . >/dev/null 2>&1 || true
+python3 -m pip download -q --no-deps --no-binary llama-cpp-python "llama-cpp-python==$pypi_version" -d .
 tar xzf llama_cpp_python-*.tar.gz -C py --strip-components=1 --wildcards '*/llama_cpp/llama_cpp.py' '*/llama_cpp/_*.py'
 : >py/llama_cpp/__init__.py # the declarations alone: the package's own start-up wants more of PyPI
 python3 -m pip install -q --target py typing_extensions

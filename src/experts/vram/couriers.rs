@@ -13,7 +13,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// Page-locked buffers of a courier.
-const BUFFERS: usize = 8;
+pub(super) const BUFFERS: usize = 8;
+/// Most couriers.
+pub(super) const MOST: usize = 2;
 
 /// An expert to be brought to a slot.
 pub(super) struct Errand {

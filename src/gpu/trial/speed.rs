@@ -51,6 +51,7 @@ struct Case {
 }
 
 /// What the launches work on.
+#[derive(Clone, Copy)]
 struct Place {
     weights: Address,
     room: Address,
@@ -75,17 +76,17 @@ fn bytes_of(ty: GgmlType, rows: u32, cols: u32) -> usize {
 /// From the device.
 pub fn measure(device: &dyn Device, only: &str, told: &mut dyn FnMut(&Timed)) -> Result<(), GpuError> {
     let simulated = device.facts().capability == 0;
-    let (arena, room) = if simulated { (8 << 20, 64 << 20) } else { (ARENA, ROOM) };
+    let arena = if simulated { 8 << 20 } else { ARENA };
     let weights = device.alloc(arena)?;
-    let activations = device.alloc(room)?;
+    let activations = device.alloc(ROOM)?;
     fill(device, &activations, bytemuck::cast_slice::<f32, u8>(&super::cases::numbers(&mut fastrand::Rng::with_seed(3), 1 << 18)))?;
     let place = Place { weights: weights.address(), room: activations.address(), arena };
     lists_up(device, &place)?;
     let mut filled = None;
-    for (ty, case) in cases(weights.address(), activations.address(), arena) {
+    for (ty, case) in cases(place) {
         let probe = (case.make)(0);
         let line = format!("{} {}", probe.name, case.about);
-        if !line.contains(only) || (simulated && (case.bytes > arena || case.flops > 2e7)) {
+        if !line.contains(only) || (simulated && (case.bytes > arena || case.flops > 5e6)) {
             continue;
         }
         if filled != Some(ty) {
@@ -93,7 +94,7 @@ pub fn measure(device: &dyn Device, only: &str, told: &mut dyn FnMut(&Timed)) ->
             fill(device, &weights, &piece)?;
             filled = Some(ty);
         }
-        // About a fifth of a millisecond at least, so that the marks weigh nothing; kernels of milliseconds a few times.
+        // Some two milliseconds, so that the marks weigh nothing; longer kernels a few times.
         let once = time(device, &case, 2)?;
         let count = if simulated { 2 } else { ((2e-3 / once.max(1e-9)) as usize).clamp(4, 400) };
         let mut best = f64::INFINITY;
@@ -139,8 +140,7 @@ fn time(device: &dyn Device, case: &Case, count: usize) -> Result<f64, GpuError>
 }
 
 /// Every case with the type of its weights, cases of one type together.
-fn cases(weights: Address, room: Address, arena: usize) -> Vec<(GgmlType, Case)> {
-    let place = || Place { weights, room, arena };
+fn cases(place: Place) -> Vec<(GgmlType, Case)> {
     let mut out = Vec::new();
     for (ty, rows, cols) in [
         (GgmlType::Q8_0, 12_352, HIDDEN),
@@ -157,25 +157,25 @@ fn cases(weights: Address, room: Address, arena: usize) -> Vec<(GgmlType, Case)>
         (GgmlType::MXFP4, 12_352, HIDDEN),
         (GgmlType::F16, 12_352, HIDDEN),
     ] {
-        out.push((ty, matvec(place(), ty, rows, cols, 1)));
+        out.push((ty, matvec(place, ty, rows, cols, 1)));
         if ty == GgmlType::Q8_0 && rows > 10_000 || ty == GgmlType::Q4K {
-            out.push((ty, matvec(place(), ty, rows, cols, 4)));
-            out.push((ty, matvec(place(), ty, rows, cols, 8)));
-            out.push((ty, matmul(place(), ty, rows, cols, 64)));
-            out.push((ty, matmul(place(), ty, rows, cols, 512)));
+            out.push((ty, matvec(place, ty, rows, cols, 4)));
+            out.push((ty, matvec(place, ty, rows, cols, 8)));
+            out.push((ty, matmul(place, ty, rows, cols, 64)));
+            out.push((ty, matmul(place, ty, rows, cols, 512)));
         }
         if ty == GgmlType::Q4K {
-            out.push((ty, experts_up(place(), ty, 1)));
-            out.push((ty, experts_up(place(), ty, 4)));
-            out.extend(PROMPTS.map(|tokens| (ty, grouped_up(place(), ty, tokens))));
+            out.push((ty, experts_up(place, ty, 1)));
+            out.push((ty, experts_up(place, ty, 4)));
+            out.extend(PROMPTS.map(|tokens| (ty, grouped_up(place, ty, tokens))));
         }
         if ty == GgmlType::Q5K {
-            out.push((ty, experts_down(place(), ty, 1)));
-            out.push((ty, experts_down(place(), ty, 4)));
-            out.extend(PROMPTS.map(|tokens| (ty, grouped_down(place(), ty, tokens))));
+            out.push((ty, experts_down(place, ty, 1)));
+            out.push((ty, experts_down(place, ty, 4)));
+            out.extend(PROMPTS.map(|tokens| (ty, grouped_down(place, ty, tokens))));
         }
     }
-    out.extend(small::all(weights, room, arena).into_iter().map(|case| (GgmlType::F32, case)));
+    out.extend(small::all(place).into_iter().map(|case| (GgmlType::F32, case)));
     out
 }
 
@@ -385,5 +385,23 @@ fn grouped_down(place: Place, ty: GgmlType, tokens: u32) -> Case {
                 ty,
             })
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::simulated::{Options, Simulated};
+
+    #[test]
+    fn what_is_timed_stays_inside_its_memory_and_takes_time() {
+        let device = Simulated::new(Options::default());
+        let mut seen = Vec::new();
+        measure(&device, "", &mut |t| seen.push(t.clone())).unwrap();
+        assert!(seen.iter().all(|t| t.us > 0.0 && t.bytes_per_s > 0.0), "{seen:?}");
+        for kernel in ["matvec", "rms_norm", "route", "rotate", "swiglu", "gated_norm", "convolve", "delta_rule", "join_splits"] {
+            assert!(seen.iter().any(|t| t.kernel == kernel), "{kernel}");
+        }
+        assert_eq!(device.violations(), Vec::<String>::new());
     }
 }

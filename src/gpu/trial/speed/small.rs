@@ -6,15 +6,14 @@ use crate::gpu::device::Address;
 use crate::gpu::params::{Attention, Convolve, DeltaRule, GatedNorm, JoinSplits, Kernel, RmsNorm, Rotate, Route, SwiGlu};
 
 /// All of them.
-pub(super) fn all(weights: Address, room: Address, arena: usize) -> Vec<Case> {
-    let place = || Place { weights, room, arena };
-    let mut out = vec![rms_norm(place()), route(place()), rotate(place()), swiglu(place()), gated_norm(place())];
-    out.extend([1, 512].map(|tokens| convolve(place(), tokens)));
-    out.extend([1, 512].map(|tokens| delta_rule(place(), tokens)));
+pub(super) fn all(place: Place) -> Vec<Case> {
+    let mut out = vec![rms_norm(place), route(place), rotate(place), swiglu(place), gated_norm(place)];
+    out.extend([1, 512].map(|tokens| convolve(place, tokens)));
+    out.extend([1, 512].map(|tokens| delta_rule(place, tokens)));
     for (position, tokens) in [(2_000, 1), (CONTEXT - 1, 1), (2_000, 512)] {
-        out.push(attention(place(), position, tokens));
+        out.push(attention(place, position, tokens));
     }
-    out.push(join_splits(place()));
+    out.push(join_splits(place));
     out
 }
 
