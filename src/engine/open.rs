@@ -185,6 +185,7 @@ impl Runtime for Numbers {
         self.experts.begin_step(record.phase, tokens.len());
         let out = self.model.forward(tokens, &mut self.experts, logits, stop)?;
         self.experts.end_step(record);
+        self.experts.fill_up();
         Ok(out)
     }
     fn len(&self) -> usize {

@@ -7,6 +7,7 @@
 //! | [`slots`] | the CPU tier: slots in RAM |
 //! | [`vram`] | the device tier: slots in VRAM |
 //! | `run` | the products of a layer's routed experts, on the CPU |
+//! | `resident` | tokens that find every expert in a slot of a device, and how it comes to that |
 //! | [`schedule`], [`policy`] | pure: which expert gets a slot, who leaves |
 //! | [`measures`], [`recall`], [`duels`] | what policies know: uses, what followed similar moments, how admissions turned out |
 //! | [`curve`], [`knee`] | hit rate for every slot count, from stack distances; where it bends |
@@ -22,6 +23,7 @@ pub mod knee;
 pub mod measures;
 pub mod policy;
 pub mod recall;
+mod resident;
 mod run;
 pub mod schedule;
 pub mod slots;
@@ -139,6 +141,7 @@ pub struct Experts {
     routed: Vec<Routed>,
     /// Place of an expert in `routed`, by id, while a prompt chunk is counted.
     place: Vec<u16>,
+    resident: resident::Resident,
 }
 
 impl Experts {
@@ -187,6 +190,7 @@ impl Experts {
             grouped: Grouped::default(),
             routed: Vec::with_capacity(experts),
             place: vec![u16::MAX; experts],
+            resident: resident::Resident::default(),
         }
     }
 
@@ -257,6 +261,7 @@ impl Experts {
     fn settle(&mut self) -> usize {
         let Place::Device(tier) = &mut self.tier else { return 0 };
         let refused = tier.refused();
+        self.resident.told_of(refused.len());
         for &(layer, expert) in &refused {
             self.scheduler.revoke(layer, expert);
             let t = &mut self.tally;
@@ -345,6 +350,7 @@ impl Experts {
         self.phase = phase;
         self.tokens = tokens;
         self.scheduler.begin_step(phase, tokens as u32);
+        self.resident.begin_step(tokens);
         let t = &mut self.tally;
         t.ends.clear();
         t.routed.clear();
@@ -358,7 +364,7 @@ impl Experts {
         if let Place::Device(tier) = &mut self.tier {
             match tier.end_step() {
                 Ok(step) => {
-                    self.tally.time.hits += step.hits;
+                    self.tally.time.hits += self.resident.hits(step.hits);
                     self.tally.time.upload += step.upload;
                     self.tally.uploaded += step.uploaded;
                     self.settle();
@@ -395,6 +401,7 @@ impl Experts {
     /// From the device; the slots are then as before, and empty.
     pub fn resize(&mut self, slots: usize) -> Result<usize, ExpertError> {
         let mut granted = slots.min(self.slot_limit()).max(self.min).min(self.scheduler.experts());
+        self.resident.resized();
         let wanted = self.wanted(granted);
         let done = match &mut self.tier {
             Place::Host(tier) => tier.resize(&wanted, &self.scheduler.resize_layers(&wanted).moves).map(|()| self.by_layer = wanted),

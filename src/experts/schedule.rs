@@ -312,6 +312,21 @@ impl Scheduler {
         swaps
     }
 
+    /// Give an empty slot of a layer to an expert that has none, by number, although nobody has used it. `None` if there is no such slot or no such
+    /// expert. The caller carries the swap out.
+    pub fn fill_up(&mut self, layer: usize) -> Option<Swap> {
+        if self.occupied(layer) == self.slots(layer) {
+            return None;
+        }
+        let base = layer * self.experts;
+        let slot = self.expert_in[layer].iter().position(|&e| e == EMPTY)?;
+        let expert = (0..self.experts).find(|e| self.slot_of[base + e] == NO_SLOT)? as u16;
+        self.expert_in[layer][slot] = expert;
+        self.slot_of[base + usize::from(expert)] = slot as u16;
+        self.occupied[layer] += 1;
+        Some(Swap { expert, slot: slot as u16, evicted: None })
+    }
+
     /// Change the slots of every layer to `slots` (at most one per expert). See [`Scheduler::resize_layers`].
     pub fn resize(&mut self, slots: usize) -> Resize {
         self.resize_layers(&vec![slots; self.layers()])

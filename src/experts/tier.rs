@@ -145,7 +145,9 @@ pub struct DeviceRows {
     pub y: Address,
 }
 
-/// Slots on a device. A tick is three calls in this order: [`DeviceTier::table`], [`DeviceTier::hits`], [`DeviceTier::rest`].
+/// Slots on a device. A tick is three calls in this order: [`DeviceTier::table`], [`DeviceTier::hits`], [`DeviceTier::rest`]. A token that finds
+/// every expert in a slot ([`DeviceTier::settled`]) may have [`DeviceTier::table`] and [`DeviceTier::queue`] instead, layer after layer, and
+/// [`DeviceTier::queued`] at its end.
 pub trait DeviceTier: Send {
     /// Where the device keeps the slot of every expert of a layer, `[experts]` i32, -1 for none. Kernels queued from now on find in it, and in the
     /// slots, all swaps of earlier ticks.
@@ -177,6 +179,26 @@ pub trait DeviceTier: Send {
         plan: &LayerPlan,
         time: &mut TierTime,
     ) -> Result<u64, ExpertError>;
+
+    /// Whether every expert of every layer is in a slot, with no copy on its way but such as [`DeviceTier::table`] waits for: all experts of a token are
+    /// then hits by the device's own tables, whatever is routed. Answers a number, another one whenever slots have moved: what was recorded of
+    /// [`DeviceTier::queue`] under another number names memory that may be gone.
+    fn settled(&self) -> Option<u64>;
+
+    /// Queue the products of one layer's experts for a token that found everything settled. Only launches, so it can be recorded.
+    ///
+    /// # Errors
+    /// From the device.
+    fn queue(&self, layer: usize, rows: &DeviceRows) -> Result<(), ExpertError>;
+
+    /// Such a token has been queued, or a part of it, before something failed.
+    ///
+    /// # Errors
+    /// From the device.
+    fn queued(&mut self) -> Result<(), ExpertError>;
+
+    /// Let experts of a layer come up into empty slots when nobody waits for them. Outside of a tick; see [`DeviceTier::refused`].
+    fn bring(&mut self, layer: usize, swaps: &[Swap]);
 
     /// Queue copies of experts of a layer into empty slots, outside of a tick. Returns the bytes. A copy that fails is no error; see
     /// [`DeviceTier::refused`].
@@ -215,8 +237,8 @@ pub trait DeviceTier: Send {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceStep {
     /// Device time for experts in slots, of the step before: the marks of a step that has just been queued have not been passed, and
-    /// nobody waits for them.
-    pub hits: Duration,
+    /// nobody waits for them. `None`: that was a token without marks around its hits, see [`DeviceTier::queue`].
+    pub hits: Option<Duration>,
     /// Host time for copies that nobody waited for.
     pub upload: Duration,
     /// Bytes sent up, into slots or to be computed once.

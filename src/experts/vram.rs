@@ -9,6 +9,7 @@
 //! | `misses` | what goes up and what the host computes: pure |
 //! | `grouped` | launches over slots, for a few tokens and for many |
 //! | `tick` | what happens when the host knows the routing |
+//! | `whole` | tokens of which every expert is in a slot |
 //! | `probe` | how fast link and host are |
 //!
 //! A tick: the router's kernel looks its experts up in the layer's table, and the hits run at once, before the host knows what was
@@ -30,6 +31,7 @@ mod slabs;
 mod staging;
 mod tables;
 mod tick;
+mod whole;
 
 pub use misses::{split, MissChoice, Rates};
 pub use slabs::slot_bytes;
@@ -152,6 +154,10 @@ pub struct VramTier {
     used: Vec<Option<Mark>>,
     /// Begin and end of the hits of this step and of the one before, whose marks have been passed.
     timed: [Vec<(Mark, Mark)>; 2],
+    /// Of the same steps: whether they were queued whole, without such marks.
+    whole: [bool; 2],
+    /// Counts the times that slots have moved.
+    moved: u64,
     /// Admitted experts, by layer, whose copies nobody waits for, with their slots. Without couriers they have not been sent.
     later: Vec<(usize, u16, u16)>,
     couriers: Couriers,
@@ -244,6 +250,8 @@ impl VramTier {
             reserve: options.reserve,
             used: vec![None; store.layers.len()],
             timed: Default::default(),
+            whole: [false; 2],
+            moved: 0,
             later: Vec::new(),
             couriers,
             refused: Vec::new(),
@@ -314,6 +322,22 @@ impl DeviceTier for VramTier {
         self.tick(layer, rows, host_rows, routing, grouped, plan, time)
     }
 
+    fn settled(&self) -> Option<u64> {
+        self.all_in_slots()
+    }
+
+    fn queue(&self, layer: usize, rows: &DeviceRows) -> Result<(), ExpertError> {
+        self.queue_layer(layer, rows)
+    }
+
+    fn queued(&mut self) -> Result<(), ExpertError> {
+        self.end_token()
+    }
+
+    fn bring(&mut self, layer: usize, swaps: &[Swap]) {
+        self.put_off(layer, swaps.iter().map(|s| (s.expert, s.slot)));
+    }
+
     fn fill(&mut self, layer: usize, swaps: &[Swap]) -> Result<u64, ExpertError> {
         if let Some(used) = &self.used[layer] {
             self.device.wait(Lane::Copy, used)?;
@@ -327,6 +351,7 @@ impl DeviceTier for VramTier {
     }
 
     fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<usize, ExpertError> {
+        self.moved += 1;
         self.settle()?;
         let device = self.device.clone();
         let device = &*device;
@@ -382,10 +407,12 @@ impl DeviceTier for VramTier {
         self.receive(sent);
         self.catch_up()?;
         self.timed.swap(0, 1);
+        self.whole.swap(0, 1);
         // After the swap, 1 is the step that has just ended and 0 the one before: its marks have been passed.
         let us: f64 = self.timed[0].drain(..).filter_map(|(from, to)| self.device.between(&from, &to)).sum();
+        let hits = (!std::mem::take(&mut self.whole[0])).then(|| Duration::from_secs_f64(us.max(0.0) / 1e6));
         self.traffic.queued.store((self.staging.queued(&*self.device) + self.couriers.open()) as u64, Ordering::Relaxed);
-        Ok(DeviceStep { hits: Duration::from_secs_f64(us.max(0.0) / 1e6), ..std::mem::take(&mut self.step) })
+        Ok(DeviceStep { hits, ..std::mem::take(&mut self.step) })
     }
 }
 

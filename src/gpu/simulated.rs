@@ -188,6 +188,12 @@ impl Simulated {
         self.shared.lock().pinned_used()
     }
 
+    /// How often the host has waited for a mark.
+    #[must_use]
+    pub fn host_waits(&self) -> u64 {
+        self.shared.lock().waits
+    }
+
     /// The clock of the host, in microseconds: waits move it on, and so does [`Simulated::spend`].
     #[must_use]
     pub fn host_us(&self) -> f64 {

@@ -259,6 +259,7 @@ impl Subject {
         self.experts.begin_step(phase, tokens.len());
         let out = self.model.forward(tokens, &mut self.experts, logits, &|| false);
         self.experts.end_step(&mut self.record);
+        self.experts.fill_up();
         let out = out?;
         if let Some(slots) = self.resize.next() {
             self.experts.resize(slots)?;

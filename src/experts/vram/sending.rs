@@ -77,8 +77,9 @@ impl VramTier {
         }
         let start = Instant::now();
         let later = std::mem::take(&mut self.later);
-        for (i, &(layer, expert, slot)) in later.iter().enumerate() {
-            if let (0, Some(used)) = (i, &self.used[layer]) {
+        let mut waited = None;
+        for &(layer, expert, slot) in &later {
+            if let (true, Some(used)) = (waited.replace(layer) != Some(layer), &self.used[layer]) {
                 self.device.wait(Lane::Copy, used)?;
             }
             self.admit(layer, expert, slot)?;

@@ -17,6 +17,8 @@ pub(super) struct Tables {
     seen: Vec<i32>,
     /// What they are to see next.
     next: Vec<i32>,
+    /// Experts that will then be in no slot.
+    absent: usize,
     /// Copies into slots of this layer that no kernel has waited for. All of them: couriers don't tell in the order in which they sent.
     arriving: Vec<Vec<Mark>>,
 }
@@ -29,7 +31,7 @@ impl Tables {
         let memory = device.alloc(bytes.len().max(4))?;
         device.upload_now(Lane::Compute, memory.address(), bytes)?;
         let pinned = device.pinned(bytes.len()).ok();
-        Ok(Self { experts, memory, pinned, next: seen.clone(), seen, arriving: vec![Vec::new(); layers] })
+        Ok(Self { experts, memory, pinned, next: seen.clone(), absent: seen.len(), seen, arriving: vec![Vec::new(); layers] })
     }
 
     /// The slot of an expert, as kernels of this tick see it.
@@ -42,20 +44,31 @@ impl Tables {
         self.seen[layer * self.experts..(layer + 1) * self.experts].iter().all(|&s| s == NONE)
     }
 
+    /// Whether from the next tick on every expert of every layer is in a slot.
+    pub(super) fn is_whole(&self) -> bool {
+        self.absent == 0
+    }
+
+    fn set(&mut self, layer: usize, expert: u16, slot: i32) {
+        let before = std::mem::replace(&mut self.next[layer * self.experts + usize::from(expert)], slot);
+        self.absent = self.absent + usize::from(slot == NONE) - usize::from(before == NONE);
+    }
+
     /// From the next tick on. `ready`: the copy into the slot.
     pub(super) fn enter(&mut self, layer: usize, expert: u16, slot: u16, ready: Mark) {
-        self.next[layer * self.experts + usize::from(expert)] = i32::from(slot);
+        self.set(layer, expert, i32::from(slot));
         self.arriving[layer].push(ready);
     }
 
     /// From the next tick on it is in no slot.
     pub(super) fn leave(&mut self, layer: usize, expert: u16) {
-        self.next[layer * self.experts + usize::from(expert)] = NONE;
+        self.set(layer, expert, NONE);
     }
 
     /// Nobody is anywhere.
     pub(super) fn clear(&mut self) {
         self.next.fill(NONE);
+        self.absent = self.next.len();
     }
 
     /// Bring a layer's table up to date and make the compute lane wait for the copies that it stands for. `used`: the compute lane's

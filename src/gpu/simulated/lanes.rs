@@ -83,6 +83,8 @@ pub(super) struct State {
     races: Races,
     rng: fastrand::Rng,
     pub(super) launches: u64,
+    /// Times that the host waited for a mark.
+    pub(super) waits: u64,
     /// What the compute lane is given while it is recorded.
     recording: Option<Vec<Work>>,
     /// The first failure of queued work; everything after it fails too.
@@ -118,6 +120,7 @@ impl State {
             races: Races::default(),
             rng: fastrand::Rng::with_seed(seed),
             launches: 0,
+            waits: 0,
             recording: None,
             failed: None,
         }
@@ -336,6 +339,7 @@ impl State {
     }
 
     pub(super) fn sync(&mut self, mark: &Passed) -> Result<(), GpuError> {
+        self.waits += 1;
         self.run(index(mark.lane), mark.number);
         self.learn(mark);
         self.failed.clone().map_or(Ok(()), Err)

@@ -4,6 +4,7 @@ use super::super::feed_forward::{Dense, FeedForward};
 use super::super::router::Gating;
 use super::super::ModelError;
 use super::map::{apply, Map, Rows, Target};
+use super::workspace::{Choice, Workspace};
 use super::{Pass, Recorded};
 use crate::experts::tier::DeviceRows;
 use crate::experts::{Experts, Routing};
@@ -88,7 +89,10 @@ impl DeviceFeedForward {
     pub(super) fn begin(&self, pass: &Pass<'_>, table: Address) -> Result<(), ModelError> {
         match self {
             Self::Dense(dense) => dense.0.forward(pass, None),
-            Self::Moe(moe) => moe.route(pass, table),
+            Self::Moe(moe) => {
+                moe.route(pass, table, pass.work.choice(pass.tokens))?;
+                Ok(pass.work.fetch_routing(pass.device, pass.tokens)?)
+            }
         }
     }
 
@@ -99,6 +103,22 @@ impl DeviceFeedForward {
             Self::Moe(moe) => moe.finish(pass, experts, again),
         }
     }
+
+    /// All of it, for a token whose experts are all in slots. The rows of `h` are read, and the result is added to `x`. Only launches;
+    /// [`DeviceFeedForward::tick`] follows when the token is over.
+    pub(super) fn whole(&self, pass: &Pass<'_>, table: Address, experts: &Experts) -> Result<(), ModelError> {
+        match self {
+            Self::Dense(dense) => dense.0.forward(pass, None),
+            Self::Moe(moe) => moe.whole(pass, table, experts),
+        }
+    }
+
+    /// Tell the experts what was routed in such a token, once the host has it.
+    pub(super) fn tick(&self, work: &Workspace, experts: &mut Experts) -> Result<(), ModelError> {
+        let Self::Moe(moe) = self else { return Ok(()) };
+        let (ids, weights) = work.chosen(moe.index);
+        Ok(experts.device_tick(moe.index, &Routing { top_k: moe.top_k(), ids, weights })?)
+    }
 }
 
 impl DeviceMoe {
@@ -106,14 +126,14 @@ impl DeviceMoe {
         self.gating.top_k.min(self.scores.rows)
     }
 
-    fn route(&self, pass: &Pass<'_>, table: Address) -> Result<(), ModelError> {
+    fn route(&self, pass: &Pass<'_>, table: Address, choice: Choice) -> Result<(), ModelError> {
         let Pass { device, work, tokens, .. } = *pass;
         apply(device, pass.h, tokens, &[(&self.scores, Target::set(work.scores))])?;
         let route = Route {
             scores: work.scores.at,
             table,
-            ids: work.ids(),
-            weights: work.weights(tokens),
+            ids: choice.ids,
+            weights: choice.weights,
             slots: work.slots,
             tokens: tokens as u32,
             experts: self.scores.rows as u32,
@@ -122,8 +142,22 @@ impl DeviceMoe {
             scale: self.gating.scale,
             pad: 0,
         };
-        launch(device, &route, &[])?;
-        Ok(work.fetch_routing(device, tokens)?)
+        Ok(launch(device, &route, &[])?)
+    }
+
+    fn rows(&self, pass: &Pass<'_>, choice: Choice) -> DeviceRows {
+        let Choice { ids, weights } = choice;
+        DeviceRows { tokens: pass.tokens, top_k: self.top_k(), x: pass.h.at, ids, weights, slots: pass.work.slots, y: pass.x.at }
+    }
+
+    fn whole(&self, pass: &Pass<'_>, table: Address, experts: &Experts) -> Result<(), ModelError> {
+        let choice = pass.work.choice_of(self.index);
+        self.route(pass, table, choice)?;
+        experts.device_queue(self.index, &self.rows(pass, choice))?;
+        match &self.shared {
+            Some((weight, shared)) => shared.forward(pass, Some(weight)),
+            None => Ok(()),
+        }
     }
 
     fn finish(&self, pass: &Pass<'_>, experts: &mut Experts, again: &mut Recorded) -> Result<(), ModelError> {
@@ -131,8 +165,7 @@ impl DeviceMoe {
         let top_k = self.top_k();
         let known = device.mark(Lane::Compute)?;
         // Queued before the host knows the routing: the device has work while the host wakes and plans.
-        let rows =
-            DeviceRows { tokens, top_k, x: pass.h.at, ids: work.ids(), weights: work.weights(tokens), slots: work.slots, y: pass.x.at };
+        let rows = self.rows(pass, work.choice(tokens));
         experts.device_hits(self.index, &rows)?;
         if let Some((weight, shared)) = &self.shared {
             again.play(pass, || shared.forward(pass, Some(weight)))?;

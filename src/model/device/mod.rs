@@ -2,19 +2,21 @@
 //!
 //! An architecture is written once, for the CPU; its layers are taken over here kind by kind, so a new architecture that is put
 //! together from known layers runs on the device without further code. Between layers the hidden state stays on the device.
-//! Per layer with routed experts the host waits once, for the routing; everything else is queued ahead.
+//! Per layer with routed experts the host waits once, for the routing; everything else is queued ahead. A token that finds all experts in slots does without.
 //!
 //! | file | idea |
 //! |---|---|
 //! | `map` | linear maps and norms |
 //! | `attention`, `delta_net` | the mixers, with their caches and states |
 //! | `feed_forward` | dense, shared, router |
+//! | `whole_token` | a token that finds every expert in a slot, recorded as one |
 //! | `workspace` | buffers of a pass, and its page-locked memory |
 
 mod attention;
 mod delta_net;
 mod feed_forward;
 mod map;
+mod whole_token;
 mod workspace;
 
 #[cfg(test)]
@@ -26,12 +28,13 @@ use super::rope::Rope;
 use super::{Logits, Model, ModelConfig, ModelError};
 use crate::experts::Experts;
 use crate::gpu::device::{record, Recording};
-use crate::gpu::Device;
+use crate::gpu::{Address, Device};
 use attention::DeviceAttention;
 use delta_net::DeviceDeltaNet;
 use feed_forward::{watch, DeviceFeedForward};
 use map::{apply, Map, Norm, Rows, Target};
 use std::sync::Arc;
+use whole_token::WholeToken;
 use workspace::{Widths, Workspace, HEAD_ROWS};
 
 /// Passes of at most so many tokens are not looked over layer by layer: their logits tell.
@@ -118,6 +121,7 @@ pub struct DeviceDecoder {
     marks: Vec<usize>,
     /// A pass of one token has been queued launch by launch, so the device knows every kernel of it.
     known: bool,
+    whole: WholeToken,
 }
 
 impl DeviceDecoder {
@@ -170,6 +174,7 @@ impl DeviceDecoder {
             len: 0,
             marks: Vec::new(),
             known: false,
+            whole: WholeToken::default(),
         })
     }
 
@@ -217,15 +222,7 @@ impl DeviceDecoder {
             }
             let table = feed_forward.table(experts)?;
             first.play(&pass, || {
-                mixer_norm.apply(device, x, h, count, None)?;
-                match mixer {
-                    DeviceMixer::Attention(a) => a.forward(&pass)?,
-                    DeviceMixer::DeltaNet(d) => d.forward(&pass)?,
-                }
-                if watched {
-                    watch(device, x, count, work.flag(2 * i))?;
-                }
-                ff_norm.apply(device, x, h, count, None)?;
+                mix(&pass, mixer_norm, mixer, ff_norm, watched.then(|| work.flag(2 * i)))?;
                 feed_forward.begin(&pass, table)
             })?;
             if let DeviceMixer::DeltaNet(d) = mixer {
@@ -253,10 +250,9 @@ impl DeviceDecoder {
         loop {
             let rows = (count - at).min(HEAD_ROWS);
             if rows > 0 {
-                let (x, h) = (work.x(count).down(at), work.h(rows));
-                self.norm.apply(device, x, h, rows, None)?;
-                apply(device, h, rows, &[(&self.output, Target::set(work.logits()))])?;
+                project(device, work, &self.norm, &self.output, work.x(count).down(at), rows)?;
             }
+            work.fetch(device, rows, count > UNWATCHED)?;
             if let Some(half) = work.finish(device, rows, count > UNWATCHED, &mut out)? {
                 let kind = if half % 2 == 0 { "attention" } else { "feed-forward" };
                 return Err(ModelError::NotFinite { file: self.file.clone(), place: format!("layer {} ({kind})", half / 2) });
@@ -266,12 +262,57 @@ impl DeviceDecoder {
                 break;
             }
         }
-        if !all_finite(&out) {
-            let place = if count > UNWATCHED { "the output head" } else { "a layer or the output head" };
-            return Err(ModelError::NotFinite { file: self.file.clone(), place: place.to_owned() });
-        }
-        Ok(out)
+        self.numbers(out, count > UNWATCHED)
     }
+
+    /// These logits, if they are numbers. `watched`: the layers' results are known to be.
+    fn numbers(&self, logits: Vec<f32>, watched: bool) -> Result<Vec<f32>, ModelError> {
+        if all_finite(&logits) {
+            return Ok(logits);
+        }
+        let place = if watched { "the output head" } else { "a layer or the output head" };
+        Err(ModelError::NotFinite { file: self.file.clone(), place: place.to_owned() })
+    }
+
+    /// One pass of at most [`DeviceDecoder::chunk`] tokens. `None` if it was stopped.
+    fn pass(
+        &mut self,
+        tokens: &[u32],
+        experts: &mut Experts,
+        wanted: Logits,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<f32>>, ModelError> {
+        if let [token] = *tokens {
+            if let Some(slots) = experts.whole_token() {
+                return self.whole_token(token, slots, experts, wanted, stop);
+            }
+        }
+        match self.layers(tokens, experts, stop)? {
+            true => self.head(tokens.len(), wanted).map(Some),
+            false => Ok(None),
+        }
+    }
+}
+
+/// A layer up to its feed-forward. `flag`: where it is told that its result is not all numbers.
+fn mix(pass: &Pass<'_>, mixer_norm: &Norm, mixer: &mut DeviceMixer, ff_norm: &Norm, flag: Option<Address>) -> Result<(), ModelError> {
+    let Pass { device, tokens, x, h, .. } = *pass;
+    mixer_norm.apply(device, x, h, tokens, None)?;
+    match mixer {
+        DeviceMixer::Attention(a) => a.forward(pass)?,
+        DeviceMixer::DeltaNet(d) => d.forward(pass)?,
+    }
+    if let Some(flag) = flag {
+        watch(device, x, tokens, flag)?;
+    }
+    ff_norm.apply(device, x, h, tokens, None)
+}
+
+/// Logits of `rows` rows of `x`, in the workspace.
+fn project(device: &dyn Device, work: &Workspace, norm: &Norm, output: &Map, x: Rows, rows: usize) -> Result<(), ModelError> {
+    let h = work.h(rows);
+    norm.apply(device, x, h, rows, None)?;
+    apply(device, h, rows, &[(output, Target::set(work.logits()))])
 }
 
 impl Model for DeviceDecoder {
@@ -299,12 +340,7 @@ impl Model for DeviceDecoder {
         let mut out = Vec::new();
         for (i, piece) in tokens.chunks(chunk).enumerate() {
             let wanted = if logits == Logits::Last && i < last { Logits::None } else { logits };
-            let done = match self.layers(piece, experts, stop) {
-                Ok(true) => self.head(piece.len(), wanted).map(Some),
-                Ok(false) => Ok(None),
-                Err(e) => Err(e),
-            };
-            match done {
+            match self.pass(piece, experts, wanted, stop) {
                 Ok(Some(more)) => out.extend(more),
                 other => {
                     self.len = begin;

@@ -62,26 +62,33 @@ impl Widths {
         widths
     }
 
-    /// Bytes of the other buffers: wide, middle, heads, partial, scores, slots, logits, flags.
-    fn buffers(&self) -> [usize; 8] {
+    /// Bytes of the other buffers: wide, middle, heads, partial, scores, slots, logits, flags, choices.
+    fn buffers(&self) -> [usize; 9] {
         let Self { chunk, .. } = *self;
         let partial = self.partial * chunk.max(SPLITS);
         let rows = [self.wide, self.middle, self.heads].map(|width| chunk * width);
         let [wide, middle, heads] = rows;
-        [wide, middle, heads, partial, chunk * self.experts, chunk * self.top_k, HEAD_ROWS * self.vocab, 2 * self.layers]
+        let (scores, slots, logits) = (chunk * self.experts, chunk * self.top_k, HEAD_ROWS * self.vocab);
+        [wide, middle, heads, partial, scores, slots, logits, 2 * self.layers, self.choices() / 4]
             .map(|values| (values * 4).next_multiple_of(ALIGN))
     }
 
-    /// Where the parts of the page-locked memory begin, after what goes up: what comes down in each layer, logits, flags.
-    fn pinned_parts(&self) -> (usize, usize, usize) {
+    /// Bytes of what the routers of all layers chose for one token, `[layers, 2, top_k]`: ids, then gate weights.
+    fn choices(&self) -> usize {
+        self.layers * 2 * self.top_k * 4
+    }
+
+    /// Where the parts of the page-locked memory begin, after what goes up: what comes down in each layer, logits, flags, choices.
+    fn pinned_parts(&self) -> [usize; 4] {
         let routed = Sent::of(self, self.chunk).end.next_multiple_of(ALIGN);
         let logits = (routed + Routed::of(self, self.chunk).end).next_multiple_of(ALIGN);
-        (routed, logits, logits + HEAD_ROWS * self.vocab * 4)
+        let flags = logits + HEAD_ROWS * self.vocab * 4;
+        [routed, logits, flags, flags + 8 * self.layers]
     }
 
     /// Bytes of page-locked host memory of a workspace.
     pub(crate) fn pinned_bytes(&self) -> u64 {
-        (self.pinned_parts().2 + 8 * self.layers) as u64
+        (self.pinned_parts()[3] + self.choices()) as u64
     }
 
     /// Bytes of device memory that a workspace of these widths takes.
@@ -120,6 +127,15 @@ impl Routed {
     }
 }
 
+/// Where a router puts its choice.
+#[derive(Clone, Copy)]
+pub(super) struct Choice {
+    /// Experts, `[tokens, top_k]` u32.
+    pub(super) ids: Address,
+    /// Their gate weights, `[tokens, top_k]`.
+    pub(super) weights: Address,
+}
+
 /// Device buffers, and the page-locked memory through which a pass speaks with the host.
 pub(super) struct Workspace {
     widths: Widths,
@@ -129,6 +145,7 @@ pub(super) struct Workspace {
     routed_at: usize,
     logits_at: usize,
     flags_at: usize,
+    choices_at: usize,
     sent: Address,
     routed: Address,
     wide: Address,
@@ -140,6 +157,7 @@ pub(super) struct Workspace {
     pub(super) slots: Address,
     logits: Address,
     flags: Address,
+    choices: Address,
 }
 
 impl Workspace {
@@ -153,8 +171,8 @@ impl Workspace {
             here
         };
         let (sent, routed) = (take(sent_bytes), take(routed_bytes));
-        let [wide, middle, heads, partial, scores, slots, logits, flags] = widths.buffers().map(take);
-        let (routed_at, logits_at, flags_at) = widths.pinned_parts();
+        let [wide, middle, heads, partial, scores, slots, logits, flags, choices] = widths.buffers().map(take);
+        let [routed_at, logits_at, flags_at, choices_at] = widths.pinned_parts();
         let pinned = device.pinned(widths.pinned_bytes() as usize)?;
         let scores = Rows { at: scores, stride: widths.experts };
         Ok(Self {
@@ -164,6 +182,7 @@ impl Workspace {
             routed_at,
             logits_at,
             flags_at,
+            choices_at,
             sent,
             routed,
             wide,
@@ -174,6 +193,7 @@ impl Workspace {
             slots,
             logits,
             flags,
+            choices,
         })
     }
 
@@ -197,14 +217,16 @@ impl Workspace {
         self.sent.plus(ALIGN)
     }
 
-    /// Routed experts, `[tokens, top_k]` u32.
-    pub(super) fn ids(&self) -> Address {
-        self.routed
+    /// The choice of a layer's router that the host gets at once, by [`Workspace::fetch_routing`].
+    pub(super) fn choice(&self, tokens: usize) -> Choice {
+        Choice { ids: self.routed, weights: self.routed.plus(Routed::of(&self.widths, tokens).weights) }
     }
 
-    /// Their gate weights.
-    pub(super) fn weights(&self, tokens: usize) -> Address {
-        self.routed.plus(Routed::of(&self.widths, tokens).weights)
+    /// The choice for one token of layer number `layer` among those with routers, which the host gets when the token is over, by [`Workspace::fetch_choices`].
+    pub(super) fn choice_of(&self, layer: usize) -> Choice {
+        let row = self.widths.top_k * 4;
+        let ids = self.choices.plus(2 * layer * row);
+        Choice { ids, weights: ids.plus(row) }
     }
 
     /// Most tokens of a pass.
@@ -273,6 +295,26 @@ impl Workspace {
         result
     }
 
+    /// Queue the choices of all layers for the host.
+    pub(super) fn fetch_choices(&self, device: &dyn Device) -> Result<(), GpuError> {
+        match self.widths.choices() {
+            0 => Ok(()),
+            bytes => device.download(Lane::Compute, self.choices, &self.pinned, self.choices_at..self.choices_at + bytes),
+        }
+    }
+
+    /// What [`Workspace::fetch_choices`] brought of a layer, when its mark has been passed: ids, weights `[top_k]`.
+    pub(super) fn chosen(&self, layer: usize) -> (Vec<u32>, Vec<f32>) {
+        let row = self.widths.top_k * 4;
+        let begin = self.choices_at + 2 * layer * row;
+        let (mut ids, mut weights) = (Vec::new(), Vec::new());
+        self.pinned.read(begin..begin + 2 * row, &mut |bytes| {
+            ids.extend_from_slice(bytemuck::cast_slice(&bytes[..row]));
+            weights.extend_from_slice(bytemuck::cast_slice(&bytes[row..]));
+        });
+        (ids, weights)
+    }
+
     /// Before a pass that is looked over: no flag is set.
     pub(super) fn lower_flags(&self, device: &dyn Device) -> Result<(), GpuError> {
         device.clear(Lane::Compute, self.flags, 8 * self.widths.layers)
@@ -288,22 +330,32 @@ impl Workspace {
         Rows { at: self.logits, stride: self.widths.vocab }
     }
 
-    /// Wait for everything queued so far, and bring down `rows` rows of logits (added to `out`) and, if the pass was looked over, the flags, of which the first
-    /// one set is told.
-    pub(super) fn finish(&self, device: &dyn Device, rows: usize, watched: bool, out: &mut Vec<f32>) -> Result<Option<usize>, ModelError> {
-        let logits = self.logits_at..self.logits_at + rows * self.widths.vocab * 4;
-        let flags = self.flags_at..self.flags_at + 8 * self.widths.layers;
+    fn logits_of(&self, rows: usize) -> std::ops::Range<usize> {
+        self.logits_at..self.logits_at + rows * self.widths.vocab * 4
+    }
+
+    fn all_flags(&self) -> std::ops::Range<usize> {
+        self.flags_at..self.flags_at + 8 * self.widths.layers
+    }
+
+    /// Queue `rows` rows of logits for the host and, if the pass was looked over, the flags.
+    pub(super) fn fetch(&self, device: &dyn Device, rows: usize, watched: bool) -> Result<(), GpuError> {
         if rows > 0 {
-            device.download(Lane::Compute, self.logits, &self.pinned, logits.clone())?;
+            device.download(Lane::Compute, self.logits, &self.pinned, self.logits_of(rows))?;
         }
         if watched {
-            device.download(Lane::Compute, self.flags, &self.pinned, flags.clone())?;
+            device.download(Lane::Compute, self.flags, &self.pinned, self.all_flags())?;
         }
+        Ok(())
+    }
+
+    /// Wait for everything queued so far; then what [`Workspace::fetch`] brought: logits are added to `out`, and the first flag that is set is told.
+    pub(super) fn finish(&self, device: &dyn Device, rows: usize, watched: bool, out: &mut Vec<f32>) -> Result<Option<usize>, ModelError> {
         device.sync(&device.mark(Lane::Compute)?)?;
-        self.pinned.read(logits, &mut |bytes| out.extend_from_slice(bytemuck::cast_slice(bytes)));
+        self.pinned.read(self.logits_of(rows), &mut |bytes| out.extend_from_slice(bytemuck::cast_slice(bytes)));
         let mut bad = None;
         if watched {
-            self.pinned.read(flags, &mut |bytes| bad = bytes.chunks_exact(4).position(|f| f != [0; 4]));
+            self.pinned.read(self.all_flags(), &mut |bytes| bad = bytes.chunks_exact(4).position(|f| f != [0; 4]));
         }
         Ok(bad)
     }

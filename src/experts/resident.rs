@@ -1,0 +1,143 @@
+//! When every expert of every layer is in a slot of a device, the host need not know a token's routing before the device goes on: whatever is routed, it is
+//! a hit. Such a token is queued whole; its ticks follow when it is over, the same ones in the same order.
+//!
+//! Device time for hits is taken by marks around the hits of each layer, and a token without waits between its layers has none. So every so many-th
+//! token goes layer by layer all the same, and its time stands for those that follow.
+//!
+//! An expert that nobody asks for would never come up, and keep all tokens from being queued whole. So where there is a slot for every expert, the rest
+//! comes up too, some per step.
+
+use super::tier::DeviceRows;
+use super::{ExpertError, Experts, Place, Routing, COPIES_PER_CHUNK};
+use crate::events::{Outcome, Phase};
+use std::time::Duration;
+
+/// Of so many tokens, one has its hits timed.
+const TIMED_EVERY: u32 = 64;
+/// Bytes of experts that nobody has asked for, to be brought up in a generated token: a courier copies them in 3 ms.
+const BROUGHT_PER_TOKEN: u64 = 24 << 20;
+
+/// What is kept from token to token.
+#[derive(Debug)]
+pub(super) struct Resident {
+    /// Tokens queued whole since hits were last timed with everything in slots; `None`: they were not.
+    since: Option<u32>,
+    every: u32,
+    /// Device time for the hits of that token.
+    hits: Duration,
+    /// The layer that gets the next expert that nobody has asked for.
+    next: usize,
+    /// A copy has failed: nothing is brought that nobody needs.
+    failed: bool,
+}
+
+impl Default for Resident {
+    fn default() -> Self {
+        Self { since: None, every: TIMED_EVERY, hits: Duration::ZERO, next: 0, failed: false }
+    }
+}
+
+impl Resident {
+    /// A prompt's hits say nothing of a token's.
+    pub(super) fn begin_step(&mut self, tokens: usize) {
+        if tokens != 1 {
+            self.since = None;
+        }
+    }
+
+    /// So many copies have failed.
+    pub(super) fn told_of(&mut self, refused: usize) {
+        self.failed |= refused > 0;
+    }
+
+    /// Slots are other ones now.
+    pub(super) fn resized(&mut self) {
+        (self.since, self.failed) = (None, false);
+    }
+
+    /// What a step shows: the time that was taken, or the last one before.
+    pub(super) fn hits(&mut self, timed: Option<Duration>) -> Duration {
+        self.hits = timed.unwrap_or(self.hits);
+        self.hits
+    }
+
+    /// Whether the token at hand is to be queued whole, everything being in slots or not.
+    fn whole(&mut self, settled: bool) -> bool {
+        let since = self.since.filter(|_| settled).map(|n| n.saturating_add(1)).filter(|&n| n < self.every);
+        self.since = settled.then_some(since.unwrap_or(0));
+        since.is_some()
+    }
+}
+
+impl Experts {
+    /// Whether the token that comes next is to be queued whole: [`Experts::device_table`] and [`Experts::device_queue`] for layer after layer,
+    /// [`Experts::device_queued`], and [`Experts::device_tick`] for each when its routing has come down. So it is if every expert of every layer is in a
+    /// slot, but for tokens whose hits are timed. The number is that of [`super::tier::DeviceTier::settled`]. To be asked once for each token.
+    pub fn whole_token(&mut self) -> Option<u64> {
+        self.settle();
+        let (scheduler, Place::Device(tier)) = (&self.scheduler, &self.tier) else { return None };
+        let full = (0..scheduler.layers()).all(|l| scheduler.occupied(l) == scheduler.experts());
+        let number = tier.settled().filter(|_| full);
+        let whole = self.resident.whole(number.is_some());
+        number.filter(|_| whole)
+    }
+
+    /// Queue the products of a layer's experts for such a token. See [`super::tier::DeviceTier::queue`].
+    ///
+    /// # Errors
+    /// From the device, or there is none.
+    pub fn device_queue(&self, layer: usize, rows: &DeviceRows) -> Result<(), ExpertError> {
+        match &self.tier {
+            Place::Device(tier) => tier.queue(layer, rows),
+            Place::Host(_) => Err(ExpertError::Elsewhere { layer }),
+        }
+    }
+
+    /// Such a token has been queued, or a part of it, before something failed.
+    ///
+    /// # Errors
+    /// From the device. All slots are then forgotten.
+    pub fn device_queued(&mut self) -> Result<(), ExpertError> {
+        let done = self.device(0).and_then(|tier| tier.queued());
+        self.or_forget(done)
+    }
+
+    /// One layer's tick of such a token, whose routing has come down. Layers come in their order.
+    ///
+    /// # Errors
+    /// A routing that names what does not exist. All slots are then forgotten.
+    pub fn device_tick(&mut self, layer: usize, routing: &Routing) -> Result<(), ExpertError> {
+        let done = self.plan(layer, routing);
+        debug_assert!(done.is_err() || self.scheduler.plan().placed.iter().all(|p| p.outcome == Outcome::Hit), "everything was in slots");
+        self.or_forget(done)
+    }
+
+    /// At a step boundary, on a device with a slot for every expert: let some of those come up that nobody has asked for.
+    pub fn fill_up(&mut self) {
+        let (Place::Device(tier), false) = (&mut self.tier, self.resident.failed) else { return };
+        let layers = self.expert_bytes.len();
+        if self.slots < self.scheduler.experts() {
+            return;
+        }
+        let mut left = if self.phase == Phase::Prefill { COPIES_PER_CHUNK } else { BROUGHT_PER_TOKEN };
+        let mut full = 0;
+        while full < layers && left > 0 {
+            let layer = self.resident.next % layers;
+            self.resident.next = layer + 1;
+            match self.scheduler.fill_up(layer) {
+                Some(swap) => {
+                    tier.bring(layer, &[swap]);
+                    left = left.saturating_sub(self.expert_bytes[layer]);
+                    full = 0;
+                }
+                None => full += 1,
+            }
+        }
+    }
+
+    /// When every expert is in a slot of a device: of so many tokens, one is not queued whole but layer by layer, so that its hits are timed. One for
+    /// every token.
+    pub fn time_hits_every(&mut self, tokens: u32) {
+        self.resident.every = tokens.max(1);
+    }
+}

@@ -1,0 +1,77 @@
+//! A token that finds every expert in a slot. The device needs nothing of the host between its layers, so all of them and the head are queued at once,
+//! and recorded as one piece of work.
+//!
+//! The routing of all layers comes down once, with the logits. Then every layer's tick runs, the same as ever and in the same order, so whoever
+//! looks at schedules, records and heat sees no difference. What the recording names stays where it is, but for the slots: when they have moved, it is made anew.
+//! Where a driver can't record, the launches are queued one by one, still without a wait between them.
+
+use super::{mix, project, DeviceDecoder, DeviceLayer, DeviceMixer, Logits, ModelError, Pass, Recorded};
+use crate::experts::Experts;
+
+/// The recording.
+#[derive(Default)]
+pub(super) struct WholeToken {
+    recorded: Recorded,
+    /// The number of the slots that it names; see [`Experts::whole_token`].
+    slots: Option<u64>,
+}
+
+impl DeviceDecoder {
+    /// A pass of one token under such slots. `None` if it was stopped, which is looked at once, before anything is queued.
+    pub(super) fn whole_token(
+        &mut self,
+        token: u32,
+        slots: u64,
+        experts: &mut Experts,
+        wanted: Logits,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<f32>>, ModelError> {
+        if self.state_bytes == 0 && stop() {
+            return Ok(None);
+        }
+        let Self { device, embedding, rope, layers, norm, output, work, whole, known, .. } = self;
+        let device = &**device;
+        for layer in layers.iter_mut() {
+            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
+                d.keep_place()?;
+            }
+        }
+        // Copies that the tables stand for are waited for here, before anything that is recorded.
+        let tables = layers.iter().map(|l| l.feed_forward.table(experts)).collect::<Result<Vec<_>, _>>()?;
+        work.begin(device, 1, self.len, rope.angles(self.len, 1).table(), &mut |rows| embedding.fill(&[token], rows))?;
+        if whole.slots.replace(slots) != Some(slots) {
+            whole.recorded = Recorded::default();
+        }
+        let pass = Pass { device, work, tokens: 1, x: work.x(1), h: work.h(1), half: rope.half(), again: *known };
+        let in_slots: &Experts = experts;
+        let queued = whole.recorded.play(&pass, || {
+            for (layer, &table) in layers.iter_mut().zip(&tables) {
+                let DeviceLayer { mixer_norm, mixer, ff_norm, feed_forward, .. } = layer;
+                mix(&pass, mixer_norm, mixer, ff_norm, None)?;
+                feed_forward.whole(&pass, table, in_slots)?;
+            }
+            project(device, work, norm, output, pass.x, 1)?;
+            work.fetch_choices(device)?;
+            Ok(work.fetch(device, 1, false)?)
+        });
+        // Also of a token that broke off: slots may be read until this mark.
+        let marked = experts.device_queued();
+        queued?;
+        marked?;
+        *known = true;
+        for layer in layers.iter_mut() {
+            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
+                d.advance(1);
+            }
+        }
+        let mut out = Vec::new();
+        work.finish(device, 1, false, &mut out)?;
+        for layer in layers.iter() {
+            layer.feed_forward.tick(work, experts)?;
+        }
+        match wanted {
+            Logits::None => Ok(Some(Vec::new())),
+            Logits::Last | Logits::All => self.numbers(out, false).map(Some),
+        }
+    }
+}
