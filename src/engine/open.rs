@@ -215,6 +215,9 @@ impl Runtime for Numbers {
     fn set_policy(&mut self, name: &str) -> Result<(), EngineError> {
         Ok(self.experts.set_policy(name)?)
     }
+    fn time_hits_every(&mut self, tokens: u32) {
+        self.experts.time_hits_every(tokens);
+    }
     fn set_spread(&mut self, on: bool) -> Result<Vec<u16>, EngineError> {
         Ok(self.experts.set_spread(on)?.iter().map(|&s| s as u16).collect())
     }

@@ -61,6 +61,8 @@ pub trait Runtime: Send {
     fn keep_heat(&mut self) -> Option<String> {
         None
     }
+    /// Of so many tokens that find every expert in a slot, one goes layer by layer, so that its hits are timed.
+    fn time_hits_every(&mut self, _tokens: u32) {}
     /// The most tokens that one prefill step takes well.
     fn chunk(&self) -> usize {
         256

@@ -50,9 +50,9 @@ impl Resident {
         self.failed |= refused > 0;
     }
 
-    /// Slots are other ones now.
+    /// Other slots, another try.
     pub(super) fn resized(&mut self) {
-        (self.since, self.failed) = (None, false);
+        self.failed = false;
     }
 
     /// What a step shows: the time that was taken, or the last one before.
@@ -139,5 +139,31 @@ impl Experts {
     /// every token.
     pub fn time_hits_every(&mut self, tokens: u32) {
         self.resident.every = tokens.max(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_token_of_so_many_goes_layer_by_layer_and_the_first_does_after_anything_else() {
+        let mut r = Resident { every: 3, ..Resident::default() };
+        let tokens = |r: &mut Resident, settled: [bool; 6]| settled.map(|s| r.whole(s));
+        assert_eq!(tokens(&mut r, [true; 6]), [false, true, true, false, true, true]);
+        r.begin_step(1);
+        assert_eq!(tokens(&mut r, [true, true, true, false, true, true]), [false, true, true, false, false, true]);
+        r.begin_step(9);
+        assert_eq!(tokens(&mut r, [true; 6]), [false, true, true, false, true, true], "a prompt came between");
+        r.every = 1;
+        assert_eq!(tokens(&mut r, [true; 6]), [false; 6]);
+    }
+
+    #[test]
+    fn a_token_without_marks_shows_the_time_of_the_last_one_that_had_them() {
+        let mut r = Resident::default();
+        let us = Duration::from_micros;
+        let shown = [Some(us(7)), None, None, Some(us(9)), None].map(|timed| r.hits(timed));
+        assert_eq!(shown, [us(7), us(7), us(7), us(9), us(9)]);
     }
 }

@@ -791,6 +791,20 @@ mod tests {
     }
 
     #[test]
+    fn slots_fill_up_with_experts_that_nobody_has_used_which_leave_first() {
+        for policy in Policy::ALL {
+            let mut s = Scheduler::new(1, 6, 5, policy, Admission::ALWAYS);
+            s.begin_step(Phase::Decode, 1);
+            s.tick(0, &routed(&[1, 4], 1));
+            let filled: Vec<_> = std::iter::from_fn(|| s.fill_up(0)).map(|w| (w.expert, w.slot, w.evicted)).collect();
+            assert_eq!(filled, [(0, 2, None), (2, 3, None), (3, 4, None)]);
+            assert_eq!((s.occupied(0), s.fill_up(0), s.fill_up(1)), (5, None, None));
+            let evicted: Vec<_> = s.resize(2).evicted.iter().map(|e| e.expert).collect();
+            assert!([0, 2, 3].iter().all(|e| evicted.contains(e)), "{policy}: {evicted:?}");
+        }
+    }
+
+    #[test]
     fn empty_slots_fill_at_the_given_pace() {
         let mut s = Scheduler::new(1, 8, 6, Policy::Rotary, Admission::default());
         s.limit_fill(1, 3);

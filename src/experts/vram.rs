@@ -156,7 +156,7 @@ pub struct VramTier {
     timed: [Vec<(Mark, Mark)>; 2],
     /// Of the same steps: whether they were queued whole, without such marks.
     whole: [bool; 2],
-    /// Counts the times that slots have moved.
+    /// Counts the times that slabs have moved.
     moved: u64,
     /// Admitted experts, by layer, whose copies nobody waits for, with their slots. Without couriers they have not been sent.
     later: Vec<(usize, u16, u16)>,
@@ -275,6 +275,29 @@ impl VramTier {
         self.traffic.clone()
     }
 
+    /// See [`DeviceTier::resize`].
+    fn change_slots(&mut self, slots: usize, moves: &[Move]) -> Result<usize, ExpertError> {
+        self.settle()?;
+        let device = self.device.clone();
+        let device = &*device;
+        // Copies into the old slabs end before these are read; what comes later is written after.
+        device.wait(Lane::Compute, &device.mark(Lane::Copy)?)?;
+        let granted = if slots > self.slots {
+            slabs::grow(device, &mut self.slabs, self.slots, slots, self.reserve)?
+        } else {
+            slabs::shrink(device, &mut self.slabs, slots, moves)?;
+            slots
+        };
+        let after = device.mark(Lane::Compute)?;
+        device.wait(Lane::Copy, &after)?;
+        // One whose copy has just failed moves in the plan only.
+        for m in moves.iter().filter(|m| !self.refused.contains(&(m.layer, m.expert))) {
+            self.tables.enter(m.layer, m.expert, m.to, after.clone());
+        }
+        self.slots = granted;
+        Ok(granted)
+    }
+
     fn slots_of(&self, layer: usize) -> Slots {
         let slab = &self.slabs[layer];
         Slots { base: slab.base(), stride: slab.layout.bytes, layout: slab.layout, shape: self.store.layers[layer].shape }
@@ -351,26 +374,12 @@ impl DeviceTier for VramTier {
     }
 
     fn resize(&mut self, slots: usize, moves: &[Move]) -> Result<usize, ExpertError> {
-        self.moved += 1;
-        self.settle()?;
-        let device = self.device.clone();
-        let device = &*device;
-        // Copies into the old slabs end before these are read; what comes later is written after.
-        device.wait(Lane::Compute, &device.mark(Lane::Copy)?)?;
-        let granted = if slots > self.slots {
-            slabs::grow(device, &mut self.slabs, self.slots, slots, self.reserve)?
-        } else {
-            slabs::shrink(device, &mut self.slabs, slots, moves)?;
-            slots
-        };
-        let after = device.mark(Lane::Compute)?;
-        device.wait(Lane::Copy, &after)?;
-        // One whose copy has just failed moves in the plan only.
-        for m in moves.iter().filter(|m| !self.refused.contains(&(m.layer, m.expert))) {
-            self.tables.enter(m.layer, m.expert, m.to, after.clone());
-        }
-        self.slots = granted;
-        Ok(granted)
+        let bases = |slabs: &[Slab]| slabs.iter().map(Slab::base).collect::<Vec<_>>();
+        let before = bases(&self.slabs);
+        let done = self.change_slots(slots, moves);
+        // Also after an error: some layers may have got that far.
+        self.moved += u64::from(bases(&self.slabs) != before);
+        done
     }
 
     fn refused(&mut self) -> Vec<(usize, u16)> {

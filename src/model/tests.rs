@@ -149,7 +149,7 @@ fn a_context_that_is_full_is_refused_before_work() {
 
 /// How a made-up file lays out its experts.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Layout {
+pub(super) enum Layout {
     Stacked,
     Fused,
     Single,
@@ -161,7 +161,7 @@ const EXPERTS: usize = 4;
 const VOCAB: usize = 50;
 
 /// Two layers of random F32 weights; the same numbers in every layout.
-fn made_up(arch: &str, layout: Layout) -> Writer {
+pub(super) fn made_up(arch: &str, layout: Layout) -> Writer {
     let mut rng = fastrand::Rng::with_seed(7);
     let mut noise = |n: usize| -> Vec<f32> { (0..n).map(|_| (rng.f32() - 0.5) * 0.4).collect() };
     let mut w = Writer::new(arch);
@@ -220,7 +220,7 @@ fn made_up(arch: &str, layout: Layout) -> Writer {
     w
 }
 
-fn file(w: &Writer) -> Gguf {
+pub(super) fn file(w: &Writer) -> Gguf {
     Gguf::from_bytes(crate::gguf::Bytes::from_vec(w.to_bytes()), "made-up.gguf").unwrap()
 }
 

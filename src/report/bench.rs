@@ -52,6 +52,9 @@ pub struct BenchArgs {
     /// routing follows them
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     topics: Option<u32>,
+    /// On a GPU that holds every expert: of so many tokens, one goes layer by layer, so that its hits are timed; 1: all of them do
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
+    timed_every: Option<u32>,
     #[command(flatten)]
     load: Load,
     /// One JSON object instead of text
@@ -193,6 +196,9 @@ fn card(gguf: &Gguf, name: &str, model: &open::Bare) -> ModelCard {
 
 fn measure(args: &BenchArgs, model: open::Bare, mut recorder: Option<&mut Recorder>) -> Result<Figures, EngineError> {
     let open::Bare { mut runtime, config, device, watched, .. } = model;
+    if let Some(tokens) = args.timed_every {
+        runtime.time_hits_every(tokens);
+    }
     let launched = || watched.as_ref().map_or(0, |w| w.device.launches());
     let mut launches = 0;
     let mut steps = 0;

@@ -85,7 +85,8 @@ if wanted models; then
     experts=$("$rotary" plan "$folder/model.gguf" --json 2>/dev/null | sed -n 's/.*"max_slots":\([0-9]*\).*/\1/p')
     half=$(((${experts:-0} + 1) / 2))
     ways=("--slots 1" "--slots $half" "--slots $experts" "--slots $half --miss gpu" "--slots $half --miss cpu" "--slots 1 --miss gpu"
-      "--slots 1 --miss cpu" "--slots $half --resize 1,$experts,$half" "--slots $experts --miss cpu --resize $half,1,$experts")
+      "--slots 1 --miss cpu" "--slots $half --resize 1,$experts,$half" "--slots $experts --miss cpu --resize $half,1,$experts"
+      "--slots $experts --resize $experts,$experts,$experts,$experts,$half")
     # A model without experts has no slots.
     [ $half = 0 ] && ways=("")
     for how in "${ways[@]}"; do
@@ -216,6 +217,8 @@ if wanted resident && large resident; then
   if [ $dry = 1 ] || [ "$memory" -gt 25000 ]; then
     experts=$("$rotary" plan "$big" --device $device --json | sed -n 's/.*"max_slots":\([0-9]*\).*/\1/p')
     gen=512 bench resident --slots "${experts:-256}" && { passed "resident: ran"; roofline resident --slots "${experts:-256}"; }
+    # The same with a wait in every layer of every token, as if not everything were in slots.
+    gen=256 bench resident-layers --slots "${experts:-256}" --timed-every 1
   else
     skipped "resident: 21 GB do not fit into this GPU"
   fi

@@ -1,11 +1,11 @@
 use super::*;
-use crate::events::{Phase, Plan, StepRecord};
+use crate::events::{Phase, Plan, StepRecord, StepTime};
 use crate::experts::policy::Policy;
 use crate::experts::slots::CpuTier;
 use crate::experts::store::{LayerExperts, Projection};
 use crate::experts::Experts;
 use crate::gguf::{Bytes, GgmlType};
-use crate::gpu::device::{Facts, Recording, Touch};
+use crate::gpu::device::{record, Facts, Recording, Touch};
 use crate::gpu::params::{launch, Route, Shape};
 use crate::gpu::simulated::{Faults, Options, Order, Simulated};
 use crate::gpu::{GpuError, Pinned};
@@ -61,6 +61,11 @@ struct Session {
     rng: fastrand::Rng,
     memory: Memory,
     pinned: Pinned,
+    /// A token queued whole, with the number of its slots.
+    recorded: Option<(u64, Recording)>,
+    /// How many were.
+    wholes: usize,
+    record: StepRecord,
 }
 
 /// Of a layer's buffers on the device: x, y, scores, ids, weights, slots, each with room for [`ROWS`] rows.
@@ -80,11 +85,21 @@ struct Setup {
     reserve: u64,
     pinned: u64,
     couriers: usize,
+    timed_every: u32,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { slots: 4, order: Order::Late, miss: MissChoice::Auto, memory: 64 << 20, reserve: 0, pinned: 4 << 20, couriers: 0 }
+        Self {
+            slots: 4,
+            order: Order::Late,
+            miss: MissChoice::Auto,
+            memory: 64 << 20,
+            reserve: 0,
+            pinned: 4 << 20,
+            couriers: 0,
+            timed_every: 1,
+        }
     }
 }
 
@@ -106,10 +121,22 @@ impl Session {
         }
         let tier = VramTier::with_rates(device.clone(), store(), setup.slots, pool.clone(), options, RATES).unwrap();
         let plan = plan(setup.slots);
-        let experts = Experts::on_device(Box::new(tier), bytes.clone(), EXPERTS, &plan, Policy::Rotary);
+        let mut experts = Experts::on_device(Box::new(tier), bytes.clone(), EXPERTS, &plan, Policy::Rotary);
+        experts.time_hits_every(setup.timed_every);
         let cpu = CpuTier::new(store(), pool, None).unwrap();
         let cpu = Experts::new(Box::new(cpu), bytes, EXPERTS, &plan, Policy::Rotary);
-        Self { sim, device, experts, cpu, rng: fastrand::Rng::with_seed(1), memory, pinned }
+        Self {
+            sim,
+            device,
+            experts,
+            cpu,
+            rng: fastrand::Rng::with_seed(1),
+            memory,
+            pinned,
+            recorded: None,
+            wholes: 0,
+            record: StepRecord::default(),
+        }
     }
 
     fn floats(&self, range: Range<usize>) -> Vec<f32> {
@@ -144,42 +171,27 @@ impl Session {
                 [x, scores]
             })
             .collect();
-        for (layer, [x, scores]) in inputs.iter().enumerate() {
-            let at = |buffer: usize| self.memory.at(place(layer, buffer, tokens).start, WIDTHS[buffer] * tokens * 4);
-            let up = [(0, x), (2, scores)];
-            for (buffer, values) in up {
-                self.put(place(layer, buffer, tokens), values);
-                device.upload(Lane::Compute, at(buffer), &self.pinned, place(layer, buffer, tokens))?;
+        match (tokens == 1).then(|| self.experts.whole_token()).flatten() {
+            Some(slots) => self.whole(slots, &inputs)?,
+            None => {
+                for (layer, [x, scores]) in inputs.iter().enumerate() {
+                    self.send(layer, x, scores, tokens)?;
+                    let table = self.experts.device_table(layer)?;
+                    let rows = self.route(layer, tokens, table)?;
+                    let known = device.mark(Lane::Compute)?;
+                    self.experts.device_hits(layer, &rows)?;
+                    device.sync(&known)?;
+                    let routing = self.routing(layer, tokens);
+                    self.experts.device_rest(layer, &rows, x, &routing)?;
+                    device.download(Lane::Compute, self.at(layer, 1, tokens), &self.pinned, place(layer, 1, tokens))?;
+                }
+                device.sync(&device.mark(Lane::Compute)?)?;
             }
-            device.clear(Lane::Compute, at(1), WIDTHS[1] * tokens * 4)?;
-            let route = Route {
-                scores: at(2),
-                table: self.experts.device_table(layer)?,
-                ids: at(3),
-                weights: at(4),
-                slots: at(5),
-                tokens: tokens as u32,
-                experts: EXPERTS as u32,
-                top_k: TOP_K as u32,
-                renormalise: 1,
-                scale: 1.0,
-                pad: 0,
-            };
-            launch(&*device, &route, &[])?;
-            for buffer in [3, 4] {
-                device.download(Lane::Compute, at(buffer), &self.pinned, place(layer, buffer, tokens))?;
-            }
-            let known = device.mark(Lane::Compute)?;
-            let rows = DeviceRows { tokens, top_k: TOP_K, x: at(0), ids: at(3), weights: at(4), slots: at(5), y: at(1) };
-            self.experts.device_hits(layer, &rows)?;
-            device.sync(&known)?;
-            let routing = self.routing(layer, tokens);
-            self.experts.device_rest(layer, &rows, x, &routing)?;
-            device.download(Lane::Compute, at(1), &self.pinned, place(layer, 1, tokens))?;
         }
-        device.sync(&device.mark(Lane::Compute)?)?;
-        let mut record = StepRecord::default();
+        let mut record = std::mem::take(&mut self.record);
         self.experts.end_step(&mut record);
+        record.time = StepTime::default();
+        self.record = record;
         let out = (0..3).map(|layer| self.floats(place(layer, 1, tokens))).collect();
         // The CPU answers the same question.
         self.cpu.begin_step(phase, tokens);
@@ -192,6 +204,77 @@ impl Session {
         }
         self.cpu.end_step(&mut StepRecord::default());
         Ok(out)
+    }
+
+    fn at(&self, layer: usize, buffer: usize, tokens: usize) -> Address {
+        self.memory.at(place(layer, buffer, tokens).start, WIDTHS[buffer] * tokens * 4)
+    }
+
+    /// A layer's input and scores go up, and what is to be summed begins at zero.
+    fn send(&self, layer: usize, x: &[f32], scores: &[f32], tokens: usize) -> Result<(), GpuError> {
+        for (buffer, values) in [(0, x), (2, scores)] {
+            self.put(place(layer, buffer, tokens), values);
+            self.device.upload(Lane::Compute, self.at(layer, buffer, tokens), &self.pinned, place(layer, buffer, tokens))?;
+        }
+        self.device.clear(Lane::Compute, self.at(layer, 1, tokens), WIDTHS[1] * tokens * 4)
+    }
+
+    /// Queue the choice, and its way down.
+    fn route(&self, layer: usize, tokens: usize, table: Address) -> Result<DeviceRows, GpuError> {
+        let at = |buffer| self.at(layer, buffer, tokens);
+        let route = Route {
+            scores: at(2),
+            table,
+            ids: at(3),
+            weights: at(4),
+            slots: at(5),
+            tokens: tokens as u32,
+            experts: EXPERTS as u32,
+            top_k: TOP_K as u32,
+            renormalise: 1,
+            scale: 1.0,
+            pad: 0,
+        };
+        launch(&*self.device, &route, &[])?;
+        for buffer in [3, 4] {
+            self.device.download(Lane::Compute, at(buffer), &self.pinned, place(layer, buffer, tokens))?;
+        }
+        Ok(DeviceRows { tokens, top_k: TOP_K, x: at(0), ids: at(3), weights: at(4), slots: at(5), y: at(1) })
+    }
+
+    /// A token that finds everything in slots: recorded once under these slots, and one wait for all layers.
+    fn whole(&mut self, slots: u64, inputs: &[[Vec<f32>; 2]]) -> Result<(), ExpertError> {
+        let device = self.device.clone();
+        let tables = (0..3).map(|layer| self.experts.device_table(layer)).collect::<Result<Vec<_>, _>>()?;
+        for (layer, [x, scores]) in inputs.iter().enumerate() {
+            self.send(layer, x, scores, 1)?;
+        }
+        let before = self.recorded.take();
+        let queue = || -> Result<(), ExpertError> {
+            for (layer, &table) in tables.iter().enumerate() {
+                let rows = self.route(layer, 1, table)?;
+                self.experts.device_queue(layer, &rows)?;
+                device.download(Lane::Compute, self.at(layer, 1, 1), &self.pinned, place(layer, 1, 1))?;
+            }
+            Ok(())
+        };
+        let recorded = match before {
+            Some((of, recorded)) if of == slots => Some(recorded),
+            _ => record(&*device, queue).ok(),
+        };
+        let queued = match &recorded {
+            Some(recorded) => device.replay(recorded).map_err(ExpertError::from),
+            None => queue(),
+        };
+        self.recorded = recorded.map(|r| (slots, r));
+        self.experts.device_queued()?;
+        queued?;
+        device.sync(&device.mark(Lane::Compute)?)?;
+        for layer in 0..3 {
+            self.experts.device_tick(layer, &self.routing(layer, 1))?;
+        }
+        self.wholes += 1;
+        Ok(())
     }
 
     fn routing(&self, layer: usize, tokens: usize) -> Routing {
@@ -229,6 +312,7 @@ enum Act {
     Step(usize, usize),
     Resize(usize),
     Policy(&'static str),
+    FillUp,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -239,6 +323,33 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (0usize..=EXPERTS).prop_map(Act::Resize),
         1 => prop::sample::select(vec!["lru", "lfu", "rotary"]).prop_map(Act::Policy),
     ]
+}
+
+/// Acts of a session that mostly has a slot for every expert.
+fn roomy_act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        8 => (0usize..EXPERTS).prop_map(|hot| Act::Step(1, hot)),
+        1 => (2usize..=ROWS, 0usize..EXPERTS).prop_map(|(n, hot)| Act::Step(n, hot)),
+        1 => (1usize..EXPERTS).prop_map(Act::Resize),
+        3 => Just(Act::Resize(EXPERTS)),
+        3 => Just(Act::FillUp),
+        1 => prop::sample::select(vec!["lru", "lfu", "rotary"]).prop_map(Act::Policy),
+    ]
+}
+
+impl Session {
+    /// What the device gave, layer after layer; nothing if it was no step.
+    fn act(&mut self, act: &Act) -> Result<Vec<Vec<f32>>, ExpertError> {
+        match *act {
+            Act::Step(tokens, hot) => return self.device_step(tokens, hot),
+            Act::Resize(n) => {
+                self.experts.resize(n)?;
+            }
+            Act::Policy(name) => self.experts.set_policy(name)?,
+            Act::FillUp => self.experts.fill_up(),
+        }
+        Ok(Vec::new())
+    }
 }
 
 fn order() -> impl Strategy<Value = Order> {
@@ -262,19 +373,69 @@ proptest! {
     ) {
         let mut s = Session::new(&Setup { slots, order, miss, pinned: if pin { 200_000 } else { 0 }, couriers, ..Setup::default() });
         for act in acts {
-            match act {
-                Act::Step(tokens, hot) => drop(s.device_step(tokens, hot).unwrap()),
-                Act::Resize(n) => {
-                    s.experts.resize(n).unwrap();
-                }
-                Act::Policy(name) => s.experts.set_policy(name).unwrap(),
-            }
+            drop(s.act(&act).unwrap());
         }
         prop_assert_eq!(s.sim.violations(), Vec::<String>::new());
         s.tables_agree();
         let Session { sim, device, experts, memory, pinned, .. } = s;
         drop((device, experts, memory, pinned));
         prop_assert_eq!((sim.used(), sim.pinned_used()), (0, 0), "everything is given back");
+    }
+
+    #[test]
+    fn tokens_queued_whole_give_the_bits_and_the_records_of_ticks_one_by_one(
+        order in order(), miss in miss(), pin in any::<bool>(), couriers in 0usize..3, timed_every in 2u32..6,
+        acts in prop::collection::vec(roomy_act(), 1..20),
+    ) {
+        let pinned = if pin { 200_000 } else { 0 };
+        let setup = |timed_every| Setup { slots: EXPERTS, order, miss, pinned, couriers, timed_every, ..Setup::default() };
+        let (mut ticks, mut whole) = (Session::new(&setup(1)), Session::new(&setup(timed_every)));
+        // Fill; the first token brings up what was put off, the second is timed.
+        let begin = [Act::Step(20, 0), Act::FillUp, Act::Step(1, 0), Act::Step(1, 1), Act::Step(1, 2), Act::Step(1, 3)];
+        for act in begin.iter().chain(&acts) {
+            let (a, b) = (ticks.act(act).unwrap(), whole.act(act).unwrap());
+            prop_assert_eq!(a, b, "{:?}", act);
+            // When couriers are done with a copy is not the session's to say.
+            let uploaded = if couriers > 0 { ticks.record.bytes_uploaded } else { whole.record.bytes_uploaded };
+            prop_assert_eq!(&ticks.record, &StepRecord { bytes_uploaded: uploaded, ..whole.record.clone() }, "{:?}", act);
+        }
+        prop_assert!(whole.wholes > 0 && ticks.wholes == 0);
+        prop_assert_eq!((whole.sim.violations(), ticks.sim.violations()), (Vec::<String>::new(), Vec::new()));
+        whole.tables_agree();
+        let Session { sim, device, experts, memory, pinned, recorded, .. } = whole;
+        drop((device, experts, memory, pinned, recorded));
+        prop_assert_eq!((sim.used(), sim.pinned_used()), (0, 0), "everything is given back");
+    }
+
+    #[test]
+    fn whatever_fails_around_whole_tokens_a_later_one_is_right(
+        nth in 0u64..40, kind in 0usize..3, order in order(), couriers in 0usize..3, timed_every in 2u32..6, slots in 1usize..EXPERTS,
+    ) {
+        let mut s = Session::new(&Setup { slots: EXPERTS, order, couriers, timed_every, ..Setup::default() });
+        for act in [Act::Step(20, 0), Act::FillUp, Act::Step(1, 0), Act::Step(1, 0)] {
+            s.act(&act).unwrap();
+        }
+        let fault = Some(nth);
+        s.sim.fail(match kind {
+            0 => Faults { upload: fault, ..Faults::default() },
+            1 => Faults { launch: fault, ..Faults::default() },
+            _ => Faults { download: fault, ..Faults::default() },
+        });
+        for act in [Act::Step(1, 1), Act::Step(1, 2), Act::Resize(slots), Act::Step(1, 3), Act::Resize(EXPERTS), Act::FillUp, Act::Step(1, 4)] {
+            // If it does not fail, its answer is right (see `step`), and so is that of the next one.
+            let _ = s.act(&act);
+        }
+        s.sim.fail(Faults::default());
+        s.experts.resize(EXPERTS).unwrap();
+        s.device_step(30, 0).unwrap();
+        s.experts.fill_up();
+        let before = s.wholes;
+        for hot in 0..6 {
+            s.device_step(1, hot).unwrap();
+        }
+        prop_assert!(s.wholes > before);
+        prop_assert_eq!(s.sim.violations(), Vec::<String>::new());
+        s.tables_agree();
     }
 
     #[test]
@@ -516,4 +677,75 @@ fn without_the_waits_of_either_lane_the_checker_speaks_up() {
         }
         assert!(!s.sim.violations().is_empty(), "{lane:?} with {tokens} tokens");
     }
+}
+
+#[test]
+fn a_token_that_finds_everything_in_slots_waits_once_and_is_one_launch() {
+    let mut s = Session::new(&Setup { slots: EXPERTS, timed_every: 64, ..Setup::default() });
+    for act in [Act::Step(20, 0), Act::FillUp] {
+        s.act(&act).unwrap();
+    }
+    let mut token = |hot| {
+        let before = (s.sim.launches(), s.sim.host_waits());
+        s.device_step(1, hot).unwrap();
+        (s.sim.launches() - before.0, s.sim.host_waits() - before.1, s.wholes)
+    };
+    // The first brings up what was put off.
+    token(0);
+    let timed = token(0);
+    assert!(timed.0 == 9 && timed.1 >= 4 && timed.2 == 0, "routing, up and down in each of three layers: {timed:?}");
+    for i in 1..5 {
+        assert_eq!(token(i), (1, 1, i));
+    }
+}
+
+#[test]
+fn a_routing_that_names_what_does_not_exist_is_found_when_the_token_is_over() {
+    let mut s = Session::new(&Setup { slots: EXPERTS, timed_every: 64, ..Setup::default() });
+    for act in [Act::Step(20, 0), Act::FillUp, Act::Step(1, 0), Act::Step(1, 0)] {
+        s.act(&act).unwrap();
+    }
+    assert!(s.experts.whole_token().is_some());
+    let routing = Routing { top_k: TOP_K, ids: vec![1, 2, EXPERTS as u32], weights: vec![0.3; TOP_K] };
+    let e = s.experts.device_tick(1, &routing).unwrap_err();
+    assert!(matches!(e, ExpertError::Routing { layer: 1, expert: 24, experts: EXPERTS }), "{e}");
+    assert_eq!((s.resident(), s.experts.whole_token()), (0, None), "nobody knows what is true");
+    s.device_step(1, 0).unwrap();
+}
+
+#[test]
+fn with_a_slot_for_every_expert_those_come_up_that_nobody_asks_for_and_not_otherwise() {
+    for (slots, couriers) in [(EXPERTS, 0), (EXPERTS, 2), (EXPERTS - 1, 1)] {
+        let mut s = Session::new(&Setup { slots, couriers, ..Setup::default() });
+        s.device_step(1, 0).unwrap();
+        let routed = s.resident();
+        s.experts.fill_up();
+        s.device_step(1, 1).unwrap();
+        match slots {
+            EXPERTS => assert_eq!(s.resident(), 3 * EXPERTS),
+            _ => assert!(s.resident() <= routed + 9, "only what was asked for"),
+        }
+        assert_eq!(s.sim.violations(), Vec::<String>::new());
+        s.tables_agree();
+    }
+}
+
+#[test]
+fn what_nobody_asks_for_is_not_sent_to_a_device_that_has_failed() {
+    let mut s = Session::new(&Setup { slots: EXPERTS, ..Setup::default() });
+    s.device_step(1, 0).unwrap();
+    s.sim.fail(Faults { upload: Some(30), ..Faults::default() });
+    s.experts.fill_up();
+    s.experts.device_table(0).unwrap();
+    s.device.sync(&s.device.mark(Lane::Compute).unwrap()).unwrap();
+    for _ in 0..2 {
+        assert_eq!((s.experts.whole_token(), s.resident()), (None, 3 * EXPERTS - 1));
+        s.experts.fill_up();
+    }
+    s.experts.resize(EXPERTS).unwrap();
+    s.experts.fill_up();
+    assert_eq!(s.resident(), 3 * EXPERTS, "the user has changed something: another try");
+    s.device_step(1, 1).unwrap();
+    assert_eq!(s.sim.violations(), Vec::<String>::new());
+    s.tables_agree();
 }

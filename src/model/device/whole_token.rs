@@ -75,3 +75,6 @@ impl DeviceDecoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
