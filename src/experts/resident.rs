@@ -8,14 +8,14 @@
 //! comes up too, some per step.
 
 use super::tier::DeviceRows;
-use super::{ExpertError, Experts, Place, Routing, COPIES_PER_CHUNK};
-use crate::events::{Outcome, Phase};
+use super::{ExpertError, Experts, Place, Routing};
+use crate::events::Outcome;
 use std::time::Duration;
 
 /// Of so many tokens, one has its hits timed.
 const TIMED_EVERY: u32 = 64;
-/// Bytes of experts that nobody has asked for, to be brought up in a generated token: a courier copies them in 3 ms.
-const BROUGHT_PER_TOKEN: u64 = 24 << 20;
+/// Bytes of experts that nobody has asked for, to be brought up beside a step: a courier copies them in 3 ms.
+const BROUGHT: u64 = 24 << 20;
 
 /// What is kept from token to token.
 #[derive(Debug)]
@@ -119,8 +119,7 @@ impl Experts {
         if self.slots < self.scheduler.experts() {
             return;
         }
-        let mut left = if self.phase == Phase::Prefill { COPIES_PER_CHUNK } else { BROUGHT_PER_TOKEN };
-        let mut full = 0;
+        let (mut left, mut full) = (BROUGHT, 0);
         while full < layers && left > 0 {
             let layer = self.resident.next % layers;
             self.resident.next = layer + 1;

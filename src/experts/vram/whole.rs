@@ -7,9 +7,9 @@ use crate::experts::ExpertError;
 use crate::gpu::Lane;
 
 impl VramTier {
-    /// See [`super::super::tier::DeviceTier::settled`].
+    /// See [`super::super::tier::DeviceTier::settled`]. What was put off, or could not be sent, is in no table.
     pub(super) fn all_in_slots(&self) -> Option<u64> {
-        (self.tables.is_whole() && self.later.is_empty() && self.refused.is_empty()).then_some(self.moved)
+        self.tables.is_whole().then_some(self.moved)
     }
 
     /// See [`super::super::tier::DeviceTier::queue`].

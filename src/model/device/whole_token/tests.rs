@@ -122,7 +122,8 @@ enum Act {
     Prompt(u32),
     Resize(usize),
     Policy(&'static str),
-    Truncate(usize),
+    /// By so many tokens.
+    Back(usize),
     /// So many tokens ahead.
     Mark(usize),
 }
@@ -134,8 +135,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (1usize..8).prop_map(Act::Resize),
         2 => Just(Act::Resize(1024)),
         1 => prop::sample::select(vec!["lru", "lfu", "decay", "rotary"]).prop_map(Act::Policy),
-        1 => (0usize..64).prop_map(Act::Truncate),
-        1 => (0usize..4).prop_map(Act::Mark),
+        1 => (1usize..6).prop_map(Act::Back),
+        2 => (0usize..3).prop_map(Act::Mark),
     ]
 }
 
@@ -167,7 +168,10 @@ proptest! {
                         experts.set_policy(name).unwrap();
                         return (0, Vec::new());
                     }
-                    Act::Truncate(len) => return (model.truncate(len), Vec::new()),
+                    Act::Back(tokens) => {
+                        let len = model.len().saturating_sub(tokens);
+                        return (model.truncate(len), Vec::new());
+                    }
                     Act::Mark(ahead) => {
                         model.mark(&[model.len() + ahead]);
                         return (0, Vec::new());
@@ -223,6 +227,24 @@ proptest! {
         }
         prop_assert_eq!(talk.device.violations(), Vec::<String>::new());
     }
+}
+
+#[test]
+fn a_place_that_is_asked_for_can_be_gone_back_to() {
+    let (mut layers, mut whole) = (Talk::of("q35-odd", Order::Late, 1), Talk::of("q35-odd", Order::Late, u32::MAX));
+    let answers = [&mut layers, &mut whole].map(|talk| {
+        for tokens in [prompt(12), vec![1], vec![2], vec![3]] {
+            talk.counted(&tokens);
+        }
+        let model = &mut talk.model.model;
+        model.mark(&[17]);
+        let waits: Vec<u64> = (4..10).map(|token| talk.counted(&[token]).2).collect();
+        let back = talk.model.model.truncate(19);
+        (waits, back, [10, 11].map(|token| talk.counted(&[token]).0))
+    });
+    assert_eq!((&answers[1].0, answers[1].1), (&vec![1; 6], 17), "in a token that is queued whole");
+    assert!(answers[0].0.iter().all(|&waits| waits > 3) && answers[0].1 == 17 && answers[0].2 == answers[1].2);
+    assert_eq!(whole.device.violations(), Vec::<String>::new());
 }
 
 #[test]
