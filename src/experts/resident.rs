@@ -134,8 +134,8 @@ impl Experts {
         }
     }
 
-    /// When every expert is in a slot of a device: of so many tokens, one is not queued whole but layer by layer, so that its hits are timed. One for
-    /// every token.
+    /// When every expert is in a slot of a device: of so many tokens, one is not queued whole but layer by layer, so that its hits are timed. With 1, every
+    /// token is.
     pub fn time_hits_every(&mut self, tokens: u32) {
         self.resident.every = tokens.max(1);
     }
