@@ -4,7 +4,7 @@ use crate::engine::EngineHandle;
 use crate::events::{Event, Outcome, Phase};
 use crate::experts::policy::Policy;
 use crate::trace::open::{open as open_trace, play, Problem, Trace, TraceError};
-use crate::trace::player::{compare, Options, Other, PlayerControl};
+use crate::trace::player::{compare, Fold, Options, Other, PlayerControl};
 use crate::trace::second::Simulation;
 use crate::trace::session::{Ending, Entry, Session};
 use clap::Args;
@@ -107,11 +107,11 @@ fn shape(trace: &mut Trace) -> Option<(usize, usize)> {
     }
 }
 
-/// Start the player; its handle goes to the app.
+/// Start the player; its handle goes to the app. `fold` is what the app makes of the session, before the first entry.
 ///
 /// # Errors
 /// If a file is no trace, or the two can't be compared.
-pub fn open(args: &ReplayArgs) -> Result<(EngineHandle, PlayerControl), ReplayError> {
+pub fn open<F: Fold>(args: &ReplayArgs, fold: F) -> Result<(EngineHandle, PlayerControl<F>), ReplayError> {
     let mut trace = open_trace(&args.file)?;
     let policy = args.policy.unwrap_or_default();
     let simulate = match (&mut trace, args.slots) {
@@ -129,7 +129,7 @@ pub fn open(args: &ReplayArgs) -> Result<(EngineHandle, PlayerControl), ReplayEr
     };
     let simulation = args.diff.map(|spec| Simulation { slots: spec.slots, policy: spec.policy.unwrap_or(policy) });
     let other = match (&args.other, simulation) {
-        (None, None) => return Ok(play(trace, options)),
+        (None, None) => return Ok(play(trace, options, fold)),
         (None, Some(simulation)) => Other::Itself(simulation),
         (Some(path), simulation) => {
             let mut second = open_trace(path)?;
@@ -146,7 +146,7 @@ pub fn open(args: &ReplayArgs) -> Result<(EngineHandle, PlayerControl), ReplayEr
             Other::Trace(Box::new(second), name_of(path), simulation)
         }
     };
-    Ok(compare(trace, other, options))
+    Ok(compare(trace, other, options, fold))
 }
 
 /// What is in the file, in lines for people.
@@ -210,6 +210,7 @@ fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::player::tests::{frame, Seen};
 
     fn args(file: &str) -> ReplayArgs {
         let file = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traces/")).join(file);
@@ -217,14 +218,8 @@ mod tests {
     }
 
     fn played(args: &ReplayArgs) -> std::sync::Arc<crate::trace::difference::Difference> {
-        let (mut handle, control) = open(args).unwrap();
-        std::thread::spawn(move || while handle.events.blocking_recv().is_some() {});
-        let begin = std::time::Instant::now();
-        while !control.status().ended {
-            assert!(begin.elapsed() < Duration::from_secs(60));
-            std::thread::yield_now();
-        }
-        control.difference().unwrap()
+        let (_handle, control) = open(args, Seen::default()).unwrap();
+        frame(&control, |s| s.ended).difference.unwrap()
     }
 
     #[test]
@@ -242,7 +237,7 @@ mod tests {
     #[test]
     fn what_can_not_be_compared_is_refused_with_the_reason() {
         let other = Some(args("gpt-oss-120b.rotary").file);
-        let refused = open(&ReplayArgs { other, ..args("qwen3-30b-a3b.rotary") }).err().unwrap().to_string();
+        let refused = open(&ReplayArgs { other, ..args("qwen3-30b-a3b.rotary") }, Seen::default()).err().unwrap().to_string();
         assert!(refused.contains("36 x 128") && refused.contains("48 x 128"), "{refused}");
         assert_eq!(spec("policy=lru, slots=24"), Ok(Spec { slots: Some(24), policy: Some(Policy::Lru) }));
         for (wrong, word) in
@@ -265,15 +260,15 @@ mod tests {
 
     #[test]
     fn a_trace_plays_with_the_slots_asked_for() {
-        let (mut handle, _control) = open(&args("gpt-oss-120b.rotary")).unwrap();
-        assert!(matches!(handle.events.blocking_recv(), Some(Event::Ready { .. })));
-        let record = handle.telemetry.blocking_recv().unwrap();
-        assert_eq!((record.layers(), record.slots), (36, 16));
+        let (_handle, control) = open(&args("gpt-oss-120b.rotary"), Seen::default()).unwrap();
+        let played = frame(&control, |s| s.ended).fold;
+        assert!(matches!(played.events[0], Event::Ready { .. }));
+        assert_eq!((played.steps.len(), played.steps[148].layers(), played.steps[148].slots), (149, 36, 16));
     }
 
     #[test]
     fn what_is_no_trace_is_refused_by_name() {
-        let message = open(&args("README.md")).err().unwrap().to_string();
+        let message = open(&args("README.md"), Seen::default()).err().unwrap().to_string();
         assert!(message.contains("README.md: neither a recorded session"), "{message}");
     }
 }

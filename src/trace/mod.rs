@@ -8,12 +8,14 @@
 //! - [`profile`], [`roofline`]: a machine, and the tokens per second that it would make of that;
 //! - [`open`]: tells the formats apart;
 //! - [`difference`]: two sides of a comparison, step by step;
-//! - [`player`]: plays a session through the engine's lanes, with no model.
+//! - [`player`]: plays a session, forwards and backwards, with no model.
 //!
 //! `docs/trace-format.md` describes the formats byte by byte.
 
 pub mod csv;
 pub mod difference;
+mod marks;
+mod moment;
 pub mod open;
 pub mod player;
 pub mod profile;

@@ -3,9 +3,9 @@
 //! The same routing under another policy or slot count is simulated as it plays. Another session is walked along with it:
 //! generated token by generated token, prompt step by prompt step, so that prompts of unequal length don't shift the rest.
 
-use super::difference::Difference;
-use super::player::{fits, Source};
-use super::session::Entry;
+use super::difference::{Cell, Difference};
+use super::moment::{fits, Source};
+use super::session::{Entry, Head};
 use super::simulated::Simulated;
 use crate::events::{ModelCard, Phase, StepRecord};
 use crate::experts::policy::Policy;
@@ -19,11 +19,12 @@ pub struct Simulation {
     pub policy: Policy,
 }
 
-/// The other side.
+/// The other side, as far as it was walked. Its session, if it is another one, is given to each step; without one it has the
+/// routing of the first side.
+#[derive(Clone)]
 pub(super) struct Second {
-    /// Another session; `None`: the routing of the first side.
-    source: Option<Source>,
     cursor: usize,
+    head: Head,
     simulation: Option<Simulation>,
     simulated: Option<Simulated>,
     card: Option<ModelCard>,
@@ -33,8 +34,15 @@ pub(super) struct Second {
 
 impl Second {
     /// `name` says what it is, in words.
-    pub(super) fn new(source: Option<Source>, simulation: Option<Simulation>, name: String) -> Self {
-        Self { source, cursor: 0, simulation, simulated: None, card: None, name, difference: Difference::default() }
+    pub(super) fn new(simulation: Option<Simulation>, name: String) -> Self {
+        let (head, difference) = (Head::default(), Difference::default());
+        Self { cursor: 0, head, simulation, simulated: None, card: None, name, difference }
+    }
+
+    /// About how many bytes a copy takes.
+    pub(super) fn bytes(&self) -> usize {
+        let cells = self.difference.layers() * self.difference.experts();
+        cells * (size_of::<Cell>() + 2) + self.simulated.as_ref().map_or(0, Simulated::bytes)
     }
 
     /// The first side begins (again) with this model.
@@ -46,10 +54,10 @@ impl Second {
     }
 
     /// The first side made a step: `recorded` as it is in the file, `a` as it is shown.
-    pub(super) fn step(&mut self, recorded: &StepRecord, a: &StepRecord) {
-        let b = match &self.source {
+    pub(super) fn step(&mut self, source: Option<&Source>, recorded: &StepRecord, a: &StepRecord) {
+        let b = match source {
             None => Some(recorded.clone()),
-            Some(_) => self.next(a.phase),
+            Some(source) => self.next(source, a.phase),
         };
         let Some(mut b) = b else { return };
         self.simulate(&mut b, usize::from(a.slots));
@@ -57,10 +65,9 @@ impl Second {
     }
 
     /// The step of the other session that belongs to one of this phase.
-    fn next(&mut self, phase: Phase) -> Option<StepRecord> {
+    fn next(&mut self, source: &Source, phase: Phase) -> Option<StepRecord> {
         loop {
-            let source = self.source.as_mut()?;
-            let Some(next) = source.get(self.cursor) else {
+            let Some(next) = source.get(&mut self.head, self.cursor) else {
                 self.difference.ended = true;
                 return None;
             };

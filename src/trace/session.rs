@@ -295,6 +295,13 @@ pub struct Session {
     bytes: Vec<u8>,
     frames: Vec<Frame>,
     ending: Ending,
+    head: Head,
+}
+
+/// Where a reader of steps stands. A step is kept as changes against the one before, so reading in order is cheap; each head
+/// reads in an order of its own, and a copy goes on from where it was made.
+#[derive(Clone, Debug, Default)]
+pub struct Head {
     /// Occupancy after the step frame before `cursor`, if it is known.
     table: Vec<u16>,
     cursor: usize,
@@ -361,7 +368,7 @@ impl Session {
             }
             start += length + FRAME;
         };
-        let mut session = Self { bytes, frames, ending, table: Vec::new(), cursor: 0 };
+        let mut session = Self { bytes, frames, ending, head: Head::default() };
         // A frame with a sound sum may still be nonsense (a hostile file). Decode all once; keep what makes sense.
         let sound = (0..session.frames.len()).take_while(|&i| session.get(i).is_some()).count();
         if let Some(bad) = session.frames.get(sound) {
@@ -395,27 +402,40 @@ impl Session {
         self.frames.get(i).is_some_and(|f| f.kind == STEP)
     }
 
+    /// Time of entry `i` in microseconds since the recording began; 0 if there is none.
+    #[must_use]
+    pub fn time(&self, i: usize) -> u64 {
+        self.frames.get(i).and_then(|&frame| self.payload(frame).get()).unwrap_or(0)
+    }
+
     /// Entry `i`. Cheap in order; going elsewhere decodes from the last key frame on.
     pub fn get(&mut self, i: usize) -> Option<Timed> {
+        let mut head = std::mem::take(&mut self.head);
+        let entry = self.read(&mut head, i);
+        self.head = head;
+        entry
+    }
+
+    /// Entry `i`, read by a head of the caller's.
+    #[must_use]
+    pub fn read(&self, head: &mut Head, i: usize) -> Option<Timed> {
         let frame = *self.frames.get(i)?;
         if frame.kind != STEP {
             return text(frame.kind, self.payload(frame));
         }
-        if i < self.cursor || (self.cursor..i).any(|k| self.frames[k].key) {
-            self.table.clear();
-            self.cursor = (0..=i).rev().find(|&k| self.frames[k].key)?;
+        if i < head.cursor || (head.cursor..i).any(|k| self.frames[k].key) {
+            head.table.clear();
+            head.cursor = (0..=i).rev().find(|&k| self.frames[k].key)?;
         }
         loop {
-            let k = self.cursor;
+            let k = head.cursor;
             let frame = self.frames[k];
             let mut found = None;
             if frame.kind == STEP {
-                let mut table = std::mem::take(&mut self.table);
-                found = step(self.payload(frame), &mut table);
-                self.table = table;
+                found = step(self.payload(frame), &mut head.table);
                 found.as_ref()?;
             }
-            self.cursor = k + 1;
+            head.cursor = k + 1;
             if k == i {
                 return found;
             }

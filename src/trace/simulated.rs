@@ -5,6 +5,7 @@ use crate::experts::policy::Policy;
 use crate::experts::schedule::{Routed, Scheduler};
 
 /// Replaces hits, misses and slots of records by those of a policy at a slot count.
+#[derive(Clone)]
 pub(super) struct Simulated {
     pub(super) scheduler: Scheduler,
     bytes: Vec<u64>,
@@ -19,6 +20,13 @@ impl Simulated {
             bytes: card.expert_bytes.clone(),
             tick: Vec::new(),
         }
+    }
+
+    /// About how many bytes a copy takes: tables and measures by expert, and under `rotary` the tokens that are remembered.
+    pub(super) fn bytes(&self) -> usize {
+        let cells = self.scheduler.layers() * self.scheduler.experts();
+        let remembered = if self.scheduler.policy() == Policy::Rotary { 68 * cells + 17_408 * self.scheduler.layers() } else { 0 };
+        64 * cells + remembered
     }
 
     /// Replaces one step. It must fit the card.

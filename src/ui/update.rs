@@ -54,8 +54,12 @@ pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
         }
         Message::Dropped(dropped) => state.dropped = dropped,
         Message::Link(link) => state.link = link,
-        Message::Player(status) => state.replay = Some(status),
-        Message::Difference(difference) => state.difference = Some(difference),
+        Message::Frame(frame) => {
+            let judged = state.memory.accuracy().count();
+            state.show_frame(*frame);
+            knob::judge(state, judged, now);
+            knob::look(state, now, out);
+        }
         Message::Tick => {
             while state.notices.front().is_some_and(|n| n.until <= now.at) {
                 state.notices.pop_front();
@@ -259,6 +263,7 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
         Action::Delete => state.composer.delete(),
         Action::DeleteWord => state.composer.delete_word(),
         Action::DeleteToEnd => state.composer.delete_to_end(),
+        Action::PlayTurn => out.push(Effect::Play(PlayerAction::Turn)),
         Action::PlayPause => out.push(Effect::Play(PlayerAction::Toggle)),
         Action::PlayStep(by) => out.push(Effect::Play(PlayerAction::Step(i64::from(by)))),
         Action::PlayFaster(faster) => {

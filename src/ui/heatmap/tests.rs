@@ -409,7 +409,7 @@ fn compared(layers: usize, experts: usize, top_k: usize, slots: [usize; 2]) -> (
         state.apply(&a);
     }
     difference.names = slots.map(|s| format!("rotary, {s} slots"));
-    state.shown = crate::ui::experts_state::Shown::Replay;
+    state.shown = crate::ui::experts_state::Shown::Replay(crate::ui::experts_state::Play::Forwards);
     state.act(HeatmapAction::Down(2));
     state.act(HeatmapAction::Right(9));
     (state, difference)

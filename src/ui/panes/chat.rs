@@ -128,7 +128,7 @@ fn input(area: Rect, buf: &mut Buffer, state: &State) -> Option<Position> {
     let text = state.composer.text();
     if text.is_empty() {
         let hint = match &state.engine {
-            _ if state.replay.is_some() => "a recorded trace: Space stops, . and , step, > and < change the speed",
+            _ if state.replay.is_some() => "a recorded trace: Space stops, ; turns round, . , step, > < speed",
             EngineState::Loading { .. } => "the model is being opened; you can already ask",
             EngineState::Ready => "ask something",
             _ => "",
