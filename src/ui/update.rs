@@ -150,11 +150,6 @@ fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
             state.one_side = !state.one_side;
             true
         }
-        // A layer of a comparison can't be zoomed into.
-        Focus::Heatmap if key.code == KeyCode::Enter && plain && state.shown_difference().is_some() => {
-            state.say("d shows the first side alone, which can be zoomed into", now);
-            true
-        }
         Focus::Heatmap => state.with_heatmap(|experts| heatmap::on_key(experts, key)),
         Focus::Memory => memory::on_key(&mut state.memory, key),
         Focus::Chat => false,

@@ -570,3 +570,23 @@ fn the_screen_tells_how_a_replay_moves() {
         assert_eq!(*s.state.heatmap().shown(), Shown::Replay(play));
     }
 }
+
+#[test]
+fn a_comparison_is_walked_and_zoomed_with_the_keys_of_the_heatmap() {
+    let mut s = Script::new(80, 24);
+    let Message::Frame(mut frame) = replay(&[], crate::trace::player::Status::default()) else { panic!("no frame") };
+    frame.difference = Some(std::sync::Arc::new(crate::trace::difference::Difference::new(2, 8)));
+    s.send(Message::Frame(frame.clone()));
+    s.state.focus = Focus::Heatmap;
+    s.press(KeyCode::Enter);
+    s.press(KeyCode::Down);
+    s.press(KeyCode::Right);
+    assert!(s.state.heatmap().zoomed() && s.state.shown_difference().is_some());
+    s.send(Message::Frame(frame));
+    assert_eq!((s.state.heatmap().zoomed(), s.state.heatmap().cursor()), (true, (1, 1)), "a new place changes nothing of the look");
+    s.press(KeyCode::Char('d'));
+    assert!(s.state.heatmap().zoomed() && s.state.shown_difference().is_none(), "the same layer of the first side");
+    s.press(KeyCode::Char('d'));
+    s.press(KeyCode::Esc);
+    assert!(!s.state.heatmap().zoomed() && s.state.focus == Focus::Heatmap);
+}
