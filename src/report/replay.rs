@@ -1,10 +1,11 @@
 //! `rotary replay`: a recorded session or a CSV trace in the app, with no model; or its facts as text.
 
 use crate::engine::EngineHandle;
-use crate::events::{Event, Outcome, Phase};
+use crate::events::{Event, Outcome, Phase, Scheduling};
 use crate::experts::policy::Policy;
 use crate::trace::open::{open as open_trace, play, Problem, Trace, TraceError};
 use crate::trace::player::{compare, Fold, Options, Other, PlayerControl};
+use crate::trace::scheduling::{known, words};
 use crate::trace::second::Simulation;
 use crate::trace::session::{Ending, Entry, Session};
 use clap::Args;
@@ -113,7 +114,10 @@ fn shape(trace: &mut Trace) -> Option<(usize, usize)> {
 /// If a file is no trace, or the two can't be compared.
 pub fn open<F: Fold>(args: &ReplayArgs, fold: F) -> Result<(EngineHandle, PlayerControl<F>), ReplayError> {
     let mut trace = open_trace(&args.file)?;
-    let policy = args.policy.unwrap_or_default();
+    // What is not said is as it was recorded, where the recording says so.
+    let named = if let Trace::Session(session) = &mut trace { session.scheduling() } else { None };
+    let recorded = named.and_then(|named| known(&named).ok()).map(|(policy, _)| policy);
+    let policy = args.policy.or(recorded).unwrap_or_default();
     let simulate = match (&mut trace, args.slots) {
         (_, Some(slots)) => Some((slots, policy)),
         (Trace::Session(s), None) if args.policy.is_some() => s.card().map(|c| (c.plan.slots_per_layer.max(1), policy)),
@@ -172,12 +176,14 @@ pub fn summary(args: &ReplayArgs, out: &mut impl Write) -> color_eyre::Result<()
 fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()> {
     let (mut prompts, mut generated, mut turns, mut questions) = (0u64, 0u64, 0u64, 0u64);
     let (mut hits, mut routed, mut last) = (0u64, 0u64, 0u64);
+    let mut policies: Vec<Scheduling> = Vec::new();
     for i in 0..session.len() {
         let Some(timed) = session.get(i) else { break };
         last = timed.at;
         match timed.entry {
             Entry::Question(_) => questions += 1,
             Entry::Event(Event::Finished { .. }) => turns += 1,
+            Entry::Event(Event::Scheduling(now)) => policies.push(now),
             Entry::Event(_) => {}
             Entry::Step(r) if r.phase == Phase::Prefill => prompts += 1,
             Entry::Step(r) => {
@@ -193,6 +199,13 @@ fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()
         writeln!(out, "model       {} ({})", plain(&card.name), plain(&card.arch))?;
         writeln!(out, "experts     {} layers x {}, {} per token", card.layers, card.experts, card.top_k)?;
         writeln!(out, "slots       {} per layer when it was opened", card.plan.slots_per_layer)?;
+    }
+    if let Some(first) = policies.first() {
+        let changes = match policies.len() - 1 {
+            0 => String::new(),
+            n => format!("; told anew {n} time{}", if n == 1 { "" } else { "s" }),
+        };
+        writeln!(out, "policy      {}{changes}", words(first))?;
     }
     writeln!(out, "length      {:.1} s", last as f64 / 1e6)?;
     writeln!(out, "turns       {turns} finished, {questions} asked")?;

@@ -7,6 +7,7 @@
 //! - [`simulate`]: what other policies and slot counts would have done with that routing;
 //! - [`profile`], [`roofline`]: a machine, and the tokens per second that it would make of that;
 //! - [`open`]: tells the formats apart;
+//! - [`scheduling`]: the policy that a recording names;
 //! - [`difference`]: two sides of a comparison, step by step;
 //! - [`player`]: plays a session, forwards and backwards, with no model.
 //!
@@ -22,6 +23,7 @@ pub mod profile;
 pub mod record;
 pub mod roofline;
 pub mod routes;
+pub mod scheduling;
 pub mod second;
 pub mod session;
 pub mod simulate;

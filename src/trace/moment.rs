@@ -5,11 +5,12 @@
 //! and happens again where it happened.
 
 use super::routes::{MAX_EXPERTS, MAX_LAYERS};
+use super::scheduling;
 use super::second::Second;
 use super::session::{Entry, Head, Question, Session, Timed};
 use super::simulated::Simulated;
-use crate::events::{Event, FailureKind, ModelCard, StepRecord};
-use crate::experts::policy::Policy;
+use crate::events::{Event, FailureKind, ModelCard, Scheduling, StepRecord};
+use crate::experts::policy::{Admission, Policy};
 use std::time::Duration;
 
 /// Largest table `layers * experts` of a card that is played.
@@ -122,6 +123,8 @@ pub(super) struct Stage {
     pub(super) second: Option<Second>,
     /// Changes of the story that were carried out.
     changes: usize,
+    /// The policy that the recording names, if this program knows it.
+    pub(super) recorded: Option<(Policy, Admission)>,
     /// What the next model's steps are simulated with.
     simulate: Option<(usize, Policy)>,
     head: Head,
@@ -140,6 +143,7 @@ impl<F: Fold> Moment<F> {
             last_slots: 0,
             second,
             changes: 0,
+            recorded: None,
             simulate,
             head: Head::default(),
         };
@@ -175,6 +179,7 @@ impl<F: Fold> Moment<F> {
         match next.entry {
             Entry::Question(question) => self.fold.question(at, question),
             Entry::Event(Event::Ready { card }) => self.open(at, card),
+            Entry::Event(Event::Scheduling(scheduling)) => self.decides(at, scheduling),
             Entry::Event(event) => self.fold.event(at, event),
             Entry::Step(record) => {
                 self.stage.shown += 1;
@@ -195,6 +200,18 @@ impl<F: Fold> Moment<F> {
         true
     }
 
+    fn decides(&mut self, at: Duration, scheduling: Scheduling) {
+        match scheduling::known(&scheduling) {
+            Ok(known) => self.stage.recorded = Some(known),
+            Err(odd) => {
+                self.stage.recorded = None;
+                let message = format!("{odd}; what is simulated is under {}", Policy::default());
+                self.fold.event(at, Event::Notice { message });
+            }
+        }
+        self.fold.event(at, Event::Scheduling(scheduling));
+    }
+
     fn open(&mut self, at: Duration, card: Box<ModelCard>) {
         let table = card.layers.checked_mul(card.experts);
         if card.layers > MAX_LAYERS || card.experts > MAX_EXPERTS || table.is_none_or(|n| n > MAX_TABLE) {
@@ -204,10 +221,10 @@ impl<F: Fold> Moment<F> {
         let stage = &mut self.stage;
         stage.card = Some((*card).clone());
         if let Some((slots, policy)) = stage.simulate {
-            stage.simulated = Some(Simulated::new(&card, slots, policy));
+            stage.simulated = Some(Simulated::new(&card, slots, policy, scheduling::admission(policy, stage.recorded)));
         }
         if let Some(second) = &mut stage.second {
-            second.begin(&card);
+            second.begin(&card, stage.recorded);
         }
         self.fold.event(at, Event::Ready { card });
     }
@@ -256,7 +273,7 @@ impl<F: Fold> Moment<F> {
                 let why = (granted < asked).then(|| format!("a layer has {} experts", scheduler.experts()));
                 self.fold.event(at, Event::Slots { asked, granted, why });
             }
-            What::Policy(policy) => scheduler.set_policy(policy, policy.admission()),
+            What::Policy(policy) => scheduler.set_policy(policy, scheduling::admission(policy, stage.recorded)),
         }
         stage.simulate = Some((scheduler.slots(0), scheduler.policy()));
     }
@@ -266,7 +283,8 @@ impl<F: Fold> Moment<F> {
         let Some(card) = &self.stage.card else { return false };
         let begun = self.stage.simulated.is_none().then(|| {
             let slots = if self.stage.last_slots > 0 { self.stage.last_slots } else { card.plan.slots_per_layer };
-            let mut simulated = Simulated::new(card, slots, Policy::default());
+            let (policy, admission) = self.stage.recorded.unwrap_or_else(|| (Policy::default(), Policy::default().admission()));
+            let mut simulated = Simulated::new(card, slots, policy, admission);
             let mut head = Head::default();
             for i in (0..self.stage.cursor).filter(|&i| story.source.is_step(i)) {
                 if let Some(Timed { entry: Entry::Step(mut record), .. }) = story.source.get(&mut head, i) {

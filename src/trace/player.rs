@@ -83,6 +83,8 @@ pub struct Status {
     pub ended: bool,
     /// Hits and slots are those of this policy at these slots per layer, not recorded ones.
     pub simulated: Option<(Policy, usize)>,
+    /// The policy under which it was recorded, if that is known.
+    pub recorded: Option<Policy>,
 }
 
 /// A place in the session and all that is shown there.
@@ -603,10 +605,11 @@ impl<F: Fold> Player<F> {
         let stage = &self.now.stage;
         self.signals.dropped.store(stage.misfits, Ordering::Relaxed);
         let difference = stage.second.as_ref().filter(|_| stage.card.is_some()).map(|second| {
+            let under = stage.recorded.map_or_else(String::new, |(policy, _)| format!(" under {policy}"));
             let first = match &stage.simulated {
                 Some(s) => format!("{}, {} slots", s.scheduler.policy(), s.scheduler.slots(0)),
-                None if stage.last_slots > 0 => format!("recorded, {} slots", stage.last_slots),
-                None => "recorded".to_owned(),
+                None if stage.last_slots > 0 => format!("recorded{under}, {} slots", stage.last_slots),
+                None => format!("recorded{under}"),
             };
             Arc::new(second.snapshot(first))
         });
@@ -628,6 +631,7 @@ impl<F: Fold> Player<F> {
             backwards: self.backwards,
             speed: self.options.speed,
             ended: stage.cursor >= self.story.source.len(),
+            recorded: stage.recorded.map(|r| r.0),
             simulated: stage.simulated.as_ref().map(|s| (s.scheduler.policy(), s.scheduler.slots(0))),
         }
     }
@@ -637,6 +641,7 @@ impl<F: Fold> Player<F> {
 pub(crate) mod tests {
     use super::*;
     use crate::events::{Outcome, Phase, RoutedExpert, StepTime, TextKind, NO_SLOT};
+    use crate::experts::policy::Admission;
     use crate::trace::routes::RoutesStep;
     use crate::trace::session::Question;
     use proptest::prelude::*;
@@ -696,8 +701,11 @@ pub(crate) mod tests {
     /// A recorded session: each step with its text, a second apart, under changing slots.
     fn session(steps: u64) -> Vec<Timed> {
         let all = routes(steps);
-        let mut scheduler = super::super::simulated::Simulated::new(&card_of(&all.head, 3), 3, Policy::Lfu);
+        let capped = Admission { per_tick: 1, ..Policy::Decay.admission() };
+        let mut scheduler = super::super::simulated::Simulated::new(&card_of(&all.head, 3), 3, Policy::Decay, capped);
         let mut entries = timed(card_of(&all.head, 3), std::iter::empty(), Duration::ZERO);
+        let named = crate::trace::scheduling::told(Policy::Decay, capped, 3);
+        entries.insert(0, Timed { at: 0, entry: Entry::Event(Event::Scheduling(named)) });
         for i in 0..steps {
             let mut record = all.record(i as usize);
             if i == steps / 2 {
@@ -841,7 +849,7 @@ pub(crate) mod tests {
         let mut entries = session(3);
         entries.iter_mut().for_each(|e| e.at += 60_000_000);
         let (_handle, control) = from_entries(entries, Options { speed: 1.0, ..paused() }, Seen::default());
-        assert!(matches!(frame(&control, |_| true).fold.events[..], [Event::Ready { .. }]));
+        assert!(matches!(frame(&control, |_| true).fold.events[..], [_, Event::Ready { .. }]));
     }
 
     #[test]
@@ -862,6 +870,37 @@ pub(crate) mod tests {
         assert_eq!((back.status.simulated, &back.fold.steps[..]), (None, &before.steps[..3]));
         control.step(2);
         assert_eq!(at(&control, 5).fold, after.fold, "what was changed is changed again where it was");
+    }
+
+    #[test]
+    fn a_simulation_of_a_recording_goes_on_as_its_policy_did() {
+        let (mut handle, control) = from_entries(session(40), paused(), Seen::default());
+        control.seek(15);
+        let recorded = at(&control, 15);
+        assert_eq!((recorded.status.recorded, recorded.status.simulated), (Some(Policy::Decay), None));
+        control.seek(19);
+        let recorded = at(&control, 19).fold;
+        control.seek(15);
+        at(&control, 15);
+        // The same count: what is simulated from here on is what was recorded.
+        handle.signals.want_slots(3);
+        assert!(matches!(handle.events.blocking_recv(), Some(Event::Slots { granted: 3, .. })));
+        control.seek(19);
+        let simulated = frame(&control, |s| s.step == 19 && s.simulated == Some((Policy::Decay, 3))).fold;
+        for (a, b) in recorded.steps[15..].iter().zip(&simulated.steps[15..]) {
+            assert_eq!((&a.routed, &a.slot_of), (&b.routed, &b.slot_of));
+        }
+    }
+
+    #[test]
+    fn an_unknown_policy_is_told_and_the_session_is_played_all_the_same() {
+        let mut entries = session(5);
+        let odd = crate::events::Scheduling { policy: "clairvoyant".into(), ..Default::default() };
+        entries[0].entry = Entry::Event(Event::Scheduling(odd));
+        let (_handle, control) = from_entries(entries, fast(), Seen::default());
+        let end = frame(&control, |s| s.ended);
+        assert_eq!((end.fold.steps.len(), end.status.recorded), (5, None));
+        assert!(matches!(&end.fold.events[0], Event::Notice { message } if message.contains("clairvoyant")), "{:?}", end.fold.events[0]);
     }
 
     #[test]

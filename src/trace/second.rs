@@ -5,10 +5,11 @@
 
 use super::difference::{Cell, Difference};
 use super::moment::{fits, Source};
+use super::scheduling::admission;
 use super::session::{Entry, Head};
 use super::simulated::Simulated;
 use crate::events::{ModelCard, Phase, StepRecord};
-use crate::experts::policy::Policy;
+use crate::experts::policy::{Admission, Policy};
 
 /// How the other side gets its hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +46,13 @@ impl Second {
         cells * (size_of::<Cell>() + 2) + self.simulated.as_ref().map_or(0, Simulated::bytes)
     }
 
-    /// The first side begins (again) with this model.
-    pub(super) fn begin(&mut self, card: &ModelCard) {
+    /// The first side begins with this model, which was recorded under this policy if that is known.
+    pub(super) fn begin(&mut self, card: &ModelCard, recorded: Option<(Policy, Admission)>) {
         self.cursor = 0;
-        self.simulated = self.simulation.map(|s| Simulated::new(card, s.slots.unwrap_or(card.plan.slots_per_layer), s.policy));
+        self.simulated = self.simulation.map(|s| {
+            let slots = s.slots.unwrap_or(card.plan.slots_per_layer);
+            Simulated::new(card, slots, s.policy, admission(s.policy, recorded))
+        });
         self.difference = Difference::new(card.layers, card.experts);
         self.card = Some(card.clone());
     }

@@ -1,7 +1,7 @@
 //! What the scheduler does with recorded routing, step by step, in place of what was recorded.
 
 use crate::events::{Eviction, ModelCard, Outcome, RoutedExpert, StepRecord, StepTime};
-use crate::experts::policy::Policy;
+use crate::experts::policy::{Admission, Policy};
 use crate::experts::schedule::{Routed, Scheduler};
 
 /// Replaces hits, misses and slots of records by those of a policy at a slot count.
@@ -14,9 +14,9 @@ pub(super) struct Simulated {
 
 impl Simulated {
     /// Empty slots, `slots` per layer.
-    pub(super) fn new(card: &ModelCard, slots: usize, policy: Policy) -> Self {
+    pub(super) fn new(card: &ModelCard, slots: usize, policy: Policy, admission: Admission) -> Self {
         Self {
-            scheduler: Scheduler::new(card.layers, card.experts, slots, policy, policy.admission()),
+            scheduler: Scheduler::new(card.layers, card.experts, slots, policy, admission),
             bytes: card.expert_bytes.clone(),
             tick: Vec::new(),
         }

@@ -93,6 +93,15 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
         let face = if player.backwards { Face::Selection } else { Face::Accent };
         add("replay ", format!("{words} {}/{} x{}", player.step, player.steps, player.speed), face, 1);
     }
+    if let Some(player) = &state.replay {
+        let policy = match (player.simulated, player.recorded) {
+            (Some((policy, _)), _) => Some(format!("{policy}, simulated")),
+            (None, recorded) => recorded.map(|policy| format!("{policy}, recorded")),
+        };
+        if let Some(policy) = policy {
+            add("", policy, Face::Text, 4);
+        }
+    }
     if let Some(pause) = state.inspector.pause() {
         add("", format!("{}, Alt-0 live", super::heatmap::paused_words(pause)), Face::Selection, 0);
     } else if state.replay.is_none() && state.card.as_ref().is_some_and(|c| !c.is_dense()) {

@@ -36,6 +36,8 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
             }
         }
         Event::Slots { asked, granted, why } => slots(state, asked, granted, why, now),
+        // A replay's player tells what of this is to be seen; of a model that runs, the person has just said it.
+        Event::Scheduling(_) => {}
         Event::Spread { slots, why } => super::knob::spread_is(state, slots, why, now),
         Event::Failed { id, message } => {
             chat::note(state, message, true);
