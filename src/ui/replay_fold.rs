@@ -4,6 +4,7 @@
 use super::experts_state::{Play, Shown};
 use super::message::{Message, Moment};
 use super::palette::ColorDepth;
+use super::panes::SlotKnob;
 use super::state::State;
 use super::theme::Theme;
 use super::transcript::{Item, Kind};
@@ -66,6 +67,10 @@ impl Fold for ReplayFold {
             let used = tables.map(|(t, bytes)| bytes.saturating_mul(t.iter().filter(|s| **s != NO_SLOT).count() as u64));
             let gauges = Gauges { slots_used: used.fold(0, u64::saturating_add), ..Gauges::default() };
             self.screen.gauges(&gauges);
+        }
+        // The slots of a simulation are not those of the card.
+        if record.slots > 0 && usize::from(record.slots) != self.screen.slots.granted {
+            self.screen.slots = SlotKnob::at(usize::from(record.slots));
         }
         self.screen.keep_step(record);
         self.screen.fold();
@@ -149,6 +154,17 @@ mod tests {
         let s = &fold.screen;
         let turn = s.turn.as_ref().map(|t| (t.id, t.prefill));
         format!("{:?}\n{:?}\n{:?}\n{turn:?} {} {:?}\n{:?}", s.experts, s.memory, s.transcript, s.context_used, s.slots, s.inspector)
+    }
+
+    #[test]
+    fn the_knob_stands_where_the_steps_have_it_whatever_the_card_says() {
+        let mut stream = Stream::new(2, 16, 4, 6, 1);
+        let mut fold = ReplayFold::new();
+        let mut card = stream.card();
+        card.plan.slots_per_layer = 0;
+        fold.event(Duration::ZERO, Event::Ready { card: Box::new(card) });
+        fold.step(stream.token());
+        assert_eq!((fold.screen.slots.asked, fold.screen.slots.granted), (6, 6));
     }
 
     proptest! {

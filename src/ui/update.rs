@@ -264,7 +264,12 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
         Action::PlayFaster(faster) => {
             let speed = state.replay.as_ref().map_or(1.0, |p| p.speed);
             let factor = if faster { 2.0 } else { 0.5 };
-            out.push(Effect::Play(PlayerAction::Speed((speed * factor).clamp(1.0 / 64.0, 1e6))));
+            let speed = (speed * factor).clamp(1.0 / 64.0, 1e6);
+            // The next press goes on from here, whether or not the player has answered by then.
+            if let Some(player) = &mut state.replay {
+                player.speed = speed;
+            }
+            out.push(Effect::Play(PlayerAction::Speed(speed)));
         }
     }
 }
