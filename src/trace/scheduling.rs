@@ -34,14 +34,16 @@ pub fn known(of: &Scheduling) -> Result<(Policy, Admission), OddScheduling> {
         return Err(OddScheduling::Unread(line(why)));
     }
     let policy: Policy = of.policy.parse().map_err(|_| OddScheduling::Policy(line(&of.policy)))?;
-    let own = policy.admission();
-    let margin = of.margin.unwrap_or(own.margin);
-    if !(0.0..=MOST_MARGIN).contains(&margin) {
-        return Err(OddScheduling::Margin(margin));
+    // Whatever the file does not name stays as it is.
+    let mut admission = policy.admission();
+    admission.margin = of.margin.unwrap_or(admission.margin);
+    if !(0.0..=MOST_MARGIN).contains(&admission.margin) {
+        return Err(OddScheduling::Margin(admission.margin));
     }
-    let most = |n: Option<u32>, own: usize| n.map_or(own, |n| n as usize);
-    let (per_tick, per_prefill_tick) = (most(of.per_tick, own.per_tick), most(of.per_prefill_tick, own.per_prefill_tick));
-    Ok((policy, Admission { margin, per_tick, per_prefill_tick, ..own }))
+    let most = |n: u32| if n == u32::MAX { usize::MAX } else { n as usize };
+    admission.per_tick = of.per_tick.map_or(admission.per_tick, most);
+    admission.per_prefill_tick = of.per_prefill_tick.map_or(admission.per_prefill_tick, most);
+    Ok((policy, admission))
 }
 
 /// How slots are given under a policy with this admission, as it is told and recorded. What has no limit and needs none is left out.
@@ -97,7 +99,8 @@ mod tests {
     fn what_is_told_of_a_policy_is_understood_again() {
         for policy in Policy::ALL {
             let own = policy.admission();
-            for admission in [own, Admission { per_tick: 1, per_prefill_tick: 7, ..own }, Admission { margin: 0.7, ..own }] {
+            let capped = Admission { per_tick: 1, per_prefill_tick: 7, ..own };
+            for admission in [own, capped, Admission { margin: 0.7, per_tick: usize::MAX, ..own }] {
                 let told = told(policy, admission, 40);
                 let json = serde_json::to_string(&told).unwrap();
                 let read: Scheduling = serde_json::from_str(&json).unwrap();
