@@ -481,7 +481,7 @@ fn replay(args: &report::replay::ReplayArgs) -> eyre::Result<ExitCode> {
     }
     // Before there are threads.
     ui::signals::hold_stops();
-    let (handle, control) = report::replay::open(args).map_err(|e| Failure::usage(e.to_string()))?;
+    let (handle, control) = report::replay::open(args, ui::replay_fold::ReplayFold::new()).map_err(|e| Failure::usage(e.to_string()))?;
     ui::run(UiOptions::new(Opening::Replay(handle, control)))
 }
 

@@ -370,10 +370,34 @@ pub enum Event {
     Slots { asked: usize, granted: usize, why: Option<String> },
     /// Slots of each layer from now on, under the same total; empty if all are the same again. `why` says why it can't be.
     Spread { slots: Vec<u16>, why: Option<String> },
+    /// How experts get slots from now on. It comes before the `Ready` of a model, and whenever that changes.
+    Scheduling(Scheduling),
     /// Something failed; the engine goes on. `id` is the turn that failed, if one did.
     Failed { id: Option<RequestId>, message: String },
     /// Something worth a line on the screen.
     Notice { message: String },
+}
+
+/// Who decides which experts have slots, and how readily newcomers get them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scheduling {
+    /// The policy by name; of a recording, whatever its file says.
+    pub policy: String,
+    /// Slots per layer; 0 if that is not known.
+    pub slots: u16,
+    /// A newcomer replaces a resident only with more than its worth times this; `None` is the policy's own way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// Most replacements per layer and generated token; `None` is the policy's own way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_tick: Option<u32>,
+    /// Most replacements per layer and chunk of a prompt; `None` is the policy's own way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_prefill_tick: Option<u32>,
+    /// What a file says could not be read, for this reason.
+    #[serde(skip)]
+    pub unread: Option<String>,
 }
 
 /// Prompt reading or token generation.

@@ -369,18 +369,24 @@ fn a_session_is_recorded_once_and_can_be_looked_into() {
     let p = Program::new();
     let file = p.home.path().join("talk.rotary");
     let file = file.to_str().unwrap();
-    let args = ["record", file, "demo", "-p", "Hello!", "-n", "5", "--greedy", "--quiet"];
+    let args = ["record", file, "demo", "-p", "Hello!", "-n", "5", "--greedy", "--quiet", "--policy", "lru", "--slots", "9"];
     let o = p.run(&args);
     assert_eq!(o.code, 0, "{o:?}");
     let o = p.run(&["replay", "--summary", file]);
     assert_eq!(o.code, 0, "{o:?}");
-    contains_all(&o.out, &["recorded session", "1 finished", "6 layers x 32"]);
+    contains_all(&o.out, &["recorded session", "1 finished", "6 layers x 32", "policy      lru\n"]);
     let o = p.run(&args);
     assert_eq!(o.code, 2, "nothing is overwritten: {o:?}");
     contains_all(&o.err, &["talk.rotary", "another name"]);
     let o = p.run(&["simulate", file]);
     assert_eq!(o.code, 0, "{o:?}");
-    contains_all(&o.out, &["rotary", "belady"]);
+    contains_all(&o.out, &["rotary", "belady", "recorded under lru\n"]);
+    let o = p.run(&["simulate", file, "--diff", "recorded", "slots=12"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["A  recorded under lru, 9 slots", "B  lru, 12 slots"]);
+    let bare = p.home.path().join("bare.rotary");
+    assert_eq!(p.run(&["convert", file, bare.to_str().unwrap()]).code, 0);
+    contains_all(&p.run(&["replay", "--summary", bare.to_str().unwrap()]).out, &["policy      lru\n"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod chat;
 
 use chat::{assistant, greedy, user, Chat};
-use rotary::events::{Event, FinishReason, LoadOptions, ModelSource, Phase, Sampling, NO_SLOT};
+use rotary::events::{Command, Event, FinishReason, LoadOptions, ModelSource, Phase, Sampling, NO_SLOT};
 use rotary::gguf::write::Writer;
 use rotary::gguf::{GgmlType, Gguf};
 use std::time::Duration;
@@ -205,6 +205,29 @@ fn a_damaged_model_fails_its_turn_and_another_opens() {
     assert!(matches!(chat.load(ModelSource::Path("/nonexistent.gguf".into()), LoadOptions::default()), Event::LoadFailed { .. }));
     assert!(matches!(chat.load(ModelSource::Demo, LoadOptions::default()), Event::Ready { .. }));
     assert_eq!(chat.ask(vec![user("hi")], greedy(4)).reason, FinishReason::Length);
+}
+
+#[test]
+fn the_policy_is_told_with_the_model_and_when_it_is_changed() {
+    let mut chat = Chat { engine: rotary::engine::spawn(), id: 0 };
+    let options = LoadOptions { slots: Some(4), policy: Some("decay".into()), ..LoadOptions::default() };
+    chat.engine.commands.send(Command::Open { source: ModelSource::Demo, options }).unwrap();
+    let mut told = Vec::new();
+    loop {
+        match chat.next() {
+            Event::Ready { .. } => break,
+            event => told.push(event),
+        }
+    }
+    let Some(Event::Scheduling(s)) = told.last() else { panic!("{told:?}") };
+    assert_eq!((s.policy.as_str(), s.slots, s.margin), ("decay", 4, Some(0.25)));
+    chat.engine.commands.send(Command::SetPolicy("lru".into())).unwrap();
+    loop {
+        if let Event::Scheduling(s) = chat.next() {
+            assert_eq!((s.policy.as_str(), s.margin, s.per_tick), ("lru", None, None));
+            break;
+        }
+    }
 }
 
 #[test]

@@ -5,13 +5,14 @@ use super::runtime::{Language, Opened, Progress, Runtime};
 use super::sampling::defaults_from_gguf;
 use super::warm::Keeper;
 use super::EngineError;
-use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, StepRecord};
+use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, Scheduling, StepRecord};
 use crate::experts::Experts;
 use crate::gguf::Gguf;
 use crate::gpu::choose::{choose, Chosen};
 use crate::kernels::{self, Pool};
 use crate::model::{self, Logits, Model};
 use crate::text::{ChatTemplate, Tokenizer};
+use crate::trace::scheduling::told;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -211,6 +212,10 @@ impl Runtime for Numbers {
     }
     fn resize(&mut self, slots: usize) -> Result<usize, EngineError> {
         Ok(self.experts.resize(slots)?)
+    }
+    fn scheduling(&self) -> Option<Scheduling> {
+        let scheduler = self.experts.scheduler();
+        (scheduler.layers() > 0).then(|| told(scheduler.policy(), scheduler.admission(), self.experts.slots()))
     }
     fn set_policy(&mut self, name: &str) -> Result<(), EngineError> {
         Ok(self.experts.set_policy(name)?)

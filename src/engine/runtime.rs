@@ -4,7 +4,7 @@
 
 use super::warm::Keeper;
 use super::EngineError;
-use crate::events::{LoadOptions, Message, ModelCard, ModelSource, StepRecord};
+use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Scheduling, StepRecord};
 use crate::model::Logits;
 
 /// A model with its experts and its context: computes steps.
@@ -49,6 +49,10 @@ pub trait Runtime: Send {
     /// At a step boundary: spread the slots anew if it is time and pays. Returns the slots of each layer if they changed.
     fn respread(&mut self) -> Result<Option<Vec<u16>>, EngineError> {
         Ok(None)
+    }
+    /// How experts get slots now; `None` if there is nothing to tell.
+    fn scheduling(&self) -> Option<Scheduling> {
+        None
     }
     /// Change the replacement policy by name.
     fn set_policy(&mut self, name: &str) -> Result<(), EngineError>;

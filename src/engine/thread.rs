@@ -71,7 +71,10 @@ impl<L: Loader> Worker<L> {
                     None => Err(EngineError::NoModel),
                 };
                 match done {
-                    Ok(()) => self.lanes.event(Event::Notice { message: format!("replacement policy: {name}") })?,
+                    Ok(()) => {
+                        self.tell_scheduling()?;
+                        self.lanes.event(Event::Notice { message: format!("replacement policy: {name}") })?;
+                    }
                     Err(e) => self.lanes.event(Event::Failed { id: None, message: e.to_string() })?,
                 }
             }
@@ -105,11 +108,17 @@ impl<L: Loader> Worker<L> {
                 self.lanes.level(session.opened.runtime.slot_bytes(), session.opened.runtime.cache_bytes());
                 self.session = Some(session);
                 self.lanes.sample_now();
+                self.tell_scheduling()?;
                 self.lanes.event(Event::Ready { card })?;
                 notes.into_iter().try_for_each(|message| self.lanes.event(Event::Notice { message }))
             }
             Err(e) => self.lanes.event(Event::LoadFailed { message: e.to_string(), kind: e.kind() }),
         }
+    }
+
+    fn tell_scheduling(&self) -> Result<(), Gone> {
+        let scheduling = self.session.as_ref().and_then(|s| s.opened.runtime.scheduling());
+        scheduling.map_or(Ok(()), |scheduling| self.lanes.event(Event::Scheduling(scheduling)))
     }
 
     fn turn(&mut self, id: RequestId, request: &Request<'_>, sampling: &Sampling) -> Result<(), Gone> {

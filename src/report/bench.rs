@@ -158,6 +158,9 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     }
     let mut recorder = args.trace.as_deref().map(recorder).transpose()?;
     if let Some(r) = &mut recorder {
+        if let Some(scheduling) = model.runtime.scheduling() {
+            r.event(&Event::Scheduling(scheduling));
+        }
         r.event(&Event::Ready { card: Box::new(card(&gguf, &name, &model)) });
     }
     let figures = measure(args, model, recorder.as_mut()).map_err(Failure::from)?;

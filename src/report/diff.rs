@@ -3,11 +3,12 @@
 use super::simulate::{generated, name, quoted, trunk_of, Format, SimulateArgs};
 use crate::cli::Failure;
 use crate::events::Phase;
-use crate::experts::policy::{Overlay, Policy};
+use crate::experts::policy::Overlay;
 use crate::trace::open::open_routes;
 use crate::trace::profile::Profile;
 use crate::trace::roofline::{estimate, Demand, Estimate};
 use crate::trace::routes::Routes;
+use crate::trace::scheduling::known;
 use crate::trace::simulate::{ByExpert, Contender, LayerTally, Prepared, Tally};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -72,8 +73,8 @@ impl Side {
 struct Common<'a> {
     /// Slots of a side that does not say.
     slots: Option<usize>,
-    /// Policy of a side that does not say.
-    policy: Contender,
+    /// Policy of a side that does not say; `None` is the one of the recording, if it names one.
+    policy: Option<Contender>,
     admission: Overlay,
     profile: Option<&'a Profile>,
     trunk: Option<u64>,
@@ -185,10 +186,11 @@ fn work_out(side: &Side, source: &Source<'_>, common: &Common<'_>) -> Result<Out
     let Source { file, routes, prepared } = source;
     let head = &routes.head;
     let generating = || (0..routes.len()).filter(|&i| routes.steps()[i].phase == Phase::Decode);
+    let recorded = head.scheduling.as_ref().and_then(|named| known(named).ok()).map(|(policy, _)| policy);
     let (contender, slots) = match side {
         Side::Simulated { policy, slots } => {
             let slots = slots.or(common.slots).unwrap_or((head.experts / 4).max(1));
-            (policy.unwrap_or(common.policy), slots)
+            (policy.or(common.policy).unwrap_or(Contender::Online(recorded.unwrap_or_default())), slots)
         }
         // The count of most steps.
         Side::Recorded | Side::File(_) => {
@@ -210,11 +212,13 @@ fn work_out(side: &Side, source: &Source<'_>, common: &Common<'_>) -> Result<Out
     let mut steps: Vec<u32> = generating().map(|i| routes.measured(i).total_us).filter(|us| *us > 0).collect();
     steps.sort_unstable();
     let median = steps.get(steps.len() / 2).map(|us| 1e6 / f64::from(*us));
+    let under = recorded.map_or_else(String::new, |policy| format!(" under {policy}"));
     let with_slots = |what: &str| if slots > 0 { format!("{what}, {slots} slots") } else { what.to_owned() };
     Ok(Outcome {
         label: match side {
-            Side::File(_) => with_slots(&format!("{file} as recorded")),
-            _ => with_slots(contender.name()),
+            Side::File(_) => with_slots(&format!("{file} as recorded{under}")),
+            Side::Recorded => with_slots(&format!("recorded{under}")),
+            Side::Simulated { .. } => with_slots(contender.name()),
         },
         tokens,
         slot_bytes: slot_step.saturating_mul(slots as u64),
@@ -278,8 +282,8 @@ pub(super) fn run(args: &SimulateArgs, sides: &[String], profile: Option<&Profil
     let common = Common {
         slots: only(args.slots.as_ref().map(|s| s.0.as_slice())),
         policy: match args.policy.0[..] {
-            [one] => one,
-            _ => Contender::Online(Policy::default()),
+            [one] => Some(one),
+            _ => None,
         },
         admission: args.admission(),
         profile,
@@ -441,7 +445,7 @@ fn csv(out: &mut impl Write, found: &[Difference]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experts::policy::Admission;
+    use crate::experts::policy::{Admission, Policy};
     use crate::trace::profile::included;
     use crate::trace::session::Session;
 
@@ -458,7 +462,7 @@ mod tests {
         let routes = names.map(routes);
         let prepared = routes.each_ref().map(Prepared::new);
         let source = |i: usize| Source { file: names[i], routes: &routes[i], prepared: &prepared[i] };
-        let policy = Contender::Online(Policy::Rotary);
+        let policy = Some(Contender::Online(Policy::Rotary));
         let common = Common { slots: Some(32), policy, admission: Overlay::default(), profile, trunk: Some(1_000_000_000) };
         compare([&sides[0], &sides[1]], [&source(0), &source(1)], &common)
     }

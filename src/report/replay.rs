@@ -1,10 +1,11 @@
 //! `rotary replay`: a recorded session or a CSV trace in the app, with no model; or its facts as text.
 
 use crate::engine::EngineHandle;
-use crate::events::{Event, Outcome, Phase};
+use crate::events::{Event, Outcome, Phase, Scheduling};
 use crate::experts::policy::Policy;
 use crate::trace::open::{open as open_trace, play, Problem, Trace, TraceError};
-use crate::trace::player::{compare, Options, Other, PlayerControl};
+use crate::trace::player::{compare, Fold, Options, Other, PlayerControl};
+use crate::trace::scheduling::{known, words};
 use crate::trace::second::Simulation;
 use crate::trace::session::{Ending, Entry, Session};
 use clap::Args;
@@ -107,13 +108,16 @@ fn shape(trace: &mut Trace) -> Option<(usize, usize)> {
     }
 }
 
-/// Start the player; its handle goes to the app.
+/// Start the player; its handle goes to the app. `fold` is what the app makes of the session, before the first entry.
 ///
 /// # Errors
 /// If a file is no trace, or the two can't be compared.
-pub fn open(args: &ReplayArgs) -> Result<(EngineHandle, PlayerControl), ReplayError> {
+pub fn open<F: Fold>(args: &ReplayArgs, fold: F) -> Result<(EngineHandle, PlayerControl<F>), ReplayError> {
     let mut trace = open_trace(&args.file)?;
-    let policy = args.policy.unwrap_or_default();
+    // What is not said is as it was recorded, where the recording says so.
+    let named = if let Trace::Session(session) = &mut trace { session.scheduling() } else { None };
+    let recorded = named.and_then(|named| known(&named).ok()).map(|(policy, _)| policy);
+    let policy = args.policy.or(recorded).unwrap_or_default();
     let simulate = match (&mut trace, args.slots) {
         (_, Some(slots)) => Some((slots, policy)),
         (Trace::Session(s), None) if args.policy.is_some() => s.card().map(|c| (c.plan.slots_per_layer.max(1), policy)),
@@ -129,7 +133,7 @@ pub fn open(args: &ReplayArgs) -> Result<(EngineHandle, PlayerControl), ReplayEr
     };
     let simulation = args.diff.map(|spec| Simulation { slots: spec.slots, policy: spec.policy.unwrap_or(policy) });
     let other = match (&args.other, simulation) {
-        (None, None) => return Ok(play(trace, options)),
+        (None, None) => return Ok(play(trace, options, fold)),
         (None, Some(simulation)) => Other::Itself(simulation),
         (Some(path), simulation) => {
             let mut second = open_trace(path)?;
@@ -146,7 +150,7 @@ pub fn open(args: &ReplayArgs) -> Result<(EngineHandle, PlayerControl), ReplayEr
             Other::Trace(Box::new(second), name_of(path), simulation)
         }
     };
-    Ok(compare(trace, other, options))
+    Ok(compare(trace, other, options, fold))
 }
 
 /// What is in the file, in lines for people.
@@ -172,12 +176,14 @@ pub fn summary(args: &ReplayArgs, out: &mut impl Write) -> color_eyre::Result<()
 fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()> {
     let (mut prompts, mut generated, mut turns, mut questions) = (0u64, 0u64, 0u64, 0u64);
     let (mut hits, mut routed, mut last) = (0u64, 0u64, 0u64);
+    let mut policies: Vec<Scheduling> = Vec::new();
     for i in 0..session.len() {
         let Some(timed) = session.get(i) else { break };
         last = timed.at;
         match timed.entry {
             Entry::Question(_) => questions += 1,
             Entry::Event(Event::Finished { .. }) => turns += 1,
+            Entry::Event(Event::Scheduling(now)) => policies.push(now),
             Entry::Event(_) => {}
             Entry::Step(r) if r.phase == Phase::Prefill => prompts += 1,
             Entry::Step(r) => {
@@ -193,6 +199,13 @@ fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()
         writeln!(out, "model       {} ({})", plain(&card.name), plain(&card.arch))?;
         writeln!(out, "experts     {} layers x {}, {} per token", card.layers, card.experts, card.top_k)?;
         writeln!(out, "slots       {} per layer when it was opened", card.plan.slots_per_layer)?;
+    }
+    if let Some(first) = policies.first() {
+        let changes = match policies.len() - 1 {
+            0 => String::new(),
+            n => format!("; told anew {n} time{}", if n == 1 { "" } else { "s" }),
+        };
+        writeln!(out, "policy      {}{changes}", words(first))?;
     }
     writeln!(out, "length      {:.1} s", last as f64 / 1e6)?;
     writeln!(out, "turns       {turns} finished, {questions} asked")?;
@@ -210,6 +223,7 @@ fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::player::tests::{frame, Seen};
 
     fn args(file: &str) -> ReplayArgs {
         let file = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traces/")).join(file);
@@ -217,14 +231,8 @@ mod tests {
     }
 
     fn played(args: &ReplayArgs) -> std::sync::Arc<crate::trace::difference::Difference> {
-        let (mut handle, control) = open(args).unwrap();
-        std::thread::spawn(move || while handle.events.blocking_recv().is_some() {});
-        let begin = std::time::Instant::now();
-        while !control.status().ended {
-            assert!(begin.elapsed() < Duration::from_secs(60));
-            std::thread::yield_now();
-        }
-        control.difference().unwrap()
+        let (_handle, control) = open(args, Seen::default()).unwrap();
+        frame(&control, |s| s.ended).difference.unwrap()
     }
 
     #[test]
@@ -242,7 +250,7 @@ mod tests {
     #[test]
     fn what_can_not_be_compared_is_refused_with_the_reason() {
         let other = Some(args("gpt-oss-120b.rotary").file);
-        let refused = open(&ReplayArgs { other, ..args("qwen3-30b-a3b.rotary") }).err().unwrap().to_string();
+        let refused = open(&ReplayArgs { other, ..args("qwen3-30b-a3b.rotary") }, Seen::default()).err().unwrap().to_string();
         assert!(refused.contains("36 x 128") && refused.contains("48 x 128"), "{refused}");
         assert_eq!(spec("policy=lru, slots=24"), Ok(Spec { slots: Some(24), policy: Some(Policy::Lru) }));
         for (wrong, word) in
@@ -265,15 +273,15 @@ mod tests {
 
     #[test]
     fn a_trace_plays_with_the_slots_asked_for() {
-        let (mut handle, _control) = open(&args("gpt-oss-120b.rotary")).unwrap();
-        assert!(matches!(handle.events.blocking_recv(), Some(Event::Ready { .. })));
-        let record = handle.telemetry.blocking_recv().unwrap();
-        assert_eq!((record.layers(), record.slots), (36, 16));
+        let (_handle, control) = open(&args("gpt-oss-120b.rotary"), Seen::default()).unwrap();
+        let played = frame(&control, |s| s.ended).fold;
+        assert!(matches!(played.events[0], Event::Ready { .. }));
+        assert_eq!((played.steps.len(), played.steps[148].layers(), played.steps[148].slots), (149, 36, 16));
     }
 
     #[test]
     fn what_is_no_trace_is_refused_by_name() {
-        let message = open(&args("README.md")).err().unwrap().to_string();
+        let message = open(&args("README.md"), Seen::default()).err().unwrap().to_string();
         assert!(message.contains("README.md: neither a recorded session"), "{message}");
     }
 }

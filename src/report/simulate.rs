@@ -10,6 +10,7 @@ use crate::trace::open::open_routes;
 use crate::trace::profile::{self, Misses, Profile};
 use crate::trace::roofline::{estimate, Demand, Estimate};
 use crate::trace::routes::{Routes, RoutesHead, Trunk};
+use crate::trace::scheduling::under;
 use crate::trace::simulate::spread::SpreadTally;
 use crate::trace::simulate::{Contender, Prepared, Tally};
 use crate::ui::palette::{ColorDepth, DepthSources};
@@ -185,6 +186,9 @@ pub struct Simulation {
     pub layers: usize,
     /// Experts per layer.
     pub experts: usize,
+    /// How experts got slots when it was recorded, in words, if the trace says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<String>,
     /// Experts that a token uses in a layer.
     pub top_k: usize,
     /// Tokens generated.
@@ -257,6 +261,7 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
         model: head.model.clone(),
         layers: head.layers,
         experts: head.experts,
+        recorded: head.scheduling.as_ref().map(under),
         top_k: head.top_k,
         tokens: generated(routes),
         slot_bytes,
@@ -336,6 +341,9 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
         "{}: {}, {} layers x {} experts, {} per token, {} tokens generated",
         s.file, s.model, s.layers, s.experts, s.top_k, s.tokens
     )?;
+    if let Some(recorded) = &s.recorded {
+        writeln!(out, "{recorded}")?;
+    }
     let mut policies: Vec<Contender> = Vec::new();
     s.table.iter().for_each(|t| {
         if !policies.contains(&t.tally.policy) {

@@ -7,19 +7,23 @@
 //! - [`simulate`]: what other policies and slot counts would have done with that routing;
 //! - [`profile`], [`roofline`]: a machine, and the tokens per second that it would make of that;
 //! - [`open`]: tells the formats apart;
+//! - [`scheduling`]: the policy that a recording names;
 //! - [`difference`]: two sides of a comparison, step by step;
-//! - [`player`]: plays a session through the engine's lanes, with no model.
+//! - [`player`]: plays a session, forwards and backwards, with no model.
 //!
 //! `docs/trace-format.md` describes the formats byte by byte.
 
 pub mod csv;
 pub mod difference;
+mod marks;
+mod moment;
 pub mod open;
 pub mod player;
 pub mod profile;
 pub mod record;
 pub mod roofline;
 pub mod routes;
+pub mod scheduling;
 pub mod second;
 pub mod session;
 pub mod simulate;

@@ -1,7 +1,7 @@
 //! Opens a trace of any kind that is known, by what is in the file.
 
 use super::csv::{self, CsvError};
-use super::player::{self, Options, PlayerControl};
+use super::player::{self, Fold, Options, PlayerControl};
 use super::routes::Routes;
 use super::session::{Session, SessionError};
 use crate::engine::EngineHandle;
@@ -89,12 +89,12 @@ pub fn open_routes(path: &Path) -> Result<Routes, TraceError> {
     routes.filter(|r| r.routed() > 0).ok_or_else(none)
 }
 
-/// Play a trace.
+/// Play a trace; `fold` is what the listener has before the first entry.
 #[must_use]
-pub fn play(trace: Trace, options: Options) -> (EngineHandle, PlayerControl) {
+pub fn play<F: Fold>(trace: Trace, options: Options, fold: F) -> (EngineHandle, PlayerControl<F>) {
     match trace {
-        Trace::Session(session) => player::from_session(*session, options),
-        Trace::Routes(routes) => player::from_routes(&routes, options),
+        Trace::Session(session) => player::from_session(*session, options, fold),
+        Trace::Routes(routes) => player::from_routes(&routes, options, fold),
     }
 }
 

@@ -1,39 +1,45 @@
-//! Plays a session through the engine's lanes, with no model: the screen can't tell the difference.
+//! Plays a session with no model, forwards and backwards, at any speed, or step by step.
 //!
-//! The player owns a thread and answers to the same [`EngineHandle`] as the inference thread; [`PlayerControl`] adds what a
-//! recording can do and a model can't: pause, steps, any speed, and going back. Going back starts over: `Ready` comes
-//! again, then at once all text up to the wanted step, so a listener that treats `Ready` as a new session is always right.
-//! Of steps that are passed over, the last few are sent; each carries the whole occupancy.
+//! The player owns a thread. Entry by entry it lets a listener's [`Fold`] grow as the listener itself would, and lays out
+//! copies of it with everything else that belongs to the place ([`Frame`]), the latest only: who looks seldom misses what lay
+//! in between and nothing else. Going back takes up a copy of an earlier place and walks on from there ([`super::marks`]), so it
+//! costs a few steps wherever in the session it happens; while there is nothing else to do, copies are laid out behind the present.
+//!
+//! Commands, signals and answers to them go through an [`EngineHandle`] as with the inference thread; its lanes carry the
+//! answers alone.
 //!
 //! Routing without occupancy (a CSV trace) is run through the scheduler as it plays; slot count and policy can be changed
 //! meanwhile by the usual signals and commands. A recorded session shows what happened until the person changes one of
-//! them; from then on its hits and slots are simulated, its times are left out, and a notice says so.
+//! them; from then on its hits and slots are simulated, its times are left out, and a notice says so. A change belongs to its
+//! place: before it everything is as it was, and behind it it holds again, until another one is made further ahead of it.
 
 use super::difference::Difference;
+use super::marks::Marks;
+pub use super::moment::Fold;
+use super::moment::{Moment, Source, Story, What};
 use super::open::Trace;
-use super::routes::{Routes, RoutesHead, Trunk, MAX_EXPERTS, MAX_LAYERS};
+use super::routes::{Routes, RoutesHead, Trunk};
 use super::second::{Second, Simulation};
 use super::session::{Entry, Session, Timed};
-use super::simulated::Simulated;
 use crate::engine::{EngineHandle, Signals};
-use crate::events::{Command, Event, FailureKind, FinishReason, Gauges, ModelCard, Plan, Sampling, StepRecord, TurnStats, NO_SLOT};
+use crate::events::{Command, Event, FailureKind, FinishReason, Gauges, ModelCard, Plan, Sampling, StepRecord, TurnStats};
 use crate::experts::policy::Policy;
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch, Notify};
 
-/// Room of the text lane, as the engine's.
+/// Answers that may wait for the listener before the player does.
 const EVENT_ROOM: usize = 256;
-/// Room of the telemetry lane: what is sent of a jump, and as much again.
-const TELEMETRY_ROOM: usize = 2 * SENT_OF_A_JUMP;
-/// Steps that are sent of those passed over by a jump, so that heat is right again and the tokens before can be looked at.
-const SENT_OF_A_JUMP: usize = 256;
 /// Longest time between two looks at the signals.
 const LOOK: Duration = Duration::from_millis(30);
-/// Largest table `layers * experts` of a card that is played.
-const MAX_TABLE: usize = 1 << 24;
+/// Shortest time after which a frame that nobody took is replaced.
+const FRAME: Duration = Duration::from_millis(20);
+/// Bytes that the copies of earlier places may take.
+const MARK_BYTES: usize = 192 << 20;
+/// Most copies.
+const MOST_MARKS: usize = 128;
 
 /// How to play.
 #[derive(Clone, Debug)]
@@ -48,20 +54,11 @@ pub struct Options {
     pub step_interval: Duration,
     /// Simulate from the beginning, with these slots per layer and this policy, whatever was recorded.
     pub simulate: Option<(usize, Policy)>,
-    /// Wait for room on the telemetry lane instead of dropping records (tests).
-    pub lossless: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            speed: 1.0,
-            paused: false,
-            longest_wait: Duration::from_secs(2),
-            step_interval: Duration::from_millis(100),
-            simulate: None,
-            lossless: false,
-        }
+        Self { speed: 1.0, paused: false, longest_wait: Duration::from_secs(2), step_interval: Duration::from_millis(100), simulate: None }
     }
 }
 
@@ -78,31 +75,62 @@ pub struct Status {
     pub length: Duration,
     /// Nothing moves until it is told to.
     pub paused: bool,
+    /// It plays, or would play if it were not paused, from the end to the beginning.
+    pub backwards: bool,
     /// Factor of the speed.
     pub speed: f64,
     /// Everything was played.
     pub ended: bool,
     /// Hits and slots are those of this policy at these slots per layer, not recorded ones.
     pub simulated: Option<(Policy, usize)>,
+    /// The policy under which it was recorded, if that is known.
+    pub recorded: Option<Policy>,
+}
+
+/// A place in the session and all that is shown there.
+#[derive(Clone, Debug)]
+pub struct Frame<F> {
+    /// Which place.
+    pub status: Status,
+    /// What the listener has made of everything up to it.
+    pub fold: F,
+    /// The comparison with the other side as it stands; `None` without one.
+    pub difference: Option<Arc<Difference>>,
 }
 
 enum Action {
     Pause(bool),
     Toggle,
+    Turn,
     Speed(f64),
     Step(i64),
     Seek(usize),
 }
 
-/// A remote control; clones control the same player. It does nothing once the player is gone.
-#[derive(Clone)]
-pub struct PlayerControl {
-    actions: Sender<Action>,
-    status: Arc<Mutex<Status>>,
-    difference: Arc<Mutex<Option<Arc<Difference>>>>,
+/// What player and controls share.
+struct Shared<F> {
+    status: Mutex<Status>,
+    frame: Mutex<Option<Box<Frame<F>>>>,
+    news: Notify,
 }
 
-impl PlayerControl {
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A remote control; clones control the same player. It does nothing once the player is gone.
+pub struct PlayerControl<F> {
+    actions: Sender<Action>,
+    shared: Arc<Shared<F>>,
+}
+
+impl<F> Clone for PlayerControl<F> {
+    fn clone(&self) -> Self {
+        Self { actions: self.actions.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl<F> PlayerControl<F> {
     /// Stop or go on.
     pub fn pause(&self, paused: bool) {
         self.send(Action::Pause(paused));
@@ -110,6 +138,10 @@ impl PlayerControl {
     /// Stop if it plays, go on if it is paused.
     pub fn toggle(&self) {
         self.send(Action::Toggle);
+    }
+    /// Play in the other direction from now on. At the beginning it stops, and plays forwards again.
+    pub fn turn(&self) {
+        self.send(Action::Turn);
     }
     /// Play at `factor` times the speed at which it happened; more than 0, or it is ignored.
     pub fn speed(&self, factor: f64) {
@@ -126,12 +158,16 @@ impl PlayerControl {
     /// Where the player is.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.shared.status).clone()
     }
-    /// The comparison with the other side as it stands after the last step; `None` without one.
+    /// The latest frame, if there is one that was not taken yet.
     #[must_use]
-    pub fn difference(&self) -> Option<Arc<Difference>> {
-        self.difference.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn frame(&self) -> Option<Box<Frame<F>>> {
+        lock(&self.shared.frame).take()
+    }
+    /// Waits until there is a frame to take.
+    pub async fn news(&self) {
+        self.shared.news.notified().await;
     }
     fn send(&self, action: Action) {
         // A player that is gone has nothing to control.
@@ -139,57 +175,23 @@ impl PlayerControl {
     }
 }
 
-/// What is played.
-pub(super) enum Source {
-    List(Vec<Timed>),
-    File(Box<Session>),
-}
-
-impl Source {
-    fn len(&self) -> usize {
-        match self {
-            Source::List(entries) => entries.len(),
-            Source::File(session) => session.len(),
-        }
-    }
-    fn is_step(&self, i: usize) -> bool {
-        match self {
-            Source::List(entries) => entries.get(i).is_some_and(|e| matches!(e.entry, Entry::Step(_))),
-            Source::File(session) => session.is_step(i),
-        }
-    }
-    pub(super) fn get(&mut self, i: usize) -> Option<Timed> {
-        match self {
-            Source::List(entries) => entries.get(i).cloned(),
-            Source::File(session) => session.get(i),
-        }
-    }
-}
-
-/// Play a recorded session.
+/// Play a recorded session; `fold` is what the listener has before the first entry.
 #[must_use]
-pub fn from_session(session: Session, options: Options) -> (EngineHandle, PlayerControl) {
-    start(Source::File(Box::new(session)), options, None)
+pub fn from_session<F: Fold>(session: Session, options: Options, fold: F) -> (EngineHandle, PlayerControl<F>) {
+    start(Source::File(Box::new(session)), None, options, None, fold)
 }
 
 /// Play entries that are in memory.
 #[must_use]
-pub fn from_entries(entries: Vec<Timed>, options: Options) -> (EngineHandle, PlayerControl) {
-    start(Source::List(entries), options, None)
-}
-
-/// Play records of a model as fast as they are taken, none lost: for tests of what listens.
-#[must_use]
-pub fn from_records(card: ModelCard, records: Vec<StepRecord>) -> (EngineHandle, PlayerControl) {
-    let options = Options { speed: f64::INFINITY, lossless: true, ..Options::default() };
-    from_entries(timed(card, records.into_iter(), options.step_interval), options)
+pub fn from_entries<F: Fold>(entries: Vec<Timed>, options: Options, fold: F) -> (EngineHandle, PlayerControl<F>) {
+    start(Source::List(entries), None, options, None, fold)
 }
 
 /// Play routing without occupancy. Without `options.simulate` a quarter of the experts get slots, under `rotary`.
 #[must_use]
-pub fn from_routes(routes: &Routes, options: Options) -> (EngineHandle, PlayerControl) {
+pub fn from_routes<F: Fold>(routes: &Routes, options: Options, fold: F) -> (EngineHandle, PlayerControl<F>) {
     let options = simulating(routes, options);
-    start(listed(routes, &options), options, None)
+    start(listed(routes, &options), None, options, None, fold)
 }
 
 fn simulating(routes: &Routes, options: Options) -> Options {
@@ -213,7 +215,7 @@ pub enum Other {
 
 /// Play a trace beside another side. The model's shape must be the same in both; steps of another shape are left out.
 #[must_use]
-pub fn compare(trace: Trace, other: Other, options: Options) -> (EngineHandle, PlayerControl) {
+pub fn compare<F: Fold>(trace: Trace, other: Other, options: Options, fold: F) -> (EngineHandle, PlayerControl<F>) {
     let (options, source) = match trace {
         Trace::Session(session) => (options, Source::File(session)),
         Trace::Routes(routes) => {
@@ -222,8 +224,8 @@ pub fn compare(trace: Trace, other: Other, options: Options) -> (EngineHandle, P
             (options, source)
         }
     };
-    let second = match other {
-        Other::Itself(simulation) => Second::new(None, Some(simulation), String::new()),
+    let (other, second) = match other {
+        Other::Itself(simulation) => (None, Second::new(Some(simulation), String::new())),
         Other::Trace(trace, name, simulation) => {
             let (source, simulation) = match *trace {
                 Trace::Session(session) => (Source::File(session), simulation),
@@ -233,10 +235,10 @@ pub fn compare(trace: Trace, other: Other, options: Options) -> (EngineHandle, P
                 }
             };
             let name = if simulation.is_some() { format!("{name}, ") } else { name };
-            Second::new(Some(source), simulation, name)
+            (Some(source), Second::new(simulation, name))
         }
     };
-    start(source, options, Some(second))
+    start(source, other, options, Some(second), fold)
 }
 
 fn timed(card: ModelCard, records: impl Iterator<Item = StepRecord>, interval: Duration) -> Vec<Timed> {
@@ -281,86 +283,96 @@ pub fn card_of(head: &RoutesHead, slots: usize) -> ModelCard {
     }
 }
 
-fn start(source: Source, options: Options, second: Option<Second>) -> (EngineHandle, PlayerControl) {
+fn start<F: Fold>(
+    source: Source,
+    other: Option<Source>,
+    options: Options,
+    second: Option<Second>,
+    fold: F,
+) -> (EngineHandle, PlayerControl<F>) {
     let (commands, inbox) = crossbeam_channel::unbounded();
     let (actions, controls) = crossbeam_channel::unbounded();
     let (event_tx, events) = mpsc::channel(EVENT_ROOM);
-    let (record_tx, telemetry) = mpsc::channel(TELEMETRY_ROOM);
-    let (gauge_tx, gauges) = watch::channel(Gauges::default());
+    // What the listener would make of telemetry and gauges is in its fold: these lanes end at once.
+    let (telemetry, gauges) = (mpsc::channel(1).1, watch::channel(Gauges::default()).1);
     let signals = Arc::new(Signals::default());
-    let status = Arc::new(Mutex::new(Status::default()));
-    let difference = Arc::new(Mutex::new(None));
+    let shared = Arc::new(Shared { status: Mutex::default(), frame: Mutex::new(None), news: Notify::new() });
+    let times = (0..source.len()).filter(|&i| source.is_step(i)).map(|i| source.time(i)).collect();
+    let length = source.len().checked_sub(1).map_or(0, |i| source.time(i));
+    let now = Moment::new(fold, options.simulate, second);
     let player = Player {
-        steps: (0..source.len()).filter(|&i| source.is_step(i)).count(),
-        length: 0,
-        source,
-        cursor: 0,
-        shown: 0,
+        marks: Marks::new(now.mark()),
+        story: Story { source, other, changes: Vec::new() },
+        times,
+        length,
+        now,
+        walker: None,
+        returning: false,
+        before: None,
         at: 0.0,
         paused: options.paused,
+        backwards: false,
         options,
-        card: None,
-        simulated: None,
-        second,
-        compared: 0,
-        difference: difference.clone(),
-        last_slots: 0,
+        fresh: true,
+        laid_out: Instant::now(),
         events: event_tx,
-        telemetry: record_tx,
-        gauges: gauge_tx,
         signals: signals.clone(),
-        status: status.clone(),
+        shared: shared.clone(),
     };
     let spawned = std::thread::Builder::new().name("rotary-player".into()).spawn(move || player.run(&inbox, &controls));
     if let Err(e) = spawned {
         // The closed text lane tells the listener; the log tells why.
         tracing::error!(%e, "the player's thread could not be started");
     }
-    (EngineHandle { commands, events, telemetry, gauges, signals }, PlayerControl { actions, status, difference })
+    (EngineHandle { commands, events, telemetry, gauges, signals }, PlayerControl { actions, shared })
 }
 
 /// The listener is gone; the thread is to end.
 struct Gone;
 
-struct Player {
-    source: Source,
-    steps: usize,
-    /// Time of the last entry, microseconds; known once the source was looked at.
+struct Player<F> {
+    story: Story,
+    /// Time of each step, microseconds.
+    times: Vec<u64>,
+    /// Time of the last entry, microseconds.
     length: u64,
-    /// The next entry.
-    cursor: usize,
-    /// Steps shown.
-    shown: usize,
+    now: Moment<F>,
+    /// Copies of places before.
+    marks: Marks<Moment<F>>,
+    /// On its way through a part of the session that has no copies yet.
+    walker: Option<Moment<F>>,
+    /// The last move was back; then the step before the present is likely the next, and this is on its way there.
+    returning: bool,
+    before: Option<Moment<F>>,
     /// Time within the session, microseconds.
     at: f64,
     paused: bool,
+    backwards: bool,
     options: Options,
-    card: Option<ModelCard>,
-    simulated: Option<Simulated>,
-    /// What it is compared with.
-    second: Option<Second>,
-    /// Steps shown when the comparison was last published.
-    compared: usize,
-    difference: Arc<Mutex<Option<Arc<Difference>>>>,
-    /// Slots of the last record shown.
-    last_slots: usize,
+    /// Something is different from the last frame, which was laid out then.
+    fresh: bool,
+    laid_out: Instant,
     events: mpsc::Sender<Event>,
-    telemetry: mpsc::Sender<StepRecord>,
-    gauges: watch::Sender<Gauges>,
     signals: Arc<Signals>,
-    status: Arc<Mutex<Status>>,
+    shared: Arc<Shared<F>>,
 }
 
-impl Player {
+impl<F: Fold> Player<F> {
     fn run(mut self, inbox: &Receiver<Command>, controls: &Receiver<Action>) {
-        self.length = self.source.len().checked_sub(1).and_then(|i| self.source.get(i)).map_or(0, |e| e.at);
         let mut clock = Instant::now();
         loop {
-            let wait = match self.turn() {
+            let mut wait = match self.turn() {
                 Ok(wait) => wait,
                 Err(Gone) => return,
             };
-            self.publish();
+            self.publish(wait > Duration::ZERO);
+            if self.fresh {
+                wait = wait.min(FRAME);
+            }
+            // One step of it at a time, so that nobody waits for it.
+            if wait > Duration::ZERO && self.lay_out() {
+                wait = Duration::ZERO;
+            }
             let result = crossbeam_channel::select! {
                 recv(inbox) -> command => match command {
                     Ok(command) => self.command(command),
@@ -368,7 +380,7 @@ impl Player {
                 },
                 // The control may be dropped while the handle lives on; `recv` would then return at once for ever.
                 recv(controls) -> action => match action {
-                    Ok(action) => self.action(&action),
+                    Ok(action) => { self.action(&action); Ok(()) }
                     Err(_) => { std::thread::sleep(wait); Ok(()) }
                 },
                 default(wait) => Ok(()),
@@ -379,7 +391,8 @@ impl Player {
             let passed = clock.elapsed();
             clock += passed;
             if !self.paused && self.options.speed.is_finite() {
-                self.at += passed.as_secs_f64() * 1e6 * self.options.speed;
+                let by = passed.as_secs_f64() * 1e6 * self.options.speed;
+                self.at = if self.backwards { (self.at - by).max(0.0) } else { self.at + by };
             }
         }
     }
@@ -390,123 +403,156 @@ impl Player {
             return Err(Gone);
         }
         if self.signals.cancel.swap(false, Ordering::Relaxed) {
-            self.paused = true;
+            (self.paused, self.fresh) = (true, true);
         }
         let wish = self.signals.slots.swap(0, Ordering::Relaxed);
         if wish > 0 {
             self.resize(wish)?;
         }
         // The card comes even in pause, or there is nothing to see.
-        while !self.paused || self.card.is_none() {
-            let Some(next) = self.source.get(self.cursor) else { break };
-            let longest = self.options.longest_wait.as_micros() as f64;
-            let due = next.at as f64;
-            self.at = self.at.max(due - longest);
-            if due > self.at && !self.options.speed.is_infinite() {
-                let micros = ((due - self.at) / self.options.speed).max(0.0);
-                return Ok(LOOK.min(Duration::from_secs_f64((micros / 1e6).min(1.0))));
+        if self.now.stage.card.is_some() {
+            if self.paused {
+                return Ok(LOOK);
+            }
+            if self.backwards {
+                return Ok(self.turn_back());
+            }
+        }
+        while self.now.stage.cursor < self.story.source.len() {
+            let due = self.story.source.time(self.now.stage.cursor) as f64;
+            self.at = self.at.max(due - self.longest_wait());
+            if due > self.at && !self.paused && self.options.speed.is_finite() {
+                return Ok(self.until(due));
             }
             self.at = self.at.max(due);
-            let step = matches!(next.entry, Entry::Step(_));
-            self.show(next, true)?;
-            if step {
+            let shown = self.now.stage.shown;
+            self.returning = false;
+            if !self.forwards() {
+                break;
+            }
+            if self.now.stage.shown > shown {
                 // One step at a time, so that signals and commands act between any two.
                 return Ok(Duration::ZERO);
+            }
+            if self.paused && self.now.stage.card.is_some() {
+                break;
             }
         }
         Ok(LOOK)
     }
 
-    /// Send one entry, which is the one at the cursor. A step that is only passed over still moves the simulation.
-    fn show(&mut self, next: Timed, send: bool) -> Result<(), Gone> {
-        self.cursor += 1;
-        match next.entry {
-            Entry::Question(question) => self.event(Event::Notice { message: format!("> {}", question.text) }),
-            Entry::Event(Event::Ready { card }) => {
-                let table = card.layers.checked_mul(card.experts);
-                if card.layers > MAX_LAYERS || card.experts > MAX_EXPERTS || table.is_none_or(|n| n > MAX_TABLE) {
-                    return self
-                        .load_failed(format!("the trace is of a model with {} x {} experts; that is too many", card.layers, card.experts));
-                }
-                self.card = Some((*card).clone());
-                if let Some((slots, policy)) = self.options.simulate {
-                    self.simulated = Some(Simulated::new(&card, slots, policy));
-                }
-                if let Some(second) = &mut self.second {
-                    second.begin(&card);
-                    self.compared = usize::MAX;
-                }
-                self.event(Event::Ready { card })
+    /// Takes back the steps whose time the clock has passed on its way to the beginning.
+    fn turn_back(&mut self) -> Duration {
+        let mut to = self.now.stage.shown;
+        while let Some(before) = to.checked_sub(1) {
+            let due = self.times.get(before).copied().unwrap_or(0) as f64;
+            self.at = self.at.min(due + self.longest_wait());
+            if self.at > due && self.options.speed.is_finite() {
+                break;
             }
-            Entry::Event(event) => self.event(event),
-            Entry::Step(record) => {
-                self.shown += 1;
-                self.step(*record, send)
+            to = before;
+        }
+        if to < self.now.stage.shown {
+            self.go(to);
+        }
+        if to == 0 {
+            (self.paused, self.backwards, self.fresh) = (true, false, true);
+            self.at = self.now.stage.at as f64;
+            return LOOK;
+        }
+        self.until(self.times.get(to - 1).copied().unwrap_or(0) as f64)
+    }
+
+    fn longest_wait(&self) -> f64 {
+        self.options.longest_wait.as_micros() as f64
+    }
+
+    /// How long until the clock is at this time, or until the next look at the signals.
+    fn until(&self, due: f64) -> Duration {
+        let micros = (due - self.at).abs() / self.options.speed;
+        LOOK.min(Duration::from_secs_f64((micros / 1e6).clamp(0.0, 1.0)))
+    }
+
+    /// Tell one entry. False at the end.
+    fn forwards(&mut self) -> bool {
+        let shown = self.now.stage.shown;
+        let told = self.now.advance(&self.story);
+        self.fresh |= told;
+        if self.now.stage.shown > shown && self.marks.wants(shown + 1, shown + 1) {
+            self.marks.set_room((MARK_BYTES / self.now.bytes().max(1)).min(MOST_MARKS));
+            self.marks.put(shown + 1, self.now.mark(), shown + 1);
+        }
+        told
+    }
+
+    /// Go to where `step` steps have been shown, with the text that followed the last of them.
+    fn go(&mut self, step: usize) {
+        let step = step.min(self.times.len());
+        self.returning = step < self.now.stage.shown;
+        if self.returning {
+            self.marks.cut(step);
+            self.walker = self.walker.take().filter(|w| w.stage.shown < step);
+            let (at, mark) = self.marks.before(step);
+            let before = self.before.take().filter(|b| (*at..=step).contains(&b.stage.shown));
+            self.now.back_to(before.as_ref().unwrap_or(mark));
+        }
+        while self.now.stage.cursor < self.story.source.len()
+            && (self.now.stage.shown < step || !self.story.source.is_step(self.now.stage.cursor))
+            && self.forwards()
+        {}
+        self.now.settle(&self.story);
+        self.fresh = true;
+    }
+
+    /// One step of the work of laying out copies behind the present. False if there is nothing to do.
+    fn lay_out(&mut self) -> bool {
+        let shown = self.now.stage.shown;
+        if let Some(wanted) = shown.checked_sub(1).filter(|_| self.returning) {
+            let (at, mark) = self.marks.before(wanted);
+            let near = self.before.take().filter(|b| (*at..=wanted).contains(&b.stage.shown));
+            let before = self.before.insert(near.unwrap_or_else(|| mark.mark()));
+            if before.stage.shown < wanted && before.walk(&self.story) {
+                return true;
             }
         }
+        let Some((from, to)) = self.marks.gap(shown) else {
+            self.walker = None;
+            return false;
+        };
+        let mut walker = match self.walker.take() {
+            Some(walker) if (from..to).contains(&walker.stage.shown) => walker,
+            _ => self.marks.before(from).1.mark(),
+        };
+        walker.walk(&self.story);
+        if self.marks.wants(walker.stage.shown, to) {
+            self.marks.put(walker.stage.shown, walker.mark(), shown);
+        }
+        self.walker = Some(walker);
+        true
     }
 
-    fn step(&mut self, mut record: StepRecord, send: bool) -> Result<(), Gone> {
-        if !self.card.as_ref().is_some_and(|card| fits(card, &record)) {
-            self.signals.dropped.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
-        }
-        let recorded = self.second.is_some().then(|| record.clone());
-        if let Some(simulated) = &mut self.simulated {
-            simulated.step(&mut record);
-        }
-        if let (Some(second), Some(recorded)) = (&mut self.second, recorded) {
-            second.step(&recorded, &record);
-        }
-        self.last_slots = usize::from(record.slots);
-        if !send {
-            return Ok(());
-        }
-        self.gauge(&record);
-        if self.options.lossless {
-            // A listener without interest in telemetry may have dropped the receiver.
-            let _ = self.telemetry.blocking_send(record);
-        } else if let Err(mpsc::error::TrySendError::Full(_)) = self.telemetry.try_send(record) {
-            self.signals.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    fn gauge(&self, record: &StepRecord) {
-        let Some(card) = self.card.as_ref().filter(|c| c.experts > 0) else { return };
-        let tables = record.slot_of.chunks(card.experts).zip(&card.expert_bytes);
-        let used = tables.map(|(t, bytes)| bytes.saturating_mul(t.iter().filter(|s| **s != NO_SLOT).count() as u64));
-        let slots_used = used.fold(0, u64::saturating_add);
-        self.gauges.send_if_modified(|g| std::mem::replace(&mut g.slots_used, slots_used) != slots_used);
-    }
-
-    fn event(&self, event: Event) -> Result<(), Gone> {
+    fn answer(&self, event: Event) -> Result<(), Gone> {
         self.events.blocking_send(event).map_err(|_| Gone)
-    }
-
-    fn load_failed(&self, message: String) -> Result<(), Gone> {
-        self.event(Event::LoadFailed { message, kind: FailureKind::Other })
     }
 
     fn command(&mut self, command: Command) -> Result<(), Gone> {
         let no = "this is a replay: there is no model that could answer";
         match command {
             Command::Shutdown => Err(Gone),
-            Command::Open { .. } => self.load_failed("this is a replay; leave it to open a model".into()),
+            Command::Open { .. } => {
+                let message = "this is a replay; leave it to open a model".into();
+                self.answer(Event::LoadFailed { message, kind: FailureKind::Other })
+            }
             Command::Generate { id, .. } | Command::Complete { id, .. } => {
-                self.event(Event::Failed { id: Some(id), message: no.into() })?;
-                self.event(Event::Finished { id, reason: FinishReason::Failed, stats: TurnStats::default() })
+                self.answer(Event::Failed { id: Some(id), message: no.into() })?;
+                self.answer(Event::Finished { id, reason: FinishReason::Failed, stats: TurnStats::default() })
             }
             Command::SetPolicy(name) => match name.parse::<Policy>() {
                 Ok(policy) => {
-                    self.simulate_from_here()?;
-                    if let Some(s) = &mut self.simulated {
-                        s.scheduler.set_policy(policy, policy.admission());
-                        self.options.simulate = Some((s.scheduler.slots(0), policy));
-                    }
+                    self.fresh |= self.now.change(&mut self.story, What::Policy(policy));
                     Ok(())
                 }
-                Err(e) => self.event(Event::Failed { id: None, message: e.to_string() }),
+                Err(e) => self.answer(Event::Failed { id: None, message: e.to_string() }),
             },
             // Whatever else an engine can be asked makes no sense without a model.
             #[allow(unreachable_patterns)]
@@ -514,335 +560,82 @@ impl Player {
         }
     }
 
-    fn action(&mut self, action: &Action) -> Result<(), Gone> {
+    fn resize(&mut self, asked: usize) -> Result<(), Gone> {
+        if !self.now.change(&mut self.story, What::Slots(asked)) {
+            return self.answer(Event::Slots { asked, granted: 0, why: Some("no model is open".into()) });
+        }
+        self.fresh = true;
+        let granted = self.now.stage.last_slots;
+        let why = (granted < asked).then(|| format!("a layer has {granted} experts"));
+        self.answer(Event::Slots { asked, granted, why })
+    }
+
+    fn action(&mut self, action: &Action) {
+        self.fresh = true;
         match *action {
             Action::Pause(paused) => self.paused = paused,
             Action::Toggle => self.paused = !self.paused,
+            Action::Turn => self.backwards = !self.backwards,
             Action::Speed(factor) if factor > 0.0 => self.options.speed = factor,
             Action::Speed(_) => {}
             Action::Step(by) => {
                 self.paused = true;
                 let by_abs = usize::try_from(by.unsigned_abs()).unwrap_or(usize::MAX);
-                let to = if by < 0 { self.shown.saturating_sub(by_abs) } else { self.shown.saturating_add(by_abs) };
-                self.seek(to)?;
+                let shown = self.now.stage.shown;
+                self.jump(if by < 0 { shown.saturating_sub(by_abs) } else { shown.saturating_add(by_abs) });
             }
-            Action::Seek(to) => self.seek(to)?,
+            Action::Seek(to) => self.jump(to),
         }
-        Ok(())
     }
 
-    /// Go to where `step` steps have been shown, with the text that followed the last of them.
-    fn seek(&mut self, step: usize) -> Result<(), Gone> {
-        let step = step.min(self.steps);
-        if step < self.shown {
-            self.cursor = 0;
-            self.shown = 0;
-            self.at = 0.0;
-            if let (Some(card), Some((slots, policy))) = (&self.card, self.options.simulate) {
-                self.simulated = Some(Simulated::new(card, slots, policy));
-            }
-        }
-        while self.cursor < self.source.len() && (self.shown < step || !self.source.is_step(self.cursor)) {
-            let Some(next) = self.source.get(self.cursor) else { break };
-            self.at = self.at.max(next.at as f64);
-            let send = self.shown + SENT_OF_A_JUMP >= step;
-            self.show(next, send)?;
-        }
-        Ok(())
+    fn jump(&mut self, to: usize) {
+        self.go(to);
+        self.at = self.now.stage.at as f64;
     }
 
-    fn resize(&mut self, asked: usize) -> Result<(), Gone> {
-        self.simulate_from_here()?;
-        let Some(s) = &mut self.simulated else {
-            return self.event(Event::Slots { asked, granted: 0, why: Some("no model is open".into()) });
-        };
-        let granted = asked.min(s.scheduler.experts());
-        s.scheduler.resize(granted);
-        self.options.simulate = Some((granted, s.scheduler.policy()));
-        let why = (granted < asked).then(|| format!("a layer has {granted} experts"));
-        self.event(Event::Slots { asked, granted, why })
-    }
-
-    /// Bring the simulation to the step at hand, if what is shown was recorded so far.
-    fn simulate_from_here(&mut self) -> Result<(), Gone> {
-        if self.simulated.is_some() {
-            return Ok(());
+    /// Lays out a frame, if something has changed and the last one was taken; `resting`: in its place, if it was not.
+    fn publish(&mut self, resting: bool) {
+        let status = self.status();
+        lock(&self.shared.status).clone_from(&status);
+        let may_replace = resting && self.laid_out.elapsed() >= FRAME;
+        if !self.fresh || (!may_replace && lock(&self.shared.frame).is_some()) {
+            return;
         }
-        let Some(card) = &self.card else { return Ok(()) };
-        let slots = if self.last_slots > 0 { self.last_slots } else { card.plan.slots_per_layer };
-        let policy = Policy::default();
-        let mut simulated = Simulated::new(card, slots, policy);
-        for i in 0..self.cursor {
-            if let Some(Timed { entry: Entry::Step(mut record), .. }) = self.source.get(i) {
-                if fits(card, &record) {
-                    simulated.step(&mut record);
-                }
-            }
-        }
-        self.options.simulate = Some((slots, policy));
-        self.simulated = Some(simulated);
-        self.event(Event::Notice { message: format!("from here on hits and slots are simulated (policy {policy}), not recorded") })
-    }
-
-    fn publish(&mut self) {
-        if let Some(second) = self.second.as_ref().filter(|_| self.card.is_some() && self.compared != self.shown) {
-            let first = match &self.simulated {
+        (self.fresh, self.laid_out) = (false, Instant::now());
+        let stage = &self.now.stage;
+        self.signals.dropped.store(stage.misfits, Ordering::Relaxed);
+        let difference = stage.second.as_ref().filter(|_| stage.card.is_some()).map(|second| {
+            let under = stage.recorded.map_or_else(String::new, |(policy, _)| format!(" under {policy}"));
+            let first = match &stage.simulated {
                 Some(s) => format!("{}, {} slots", s.scheduler.policy(), s.scheduler.slots(0)),
-                None if self.last_slots > 0 => format!("recorded, {} slots", self.last_slots),
-                None => "recorded".to_owned(),
+                None if stage.last_slots > 0 => format!("recorded{under}, {} slots", stage.last_slots),
+                None => format!("recorded{under}"),
             };
-            let snapshot = Some(Arc::new(second.snapshot(first)));
-            *self.difference.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
-            self.compared = self.shown;
-        }
+            Arc::new(second.snapshot(first))
+        });
+        let frame = Box::new(Frame { status, fold: self.now.fold.clone(), difference });
+        // What was there is dropped outside of the lock.
+        let _old = lock(&self.shared.frame).replace(frame);
+        self.shared.news.notify_one();
+    }
+
+    fn status(&self) -> Status {
         let micros = |us: f64| Duration::from_micros(us.clamp(0.0, self.length as f64) as u64);
-        let status = Status {
-            step: self.shown,
-            steps: self.steps,
+        let stage = &self.now.stage;
+        Status {
+            step: stage.shown,
+            steps: self.times.len(),
             at: micros(self.at),
             length: Duration::from_micros(self.length),
             paused: self.paused,
+            backwards: self.backwards,
             speed: self.options.speed,
-            ended: self.cursor >= self.source.len(),
-            simulated: self.simulated.as_ref().map(|s| (s.scheduler.policy(), s.scheduler.slots(0))),
-        };
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+            ended: stage.cursor >= self.story.source.len(),
+            recorded: stage.recorded.map(|r| r.0),
+            simulated: stage.simulated.as_ref().map(|s| (s.scheduler.policy(), s.scheduler.slots(0))),
+        }
     }
-}
-
-/// Whether a record is of the model on the card. Listeners index by layer and expert without looking.
-pub(super) fn fits(card: &ModelCard, r: &StepRecord) -> bool {
-    let expert = |e: u16| usize::from(e) < card.experts;
-    r.layers() == card.layers
-        && r.ends.is_sorted()
-        && r.ends.last().is_none_or(|&end| end as usize == r.routed.len())
-        && r.routed.iter().all(|x| expert(x.expert))
-        && r.evicted.iter().all(|e| usize::from(e.layer) < card.layers && expert(e.expert))
-        && (r.slot_of.is_empty() || r.slot_of.len() == card.layers * card.experts)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::events::{Outcome, Phase, RoutedExpert, StepTime, TextKind};
-    use crate::trace::routes::RoutesStep;
-
-    fn routes(steps: u64) -> Routes {
-        let head = RoutesHead { layers: 2, experts: 8, top_k: 2, expert_bytes: vec![10, 20], ..RoutesHead::default() };
-        let mut routes = Routes::new(head);
-        for step in 0..steps {
-            let phase = if step == 0 { Phase::Prefill } else { Phase::Decode };
-            let expert = |e: u64| RoutedExpert { expert: (e % 8) as u16, tokens: 1, weight: 0.5, outcome: Outcome::Miss };
-            let tick = [expert(step), expert(step + 3)];
-            routes.push(RoutesStep { turn: 0, phase, step, tokens: 1 }, [&tick[..], &tick[..]]);
-        }
-        routes
-    }
-
-    fn fast() -> Options {
-        Options { speed: f64::INFINITY, lossless: true, ..Options::default() }
-    }
-
-    fn steps(handle: &mut EngineHandle, n: usize) -> Vec<StepRecord> {
-        (0..n).map(|_| handle.telemetry.blocking_recv().unwrap()).collect()
-    }
-
-    fn wait(control: &PlayerControl, what: impl Fn(&Status) -> bool) -> Status {
-        let begin = Instant::now();
-        loop {
-            let status = control.status();
-            if what(&status) {
-                return status;
-            }
-            assert!(begin.elapsed() < Duration::from_secs(20), "{status:?}");
-            std::thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn routing_plays_with_simulated_occupancy() {
-        let (mut handle, control) = from_routes(&routes(20), Options { simulate: Some((4, Policy::Lru)), ..fast() });
-        let Some(Event::Ready { card }) = handle.events.blocking_recv() else { panic!("no card") };
-        assert_eq!((card.layers, card.experts, card.plan.slots_per_layer, card.plan.slot_step), (2, 8, 4, 30));
-        for record in steps(&mut handle, 20) {
-            for layer in 0..2 {
-                let table = &record.slot_of[layer * 8..][..8];
-                assert!(table.iter().filter(|s| **s != NO_SLOT).count() <= 4);
-                for r in record.layer(layer) {
-                    assert_eq!(r.outcome == Outcome::Miss, table[usize::from(r.expert)] == NO_SLOT);
-                }
-            }
-        }
-        let end = wait(&control, |s| s.ended);
-        assert_eq!((end.step, end.steps, end.simulated), (20, 20, Some((Policy::Lru, 4))));
-    }
-
-    #[test]
-    fn records_come_as_they_were_given() {
-        let card = card_of(&routes(0).head, 4);
-        let records: Vec<StepRecord> = (0..5).map(|i| routes(5).record(i)).collect();
-        let (mut handle, _control) = from_records(card, records.clone());
-        assert_eq!(steps(&mut handle, 5), records);
-    }
-
-    #[test]
-    fn slots_and_policy_change_while_it_plays() {
-        let (mut handle, control) = from_routes(&routes(40), Options { paused: true, ..fast() });
-        assert!(matches!(handle.events.blocking_recv(), Some(Event::Ready { .. })));
-        control.step(5);
-        assert_eq!(steps(&mut handle, 5)[4].slots, 2);
-        handle.signals.want_slots(100);
-        let Some(Event::Slots { asked: 100, granted: 8, why: Some(_) }) = handle.events.blocking_recv() else { panic!("no answer") };
-        handle.commands.send(Command::SetPolicy("lfu".into())).unwrap();
-        wait(&control, |s| s.simulated == Some((Policy::Lfu, 8)));
-        control.step(1);
-        assert_eq!(steps(&mut handle, 1)[0].slots, 8);
-        handle.commands.send(Command::SetPolicy("nonsense".into())).unwrap();
-        assert!(matches!(handle.events.blocking_recv(), Some(Event::Failed { id: None, .. })));
-    }
-
-    #[test]
-    fn going_back_shows_the_same_again() {
-        let (mut handle, control) = from_routes(&routes(30), Options { paused: true, ..fast() });
-        handle.events.blocking_recv();
-        control.step(20);
-        let first = steps(&mut handle, 20);
-        control.step(-8);
-        assert!(matches!(handle.events.blocking_recv(), Some(Event::Ready { .. })), "a new session begins");
-        assert_eq!(steps(&mut handle, 12), first[..12]);
-        assert_eq!(wait(&control, |s| s.step == 12).step, 12);
-        control.pause(false);
-        assert_eq!(steps(&mut handle, 8), first[12..]);
-    }
-
-    #[test]
-    fn a_far_jump_sends_all_text_but_only_the_last_steps() {
-        let all = routes(400);
-        let mut entries = timed(card_of(&all.head, 2), (0..400).map(|i| all.record(i)), Duration::from_secs(1));
-        let said = |i: u64| Event::Text { id: 1, text: format!("{i} "), kind: TextKind::Answer, step: i };
-        for i in (0..400u64).rev() {
-            entries.insert(i as usize + 2, Timed { at: i * 1_000_000, entry: Entry::Event(said(i)) });
-        }
-        let (mut handle, control) = from_entries(entries, Options { paused: true, ..fast() });
-        handle.events.blocking_recv();
-        control.seek(390);
-        for i in 0..390 {
-            assert_eq!(handle.events.blocking_recv(), Some(said(i)));
-        }
-        let records = steps(&mut handle, SENT_OF_A_JUMP);
-        assert_eq!((records[0].step, records[SENT_OF_A_JUMP - 1].step), (390 - SENT_OF_A_JUMP as u64, 389));
-        assert!(handle.events.try_recv().is_err());
-    }
-
-    #[test]
-    fn a_question_to_a_replay_is_answered_with_a_failure() {
-        let (mut handle, _control) = from_routes(&routes(2), Options { paused: true, ..fast() });
-        handle.events.blocking_recv();
-        handle.commands.send(Command::Complete { id: 7, prompt: "x".into(), sampling: Sampling::default() }).unwrap();
-        assert!(matches!(handle.events.blocking_recv(), Some(Event::Failed { id: Some(7), .. })));
-        assert!(matches!(handle.events.blocking_recv(), Some(Event::Finished { id: 7, reason: FinishReason::Failed, .. })));
-    }
-
-    #[test]
-    fn the_thread_ends_with_its_listener_or_by_command() {
-        let (mut handle, control) = from_routes(&routes(2), Options { paused: true, ..fast() });
-        handle.commands.send(Command::Shutdown).unwrap();
-        while handle.events.blocking_recv().is_some() {}
-        let (handle, other) = from_routes(&routes(2), Options { paused: true, ..fast() });
-        drop(handle);
-        let begin = Instant::now();
-        while Arc::strong_count(&control.status) > 1 || Arc::strong_count(&other.status) > 1 {
-            assert!(begin.elapsed() < Duration::from_secs(20));
-            std::thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn a_recorded_session_is_simulated_once_slots_are_changed() {
-        let card = card_of(&routes(0).head, 3);
-        let records: Vec<StepRecord> = (0..10)
-            .map(|i| StepRecord { slots: 3, time: StepTime { total_us: 5, ..StepTime::default() }, ..routes(10).record(i) })
-            .collect();
-        let entries = timed(card, records.into_iter(), Duration::ZERO);
-        let (mut handle, control) = from_entries(entries, Options { paused: true, ..fast() });
-        handle.events.blocking_recv();
-        control.step(4);
-        assert!(steps(&mut handle, 4).iter().all(|r| r.slot_of.is_empty() && r.time.total_us == 5), "as recorded");
-        handle.signals.want_slots(6);
-        assert!(matches!(handle.events.blocking_recv(), Some(Event::Notice { .. })));
-        assert!(matches!(handle.events.blocking_recv(), Some(Event::Slots { granted: 6, .. })));
-        control.step(1);
-        let record = steps(&mut handle, 1).remove(0);
-        assert_eq!((record.slots, record.slot_of.len(), record.time.total_us), (6, 16, 0));
-    }
-
-    #[test]
-    fn a_comparison_counts_what_the_simulation_counts_also_after_going_back() {
-        let routes = routes(60);
-        let simulation = Simulation { slots: Some(6), policy: Policy::Lru };
-        // Nobody takes the records here.
-        let options = Options { simulate: Some((3, Policy::Lru)), paused: true, lossless: false, ..fast() };
-        let (mut handle, control) = compare(Trace::Routes(routes.clone()), Other::Itself(simulation), options);
-        handle.events.blocking_recv();
-        let rates = |step: usize| {
-            control.seek(step);
-            wait(&control, |s| s.step == step);
-            let begin = Instant::now();
-            loop {
-                let d = control.difference().unwrap();
-                if d.steps() == step as u64 {
-                    return d.rates(0..2).whole.map(Option::unwrap);
-                }
-                assert!(begin.elapsed() < Duration::from_secs(20));
-            }
-        };
-        let end = rates(60);
-        let trace = crate::trace::simulate::Prepared::new(&routes);
-        for (rate, slots) in end.into_iter().zip([3, 6]) {
-            let want = trace.online(Policy::Lru, Policy::Lru.admission(), slots).hit_rate();
-            assert!((f64::from(rate) - want).abs() < 1e-6, "{rate} {want}");
-        }
-        assert_eq!(control.difference().unwrap().names, ["lru, 3 slots".to_owned(), "lru, 6 slots".to_owned()]);
-        let before = rates(30);
-        assert_ne!(before, end);
-        assert_eq!(rates(60), end);
-        drop(handle);
-    }
-
-    #[test]
-    fn another_session_is_walked_along_token_by_token() {
-        let (a, mut b) = (routes(20), Routes::new(routes(0).head));
-        // The other one has a prompt of three steps, then the same tokens.
-        let prompt = [RoutedExpert { expert: 7, tokens: 1, weight: 0.5, outcome: Outcome::Miss }];
-        for step in 0..3 {
-            b.push(RoutesStep { turn: 0, phase: Phase::Prefill, step, tokens: 1 }, [&prompt[..], &prompt[..]]);
-        }
-        for i in 1..12 {
-            b.push(a.steps()[i], (0..2).map(|l| a.tick(i, l)));
-        }
-        let options = Options { simulate: Some((4, Policy::Lru)), ..fast() };
-        let simulation = Some(Simulation { slots: Some(4), policy: Policy::Lru });
-        let other = Other::Trace(Box::new(Trace::Routes(b)), "b".into(), simulation);
-        let (mut handle, control) = compare(Trace::Routes(a), other, options);
-        handle.events.blocking_recv();
-        steps(&mut handle, 20);
-        wait(&control, |s| s.ended);
-        let begin = Instant::now();
-        while control.difference().is_none_or(|d| !d.ended) {
-            assert!(begin.elapsed() < Duration::from_secs(20));
-        }
-        let d = control.difference().unwrap();
-        assert_eq!(d.steps(), 12, "the prompt and eleven tokens");
-        assert!(d.alike().unwrap() > 0.9, "generated tokens are set against each other: {:?}", d.alike());
-    }
-
-    #[test]
-    fn records_that_do_not_fit_the_card_are_dropped_and_counted() {
-        let card = card_of(&routes(0).head, 3);
-        let mut bad = routes(1).record(0);
-        bad.routed[0].expert = 8;
-        let (mut handle, _control) = from_records(card, vec![bad, routes(2).record(1)]);
-        assert_eq!(steps(&mut handle, 1)[0].step, 1);
-        assert_eq!(handle.signals.dropped.load(Ordering::Relaxed), 1);
-    }
-}
+pub(crate) mod tests;

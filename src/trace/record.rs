@@ -192,6 +192,7 @@ mod tests {
     use super::*;
     use crate::events::{FinishReason, TurnStats};
     use crate::experts::policy::Policy;
+    use crate::trace::player::tests::{frame, Seen};
     use crate::trace::player::{self, Options};
     use crate::trace::session::{Ending, Entry, Session};
 
@@ -228,13 +229,11 @@ mod tests {
 
     #[test]
     fn a_session_that_is_played_and_recorded_plays_the_same_again() {
-        let fast = || Options { speed: f64::INFINITY, lossless: true, ..Options::default() };
+        let fast = || Options { speed: f64::INFINITY, ..Options::default() };
         let watch = |session: Session, options: Options| {
-            let steps = (0..session.len()).filter(|&i| session.is_step(i)).count();
-            let (mut handle, _control) = player::from_session(session, options);
-            let card = handle.events.blocking_recv().unwrap();
-            let records: Vec<StepRecord> = (0..steps).map(|_| handle.telemetry.blocking_recv().unwrap()).collect();
-            (card, records)
+            let (_handle, control) = player::from_session(session, options, Seen::default());
+            let Seen { events, steps, .. } = frame(&control, |s| s.ended).fold;
+            (events, steps)
         };
         let real = include_bytes!("../../tests/traces/gpt-oss-120b.rotary").to_vec();
         let simulated = Options { simulate: Some((16, Policy::Rotary)), ..fast() };
@@ -242,7 +241,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.rotary");
         let mut r = Recorder::create(&path).unwrap();
-        r.event(&card);
+        card.iter().for_each(|event| r.event(event));
         records.iter().for_each(|record| r.step(record));
         r.finish().unwrap();
         let again = watch(Session::open(&path).unwrap(), fast());

@@ -1,6 +1,6 @@
 //! The routing of a session, without its text: what the scheduler saw.
 
-use crate::events::{ModelCard, Outcome, Phase, RoutedExpert, StepRecord};
+use crate::events::{ModelCard, Outcome, Phase, RoutedExpert, Scheduling, StepRecord};
 
 /// Most layers that a trace may have.
 pub const MAX_LAYERS: usize = 4096;
@@ -27,6 +27,8 @@ pub struct RoutesHead {
     /// Bytes of the weights that every token reads (trunk without a table of embeddings that is only looked up); 0 if
     /// unknown, see [`RoutesHead::trunk`].
     pub trunk_bytes: u64,
+    /// How experts got slots when it was recorded, if that is known.
+    pub scheduling: Option<Scheduling>,
 }
 
 /// Bytes of weights that every token reads, and how they are known.
@@ -112,6 +114,7 @@ impl Routes {
             expert_bytes: card.expert_bytes.clone(),
             dense_bytes: if whole || read == 0 { Vec::new() } else { (0..card.layers.min(MAX_LAYERS)).map(even).collect() },
             trunk_bytes: if whole { read } else { 0 },
+            scheduling: None,
         }
     }
 

@@ -3,12 +3,13 @@
 //! The same routing under another policy or slot count is simulated as it plays. Another session is walked along with it:
 //! generated token by generated token, prompt step by prompt step, so that prompts of unequal length don't shift the rest.
 
-use super::difference::Difference;
-use super::player::{fits, Source};
-use super::session::Entry;
+use super::difference::{Cell, Difference};
+use super::moment::{fits, Source};
+use super::scheduling::admission;
+use super::session::{Entry, Head};
 use super::simulated::Simulated;
 use crate::events::{ModelCard, Phase, StepRecord};
-use crate::experts::policy::Policy;
+use crate::experts::policy::{Admission, Policy};
 
 /// How the other side gets its hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +20,12 @@ pub struct Simulation {
     pub policy: Policy,
 }
 
-/// The other side.
+/// The other side, as far as it was walked. Its session, if it is another one, is given to each step; without one it has the
+/// routing of the first side.
+#[derive(Clone)]
 pub(super) struct Second {
-    /// Another session; `None`: the routing of the first side.
-    source: Option<Source>,
     cursor: usize,
+    head: Head,
     simulation: Option<Simulation>,
     simulated: Option<Simulated>,
     card: Option<ModelCard>,
@@ -33,23 +35,33 @@ pub(super) struct Second {
 
 impl Second {
     /// `name` says what it is, in words.
-    pub(super) fn new(source: Option<Source>, simulation: Option<Simulation>, name: String) -> Self {
-        Self { source, cursor: 0, simulation, simulated: None, card: None, name, difference: Difference::default() }
+    pub(super) fn new(simulation: Option<Simulation>, name: String) -> Self {
+        let (head, difference) = (Head::default(), Difference::default());
+        Self { cursor: 0, head, simulation, simulated: None, card: None, name, difference }
     }
 
-    /// The first side begins (again) with this model.
-    pub(super) fn begin(&mut self, card: &ModelCard) {
+    /// About how many bytes a copy takes.
+    pub(super) fn bytes(&self) -> usize {
+        let cells = self.difference.layers() * self.difference.experts();
+        cells * (size_of::<Cell>() + 2) + self.simulated.as_ref().map_or(0, Simulated::bytes)
+    }
+
+    /// The first side begins with this model, which was recorded under this policy if that is known.
+    pub(super) fn begin(&mut self, card: &ModelCard, recorded: Option<(Policy, Admission)>) {
         self.cursor = 0;
-        self.simulated = self.simulation.map(|s| Simulated::new(card, s.slots.unwrap_or(card.plan.slots_per_layer), s.policy));
+        self.simulated = self.simulation.map(|s| {
+            let slots = s.slots.unwrap_or(card.plan.slots_per_layer);
+            Simulated::new(card, slots, s.policy, admission(s.policy, recorded))
+        });
         self.difference = Difference::new(card.layers, card.experts);
         self.card = Some(card.clone());
     }
 
     /// The first side made a step: `recorded` as it is in the file, `a` as it is shown.
-    pub(super) fn step(&mut self, recorded: &StepRecord, a: &StepRecord) {
-        let b = match &self.source {
+    pub(super) fn step(&mut self, source: Option<&Source>, recorded: &StepRecord, a: &StepRecord) {
+        let b = match source {
             None => Some(recorded.clone()),
-            Some(_) => self.next(a.phase),
+            Some(source) => self.next(source, a.phase),
         };
         let Some(mut b) = b else { return };
         self.simulate(&mut b, usize::from(a.slots));
@@ -57,10 +69,9 @@ impl Second {
     }
 
     /// The step of the other session that belongs to one of this phase.
-    fn next(&mut self, phase: Phase) -> Option<StepRecord> {
+    fn next(&mut self, source: &Source, phase: Phase) -> Option<StepRecord> {
         loop {
-            let source = self.source.as_mut()?;
-            let Some(next) = source.get(self.cursor) else {
+            let Some(next) = source.get(&mut self.head, self.cursor) else {
                 self.difference.ended = true;
                 return None;
             };

@@ -7,8 +7,8 @@
 //!
 //! The reader trusts nothing: lengths are checked before use, sums before payloads, counts against the bytes that are there.
 
-use super::routes::{Routes, MAX_LAYERS};
-use crate::events::{Event, Eviction, ModelCard, Outcome, Phase, RequestId, RoutedExpert, StepRecord, StepTime, NO_SLOT};
+use super::routes::{Routes, RoutesHead, MAX_LAYERS};
+use crate::events::{Event, Eviction, ModelCard, Outcome, Phase, RequestId, RoutedExpert, Scheduling, StepRecord, StepTime, NO_SLOT};
 use half::f16;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -34,6 +34,7 @@ const END: u8 = 0;
 const EVENT: u8 = 1;
 const STEP: u8 = 2;
 const QUESTION: u8 = 3;
+const SCHEDULING: u8 = 4;
 
 const DECODE: u64 = 1;
 const CHOSEN: u64 = 2;
@@ -144,7 +145,11 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// When the output can't be written.
     pub fn event(&mut self, at: u64, event: &Event) -> io::Result<()> {
-        self.json(EVENT, at, event)
+        match event {
+            // A kind of its own: readers of before know neither, and pass over kinds that they don't know.
+            Event::Scheduling(scheduling) => self.json(SCHEDULING, at, scheduling),
+            event => self.json(EVENT, at, event),
+        }
     }
 
     /// Write what the person asked.
@@ -268,6 +273,9 @@ impl<W: Write> Writer<W> {
 /// When the output can't be written.
 pub fn write_routes<W: Write>(out: W, routes: &Routes) -> io::Result<W> {
     let mut writer = Writer::new(out)?;
+    if let Some(scheduling) = &routes.head.scheduling {
+        writer.event(0, &Event::Scheduling(scheduling.clone()))?;
+    }
     let card = super::player::card_of(&routes.head, 0);
     writer.event(0, &Event::Ready { card: Box::new(card) })?;
     for i in 0..routes.len() {
@@ -295,6 +303,13 @@ pub struct Session {
     bytes: Vec<u8>,
     frames: Vec<Frame>,
     ending: Ending,
+    head: Head,
+}
+
+/// Where a reader of steps stands. A step is kept as changes against the one before, so reading in order is cheap; each head
+/// reads in an order of its own, and a copy goes on from where it was made.
+#[derive(Clone, Debug, Default)]
+pub struct Head {
     /// Occupancy after the step frame before `cursor`, if it is known.
     table: Vec<u16>,
     cursor: usize,
@@ -354,14 +369,14 @@ impl Session {
                 break Ending::Whole;
             }
             // Kinds of later versions are passed over.
-            if matches!(head[0], EVENT | STEP | QUESTION) {
+            if matches!(head[0], EVENT | STEP | QUESTION | SCHEDULING) {
                 let mut payload = Payload { bytes: &body[5..] };
                 let key = head[0] == STEP && payload.get().and_then(|_| payload.get()).is_some_and(|flags| flags & KEY != 0);
                 frames.push(Frame { start: start + 5, length, kind: head[0], key });
             }
             start += length + FRAME;
         };
-        let mut session = Self { bytes, frames, ending, table: Vec::new(), cursor: 0 };
+        let mut session = Self { bytes, frames, ending, head: Head::default() };
         // A frame with a sound sum may still be nonsense (a hostile file). Decode all once; keep what makes sense.
         let sound = (0..session.frames.len()).take_while(|&i| session.get(i).is_some()).count();
         if let Some(bad) = session.frames.get(sound) {
@@ -395,27 +410,40 @@ impl Session {
         self.frames.get(i).is_some_and(|f| f.kind == STEP)
     }
 
+    /// Time of entry `i` in microseconds since the recording began; 0 if there is none.
+    #[must_use]
+    pub fn time(&self, i: usize) -> u64 {
+        self.frames.get(i).and_then(|&frame| self.payload(frame).get()).unwrap_or(0)
+    }
+
     /// Entry `i`. Cheap in order; going elsewhere decodes from the last key frame on.
     pub fn get(&mut self, i: usize) -> Option<Timed> {
+        let mut head = std::mem::take(&mut self.head);
+        let entry = self.read(&mut head, i);
+        self.head = head;
+        entry
+    }
+
+    /// Entry `i`, read by a head of the caller's.
+    #[must_use]
+    pub fn read(&self, head: &mut Head, i: usize) -> Option<Timed> {
         let frame = *self.frames.get(i)?;
         if frame.kind != STEP {
             return text(frame.kind, self.payload(frame));
         }
-        if i < self.cursor || (self.cursor..i).any(|k| self.frames[k].key) {
-            self.table.clear();
-            self.cursor = (0..=i).rev().find(|&k| self.frames[k].key)?;
+        if i < head.cursor || (head.cursor..i).any(|k| self.frames[k].key) {
+            head.table.clear();
+            head.cursor = (0..=i).rev().find(|&k| self.frames[k].key)?;
         }
         loop {
-            let k = self.cursor;
+            let k = head.cursor;
             let frame = self.frames[k];
             let mut found = None;
             if frame.kind == STEP {
-                let mut table = std::mem::take(&mut self.table);
-                found = step(self.payload(frame), &mut table);
-                self.table = table;
+                found = step(self.payload(frame), &mut head.table);
                 found.as_ref()?;
             }
-            self.cursor = k + 1;
+            head.cursor = k + 1;
             if k == i {
                 return found;
             }
@@ -434,9 +462,19 @@ impl Session {
         })
     }
 
+    /// How experts got slots in the first model that was open, as far as the file says.
+    pub fn scheduling(&mut self) -> Option<Scheduling> {
+        let before_steps = (0..self.len()).take_while(|&i| !self.is_step(i)).collect::<Vec<_>>();
+        before_steps.into_iter().find_map(|i| match self.get(i)?.entry {
+            Entry::Event(Event::Scheduling(scheduling)) => Some(scheduling),
+            _ => None,
+        })
+    }
+
     /// The routing alone, turn after turn, of the first model that was open; steps that don't fit its card are left out.
     pub fn routes(&mut self) -> Option<Routes> {
         let mut routes: Option<Routes> = None;
+        let scheduling = self.scheduling();
         let mut turn = 0;
         for i in 0..self.len() {
             match self.get(i)?.entry {
@@ -444,7 +482,8 @@ impl Session {
                     if routes.is_some() {
                         break;
                     }
-                    routes = Some(Routes::new(Routes::head_of(&card)));
+                    let scheduling = scheduling.clone();
+                    routes = Some(Routes::new(RoutesHead { scheduling, ..Routes::head_of(&card) }));
                 }
                 Entry::Event(Event::Finished { .. }) => turn += 1,
                 Entry::Step(record) => {
@@ -464,6 +503,11 @@ fn text(kind: u8, mut payload: Payload<'_>) -> Option<Timed> {
     let at = payload.get()?;
     let entry = match kind {
         EVENT => Entry::Event(serde_json::from_slice(payload.bytes).ok()?),
+        // It is no part of what happened: the session can be read without.
+        SCHEDULING => Entry::Event(Event::Scheduling(
+            serde_json::from_slice(payload.bytes)
+                .unwrap_or_else(|e: serde_json::Error| Scheduling { unread: Some(e.to_string()), ..Scheduling::default() }),
+        )),
         _ => Entry::Question(serde_json::from_slice(payload.bytes).ok()?),
     };
     Some(Timed { at, entry })
@@ -721,6 +765,39 @@ mod tests {
         bytes[8] = 9;
         assert!(matches!(Session::from_bytes(bytes), Err(SessionError::Version(9))));
         assert!(matches!(Session::from_bytes(b"GGUF............".to_vec()), Err(SessionError::NotASession)));
+    }
+
+    #[test]
+    fn a_session_names_its_policy_and_the_rest_is_read_whatever_that_says() {
+        let told = Scheduling { policy: "lru".into(), slots: 9, ..Scheduling::default() };
+        let mut entries = vec![Timed { at: 0, entry: Entry::Event(Event::Scheduling(told.clone())) }];
+        entries.extend(session(20));
+        let mut read = Session::from_bytes(write(&entries)).unwrap();
+        assert_eq!((read.ending(), all(&mut read) == entries, read.scheduling()), (Ending::Whole, true, Some(told)));
+        for odd in [r#"{"policy":5}"#, r#"{"slots":-1}"#, r#"{"slots":1e99}"#, r#"{"margin":"much"}"#, "[]x", "", "\u{0}\x1b[2J"] {
+            let mut w = Writer::new(Vec::new()).unwrap();
+            w.begin(SCHEDULING);
+            put(&mut w.frame, 0);
+            w.frame.extend_from_slice(odd.as_bytes());
+            w.end().unwrap();
+            session(20).iter().for_each(|e| w.entry(e).unwrap());
+            let mut read = Session::from_bytes(w.finish().unwrap()).unwrap();
+            assert_eq!((read.ending(), read.len()), (Ending::Whole, session(20).len() + 1), "{odd}");
+            assert!(read.scheduling().unwrap().unread.is_some(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_reader_of_before_passes_over_the_policy() {
+        // Its kind is none of those that such a reader knows: the frames beside it are as they were.
+        let with = {
+            let mut entries = vec![Timed { at: 0, entry: Entry::Event(Event::Scheduling(Scheduling::default())) }];
+            entries.extend(session(9));
+            write(&entries)
+        };
+        let ends = frame_ends(&with);
+        assert!(with[HEADER] > QUESTION);
+        assert_eq!([&with[..HEADER], &with[ends[0]..]].concat(), write(&session(9)));
     }
 
     #[test]

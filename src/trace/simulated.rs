@@ -1,10 +1,11 @@
 //! What the scheduler does with recorded routing, step by step, in place of what was recorded.
 
 use crate::events::{Eviction, ModelCard, Outcome, RoutedExpert, StepRecord, StepTime};
-use crate::experts::policy::Policy;
+use crate::experts::policy::{Admission, Policy};
 use crate::experts::schedule::{Routed, Scheduler};
 
 /// Replaces hits, misses and slots of records by those of a policy at a slot count.
+#[derive(Clone)]
 pub(super) struct Simulated {
     pub(super) scheduler: Scheduler,
     bytes: Vec<u64>,
@@ -13,12 +14,19 @@ pub(super) struct Simulated {
 
 impl Simulated {
     /// Empty slots, `slots` per layer.
-    pub(super) fn new(card: &ModelCard, slots: usize, policy: Policy) -> Self {
+    pub(super) fn new(card: &ModelCard, slots: usize, policy: Policy, admission: Admission) -> Self {
         Self {
-            scheduler: Scheduler::new(card.layers, card.experts, slots, policy, policy.admission()),
+            scheduler: Scheduler::new(card.layers, card.experts, slots, policy, admission),
             bytes: card.expert_bytes.clone(),
             tick: Vec::new(),
         }
+    }
+
+    /// About how many bytes a copy takes: tables and measures by expert, and under `rotary` the tokens that are remembered.
+    pub(super) fn bytes(&self) -> usize {
+        let cells = self.scheduler.layers() * self.scheduler.experts();
+        let remembered = if self.scheduler.policy() == Policy::Rotary { 68 * cells + 17_408 * self.scheduler.layers() } else { 0 };
+        64 * cells + remembered
     }
 
     /// Replaces one step. It must fit the card.

@@ -6,6 +6,7 @@ use super::editor;
 use super::frames::Pacer;
 use super::message::{Effect, Message, Moment, PlayerAction};
 use super::palette::{ColorDepth, DepthSources};
+use super::replay_fold::ReplayFold;
 use super::saver::{Job, Saver};
 use super::session::ChatStore;
 use super::signals::{Outside, Signals, HANGUP_STATUS};
@@ -51,7 +52,7 @@ pub enum Opening {
     /// Open this model.
     Model(ModelSource),
     /// Play what this handle gives; it can't be asked.
-    Replay(EngineHandle, PlayerControl),
+    Replay(EngineHandle, PlayerControl<ReplayFold>),
 }
 
 /// Which saved chat to take up.
@@ -169,7 +170,7 @@ struct App {
     recorder: Option<Recorder>,
     /// The last turn that the engine was asked for.
     asked: RequestId,
-    player: Option<PlayerControl>,
+    player: Option<PlayerControl<ReplayFold>>,
     /// Goes out with the next frame (clipboard).
     extra: Vec<u8>,
     /// Effects that give the terminal away, or need it.
@@ -186,6 +187,7 @@ enum Wake {
     Event(Option<Event>),
     Step(Option<StepRecord>),
     Gauges(bool),
+    Frame,
     Reply(Option<Message>),
     Time,
 }
@@ -281,6 +283,7 @@ impl App {
                 Wake::Event(event) => self.take_event(event),
                 Wake::Step(step) => self.take_step(step),
                 Wake::Gauges(open) => self.take_gauges(open),
+                Wake::Frame => self.pacer.telemetry(Instant::now()),
                 Wake::Reply(message) => {
                     if let Some(message) = message {
                         self.send(message);
@@ -319,6 +322,12 @@ impl App {
             ),
             None => (None, None, None),
         };
+        let news = async {
+            match &self.player {
+                Some(player) => player.news().await,
+                None => pending().await,
+            }
+        };
         let stream = &mut self.input;
         let input = poll_fn(|context| match stream {
             // On a dead terminal crossterm would not come back from here.
@@ -336,6 +345,7 @@ impl App {
             () = sleep => Wake::Time,
             step = receive(telemetry) => Wake::Step(step),
             open = changed(gauges) => Wake::Gauges(open),
+            () = news => Wake::Frame,
         }
     }
 
@@ -354,10 +364,10 @@ impl App {
                 if let Some(player) = &self.player {
                     match action {
                         PlayerAction::Toggle => player.toggle(),
+                        PlayerAction::Turn => player.turn(),
                         PlayerAction::Step(steps) => player.step(steps),
                         PlayerAction::Speed(factor) => player.speed(factor),
                     }
-                    self.pacer.telemetry(Instant::now());
                 }
             }
             Effect::Cancel => {
@@ -477,12 +487,8 @@ impl App {
         if self.pacer.take_fold(now) {
             let dropped = self.engine.as_ref().map_or(0, |e| e.signals.dropped.load(Ordering::Relaxed));
             self.send(Message::Dropped(dropped));
-            if let Some(player) = &self.player {
-                let (status, difference) = (player.status(), player.difference());
-                self.send(Message::Player(status));
-                if let Some(difference) = difference {
-                    self.send(Message::Difference(difference));
-                }
+            if let Some(frame) = self.player.as_ref().and_then(PlayerControl::frame) {
+                self.send(Message::Frame(frame));
             }
             self.send(Message::Fold);
         }

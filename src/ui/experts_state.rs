@@ -137,6 +137,20 @@ pub struct Pause {
     pub lost: Option<Lost>,
 }
 
+/// How a recording moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Play {
+    /// To the end.
+    #[default]
+    Forwards,
+    /// To the beginning.
+    Backwards,
+    /// Not at all.
+    Paused,
+    /// It is at its end.
+    Ended,
+}
+
 /// Which moment of the session the heatmap shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Shown {
@@ -144,7 +158,7 @@ pub enum Shown {
     #[default]
     Live,
     /// The latest step that a recording has played.
-    Replay,
+    Replay(Play),
     /// A step of the past; the heatmap stands still.
     Paused(Pause),
 }
@@ -266,6 +280,24 @@ impl ExpertsState {
             self.sorted = other.sorted;
             self.sort();
         }
+    }
+
+    /// Takes over the look of what was shown before, in a replay that has moved on or back. A sorted grid is sorted anew only
+    /// if enough tokens lie between the two.
+    pub fn go_on_from(&mut self, before: &Self) {
+        let near = self.tokens.abs_diff(before.ordered_at) < RESORT_TOKENS;
+        if before.sorted && near && before.order.len() == self.order.len() {
+            self.order.clone_from(&before.order);
+            (self.sorted, self.ordered_at) = (true, before.ordered_at);
+        }
+        self.look_like(before);
+    }
+
+    /// About how many bytes a copy takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        // Every table by expert, and the ledger's two.
+        self.heat.len() * (4 + 8 + 8 + 4 + 2 + 1 + 2 + 1 + 8)
     }
 
     /// Which moment this is.

@@ -56,6 +56,14 @@ impl Inspector {
         }
     }
 
+    /// Become what this was when `mark` was made.
+    pub fn back_to(&mut self, mark: &Self) {
+        self.log.back_to(&mark.log);
+        self.epoch = mark.epoch;
+        self.scale = Scale::default();
+        self.scale.refresh(&self.log);
+    }
+
     /// The past moment that is shown.
     #[must_use]
     pub fn pause(&self) -> Option<&Pause> {
@@ -134,6 +142,19 @@ impl State {
     /// Back to the latest step.
     pub(super) fn go_live(&mut self) {
         self.inspector.paused = None;
+    }
+
+    /// A replay stands at another place, with what is kept there. The token cursor stays, if its token is there.
+    pub(super) fn take_place(&mut self, there: Inspector) {
+        let same = self.inspector.epoch == there.epoch;
+        (self.inspector.epoch, self.inspector.log, self.inspector.scale) = (there.epoch, there.log, there.scale);
+        let Some(pause) = self.inspector.pause().cloned() else { return };
+        let known = !matches!(self.inspector.log.get(pause.step), Lookup::NotYet);
+        if !same || (!known && self.transcript.token_place(there.epoch, pause.step).is_none()) {
+            self.inspector.paused = None;
+        } else if known && pause.lost == Some(Lost::NotYet) {
+            self.pause_at(pause.step);
+        }
     }
 
     /// Moves the token cursor. From live it begins at the latest token. False if there is nothing to go to. The layout must

@@ -89,6 +89,8 @@ pub enum Action {
     DeleteToEnd,
     /// Replay: stop or go on.
     PlayPause,
+    /// Replay: play in the other direction.
+    PlayTurn,
     /// Replay: this many steps on, or back.
     PlayStep(i8),
     /// Replay: twice as fast, or half.
@@ -216,6 +218,7 @@ keys! {
     }
     Replay {
         [(NONE, Char(' '))] "Space" Action::PlayPause, "stop, or go on";
+        [(NONE, Char(';'))] ";" Action::PlayTurn, "play backwards, or forwards again";
         [(NONE, Char('.'))] "." Action::PlayStep(1), "one step on";
         [(NONE, Char(','))] "," Action::PlayStep(-1), "one step back";
         [(NONE, Char('>'))] ">" Action::PlayFaster(true), "twice as fast";

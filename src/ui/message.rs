@@ -1,14 +1,13 @@
 //! What goes into [`update`](super::update::update) and what comes out of it. Plain data.
 
+use super::replay_fold::ReplayFold;
 use super::session::{Listed, SavedChat};
 use super::theme::Theme;
 use super::writer::LinkState;
 use crate::events::{Command, Event, Gauges, StepRecord};
-use crate::trace::difference::Difference;
-use crate::trace::player::Status as PlayerStatus;
+use crate::trace::player::Frame;
 use crossterm::event::KeyEvent;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 /// When something happens, on both clocks.
@@ -51,10 +50,8 @@ pub enum Message {
     Dropped(u64),
     /// How the link does.
     Link(LinkState),
-    /// Where the player of a recorded trace is.
-    Player(PlayerStatus),
-    /// How the two sides of a replay compare.
-    Difference(Arc<Difference>),
+    /// A recorded trace is at this place.
+    Frame(Box<Frame<ReplayFold>>),
     /// A deadline of [`State::deadline`](super::state::State::deadline) has passed.
     Tick,
     /// A frame is about to be drawn: bring the layout up to date.
@@ -115,6 +112,8 @@ pub enum Effect {
 pub enum PlayerAction {
     /// Stop or go on.
     Toggle,
+    /// Play in the other direction.
+    Turn,
     /// This many steps on, or back.
     Step(i64),
     /// This factor of the real speed.

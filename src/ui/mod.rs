@@ -34,6 +34,7 @@ pub mod origin;
 pub mod overlay;
 pub mod palette;
 pub mod ramp;
+pub mod replay_fold;
 pub mod routing_log;
 pub mod sanitize;
 pub mod saver;

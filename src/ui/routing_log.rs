@@ -3,10 +3,14 @@
 //! The log is a ring of [`CAP`] bytes. Of a model with 48 layers of 128 experts, 8 of them used, a token takes about 4 KB, so
 //! about 8,000 tokens are kept; of the toy model about 60,000. What was let go is counted and said. Telemetry is lossy:
 //! a step without a record is [`Lookup::Dropped`], and nothing is made up for it.
+//!
+//! A replay goes back: [`RoutingLog::mark`] says where the log stood, and [`RoutingLog::back_to`] takes away what came since.
+//! What was let go by then does not come back.
 
 use crate::events::{Eviction, Outcome, Phase, RoutedExpert, StepRecord, StepTime, NO_SLOT};
 use half::f16;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Bytes that the log may hold.
 pub const CAP: usize = 32 << 20;
@@ -148,14 +152,17 @@ pub enum Lookup<'a> {
 /// The ring.
 #[derive(Clone, Debug)]
 pub struct RoutingLog {
-    ring: VecDeque<Kept>,
+    ring: VecDeque<Arc<Kept>>,
     bytes: usize,
     cap: usize,
     let_go: u64,
     /// The latest step that was let go.
     gone: Option<u64>,
-    /// Steps pushed since the log was cleared.
+    /// Steps pushed since the log was cleared, and the last of them.
     pushed: u64,
+    last: Option<u64>,
+    /// How often the log was cleared.
+    era: u64,
 }
 
 impl Default for RoutingLog {
@@ -168,23 +175,43 @@ impl RoutingLog {
     /// A log of at most `cap` bytes; one step is always kept.
     #[must_use]
     pub fn with_cap(cap: usize) -> Self {
-        Self { ring: VecDeque::new(), bytes: 0, cap, let_go: 0, gone: None, pushed: 0 }
+        Self { ring: VecDeque::new(), bytes: 0, cap, let_go: 0, gone: None, pushed: 0, last: None, era: 0 }
     }
 
     /// Forgets everything: another model begins to count.
     pub fn clear(&mut self) {
-        *self = Self::with_cap(self.cap);
+        *self = Self { era: self.era + 1, ..Self::with_cap(self.cap) };
+    }
+
+    /// Where the log stands, without its steps.
+    #[must_use]
+    pub fn mark(&self) -> Self {
+        Self { ring: VecDeque::new(), bytes: 0, ..*self }
+    }
+
+    /// Only what was kept when `mark` was made, as far as it is still here.
+    pub fn back_to(&mut self, mark: &Self) {
+        let same = self.era == mark.era && self.pushed >= mark.pushed;
+        let left = if same { (self.ring.len() as u64).saturating_sub(self.pushed - mark.pushed) } else { 0 };
+        self.ring.truncate(left as usize);
+        self.bytes = self.ring.iter().map(|k| k.bytes()).sum();
+        (self.pushed, self.last, self.era) = (mark.pushed, mark.last, mark.era);
+        self.let_go = self.pushed - left;
+        if left == 0 {
+            self.gone = self.last;
+        }
     }
 
     /// Keeps a step. One whose number does not go on begins a new session.
     pub fn push(&mut self, record: &StepRecord) {
-        if self.ring.back().is_some_and(|last| record.step <= last.step) {
+        if self.last.is_some_and(|last| record.step <= last) {
             self.clear();
         }
         let kept = Kept::of(record);
         self.bytes += kept.bytes();
-        self.ring.push_back(kept);
+        self.ring.push_back(Arc::new(kept));
         self.pushed += 1;
+        self.last = Some(record.step);
         while self.bytes > self.cap && self.ring.len() > 1 {
             if let Some(old) = self.ring.pop_front() {
                 self.bytes -= old.bytes();
@@ -197,7 +224,7 @@ impl RoutingLog {
     /// What is known of a step.
     #[must_use]
     pub fn get(&self, step: u64) -> Lookup<'_> {
-        if self.ring.back().is_none_or(|last| step > last.step) {
+        if self.last.is_none_or(|last| step > last) {
             return Lookup::NotYet;
         }
         match self.ring.binary_search_by_key(&step, |k| k.step) {
@@ -209,13 +236,13 @@ impl RoutingLog {
 
     /// All kept steps, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Kept> + ExactSizeIterator {
-        self.ring.iter()
+        self.ring.iter().map(|kept| &**kept)
     }
 
     /// The `count` kept steps that end with `step`, oldest first.
     pub fn until(&self, step: u64, count: usize) -> impl Iterator<Item = &Kept> {
         let end = self.ring.partition_point(|k| k.step <= step);
-        self.ring.range(end.saturating_sub(count)..end)
+        self.ring.range(end.saturating_sub(count)..end).map(|kept| &**kept)
     }
 
     /// Kept steps.

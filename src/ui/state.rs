@@ -109,6 +109,7 @@ pub struct Popup {
 pub(super) const MAX_WAITING: usize = 64;
 
 /// The whole state.
+#[derive(Clone)]
 pub struct State {
     /// Columns and rows of the terminal.
     pub size: (u16, u16),

@@ -83,14 +83,24 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
         (EngineState::Idle | EngineState::Ready, _) => add("", "no model".into(), Face::Dim, 0),
     }
     if let Some(player) = &state.replay {
-        let words = if player.ended {
-            "ended"
-        } else if player.paused {
-            "paused"
-        } else {
-            "playing"
+        let words = match (player.paused, player.backwards) {
+            (_, false) if player.ended => "ended",
+            (true, false) => "paused",
+            (true, true) => "paused, backwards",
+            (false, false) => "playing",
+            (false, true) => "backwards",
         };
-        add("replay ", format!("{words} {}/{} x{}", player.step, player.steps, player.speed), Face::Accent, 1);
+        let face = if player.backwards { Face::Selection } else { Face::Accent };
+        add("replay ", format!("{words} {}/{} x{}", player.step, player.steps, player.speed), face, 1);
+    }
+    if let Some(player) = &state.replay {
+        let policy = match (player.simulated, player.recorded) {
+            (Some((policy, _)), _) => Some(format!("{policy}, simulated")),
+            (None, recorded) => recorded.map(|policy| format!("{policy}, recorded")),
+        };
+        if let Some(policy) = policy {
+            add("", policy, Face::Text, 4);
+        }
     }
     if let Some(pause) = state.inspector.pause() {
         add("", format!("{}, Alt-0 live", super::heatmap::paused_words(pause)), Face::Selection, 0);

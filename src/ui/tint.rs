@@ -84,16 +84,18 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// Takes the bounds anew if enough has come since.
+    /// Takes the bounds anew if enough has come since. When they are taken is a matter of how many steps have come, and of
+    /// nothing else, so a replay that goes back finds the same bounds.
     pub fn refresh(&mut self, log: &RoutingLog) {
-        let now = log.pushed();
-        if now < self.taken {
-            *self = Self::default();
+        let (mut taken, mut next) = (0, ENOUGH);
+        while next <= log.pushed() {
+            taken = next;
+            next += (taken / 4).max(ENOUGH);
         }
-        if now >= ENOUGH && now >= self.taken + (self.taken / 4).max(ENOUGH) {
-            self.taken = now;
-            self.time = quantiles(log, Tint::Time);
-            self.entropy = quantiles(log, Tint::Entropy);
+        if taken != self.taken {
+            let since = usize::try_from(log.pushed() - taken).unwrap_or(usize::MAX);
+            let of = |tint| quantiles(log.iter().rev().skip(since), tint);
+            *self = Self { time: of(Tint::Time), entropy: of(Tint::Entropy), taken };
         }
     }
 
@@ -138,8 +140,8 @@ impl Scale {
     }
 }
 
-fn quantiles(log: &RoutingLog, tint: Tint) -> Option<[f32; 3]> {
-    let mut values: Vec<f32> = log.iter().rev().take(LOOKED_AT).filter_map(|kept| tint.value(kept)).collect();
+fn quantiles<'a>(newest_first: impl Iterator<Item = &'a Kept>, tint: Tint) -> Option<[f32; 3]> {
+    let mut values: Vec<f32> = newest_first.take(LOOKED_AT).filter_map(|kept| tint.value(kept)).collect();
     if values.len() < FEWEST {
         return None;
     }
@@ -203,8 +205,9 @@ mod tests {
         let mut scale = Scale::default();
         scale.refresh(&log);
         let level = |step| scale.level(Tint::Time, &log, (step, step));
-        assert_eq!([level(10), level(60), level(90), level(99)], [Some(0), Some(1), Some(2), Some(3)]);
-        assert_eq!(scale.words(Tint::Time).unwrap()[0], "<50ms");
+        // Taken after 96 of them.
+        assert_eq!([level(10), level(60), level(85), level(99)], [Some(0), Some(1), Some(2), Some(3)]);
+        assert_eq!(scale.words(Tint::Time).unwrap()[0], "<48ms");
     }
 
     #[test]

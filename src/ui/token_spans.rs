@@ -56,6 +56,18 @@ impl TokenSpans {
         self.spans.push(Span { start, end: end.max(start), first, last: step });
     }
 
+    /// How many there are, of whatever epoch.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
     /// All spans, if they are of this epoch.
     #[must_use]
     pub fn of(&self, epoch: u64) -> &[Span] {

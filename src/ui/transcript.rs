@@ -81,11 +81,24 @@ struct Layout {
     /// Bytes of the text whose lines are final at this width.
     stable_bytes: usize,
     stable: Vec<Row>,
+    /// Earlier ends of the final part: bytes and rows.
+    ends: Vec<(usize, usize)>,
     /// All rows, those of the reasoning first, then `stable`; rebuilt when dirty.
     lines: Vec<Row>,
     /// Rows of the reasoning, its head included.
     thought: usize,
     valid: bool,
+}
+
+impl Layout {
+    /// The text ends at `bytes` again: what was final before that is.
+    fn cut(&mut self, bytes: usize) {
+        while self.stable_bytes > bytes {
+            let (bytes, rows) = self.ends.pop().unwrap_or_default();
+            (self.stable_bytes, self.valid) = (bytes, false);
+            self.stable.truncate(rows);
+        }
+    }
 }
 
 impl Item {
@@ -94,6 +107,27 @@ impl Item {
     pub fn new(kind: Kind, text: impl Into<String>) -> Self {
         let (tokens, thought_tokens) = Default::default();
         Self { kind, text: text.into(), tokens, thought_tokens, layout: Layout::default() }
+    }
+
+    /// Takes over from an earlier form of the same item what still holds: the layout, as far as the text is the same, and
+    /// whether its reasoning is shown.
+    fn go_on_from(&mut self, before: Self) {
+        if let (Kind::Assistant { thinking: Some(now), .. }, Kind::Assistant { thinking: Some(then), .. }) = (&mut self.kind, &before.kind)
+        {
+            if now.done == then.done {
+                now.open = then.open;
+            }
+        }
+        if self.kind == before.kind && self.text == before.text {
+            self.layout = before.layout;
+        } else if matches!((&self.kind, &before.kind), (Kind::Assistant { .. }, Kind::Assistant { .. })) {
+            let (short, long) = if self.text.len() < before.text.len() { (&self.text, &before.text) } else { (&before.text, &self.text) };
+            if long.starts_with(short.as_str()) {
+                self.layout = before.layout;
+                self.layout.cut(markdown::stable_end(&self.text));
+                self.layout.valid = false;
+            }
+        }
     }
 
     /// What a row of the layout shows.
@@ -161,6 +195,7 @@ impl Item {
                 }
                 let end = markdown::stable_end(&self.text);
                 if end > self.layout.stable_bytes {
+                    self.layout.ends.push((self.layout.stable_bytes, self.layout.stable.len()));
                     let fresh = markdown::render(&self.text[self.layout.stable_bytes..end], self.layout.stable_bytes, width, theme);
                     if !fresh.is_empty() {
                         self.layout.stable.extend(fresh);
@@ -296,6 +331,8 @@ struct Anchor {
 #[derive(Clone, Debug, Default)]
 pub struct Transcript {
     items: Vec<Item>,
+    /// Of them, how many came from a recording that is played; what follows is the app's own.
+    played: usize,
     /// `None` follows the end.
     anchor: Option<Anchor>,
     width: usize,
@@ -337,9 +374,34 @@ impl Transcript {
         }
     }
 
+    /// Shows another place of a recording, with as much of the layout as still holds. Notes of the app stay below.
+    pub fn take_over(&mut self, there: Self) {
+        let own = self.items.split_off(self.played.min(self.items.len()));
+        let mut before = std::mem::take(&mut self.items).into_iter();
+        self.items = there.items;
+        for item in &mut self.items {
+            if let Some(before) = before.next() {
+                item.go_on_from(before);
+            }
+        }
+        self.played = self.items.len();
+        self.items.extend(own);
+        if self.anchor.is_some_and(|a| a.item >= self.items.len()) {
+            self.anchor = None;
+        }
+    }
+
+    /// About how many bytes a copy takes that was never laid out.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let tokens = |item: &Item| (item.tokens.len() + item.thought_tokens.len()) * size_of::<super::token_spans::Span>();
+        self.items.iter().map(|i| size_of::<Item>() + i.text.len() + i.thought().map_or(0, str::len) + tokens(i)).sum()
+    }
+
     /// Drops everything.
     pub fn clear(&mut self) {
         self.items.clear();
+        self.played = 0;
         self.anchor = None;
     }
 
@@ -651,6 +713,28 @@ mod tests {
             grown.to_start();
             whole.to_start();
             prop_assert_eq!(view(&mut grown, 24, 500), view(&mut whole, 24, 500));
+        }
+
+        #[test]
+        fn a_replay_that_goes_on_and_back_shows_each_place_as_if_it_came_there_at_once(
+            text in "(a b\n|\n|```\n|# x\n|- y\n|[|] a [|]\n|word ){1,40}", places in proptest::collection::vec(0usize..200, 1..12), width in 3usize..30,
+        ) {
+            let place = |at: usize| {
+                let mut t = Transcript::default();
+                t.push(Item::new(Kind::User, "hi"));
+                t.push(answer(&text[..at.min(text.len())]));
+                t
+            };
+            let mut played = Transcript::default();
+            for at in places {
+                played.take_over(place(at));
+                played.lay_out(width, 5, &theme());
+                let mut straight = place(at);
+                straight.lay_out(width, 5, &theme());
+                played.to_start();
+                straight.to_start();
+                prop_assert_eq!(view(&mut played, width, 500), view(&mut straight, width, 500));
+            }
         }
 
         #[test]

@@ -54,8 +54,12 @@ pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
         }
         Message::Dropped(dropped) => state.dropped = dropped,
         Message::Link(link) => state.link = link,
-        Message::Player(status) => state.replay = Some(status),
-        Message::Difference(difference) => state.difference = Some(difference),
+        Message::Frame(frame) => {
+            let judged = state.memory.accuracy().count();
+            state.show_frame(*frame);
+            knob::judge(state, judged, now);
+            knob::look(state, now, out);
+        }
         Message::Tick => {
             while state.notices.front().is_some_and(|n| n.until <= now.at) {
                 state.notices.pop_front();
@@ -144,11 +148,6 @@ fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
     let taken = match state.focus {
         Focus::Heatmap if key.code == KeyCode::Char('d') && plain && state.difference.is_some() => {
             state.one_side = !state.one_side;
-            true
-        }
-        // A layer of a comparison can't be zoomed into.
-        Focus::Heatmap if key.code == KeyCode::Enter && plain && state.shown_difference().is_some() => {
-            state.say("d shows the first side alone, which can be zoomed into", now);
             true
         }
         Focus::Heatmap => state.with_heatmap(|experts| heatmap::on_key(experts, key)),
@@ -259,12 +258,18 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
         Action::Delete => state.composer.delete(),
         Action::DeleteWord => state.composer.delete_word(),
         Action::DeleteToEnd => state.composer.delete_to_end(),
+        Action::PlayTurn => out.push(Effect::Play(PlayerAction::Turn)),
         Action::PlayPause => out.push(Effect::Play(PlayerAction::Toggle)),
         Action::PlayStep(by) => out.push(Effect::Play(PlayerAction::Step(i64::from(by)))),
         Action::PlayFaster(faster) => {
             let speed = state.replay.as_ref().map_or(1.0, |p| p.speed);
             let factor = if faster { 2.0 } else { 0.5 };
-            out.push(Effect::Play(PlayerAction::Speed((speed * factor).clamp(1.0 / 64.0, 1e6))));
+            let speed = (speed * factor).clamp(1.0 / 64.0, 1e6);
+            // The next press goes on from here, whether or not the player has answered by then.
+            if let Some(player) = &mut state.replay {
+                player.speed = speed;
+            }
+            out.push(Effect::Play(PlayerAction::Speed(speed)));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// An open model.
 pub(crate) struct Chat {
     pub(crate) engine: EngineHandle,
-    id: u64,
+    pub(crate) id: u64,
 }
 
 /// What a turn said and reported.

@@ -5,6 +5,7 @@
 //! colours, cells that one side alone held are filled with its colour (blue and orange, told apart with any colour vision).
 
 use super::grid::{Grid, Make};
+use super::zoom;
 use crate::trace::difference::{Difference, Rates, Side};
 use crate::ui::experts_state::ExpertsState;
 use crate::ui::palette::{adapt, nearest_xterm, rgb_of, ColorDepth};
@@ -110,8 +111,13 @@ fn style(lean: Lean, only: Option<Side>, make: Make, theme: &Theme) -> Style {
 /// Words for the frame.
 pub(super) fn title(state: &ExpertsState, difference: &Difference, theme: &Theme) -> String {
     let g = theme.glyphs();
-    let (layers, experts) = (difference.layers(), difference.experts());
-    format!("{} {} A beside B, {layers} {} {experts}", super::words::moment(state), g.dot, g.times)
+    let what = if state.zoomed {
+        format!("layer {}", state.cursor().0)
+    } else {
+        format!("{} {} {}", difference.layers(), g.times, difference.experts())
+    };
+    let order = if state.sorted { ", hottest first" } else { "" };
+    format!("{} {} A beside B, {what}{order}", super::words::moment(state), g.dot)
 }
 
 /// Draws the inside of the pane.
@@ -128,12 +134,34 @@ pub(super) fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, differenc
     let rates_at = bottom(2);
     let names_at = bottom(5);
     let facts_at = if context.focused { bottom(6) } else { Rect::default() };
-    let ruler_at = bottom(9);
+    let make = if state.zoomed {
+        layer(rest, buf, state, difference, context, theme);
+        zoom::make(theme)
+    } else {
+        let ruler_at = bottom(9);
+        let Some(make) = grid((rest, ruler_at), buf, state, difference, context, theme) else { return };
+        make
+    };
+    super::line(buf, names_at, &names(difference, theme, area.width));
+    super::line(buf, rates_at, &rates(difference, theme, area.width));
+    super::line(buf, facts_at, &facts(state, difference, theme));
+    super::line(buf, legend_at, &legend(make, theme, area.width));
+}
+
+/// All layers, with their numbers beside them; where there is room below, the layer under the cursor as well.
+fn grid(
+    (rest, ruler_at): (Rect, Rect),
+    buf: &mut Buffer,
+    state: &ExpertsState,
+    difference: &Difference,
+    context: &PaneContext<'_>,
+    theme: &Theme,
+) -> Option<Make> {
     let digits = difference.layers().saturating_sub(1).max(1).ilog10() as u16 + 1;
     let gutter = if rest.width > 12 { digits + 2 } else { 0 };
     let side = if rest.width >= gutter + SIDE + 16 { SIDE } else { 0 };
     let at = Rect { x: rest.x + gutter, width: rest.width.saturating_sub(gutter + side), ..rest };
-    let Some(grid) = Grid::fit(at, difference.layers(), difference.experts(), theme) else { return };
+    let grid = Grid::fit(at, difference.layers(), difference.experts(), theme)?;
     let place = state.place_of(state.layer, state.expert);
     let cell = |layers, places| pooled(difference, state, layers, places);
     grid.paint_with(
@@ -150,8 +178,9 @@ pub(super) fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, differenc
         },
     );
     super::gutter(buf, Rect { width: gutter, ..rest }, &grid, state, context, theme);
-    let x = grid.area.x + grid.used_width();
+    let below = grid.area.y + grid.used_height();
     if side > 0 {
+        let x = grid.area.x + grid.used_width();
         for row in 0..grid.rows() {
             let y = grid.y(row);
             if y < grid.area.bottom() {
@@ -159,15 +188,76 @@ pub(super) fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, differenc
             }
         }
         // The heads belong right under the cells.
-        let below = grid.area.y + grid.used_height();
         if !ruler_at.is_empty() {
             buf.set_stringn(x, below.min(ruler_at.y), "    A%   B%    +", usize::from(SIDE), theme.style(Face::Dim));
         }
     }
-    super::line(buf, names_at, &names(difference, theme, area.width));
-    super::line(buf, rates_at, &rates(difference, theme, area.width));
-    super::line(buf, facts_at, &facts(state, difference, theme));
-    super::line(buf, legend_at, &legend(grid.make, theme, area.width));
+    let free = rest.bottom().saturating_sub(below);
+    if free >= super::DETAIL {
+        layer(Rect { y: below + 2, height: free - 2, ..rest }, buf, state, difference, context, theme);
+    }
+    Some(grid.make)
+}
+
+/// The layer under the cursor, expert by expert.
+fn layer(mut area: Rect, buf: &mut Buffer, state: &ExpertsState, difference: &Difference, context: &PaneContext<'_>, theme: &Theme) {
+    if area.height > 3 {
+        super::line(buf, Rect { height: 1, ..area }, &head(state, difference, theme, area.width));
+        (area.y, area.height) = (area.y + 1, area.height - 1);
+    }
+    let (layer, _) = state.cursor();
+    let make = zoom::make(theme);
+    for zoom::Spot { places, number, at, on } in zoom::spots(area, state, context.focused) {
+        let what = pooled(difference, state, layer..layer + 1, places.clone());
+        if let Some((x, y)) = number {
+            let style = match what {
+                _ if on => theme.style(Face::Cursor),
+                (_, Some(side)) | (Lean::Alone(side) | Lean::More(side), None) => theme.style(face(side)),
+                (Lean::Both, None) => theme.style(Face::Dim),
+                (Lean::Neither, None) => theme.style(Face::Track).fg(theme.color(Face::Absent)),
+            };
+            buf.set_stringn(x, y, format!("{:>3}", state.expert_at(layer, places.start)), 3, style);
+        }
+        paint(buf, at, what, make, on && number.is_none(), theme);
+    }
+}
+
+/// The rates of the layer under the cursor, and how many experts each side holds there, as much as fits.
+fn head(state: &ExpertsState, difference: &Difference, theme: &Theme, width: u16) -> Line<'static> {
+    let (layer, _) = state.cursor();
+    let rates = difference.rates(layer..layer + 1);
+    let held = |wanted: &[usize]| {
+        let cells = (0..difference.experts()).map(|expert| difference.cell(layer, expert));
+        cells.filter(|cell| wanted.iter().all(|&side| cell.held[side])).count().to_string()
+    };
+    let mut parts = Vec::new();
+    for (word, [a, b]) in [("  lately ", rates.recent), ("  whole ", rates.whole)] {
+        let Some((a, b)) = a.zip(b) else { continue };
+        let lead = (a - b) * 100.0;
+        let values = theme.span(Face::Text, format!("{:>3.0}% {:>3.0}% ", a * 100.0, b * 100.0));
+        parts.push(vec![theme.span(Face::Dim, word), values, theme.span(lead_face(lead), format!("{:>3}", signed(lead, 0)))]);
+    }
+    let number = |n: String| theme.span(Face::Text, format!("{n:>3}"));
+    parts.insert(
+        parts.len().min(1),
+        vec![
+            theme.span(Face::SideA, "  A"),
+            number(held(&[0])),
+            theme.span(Face::SideB, "  B"),
+            number(held(&[1])),
+            theme.span(Face::Dim, "  both"),
+            number(held(&[0, 1])),
+            theme.span(Face::Dim, " held"),
+        ],
+    );
+    let mut line = Line::from(theme.span(Face::Accent, format!("layer {layer}")));
+    for part in parts {
+        if line.width() + part.iter().map(Span::width).sum::<usize>() > usize::from(width) {
+            break;
+        }
+        line.extend(part);
+    }
+    line
 }
 
 fn paint(buf: &mut Buffer, at: Rect, (lean, only): (Lean, Option<Side>), make: Make, on: bool, theme: &Theme) {

@@ -201,6 +201,8 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
         return unknown(buf, area, pause, lost, theme);
     }
     let mut parts = Parts::of(area, state, context, theme);
+    // The gates of a past token stand over its layer where that is spelled out, else in the line of facts.
+    let mut gates_are_told = state.zoomed && !parts.head.is_empty();
     let make = if state.zoomed {
         zoom::draw_head(buf, parts.head, state, theme);
         zoom::draw(buf, parts.grid, state, theme, context.focused);
@@ -225,17 +227,17 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
         }
         ruler(buf, &parts, &grid, place, context, theme);
         if free >= DETAIL {
+            gates_are_told = true;
             detail(buf, Rect { y: below + 2, height: free - 2, ..area }, state, context, theme);
         }
         grid.make
     };
     line(buf, parts.step, &words::step(state, context, theme));
-    let facts = if state.pause().is_some() && !context.focused {
-        words::gates(state, theme, area.width)
-    } else {
-        words::facts(state, theme, area.width)
-    };
-    line(buf, parts.facts, &facts);
+    if context.focused {
+        line(buf, parts.facts, &words::facts(state, theme, area.width));
+    } else if state.pause().is_some() && !gates_are_told {
+        line(buf, parts.facts, &words::gates(state, theme, area.width));
+    }
     line(buf, parts.legend, &words::legend(make, state, theme, area.width));
 }
 

@@ -409,7 +409,7 @@ fn compared(layers: usize, experts: usize, top_k: usize, slots: [usize; 2]) -> (
         state.apply(&a);
     }
     difference.names = slots.map(|s| format!("rotary, {s} slots"));
-    state.shown = crate::ui::experts_state::Shown::Replay;
+    state.shown = crate::ui::experts_state::Shown::Replay(crate::ui::experts_state::Play::Forwards);
     state.act(HeatmapAction::Down(2));
     state.act(HeatmapAction::Right(9));
     (state, difference)
@@ -441,6 +441,42 @@ fn two_sides_at_every_pane_size() {
         difference_title(&sides.0, &sides.1, &Theme::built_in("dark", ColorDepth::Indexed256, false)),
         "REPLAY · A beside B, 6 × 32"
     );
+}
+
+#[test]
+fn a_layer_of_two_sides_at_every_pane_size() {
+    for (name, mut sides) in [("demo", compared(6, 32, 4, [12, 16])), ("30b", compared(48, 128, 8, [40, 32]))] {
+        assert!(sides.0.act(HeatmapAction::Zoom));
+        let theme = Theme::built_in("dark", ColorDepth::Mono, true);
+        for size in INSIDES {
+            let shown = text(&drawn_difference(&sides, &theme, size));
+            assert!(shown.is_ascii(), "{shown}");
+            insta::assert_snapshot!(format!("difference_layer_{name}_{}x{}", size.0, size.1), shown);
+        }
+        if name == "demo" {
+            let theme = Theme::built_in("dark", ColorDepth::Indexed256, false);
+            assert_eq!(difference_title(&sides.0, &sides.1, &theme), "REPLAY · A beside B, layer 2");
+            insta::assert_snapshot!("difference_layer_colors", text_and_colors(&drawn_difference(&sides, &theme, (54, 16, true))));
+        }
+    }
+}
+
+#[test]
+fn a_zoomed_comparison_shows_each_expert_of_the_layer_as_the_grid_does() {
+    let mut sides = compared(6, 32, 4, [20, 8]);
+    let theme = Theme::built_in("dark", ColorDepth::Mono, true);
+    let grid = text(&drawn_difference(&sides, &theme, (100, 20, false)));
+    sides.0.act(HeatmapAction::Zoom);
+    for layer in 0..6 {
+        (sides.0.layer, sides.0.expert) = (layer, 0);
+        let row = grid.lines().find(|l| l.trim_start().starts_with(&format!("{layer} "))).unwrap().chars().skip(3);
+        let signs: Vec<char> = row.filter(|c| !c.is_whitespace()).take(32).collect();
+        let zoomed = text(&drawn_difference(&sides, &theme, (100, 20, false)));
+        for (expert, sign) in signs.iter().enumerate() {
+            let spelled = format!("{expert:>3}{sign}");
+            assert!(zoomed.contains(&spelled), "{spelled} of layer {layer} in\n{zoomed}\nfrom\n{grid}");
+        }
+    }
 }
 
 #[test]
@@ -476,9 +512,12 @@ fn the_sides_of_a_comparison_differ_in_every_theme_and_for_every_eye() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn a_comparison_draws_in_any_rectangle(width in 1u16..140, height in 1u16..50, focused in any::<bool>(), mono in any::<bool>(), big in any::<bool>()) {
+    fn a_comparison_draws_in_any_rectangle(
+        width in 1u16..140, height in 1u16..50, focused in any::<bool>(), mono in any::<bool>(), big in any::<bool>(), zoomed in any::<bool>(),
+    ) {
         let theme = Theme::built_in("dark", if mono { ColorDepth::Mono } else { ColorDepth::Indexed256 }, mono);
-        let sides = if big { compared(48, 128, 8, [40, 32]) } else { compared(2, 8, 2, [4, 3]) };
+        let mut sides = if big { compared(48, 128, 8, [40, 32]) } else { compared(2, 8, 2, [4, 3]) };
+        (sides.0.zoomed, sides.0.sorted) = (zoomed, zoomed && mono);
         drawn_difference(&sides, &theme, (width, height, focused));
     }
 }

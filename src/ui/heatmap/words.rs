@@ -1,7 +1,7 @@
 //! The lines below the grid: legend, this step, the expert under the cursor.
 
 use crate::events::Phase;
-use crate::ui::experts_state::{ExpertsState, Mark, Pause, Shown};
+use crate::ui::experts_state::{ExpertsState, Mark, Pause, Play, Shown};
 use crate::ui::panes::PaneContext;
 use crate::ui::theme::{Face, Theme};
 use crate::ui::wrap::fit;
@@ -14,7 +14,13 @@ use super::grid::Make;
 pub(super) fn moment(state: &ExpertsState) -> String {
     match state.shown() {
         Shown::Live => "LIVE".to_owned(),
-        Shown::Replay => "REPLAY".to_owned(),
+        Shown::Replay(play) => match play {
+            Play::Forwards => "REPLAY",
+            Play::Backwards => "REPLAY BACKWARDS",
+            Play::Paused => "REPLAY PAUSED",
+            Play::Ended => "REPLAY ENDED",
+        }
+        .to_owned(),
         Shown::Paused(pause) => paused(pause),
     }
 }

@@ -6,8 +6,8 @@ use crate::ui::experts_state::{ExpertsState, Mark};
 use crate::ui::theme::{Face, Theme};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-
 use ratatui::text::{Line, Span};
+use std::ops::Range;
 
 /// Sizes of the zoomed layer in a rectangle: columns of experts, width of a cell, experts per cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,36 +35,66 @@ impl Strip {
     }
 }
 
-/// Draws the layer under the cursor.
-pub(super) fn draw(buf: &mut Buffer, area: Rect, state: &ExpertsState, theme: &Theme, show_cursor: bool) {
-    let Some(strip) = Strip::fit(area, state.experts()) else { return };
+/// How cells are made where a layer is spelled out.
+pub(super) fn make(theme: &Theme) -> Make {
+    if theme.ascii || theme.is_mono() {
+        Make::Glyph
+    } else {
+        Make::Block
+    }
+}
+
+/// Where an expert of the layer is drawn.
+pub(super) struct Spot {
+    /// Its place; several where they are pooled.
+    pub(super) places: Range<usize>,
+    /// Where its number stands, if there is room for one: three columns.
+    pub(super) number: Option<(u16, u16)>,
+    /// Its cell.
+    pub(super) at: Rect,
+    /// Under the cursor.
+    pub(super) on: bool,
+}
+
+/// Every expert of the layer under the cursor, in the order of the grid.
+pub(super) fn spots(area: Rect, state: &ExpertsState, show_cursor: bool) -> impl Iterator<Item = Spot> {
+    let experts = state.experts();
     let (layer, expert) = state.cursor();
     let cursor = state.place_of(layer, expert);
-    let make = if theme.ascii || theme.is_mono() { Make::Glyph } else { Make::Block };
-    for index in 0..state.experts().div_ceil(strip.pool) {
-        let places = index * strip.pool..((index + 1) * strip.pool).min(state.experts());
-        let x = area.x + (index % strip.columns * strip.width) as u16;
-        let y = area.y.saturating_add((index / strip.columns) as u16);
-        if y >= area.bottom() {
-            break;
-        }
-        let on = show_cursor && places.contains(&cursor);
+    Strip::fit(area, experts).into_iter().flat_map(move |strip| {
+        (0..experts.div_ceil(strip.pool)).map_while(move |index| {
+            let places = index * strip.pool..((index + 1) * strip.pool).min(experts);
+            let x = area.x + (index % strip.columns * strip.width) as u16;
+            let y = area.y.saturating_add((index / strip.columns) as u16);
+            let on = show_cursor && places.contains(&cursor);
+            let (number, at) = match strip.width {
+                // Two columns of colour and a gap, where there is room for a gap.
+                3 => (None, Rect::new(x, y, 2, 1)),
+                narrow @ 0..5 => (None, Rect::new(x, y, narrow as u16, 1)),
+                wide => (Some((x, y)), Rect::new(x + 3, y, wide as u16 - 4, 1)),
+            };
+            (y < area.bottom()).then_some(Spot { places, number, at: at.intersection(area), on })
+        })
+    })
+}
+
+/// Draws the layer under the cursor.
+pub(super) fn draw(buf: &mut Buffer, area: Rect, state: &ExpertsState, theme: &Theme, show_cursor: bool) {
+    let (layer, _) = state.cursor();
+    let make = make(theme);
+    for Spot { places, number, at, on } in spots(area, state, show_cursor) {
         let cell = state.cell(layer..layer + 1, places.clone());
-        if strip.width < 5 {
-            // Two columns of colour and a gap, where there is room for a gap.
-            let width = if strip.width == 3 { 2 } else { strip.width as u16 };
-            paint_cell(buf, Rect::new(x, y, width, 1).intersection(area), make, cell, state, theme, on);
+        let Some((x, y)) = number else {
+            paint_cell(buf, at, make, cell, state, theme, on);
             continue;
-        }
-        let number = format!("{:>3}", state.expert_at(layer, places.start));
+        };
         let style = match (on, cell.mark) {
             (true, _) => theme.style(Face::Cursor),
             (_, Mark::Quiet) if cell.resident => theme.style(Face::Dim),
             (_, Mark::Quiet) => theme.style(Face::Track).fg(theme.color(Face::Absent)),
             (_, mark) => theme.style(face_of(mark)),
         };
-        buf.set_stringn(x, y, number, 3, style);
-        let at = Rect::new(x + 3, y, strip.width as u16 - 4, 1).intersection(area);
+        buf.set_stringn(x, y, format!("{:>3}", state.expert_at(layer, places.start)), 3, style);
         if make == Make::Glyph {
             let style = super::grid::glyph_style(cell, state, theme);
             buf.set_stringn(at.x, at.y, glyph_of(cell, state, theme), usize::from(at.width), style);

@@ -43,6 +43,14 @@ pub(super) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "    - ".to_owned(), |s| format!("{:>5.1}%", s * 100.0))
 }
 
+/// A share in four columns, without its sign: `83.1`, and ` 100`.
+#[must_use]
+pub(super) fn points(share: f64) -> String {
+    let points = share * 100.0;
+    let digits = usize::from(points < 99.95);
+    format!("{points:>4.digits$}")
+}
+
 /// Tokens per second in six columns.
 #[must_use]
 pub(super) fn speed(per_second: Option<f64>) -> String {
@@ -88,11 +96,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_number_keeps_its_width(n in any::<u64>(), m in any::<u64>(), us in 0.0..1e8f64, s in 0.0..1.0f64, tps in 0.0..99_999.0f64) {
+        fn every_number_keeps_its_width(n in any::<u64>(), m in any::<u64>(), us in 0.0..1e8f64, s in 0.0..=1.0f64, tps in 0.0..99_999.0f64) {
             prop_assert!(n >= 1 << 52 || bytes(n).len() == 9, "{}", bytes(n));
             prop_assert!(n.abs_diff(m) >= 1 << 52 || signed_bytes(n, m).len() == 10);
             prop_assert_eq!(percent(Some(s)).len(), 6);
             prop_assert_eq!(percent(None).len(), 6);
+            prop_assert_eq!(points(s).len(), 4);
             prop_assert_eq!(speed(Some(tps)).len(), 6);
             prop_assert_eq!(time(us).len(), 7);
         }

@@ -1,7 +1,7 @@
 //! What another slot count would do: the keys with their consequences, the curve in two lines, and the words for a change.
 //! Everything here is an estimate and marked as one.
 
-use super::figures::{percent, signed_bytes};
+use super::figures::{percent, points, signed_bytes};
 use super::sections::{granted, section, Ink, Section, LABEL};
 use crate::ui::memory_state::MemoryState;
 use crate::ui::panes::PaneContext;
@@ -61,10 +61,10 @@ pub(super) fn keys(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>
                 return line;
             };
             line.push_span(ink.dim(format!("  {about}{gap}")));
-            line.push_span(ink.text(format!("{:>4.1}", here.hit_rate * 100.0)));
+            line.push_span(ink.text(points(here.hit_rate)));
             let apart = if loose { " " } else { "" };
             line.push_span(ink.dim(format!("{apart}{arrow}{apart}")));
-            line.push_span(ink.text(format!("{:>4.1}%", there.hit_rate * 100.0)));
+            line.push_span(ink.text(points(there.hit_rate) + "%"));
             line.push_span(word(" hits"));
             line.push_span(bytes);
             if let (Some(then), Some(today)) = (there.speed, here.speed) {
@@ -138,19 +138,19 @@ pub(super) fn accuracy(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
         return vec![section(9, false, vec![Line::from(vec![ink.label("forecast"), ink.dim(words)])])];
     };
     let share = |e: Option<f64>| e.map_or_else(|| "?".to_owned(), |e| format!("{:.0}%", e * 100.0));
-    let points = |e: f64| format!("{:.1}", e * 100.0);
+    let off = |e: f64| format!("{:.1}", e * 100.0);
     let head = || vec![ink.label("forecast"), ink.text(percent(Some(verdict.forecast.hit_rate)))];
     let mut full = head();
     full.push(ink.dim(format!(" {arrow} came")));
     full.push(ink.text(percent(Some(verdict.hit_rate))));
-    full.push(ink.dim(format!("  off {} pts, tok/s {}", points(verdict.rate_error()), share(verdict.speed_error()))));
+    full.push(ink.dim(format!("  off {} pts, tok/s {}", off(verdict.rate_error()), share(verdict.speed_error()))));
     let mut short = head();
     short.push(ink.dim(format!(" {arrow}")));
     short.push(ink.text(percent(Some(verdict.hit_rate))));
     short.push(ink.dim(format!(" tok/s {} off", share(verdict.speed_error()))));
     let mut sections = vec![section(8, false, vec![ink.fitting(vec![Line::from(full), Line::from(short)])])];
     if let Some((rate, speed)) = state.accuracy().mean_errors().filter(|_| state.accuracy().count() > 1) {
-        let words = format!("off on average: {} pts, tok/s {}", points(rate), share(speed));
+        let words = format!("off on average: {} pts, tok/s {}", off(rate), share(speed));
         let line = Line::from(vec![ink.label(""), ink.dim(words), ink.dim(format!("  ({} changes)", state.accuracy().count()))]);
         sections.push(section(15, false, vec![line]));
     }

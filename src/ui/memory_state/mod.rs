@@ -418,6 +418,18 @@ impl MemoryState {
         self.page
     }
 
+    /// Shows the page that another state shows first.
+    pub fn turn_page_of(&mut self, other: &Self) {
+        self.page = other.page;
+    }
+
+    /// About how many bytes a copy takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        // Tables of the ledger, the curve and the LRU that runs along; then the windows.
+        self.layers * self.experts * (9 + 18 + 59) + self.layers * regret::WINDOW * (size_of::<usize>() * 2 + 8) + SERIES * 8
+    }
+
     /// Shows the other page first.
     pub fn turn_page(&mut self) {
         self.page = if self.page == Page::Now { Page::Why } else { Page::Now };

@@ -10,9 +10,10 @@ use crate::events::{Outcome, Phase, StepRecord};
 use crate::experts::policy::{Admission, Policy};
 use crate::experts::schedule::{Routed, Scheduler};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Generated tokens in the window.
-const WINDOW: usize = 192;
+pub(super) const WINDOW: usize = 192;
 /// Tokens before a layer is judged.
 const MIN_TOKENS: usize = 32;
 /// Most experts of one layer and token that are kept.
@@ -21,8 +22,8 @@ const MAX_WIDTH: usize = 64;
 /// One layer's past.
 #[derive(Clone, Debug, Default)]
 struct Past {
-    /// Routed experts per token.
-    ticks: VecDeque<Vec<u16>>,
+    /// Routed experts per token. Shared, as a replay keeps many copies of the window.
+    ticks: VecDeque<Arc<[u16]>>,
     /// Hits per token, as they happened.
     hits: VecDeque<u32>,
     /// Hits per token that LRU would have had.
@@ -140,16 +141,13 @@ impl Regret {
             if record.phase == Phase::Prefill {
                 continue;
             }
-            let mut tick = if past.ticks.len() >= WINDOW {
+            if past.ticks.len() >= WINDOW {
                 past.lru.pop_front();
                 past.hits.pop_front();
-                past.ticks.pop_front().unwrap_or_default()
-            } else {
-                Vec::new()
-            };
-            tick.clear();
-            tick.extend(routed.iter().map(|r| r.expert).filter(|e| usize::from(*e) < self.experts).take(MAX_WIDTH));
-            past.ticks.push_back(tick);
+                past.ticks.pop_front();
+            }
+            let tick = routed.iter().map(|r| r.expert).filter(|e| usize::from(*e) < self.experts).take(MAX_WIDTH);
+            past.ticks.push_back(tick.collect());
             past.lru.push_back(held);
             past.hits.push_back(routed.iter().take(MAX_WIDTH).filter(|r| r.outcome == Outcome::Hit).count() as u32);
         }
@@ -187,14 +185,14 @@ impl Regret {
 
 /// Hits of Belady's rule with bypass, starting with the slots full of what is needed soonest, so that a short
 /// window does not count first uses as misses.
-fn best_hits(ticks: &VecDeque<Vec<u16>>, experts: usize, slots: usize) -> u64 {
+fn best_hits(ticks: &VecDeque<Arc<[u16]>>, experts: usize, slots: usize) -> u64 {
     const NEVER: usize = usize::MAX;
     // next[t][i]: the tick after t that uses the i-th expert of tick t again.
     let mut soonest = vec![NEVER; experts];
     let mut next: Vec<Vec<usize>> = Vec::with_capacity(ticks.len());
     for (t, tick) in ticks.iter().enumerate().rev() {
         next.push(tick.iter().map(|e| soonest[usize::from(*e)]).collect());
-        for e in tick {
+        for e in &**tick {
             soonest[usize::from(*e)] = t;
         }
     }
@@ -210,7 +208,7 @@ fn best_hits(ticks: &VecDeque<Vec<u16>>, experts: usize, slots: usize) -> u64 {
         for (e, n) in tick.iter().zip(next) {
             soonest[usize::from(*e)] = *n;
         }
-        for e in tick {
+        for e in &**tick {
             if held[usize::from(*e)] || kept.is_empty() {
                 continue;
             }
@@ -229,8 +227,8 @@ fn best_hits(ticks: &VecDeque<Vec<u16>>, experts: usize, slots: usize) -> u64 {
 mod tests {
     use super::*;
 
-    fn ticks(of: &[&[u16]]) -> VecDeque<Vec<u16>> {
-        of.iter().map(|t| t.to_vec()).collect()
+    fn ticks(of: &[&[u16]]) -> VecDeque<Arc<[u16]>> {
+        of.iter().map(|t| Arc::from(*t)).collect()
     }
 
     #[test]
@@ -283,7 +281,7 @@ mod tests {
     #[test]
     fn more_slots_never_cost_hits() {
         let mut random = fastrand::Rng::with_seed(5);
-        let t: VecDeque<Vec<u16>> = (0..60).map(|_| random.choose_multiple(0..16u16, 3)).collect();
+        let t: VecDeque<Arc<[u16]>> = (0..60).map(|_| random.choose_multiple(0..16u16, 3).into()).collect();
         let all: Vec<u64> = (0..=16).map(|s| best_hits(&t, 16, s)).collect();
         assert!(all.windows(2).all(|p| p[0] <= p[1]), "{all:?}");
         assert_eq!(all[16], 180);

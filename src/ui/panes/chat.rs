@@ -4,6 +4,7 @@ use super::tokens;
 use crate::ui::layout::ChatAreas;
 use crate::ui::state::{EngineState, Focus, State};
 use crate::ui::theme::Face;
+use crate::ui::transcript::Kind;
 use crate::ui::wrap::fit;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
@@ -17,9 +18,16 @@ pub fn draw(areas: &ChatAreas, buf: &mut Buffer, state: &State) -> Option<Positi
         let title = if name.is_empty() { "chat".to_owned() } else { format!("chat {} {name}", state.theme.glyphs().dot) };
         state.theme.block(title, state.context(Focus::Chat).focused).render(areas.frame, buf);
     }
-    if state.transcript.items().is_empty() {
-        welcome(areas.transcript, buf, state);
-    } else {
+    // Notes of the program alone are no chat yet: the welcome goes on below them.
+    if state.transcript.items().iter().all(|item| matches!(item.kind, Kind::Note { .. })) {
+        let notes = u16::try_from(state.transcript.line_count()).unwrap_or(u16::MAX);
+        let above = if notes == 0 { 0 } else { notes.saturating_add(1).min(areas.transcript.height) };
+        let rest = Rect { y: areas.transcript.y + above, height: areas.transcript.height - above, ..areas.transcript };
+        if notes == 0 || rest.height >= WELCOME {
+            welcome(rest, buf, state);
+        }
+    }
+    if !state.transcript.items().is_empty() {
         for (y, (item, at, row)) in (areas.transcript.y..areas.transcript.bottom()).zip(state.transcript.visible_rows()) {
             buf.set_line(areas.transcript.x, y, &row.line, areas.transcript.width);
             tokens::paint(Rect { y, height: 1, ..areas.transcript }, buf, state, (item, at, row));
@@ -35,6 +43,9 @@ pub fn draw(areas: &ChatAreas, buf: &mut Buffer, state: &State) -> Option<Positi
     }
     input(areas.input, buf, state)
 }
+
+/// Rows that the welcome takes.
+const WELCOME: u16 = 8;
 
 /// What an empty chat says.
 fn welcome(area: Rect, buf: &mut Buffer, state: &State) {
@@ -128,7 +139,7 @@ fn input(area: Rect, buf: &mut Buffer, state: &State) -> Option<Position> {
     let text = state.composer.text();
     if text.is_empty() {
         let hint = match &state.engine {
-            _ if state.replay.is_some() => "a recorded trace: Space stops, . and , step, > and < change the speed",
+            _ if state.replay.is_some() => "a recording: Space stops, ; turns, . , step, < > speed",
             EngineState::Loading { .. } => "the model is being opened; you can already ask",
             EngineState::Ready => "ask something",
             _ => "",

@@ -2,7 +2,7 @@
 
 use super::chat;
 use crate::events::{Event, FinishReason, RequestId, TextKind, TurnStats};
-use crate::ui::experts_state::{ExpertsState, Shown};
+use crate::ui::experts_state::{ExpertsState, Play, Shown};
 use crate::ui::memory_state::MemoryState;
 use crate::ui::message::{Effect, Moment};
 use crate::ui::panes::SlotKnob;
@@ -36,6 +36,8 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
             }
         }
         Event::Slots { asked, granted, why } => slots(state, asked, granted, why, now),
+        // A replay's player tells what of this is to be seen; of a model that runs, the person has just said it.
+        Event::Scheduling(_) => {}
         Event::Spread { slots, why } => super::knob::spread_is(state, slots, why, now),
         Event::Failed { id, message } => {
             chat::note(state, message, true);
@@ -43,11 +45,7 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
                 chat::finish(state, FinishReason::Failed, TurnStats::default(), now, out);
             }
         }
-        Event::Notice { message } => match (message.strip_prefix("> "), &state.replay) {
-            // This is how the player says what the person asked.
-            (Some(question), Some(_)) => state.transcript.push(Item::new(Kind::User, question)),
-            _ => chat::note(state, message, false),
-        },
+        Event::Notice { message } => chat::note(state, message, false),
     }
 }
 
@@ -55,7 +53,7 @@ fn ready(state: &mut State, card: crate::events::ModelCard, now: Moment, out: &m
     state.engine = EngineState::Ready;
     state.experts = ExpertsState::open(&card);
     if state.replay.is_some() {
-        state.experts.shown = Shown::Replay;
+        state.experts.shown = Shown::Replay(Play::default());
     }
     state.inspector.opened();
     state.memory = MemoryState::open(&card);
@@ -66,8 +64,6 @@ fn ready(state: &mut State, card: crate::events::ModelCard, now: Moment, out: &m
         state.sampling = card.sampling.clone();
     }
     if state.replay.is_some() {
-        // Going back plays everything again from here.
-        state.transcript.clear();
         state.turn = None;
         state.card = Some(card);
         return;

@@ -98,6 +98,12 @@ pub(super) fn look(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
 pub(super) fn fold(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     let judged = state.memory.accuracy().count();
     state.fold();
+    judge(state, judged, now);
+    look(state, now, out);
+}
+
+/// Says how an estimate turned out, if more of them than `judged` were put to the test by now.
+pub(super) fn judge(state: &mut State, judged: usize, now: Moment) {
     if let Some(verdict) = state.memory.accuracy().last().filter(|_| state.memory.accuracy().count() > judged) {
         let (then, arrow) = (verdict.forecast, state.theme.glyphs().arrow);
         let mut words =
@@ -107,7 +113,6 @@ pub(super) fn fold(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
         }
         state.say(words, now);
     }
-    look(state, now, out);
 }
 
 /// `/slots spread`: layers that gain more from a slot get more of them, or all the same again.

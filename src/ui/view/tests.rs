@@ -196,6 +196,40 @@ fn a_paused_heatmap_and_tinted_tokens_read_like_this() {
 }
 
 #[test]
+fn the_gates_of_a_token_are_told_once_at_every_size() {
+    let mut t = Told::new(&[]);
+    t.ask(&WORDS);
+    (0..4).for_each(|_| t.alt('h'));
+    t.s.state.notices.clear();
+    for zoomed in [false, true] {
+        for focus in [Focus::Chat, Focus::Heatmap] {
+            t.s.state.focus = focus;
+            for (columns, rows) in [(80, 24), (120, 32), (200, 60)] {
+                let lines = screen(&mut t.s, columns, rows);
+                let told = lines.iter().filter(|l| l.contains("\" cat\" L")).count();
+                // With the keyboard the line of facts is about the expert under the cursor, so a grid has none for the gates.
+                let room = focus == Focus::Chat || zoomed || rows > 50;
+                assert_eq!(told, usize::from(room), "{columns}x{rows} {focus:?} zoomed {zoomed}: {lines:#?}");
+            }
+        }
+        t.s.press(KeyCode::Enter);
+    }
+}
+
+#[test]
+fn a_note_before_the_first_word_leaves_the_welcome_where_there_is_room() {
+    let mut s = Script::ready();
+    s.engine(Event::Notice { message: "24 experts of earlier sessions are in their slots".into() });
+    for (columns, rows, room) in [(80, 24, true), (120, 32, true), (200, 60, true), (60, 16, false)] {
+        let text = screen(&mut s, columns, rows).join("\n");
+        assert!(text.contains("24 experts of earlier"), "{text}");
+        assert_eq!(text.contains("Type and press Enter") && text.contains("slots per layer"), room, "{text}");
+    }
+    s.say("hello");
+    assert!(!screen(&mut s, 80, 24).join("\n").contains("Type and press Enter"));
+}
+
+#[test]
 fn a_notice_does_not_hide_that_the_heatmap_stands_still() {
     let mut t = Told::new(&[]);
     t.ask(&WORDS);
