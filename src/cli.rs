@@ -210,6 +210,9 @@ pub struct Load {
     /// Who computes experts without a slot on the GPU: gpu (copied there first), cpu, or auto (both, as fast as each was measured)
     #[arg(long, value_name = "NAME", value_parser = miss_name)]
     pub miss: Option<MissChoice>,
+    /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1 on a GPU whose link is fast enough, else 0]
+    #[arg(long, value_name = "N")]
+    pub ahead: Option<usize>,
 }
 
 pub(crate) fn device_name(name: &str) -> Result<DeviceChoice, String> {
@@ -236,6 +239,7 @@ impl Load {
             device: self.device.or(config.device).unwrap_or_default(),
             vram: self.vram.or(config.vram),
             miss: self.miss.unwrap_or_default(),
+            ahead: self.ahead,
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct LoadOptions {
     /// Who computes the experts that are not in a slot of the device.
     #[serde(default)]
     pub miss: MissChoice,
+    /// Most experts that a look at a coming layer brings before a token asks for them; `None`: what the policy does by itself.
+    pub ahead: Option<usize>,
 }
 
 /// What computes.
@@ -395,6 +397,9 @@ pub struct Scheduling {
     /// Most replacements per layer and chunk of a prompt; `None` is the policy's own way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_prefill_tick: Option<u32>,
+    /// Most experts that a look at a coming layer brings; `None` is the policy's own way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<u32>,
     /// What a file says could not be read, for this reason.
     #[serde(skip)]
     pub unread: Option<String>,
@@ -446,6 +451,15 @@ pub struct Eviction {
     pub expert: u16,
 }
 
+/// An expert that got a slot before its layer's tick, because the token at hand was likely to ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ahead {
+    /// Layer index.
+    pub layer: u16,
+    /// Expert that got a slot.
+    pub expert: u16,
+}
+
 /// Where the time of a step went, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepTime {
@@ -484,6 +498,9 @@ pub struct StepRecord {
     pub routed: Vec<RoutedExpert>,
     /// Experts that lost their slot.
     pub evicted: Vec<Eviction>,
+    /// Experts that got a slot before they were asked for; those that were then asked for are hits.
+    #[serde(default)]
+    pub ahead: Vec<Ahead>,
     /// Occupancy after the step: `slot_of[layer * experts + expert]`, [`NO_SLOT`] if none.
     pub slot_of: Vec<u16>,
     /// Time split.
@@ -514,6 +531,13 @@ impl StepRecord {
         };
         let start = if layer == 0 { 0 } else { self.ends[layer - 1] };
         self.routed.get(start as usize..end as usize).unwrap_or(&[])
+    }
+
+    /// Experts that came ahead, and those of them that were asked for in the same step.
+    #[must_use]
+    pub fn ahead_and_asked(&self) -> (usize, usize) {
+        let asked = |a: &&Ahead| self.layer(usize::from(a.layer)).iter().any(|r| r.expert == a.expert);
+        (self.ahead.len(), self.ahead.iter().filter(asked).count())
     }
 
     /// Hits and routed experts, each counted once per token that chose it.

@@ -188,6 +188,20 @@ impl Measures {
         }
     }
 
+    /// Bring [`Measures::soon`] up to date for a layer whose tick in this step is still to come.
+    pub fn look_ahead(&mut self, layer: usize) {
+        if let Some(recall) = &mut self.recall {
+            recall.look_ahead(layer);
+        }
+    }
+
+    /// How likely the present token is to use each expert of the layer of the last [`Measures::look_ahead`], `[experts]`; empty where nothing
+    /// is remembered.
+    #[must_use]
+    pub fn soon(&self) -> &[f32] {
+        self.recall.as_ref().map_or(&[], Recall::soon)
+    }
+
     /// The expert's place in the policy's order. Expectations are as of the last [`Measures::foresee`].
     #[must_use]
     pub fn worth(&self, policy: Policy, layer: usize, expert: u16) -> Worth {

@@ -34,7 +34,7 @@ pub mod vram;
 
 pub use budget::BudgetError;
 
-use crate::events::{Eviction, Outcome, Phase, RoutedExpert, StepRecord};
+use crate::events::{Ahead, Eviction, Outcome, Phase, RoutedExpert, StepRecord};
 use crate::gpu::Address;
 use candle_core::Tensor;
 use curve::Curve;
@@ -42,7 +42,7 @@ use heat::Heat;
 use policy::Policy;
 use schedule::{Routed, Scheduler};
 use std::time::Instant;
-use tier::{DeviceRows, DeviceTier, Grouped, Source, Tier, TierTime};
+use tier::{Brings, DeviceRows, DeviceTier, Grouped, Source, Tier, TierTime};
 
 /// Why experts could not be set up or run.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +105,7 @@ struct Tally {
     ends: Vec<u32>,
     routed: Vec<RoutedExpert>,
     evicted: Vec<Eviction>,
+    ahead: Vec<Ahead>,
     time: TierTime,
     uploaded: u64,
     missed: u64,
@@ -114,6 +115,21 @@ struct Tally {
 enum Place {
     Host(Box<dyn Tier>),
     Device(Box<dyn DeviceTier>),
+}
+
+impl Place {
+    /// What is laid over the policy's own number of experts that come ahead, of which this many are wished for. On the CPU, copies are made by the
+    /// threads that compute.
+    fn ahead(&self, wish: Option<usize>) -> Option<usize> {
+        match self {
+            Self::Host(_) => Some(0),
+            Self::Device(tier) => match tier.brings() {
+                Brings::Never => Some(0),
+                Brings::IfTold => Some(wish.unwrap_or(0)),
+                Brings::Usually => wish,
+            },
+        }
+    }
 }
 
 /// All routed experts of a model behind one call ([`Experts::forward`]; on a device, three); models see nothing else of tiers and slots.
@@ -133,6 +149,8 @@ pub struct Experts {
     /// Most slots by the budget; `None` if there is no budget.
     limit: Option<usize>,
     slot_step: u64,
+    /// See [`Experts::set_ahead`].
+    ahead: Option<usize>,
     min: usize,
     phase: Phase,
     tokens: usize,
@@ -166,7 +184,8 @@ impl Experts {
     fn at(tier: Place, expert_bytes: Vec<u64>, experts: usize, plan: &crate::events::Plan, policy: Policy) -> Self {
         let layers = expert_bytes.len();
         let slots = plan.slots_per_layer.min(experts);
-        let mut scheduler = Scheduler::new(layers, experts, slots, policy, admission(policy, plan.slot_step));
+        let ahead = tier.ahead(None);
+        let mut scheduler = Scheduler::new(layers, experts, slots, policy, admission(policy, plan.slot_step, ahead));
         if policy.weighs() {
             let [decode, prefill] = pace(plan.slot_step);
             scheduler.limit_fill(decode, prefill);
@@ -183,6 +202,7 @@ impl Experts {
             decoded: [0; 2],
             limit: plan.budget.map(|_| budget::slot_limit(plan)),
             slot_step: plan.slot_step,
+            ahead,
             min: plan.min_slots,
             phase: Phase::Decode,
             tokens: 0,
@@ -203,10 +223,30 @@ impl Experts {
         self.or_forget(done)
     }
 
+    /// Experts of later layers that the token at hand will probably ask for begin to come, where copies run beside the computing.
+    fn look_ahead(&mut self, after: Option<usize>) {
+        let Place::Device(tier) = &mut self.tier else { return };
+        for layer in self.scheduler.foreseen(after) {
+            let swaps = self.scheduler.bring(layer);
+            if let Err(e) = tier.bring(layer, swaps) {
+                tracing::warn!("experts of layer {layer} could not be brought ahead, and all slots are forgotten: {e}");
+                self.forget();
+                return;
+            }
+            let layer = layer as u16;
+            self.tally.ahead.extend(swaps.iter().map(|s| Ahead { layer, expert: s.expert }));
+            self.tally.evicted.extend(swaps.iter().filter_map(|s| s.evicted).map(|expert| Eviction { layer, expert }));
+        }
+    }
+
     fn tick(&mut self, layer: usize, x: &Tensor, routing: &Routing) -> Result<Tensor, ExpertError> {
         self.plan(layer, routing)?;
         let Place::Host(tier) = &mut self.tier else { return Err(ExpertError::Elsewhere { layer }) };
-        let (swaps, tally) = (&self.scheduler.plan().swaps, &mut self.tally);
+        let (plan, tally) = (self.scheduler.plan(), &mut self.tally);
+        let swaps = &plan.swaps;
+        let start = Instant::now();
+        tier.expect(layer, &mut plan.placed.iter().filter(|p| p.outcome != Outcome::Hit).map(|p| p.routed.expert));
+        tally.time.misses += start.elapsed();
         // Before the products, so that an admitted expert is read from the file once, and the product finds it in the cache.
         if !swaps.is_empty() {
             let start = Instant::now();
@@ -247,6 +287,9 @@ impl Experts {
             self.settle();
             Ok(())
         });
+        if done.is_ok() {
+            self.look_ahead(Some(layer));
+        }
         self.or_forget(done)
     }
 
@@ -355,7 +398,9 @@ impl Experts {
         t.ends.clear();
         t.routed.clear();
         t.evicted.clear();
+        t.ahead.clear();
         (t.time, t.uploaded, t.missed) = (TierTime::default(), 0, 0);
+        self.look_ahead(None);
     }
 
     /// Fill the expert part of the step's record (routing, occupancy, bytes, expert times).
@@ -384,6 +429,7 @@ impl Experts {
         record.ends.clone_from(&t.ends);
         record.routed.clone_from(&t.routed);
         record.evicted.clone_from(&t.evicted);
+        record.ahead.clone_from(&t.ahead);
         record.slot_of.clear();
         record.slot_of.extend_from_slice(self.scheduler.slot_table());
         let micros = |d: std::time::Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX);
@@ -550,10 +596,18 @@ impl Experts {
     /// A name that is not a policy.
     pub fn set_policy(&mut self, name: &str) -> Result<(), ExpertError> {
         let policy: Policy = name.parse()?;
-        self.scheduler.set_policy(policy, admission(policy, self.slot_step));
+        self.scheduler.set_policy(policy, admission(policy, self.slot_step, self.ahead));
         let [decode, prefill] = if policy.weighs() { pace(self.slot_step) } else { [usize::MAX; 2] };
         self.scheduler.limit_fill(decode, prefill);
         Ok(())
+    }
+
+    /// Bring at most so many experts per look at a coming layer before a token asks for them, on devices whose copies run beside the computing. `None`: as many as the policy
+    /// does by itself, or none where that is unlikely to pay.
+    pub fn set_ahead(&mut self, ahead: Option<usize>) {
+        self.ahead = self.tier.ahead(ahead);
+        let policy = self.scheduler.policy();
+        self.scheduler.set_policy(policy, admission(policy, self.slot_step, self.ahead));
     }
 
     /// The scheduler, to look at.
@@ -587,8 +641,8 @@ fn pace(slot_step: u64) -> [usize; 2] {
 }
 
 /// How readily misses get slots: the policy's own way, and `rotary` at the pace above. The textbook policies admit every miss.
-fn admission(policy: Policy, slot_step: u64) -> policy::Admission {
-    let usual = policy.admission();
+fn admission(policy: Policy, slot_step: u64, ahead: Option<usize>) -> policy::Admission {
+    let usual = policy::Overlay { ahead, ..policy::Overlay::default() }.over(policy);
     if !policy.weighs() {
         return usual;
     }

@@ -51,7 +51,7 @@ impl Policy {
     pub fn admission(self) -> Admission {
         match self {
             Policy::Rotary => Admission::default(),
-            Policy::Decay => Admission { margin: 0.25, ..Admission::default() },
+            Policy::Decay => Admission { margin: 0.25, ahead: 0, ..Admission::default() },
             Policy::Lru | Policy::Lfu => Admission::ALWAYS,
         }
     }
@@ -81,11 +81,14 @@ pub struct Admission {
     pub per_tick: usize,
     /// Most replacements per layer in one prefill step.
     pub per_prefill_tick: usize,
+    /// Most experts that a look at a coming layer brings into its slots, in a generated token (`rotary` only; see
+    /// [`super::schedule::Scheduler::bring`]). Each layer is looked at twice. A tier that can't copy while it computes does without.
+    pub ahead: usize,
 }
 
 impl Admission {
     /// Every miss gets a slot as long as a victim exists that this tick does not use: the textbook cache.
-    pub const ALWAYS: Admission = Admission { margin: 0.0, per_tick: usize::MAX, per_prefill_tick: usize::MAX };
+    pub const ALWAYS: Admission = Admission { margin: 0.0, per_tick: usize::MAX, per_prefill_tick: usize::MAX, ahead: 0 };
 }
 
 /// What is laid over a policy's own admission; what is not named stays the policy's.
@@ -95,6 +98,8 @@ pub struct Overlay {
     pub margin: Option<f64>,
     /// See [`Admission::per_tick`].
     pub per_tick: Option<usize>,
+    /// See [`Admission::ahead`].
+    pub ahead: Option<usize>,
 }
 
 impl Overlay {
@@ -102,13 +107,18 @@ impl Overlay {
     #[must_use]
     pub fn over(self, policy: Policy) -> Admission {
         let own = policy.admission();
-        Admission { margin: self.margin.unwrap_or(own.margin), per_tick: self.per_tick.unwrap_or(own.per_tick), ..own }
+        Admission {
+            margin: self.margin.unwrap_or(own.margin),
+            per_tick: self.per_tick.unwrap_or(own.per_tick),
+            ahead: self.ahead.unwrap_or(own.ahead),
+            ..own
+        }
     }
 }
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { margin: 1.0, per_tick: 4, per_prefill_tick: usize::MAX }
+        Self { margin: 1.0, per_tick: 4, per_prefill_tick: usize::MAX, ahead: 1 }
     }
 }
 
@@ -153,8 +163,10 @@ mod tests {
         for policy in Policy::ALL {
             let own = policy.admission();
             assert_eq!(Overlay::default().over(policy), own);
-            assert_eq!(Overlay { per_tick: Some(1), margin: None }.over(policy), Admission { per_tick: 1, ..own });
-            assert_eq!(Overlay { per_tick: None, margin: Some(0.7) }.over(policy), Admission { margin: 0.7, ..own });
+            let none = Overlay::default();
+            assert_eq!(Overlay { per_tick: Some(1), ..none }.over(policy), Admission { per_tick: 1, ..own });
+            assert_eq!(Overlay { margin: Some(0.7), ..none }.over(policy), Admission { margin: 0.7, ..own });
+            assert_eq!(Overlay { ahead: Some(7), ..none }.over(policy), Admission { ahead: 7, ..own });
         }
     }
 }

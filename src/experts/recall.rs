@@ -8,6 +8,9 @@
 //! The likeness of two tokens runs on into that of their successors, because layer follows layer and token follows token:
 //! the last layers of the tokens before count for the first layers of these. It is kept by the distance between the two.
 //!
+//! The same likeness tells of the *present* token, too: once some layers have shown which earlier tokens it resembles, it will ask the
+//! layers that follow for much the same experts as those did ([`Recall::look_ahead`]).
+//!
 //! This is nearest-neighbour prediction, or one head of attention whose keys are sets of experts. It knows nothing of a
 //! model and needs no training, which is what a session of a few hundred tokens can pay for.
 
@@ -46,6 +49,8 @@ pub struct Recall {
     part: Vec<f32>,
     /// `[layers * experts]`, see [`Recall::expected`].
     expected: Vec<f32>,
+    /// `[experts]`, see [`Recall::soon`].
+    soon: Vec<f32>,
 }
 
 impl Recall {
@@ -63,6 +68,7 @@ impl Recall {
             shared: vec![0; SPAN],
             part: vec![0.0; SPAN],
             expected: vec![0.0; layers * experts],
+            soon: vec![0.0; experts],
         }
     }
 
@@ -115,19 +121,18 @@ impl Recall {
 
     /// Bring [`Recall::expected`] of the layer up to date with its tick in this step.
     pub fn foresee(&mut self, layer: usize) {
+        let now = self.now;
+        let routed = self.len[layer * SPAN + now] > 0;
+        if routed {
+            self.weigh();
+        }
         let expected = &mut self.expected[layer * self.experts..][..self.experts];
         expected.fill(0.0);
-        let ids = &self.ids[layer * SPAN * WIDTH..][..SPAN * WIDTH];
-        let len = &self.len[layer * SPAN..][..SPAN];
-        let now = self.now;
-        if len[now] == 0 {
+        if !routed {
             return;
         }
-        let own = 1.0 / self.alike[now];
-        for (part, &alike) in self.part.iter_mut().zip(&self.alike) {
-            *part = weight(alike * own);
-        }
-        self.part[now] = 0.0;
+        let ids = &self.ids[layer * SPAN * WIDTH..][..SPAN * WIDTH];
+        let len = &self.len[layer * SPAN..][..SPAN];
         let mut sums = [0.0f32; 8];
         for parts in self.part.chunks_exact(sums.len()) {
             sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
@@ -148,6 +153,47 @@ impl Recall {
         }
         let scale = (1.0 - REACH) / total;
         expected.iter_mut().for_each(|e| *e *= scale);
+    }
+
+    /// Part of every remembered token in what is expected, by its likeness with the present one so far.
+    fn weigh(&mut self) {
+        let own = 1.0 / self.alike[self.now];
+        for (part, &alike) in self.part.iter_mut().zip(&self.alike) {
+            *part = weight(alike * own);
+        }
+        self.part[self.now] = 0.0;
+    }
+
+    /// Bring [`Recall::soon`] up to date for a layer whose tick in this step is still to come. The ticks of the layers before tell which
+    /// token this is; before the first of them, likeness with the tokens before is all there is, and what followed those is expected.
+    pub fn look_ahead(&mut self, layer: usize) {
+        self.soon.fill(0.0);
+        if !self.single || self.alike[self.now] <= 0.0 || self.len[layer * SPAN + self.now] > 0 {
+            return;
+        }
+        self.weigh();
+        let ids = &self.ids[layer * SPAN * WIDTH..][..SPAN * WIDTH];
+        let len = &self.len[layer * SPAN..][..SPAN];
+        let least = LEAST * self.part.iter().copied().fold(0.0, f32::max);
+        let mut total = 0.0;
+        for (place, &part) in self.part.iter().enumerate() {
+            if part > least && len[place] > 0 {
+                total += part;
+                for &expert in &ids[place * WIDTH..][..usize::from(len[place])] {
+                    self.soon[usize::from(expert)] += part;
+                }
+            }
+        }
+        if total > 0.0 {
+            self.soon.iter_mut().for_each(|s| *s /= total);
+        }
+    }
+
+    /// How likely the *present* token is to use each expert of the layer of the last [`Recall::look_ahead`], 0 to 1: the part of the tokens
+    /// alike which used it there. All zero in a step of several tokens.
+    #[must_use]
+    pub fn soon(&self) -> &[f32] {
+        &self.soon
     }
 
     /// How much the expert is expected in the next tokens, 0 to 1: the part of similar moments that it followed, sooner
@@ -247,6 +293,48 @@ mod tests {
         assert!(twenty > 0.3 && twenty > 2.0 * forty, "{twenty} {forty}");
         let (twenty, forty) = say(30);
         assert!(forty > 0.3 && forty > 2.0 * twenty, "{twenty} {forty}");
+    }
+
+    #[test]
+    fn a_token_read_again_will_ask_later_layers_for_what_it_asked_before() {
+        let mut recall = Recall::new(4, 64);
+        let mut say = |token: u16| {
+            recall.begin_step(1);
+            let mut seen = Vec::new();
+            for layer in 0..4 {
+                if layer > 0 {
+                    recall.look_ahead(layer);
+                    seen.push(recall.soon().to_vec());
+                }
+                recall.tick(layer, [token, token + layer as u16].into_iter());
+            }
+            seen
+        };
+        for token in [10, 20, 30, 40, 50, 54] {
+            say(token);
+        }
+        for (layer, soon) in say(20).iter().enumerate().map(|(i, s)| (i + 1, s)) {
+            assert!(soon[20] > 0.9 && soon[20 + layer] > 0.9, "layer {layer}");
+            assert!(soon.iter().all(|p| (0.0..=1.0).contains(p)));
+            assert!(soon[30] < 0.1);
+        }
+    }
+
+    #[test]
+    fn before_the_first_layer_what_followed_the_last_token_is_likely() {
+        let mut recall = Recall::new(2, 64);
+        for token in [10, 20, 30, 10] {
+            recall.begin_step(1);
+            for layer in 0..2 {
+                recall.tick(layer, std::iter::once(token));
+            }
+        }
+        recall.begin_step(1);
+        recall.look_ahead(0);
+        assert!(recall.soon()[20] > 0.9 && recall.soon()[30] < 0.1);
+        recall.begin_step(5);
+        recall.look_ahead(0);
+        assert!(recall.soon().iter().all(|&p| p == 0.0), "a chunk's tokens can't be told apart");
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Experts {
             self.resident.next = layer + 1;
             match self.scheduler.fill_up(layer) {
                 Some(swap) => {
-                    tier.bring(layer, &[swap]);
+                    tier.fill_later(layer, &[swap]);
                     left = left.saturating_sub(self.expert_bytes[layer]);
                     full = 0;
                 }

@@ -9,6 +9,12 @@
 //! - Nothing that is used in a tick is evicted in it, neither hits nor newcomers.
 //! - A miss need not be admitted; it is then computed from the host tier.
 //! - The plan is a function of the routing so far (and of resizes and policy changes), of nothing else.
+//!
+//! Between ticks, [`Scheduler::bring`] gives slots to experts that the token at hand will probably ask for.
+
+mod ahead;
+
+pub use ahead::{comes_in_time, LEAD};
 
 use super::duels::Duels;
 use super::measures::{ceiling, Measures};
@@ -120,6 +126,9 @@ pub struct Scheduler {
     /// Most empty slots that a tick fills, in decode and in prefill.
     fill: [usize; 2],
     victims: Vec<Reverse<Worth>>,
+    /// See [`Scheduler::bring`]: candidates, and those that came.
+    likely: Vec<u16>,
+    ahead: Vec<Swap>,
 }
 
 /// Marks a free slot in the table `slot -> expert`.
@@ -156,6 +165,8 @@ impl Scheduler {
             newcomers: Vec::with_capacity(experts),
             fill: [usize::MAX; 2],
             victims: Vec::with_capacity(experts),
+            likely: Vec::with_capacity(experts),
+            ahead: Vec::with_capacity(experts),
         }
     }
 
@@ -492,11 +503,8 @@ mod tests {
     }
 
     fn admission() -> impl Strategy<Value = Admission> {
-        (prop::sample::select(vec![0.0, 1.0, 1.1, 2.0]), 0usize..5, 0usize..9).prop_map(|(margin, per_tick, per_prefill_tick)| Admission {
-            margin,
-            per_tick,
-            per_prefill_tick,
-        })
+        (prop::sample::select(vec![0.0, 1.0, 1.1, 2.0]), 0usize..5, 0usize..9, 0usize..4)
+            .prop_map(|(margin, per_tick, per_prefill_tick, ahead)| Admission { margin, per_tick, per_prefill_tick, ahead })
     }
 
     fn act() -> impl Strategy<Value = Act> {
@@ -578,6 +586,27 @@ mod tests {
         Ok(())
     }
 
+    /// Bring experts of `layer` ahead, and check it against the tables before.
+    fn bringing_is_sound(s: &mut Scheduler, layer: usize) -> Result<(), TestCaseError> {
+        let old = s.clone();
+        let swaps = s.bring(layer).to_vec();
+        prop_assert!(swaps.len() <= s.admission.ahead);
+        prop_assert!(swaps.is_empty() || (s.policy == Policy::Rotary && s.phase == Phase::Decode));
+        let mut slots: Vec<u16> = swaps.iter().map(|w| w.slot).collect();
+        slots.dedup();
+        prop_assert_eq!(slots.len(), swaps.len(), "no newcomer takes another's slot");
+        for swap in &swaps {
+            prop_assert_eq!(old.slot_of(layer, swap.expert), None);
+            prop_assert_eq!(old.expert_in(layer, swap.slot), swap.evicted);
+            prop_assert_eq!(s.expert_in(layer, swap.slot), Some(swap.expert));
+            prop_assert!(swap.evicted.is_some() || old.occupied(layer) < old.slots(layer));
+        }
+        for other in (0..LAYERS).filter(|&l| l != layer) {
+            prop_assert!(old.residents(other).eq(s.residents(other)), "other layers are left alone");
+        }
+        Ok(())
+    }
+
     fn resize_is_sound(old: &Scheduler, new: &Scheduler, wanted: &[usize], resize: &Resize) -> Result<(), TestCaseError> {
         for layer in 0..LAYERS {
             let slots = wanted.get(layer).map_or(old.slots(layer), |&s| s.min(EXPERTS));
@@ -620,10 +649,16 @@ mod tests {
                 match act {
                     Act::Step { phase, tokens, routed: sets } => {
                         s.begin_step(phase, tokens);
+                        let mut after = None;
                         for (layer, ids) in sets.iter().enumerate() {
+                            for l in s.foreseen(after) {
+                                bringing_is_sound(&mut s, l)?;
+                                tables_agree(&s)?;
+                            }
                             let old = s.clone();
                             let plan = s.tick(layer, &routed(ids, 1)).clone();
                             plan_is_sound(&old, &s, &plan, ids)?;
+                            after = Some(layer);
                         }
                     }
                     Act::Resize(n) => {
@@ -694,7 +729,7 @@ mod tests {
 
     #[test]
     fn replacements_per_tick_are_capped_and_the_most_worthy_go_first() {
-        let mut s = Scheduler::new(1, 8, 4, Policy::Rotary, Admission { margin: 0.0, per_tick: 1, per_prefill_tick: 3 });
+        let mut s = Scheduler::new(1, 8, 4, Policy::Rotary, Admission { margin: 0.0, per_tick: 1, per_prefill_tick: 3, ahead: 0 });
         s.begin_step(Phase::Decode, 1);
         assert_eq!(s.tick(0, &routed(&[0, 1, 2, 3], 1)).swaps.len(), 4, "filling is not capped");
         s.begin_step(Phase::Decode, 1);
@@ -769,6 +804,9 @@ mod tests {
                         s.begin_step(Phase::Decode, 1);
                     }
                     s.tick(layer, r);
+                    for l in s.foreseen(Some(layer)) {
+                        s.bring(l);
+                    }
                 });
                 println!("{name}, {policy}: {tick:.2} us per layer-tick");
                 assert!(tick < 20.0 || cfg!(debug_assertions), "{name}, {policy}: {tick:.2} us per layer-tick");

@@ -1,11 +1,11 @@
 //! The CPU tier: slots are a bounded pool in RAM, the host tier is the mapped file.
 //!
-//! Hits are computed from their slot, misses straight from the file. Under a memory budget the pages of the file that a
+//! Hits are computed from their slot, misses straight from the file, which the system is told to read in the order of use before it is needed. Under a memory budget the pages of the file that a
 //! miss touched are dropped after use, and so are those of an expert that got a slot, so that nothing is held twice.
 
 use super::run::{Buffers, Parts};
 use super::schedule::{Move, Swap};
-use super::store::{ExpertStore, HostExpert};
+use super::store::{ExpertStore, HostExpert, ReadAhead};
 use super::tier::{Group, Grouped, Source, Tier, TierTime};
 use super::{ExpertError, Routing};
 use crate::gguf::Advice;
@@ -39,6 +39,7 @@ pub struct CpuTier {
     layers: Vec<LayerSlots>,
     pool: Arc<Pool>,
     buffers: Buffers,
+    reading: ReadAhead,
     /// Largest amount of file pages that misses may hold at a time; `None` leaves them to the operating system.
     window: Option<u64>,
 }
@@ -65,7 +66,7 @@ impl CpuTier {
             let memory = SlotMemory::reserve(bytes).map_err(|e| ExpertError::Reserve { bytes: bytes as u64, why: e.to_string() })?;
             layers.push(LayerSlots { memory, stride, offsets, sizes });
         }
-        Ok(Self { store, layers, pool, buffers: Buffers::default(), window })
+        Ok(Self { store, layers, pool, buffers: Buffers::default(), reading: ReadAhead::default(), window })
     }
 }
 
@@ -120,9 +121,16 @@ fn drop_pages(expert: &HostExpert) {
 }
 
 impl Tier for CpuTier {
+    fn expect(&mut self, layer: usize, experts: &mut dyn Iterator<Item = u16>) {
+        let host = &self.store.layers[layer];
+        for expert in experts.take(wave(self.window, host.expert_bytes())) {
+            self.reading.expect(&host.experts[usize::from(expert)]);
+        }
+    }
+
     fn run(&mut self, layer: usize, x: &Tensor, routing: &Routing, grouped: &Grouped, time: &mut TierTime) -> Result<Tensor, ExpertError> {
         let (tokens, hidden) = x.dims2()?;
-        let Self { store, layers, pool, buffers, window, .. } = self;
+        let Self { store, layers, pool, buffers, reading, window } = self;
         let (host, slots) = (&store.layers[layer], &layers[layer]);
         let start = Instant::now();
         with_rows(x, |values| buffers.begin(values, tokens, hidden, grouped.token_of.len()))?;
@@ -143,6 +151,7 @@ impl Tier for CpuTier {
         while !misses.is_empty() {
             let (now, later) = misses.split_at(wave.min(misses.len()));
             let expert = |g: &Group| &host.experts[usize::from(g.expert)];
+            later[..wave.min(later.len())].iter().for_each(|g| reading.expect(expert(g)));
             let weights: Vec<Parts<'_>> = now.iter().map(|g| host_parts(expert(g))).collect();
             buffers.run(pool, &host.shape, now, grouped, &weights)?;
             if window.is_some() {
@@ -161,7 +170,11 @@ impl Tier for CpuTier {
     fn upload(&mut self, layer: usize, swaps: &[Swap]) -> Result<u64, ExpertError> {
         let host = &self.store.layers[layer];
         let bytes = host.expert_bytes();
-        for swaps in swaps.chunks(wave(self.window, bytes)) {
+        let mut waves = swaps.chunks(wave(self.window, bytes)).peekable();
+        while let Some(swaps) = waves.next() {
+            if let Some(next) = waves.peek() {
+                next.iter().for_each(|s| self.reading.expect(&host.experts[usize::from(s.expert)]));
+            }
             self.layers[layer].fill(&self.pool, swaps, &host.experts);
             swaps.iter().for_each(|s| drop_pages(&host.experts[usize::from(s.expert)]));
         }

@@ -1,6 +1,6 @@
 //! The host tier: where every expert's bytes are in the mapped file.
 
-use crate::gguf::{Bytes, GgmlType};
+use crate::gguf::{Advice, Bytes, GgmlType};
 
 /// Shape and type of one of the three maps of an expert: `[rows, cols]`, `cols` contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,34 @@ impl Projection {
 
 /// Gate, up and down of one expert: ranges of the file, which need not lie together.
 pub type HostExpert = [Bytes; 3];
+
+/// Has the system begin to read experts from their disk before they are needed.
+///
+/// A page fault reads as little as one page or as much as the disk's read-ahead (many MiB on some), and whoever faults waits for it; told the whole range, the
+/// system keeps the disk busy. Telling costs some 15 µs per expert even when all is in memory. So a look at two pages is taken first, and while
+/// experts that lately were looked at were there, nothing is told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadAhead {
+    /// Experts to tell of without a look, because one was found to be on the disk.
+    cold: u32,
+}
+
+impl ReadAhead {
+    /// Experts for which one that was not in memory speaks.
+    const CAUTION: u32 = 512;
+
+    /// Begin to read this expert, if it may have to be read.
+    pub fn expect(&mut self, expert: &HostExpert) {
+        let there = expert[0].seems_resident();
+        self.cold = if there { self.cold.saturating_sub(1) } else { Self::CAUTION };
+        if self.cold > 0 {
+            for part in expert {
+                // A failure is not told: the part is then read by faults.
+                let _ = part.advise(Advice::WillNeed);
+            }
+        }
+    }
+}
 
 /// The routed experts of one layer. All of them have the same three shapes.
 #[derive(Clone)]

@@ -113,6 +113,10 @@ pub trait Tier: Send {
     /// From the device.
     fn upload(&mut self, layer: usize, swaps: &[Swap]) -> Result<u64, ExpertError>;
 
+    /// These experts of the layer, which are in no slot, are about to be read: whatever of them is on a disk may begin to come. Waits for
+    /// nothing.
+    fn expect(&mut self, layer: usize, experts: &mut dyn Iterator<Item = u16>);
+
     /// Products of the routed rows `x` `[tokens, hidden]` with their experts, summed by gate weight: `[tokens, hidden]`.
     ///
     /// # Errors
@@ -180,6 +184,15 @@ pub trait DeviceTier: Send {
         time: &mut TierTime,
     ) -> Result<u64, ExpertError>;
 
+    /// Whether copies run beside the computing, so that experts can be brought ahead of their use.
+    fn brings(&self) -> Brings;
+
+    /// Begin to copy experts of a layer, whose tick in this step is still to come, into slots. The tick waits for those that it asks for.
+    ///
+    /// # Errors
+    /// From the device.
+    fn bring(&mut self, layer: usize, swaps: &[Swap]) -> Result<(), ExpertError>;
+
     /// Whether every expert of every layer is in a slot, with no copy on its way but such as [`DeviceTier::table`] waits for: all experts of a token are
     /// then hits by the device's own tables, whatever is routed. Answers a number, another one whenever slots have moved: what was recorded of
     /// [`DeviceTier::queue`] under another number names memory that may be gone.
@@ -198,7 +211,7 @@ pub trait DeviceTier: Send {
     fn queued(&mut self) -> Result<(), ExpertError>;
 
     /// Let experts of a layer come up into empty slots when nobody waits for them. Outside of a tick; see [`DeviceTier::refused`].
-    fn bring(&mut self, layer: usize, swaps: &[Swap]);
+    fn fill_later(&mut self, layer: usize, swaps: &[Swap]);
 
     /// Queue copies of experts of a layer into empty slots, outside of a tick. Returns the bytes. A copy that fails is no error; see
     /// [`DeviceTier::refused`].
@@ -231,6 +244,17 @@ pub trait DeviceTier: Send {
     /// # Errors
     /// From the device.
     fn end_step(&mut self) -> Result<DeviceStep, ExpertError>;
+}
+
+/// Whether a tier brings experts ahead of their use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brings {
+    /// It has nobody to bring them.
+    Never,
+    /// It is unlikely to pay: see [`super::schedule::comes_in_time`].
+    IfTold,
+    /// As the policy has it.
+    Usually,
 }
 
 /// What a device did in a step.

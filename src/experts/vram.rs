@@ -6,6 +6,7 @@
 //! | `tables` | which expert is in which slot, as the kernels see it |
 //! | `staging` | the way up, through page-locked memory |
 //! | `sending`, `couriers` | who brings experts up, and when: the host at once, or threads of their own while tokens go on |
+//! | `ahead` | experts that come before they are asked for |
 //! | `misses` | what goes up and what the host computes: pure |
 //! | `grouped` | launches over slots, for a few tokens and for many |
 //! | `tick` | what happens when the host knows the routing |
@@ -22,6 +23,7 @@
 //! the next one's table. A spare slot is written after its half of the spare slots was last read. Everything else runs on the compute
 //! lane.
 
+mod ahead;
 mod couriers;
 mod grouped;
 mod misses;
@@ -37,9 +39,9 @@ pub use misses::{split, MissChoice, Rates};
 pub use slabs::slot_bytes;
 
 use super::run::Buffers;
-use super::schedule::{LayerPlan, Move, Swap};
-use super::store::ExpertStore;
-use super::tier::{DeviceRows, DeviceStep, DeviceTier, Grouped, TierTime};
+use super::schedule::{comes_in_time, LayerPlan, Move, Swap};
+use super::store::{ExpertStore, ReadAhead};
+use super::tier::{Brings, DeviceRows, DeviceStep, DeviceTier, Grouped, TierTime};
 use super::{ExpertError, Routing};
 use crate::gpu::params::ExpertsUp;
 use crate::gpu::{Address, Device, Lane, Mark, Memory};
@@ -50,7 +52,7 @@ use slabs::{Layout, Slab};
 use staging::Staging;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tables::Tables;
 
 /// Spare slots for experts that go up without being admitted; one half is filled while the other is computed.
@@ -124,6 +126,18 @@ struct HostShare {
     grouped: Grouped,
 }
 
+/// An expert with a slot in the plan, whose copy nobody has waited for.
+#[derive(Clone, Debug)]
+struct Due {
+    layer: usize,
+    expert: u16,
+    slot: u16,
+    /// It comes ahead: its layer's next tick is the first that may ask for it.
+    ahead: bool,
+    /// Of one that comes ahead: passed when it is there, once it has been sent.
+    ready: Option<Mark>,
+}
+
 /// What goes up, for a gauge on another thread to read.
 #[derive(Debug, Default)]
 pub struct Traffic {
@@ -147,6 +161,7 @@ pub struct VramTier {
     parcel: Parcel,
     partial: Parcel,
     host: HostShare,
+    reading: ReadAhead,
     miss: MissChoice,
     rates: Rates,
     reserve: u64,
@@ -158,8 +173,8 @@ pub struct VramTier {
     whole: [bool; 2],
     /// Counts the times that slabs have moved.
     moved: u64,
-    /// Admitted experts, by layer, whose copies nobody waits for, with their slots. Without couriers they have not been sent.
-    later: Vec<(usize, u16, u16)>,
+    /// Copies that nobody waits for. Without couriers they have not been sent.
+    later: Vec<Due>,
     couriers: Couriers,
     refused: Vec<(usize, u16)>,
     /// Of the step at hand.
@@ -245,6 +260,7 @@ impl VramTier {
             parcel,
             partial,
             host: HostShare::default(),
+            reading: ReadAhead::default(),
             miss: options.miss,
             rates,
             reserve: options.reserve,
@@ -306,12 +322,9 @@ impl VramTier {
 
 impl DeviceTier for VramTier {
     fn table(&mut self, layer: usize) -> Result<Address, ExpertError> {
-        if self.later.iter().any(|l| l.0 == layer) {
-            let start = Instant::now();
-            let sent = self.couriers.settled(Some(layer));
-            self.receive(sent);
-            self.step.upload += start.elapsed();
-            self.catch_up()?;
+        // What comes ahead is the tick's to wait for.
+        if self.later.iter().any(|due| due.layer == layer && !due.ahead) {
+            self.settle_layer(layer)?;
         }
         Ok(self.tables.show(&*self.device, layer, self.used[layer].as_ref())?)
     }
@@ -357,8 +370,8 @@ impl DeviceTier for VramTier {
         self.end_token()
     }
 
-    fn bring(&mut self, layer: usize, swaps: &[Swap]) {
-        self.put_off(layer, swaps.iter().map(|s| (s.expert, s.slot)));
+    fn fill_later(&mut self, layer: usize, swaps: &[Swap]) {
+        self.put_off(layer, swaps.iter().map(|s| (s.expert, s.slot)), false);
     }
 
     fn fill(&mut self, layer: usize, swaps: &[Swap]) -> Result<u64, ExpertError> {
@@ -386,8 +399,21 @@ impl DeviceTier for VramTier {
         std::mem::take(&mut self.refused)
     }
 
+    fn brings(&self) -> Brings {
+        let largest = self.slabs.iter().map(|s| s.layout.bytes as u64).max().unwrap_or(0);
+        match comes_in_time(largest, self.rates.link) {
+            _ if self.couriers.is_empty() => Brings::Never,
+            true => Brings::Usually,
+            false => Brings::IfTold,
+        }
+    }
+
+    fn bring(&mut self, layer: usize, swaps: &[Swap]) -> Result<(), ExpertError> {
+        self.bring_ahead(layer, swaps)
+    }
+
     fn evict(&mut self, layer: usize, expert: u16) {
-        self.later.retain(|l| (l.0, l.1) != (layer, expert));
+        self.later.retain(|due| (due.layer, due.expert) != (layer, expert));
         self.tables.leave(layer, expert);
     }
 

@@ -18,7 +18,8 @@ pub struct Bytes {
 
 #[derive(Clone)]
 enum Memory {
-    Mapped(Arc<Mmap>),
+    /// With whether the system tells which pages are in memory: not of files that are another's and can't be written.
+    Mapped(Arc<Mmap>, bool),
     Owned(Arc<Vec<u8>>),
     Static(&'static [u8]),
 }
@@ -59,7 +60,7 @@ impl Bytes {
         // worst outcome is wrong text. Header fields are copied out once, when they are checked.
         let map = unsafe { Mmap::map(file)? };
         let range = 0..map.len();
-        Ok(Self { memory: Memory::Mapped(Arc::new(map)), range })
+        Ok(Self { memory: Memory::Mapped(Arc::new(map), tells(file)), range })
     }
 
     /// A part of this range. Panics if out of bounds, like slicing.
@@ -72,7 +73,7 @@ impl Bytes {
     /// Whether these bytes are a mapped file (and not owned or static memory).
     #[must_use]
     pub fn is_mapped(&self) -> bool {
-        matches!(self.memory, Memory::Mapped(_))
+        matches!(self.memory, Memory::Mapped(..))
     }
 
     /// Tell the operating system what will become of this range. Does nothing for memory that is not a mapped file.
@@ -81,7 +82,7 @@ impl Bytes {
     /// maps along with it.
     pub fn advise(&self, advice: Advice) -> io::Result<()> {
         #[cfg(unix)]
-        if let Memory::Mapped(map) = &self.memory {
+        if let Memory::Mapped(map, _) = &self.memory {
             use memmap2::{Advice as A, UncheckedAdvice};
             let Range { start, end } = self.range.clone();
             if start == end {
@@ -108,16 +109,41 @@ impl Bytes {
         Ok(())
     }
 
+    /// Whether a look at the first and the middle page finds them in memory. False where the system doesn't tell; true for what is no file.
+    #[must_use]
+    pub fn seems_resident(&self) -> bool {
+        let Memory::Mapped(_, tells) = self.memory else { return true };
+        if self.range.is_empty() || !tells {
+            return self.range.is_empty();
+        }
+        let middle = self.len() / 2;
+        [0, middle].iter().all(|&at| self.slice(at..at + 1).resident_bytes() == Some(1))
+    }
+
     /// How many bytes of this range are in memory now, by `mincore`. Long ranges are sampled, so the answer is
     /// an estimate within a few percent. `None` where the system can't tell, or for memory that is not a mapped file.
     #[must_use]
     pub fn resident_bytes(&self) -> Option<u64> {
         #[cfg(target_os = "linux")]
-        if let Memory::Mapped(map) = &self.memory {
+        if let Memory::Mapped(map, _) = &self.memory {
             return resident(map, self.range.clone());
         }
         None
     }
+}
+
+/// Whether `mincore` tells of the file's pages: Linux does to whoever owns the file, and pretends to others that all are there.
+#[cfg(target_os = "linux")]
+fn tells(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    // SAFETY: a plain query without pointers.
+    let user = unsafe { libc::geteuid() };
+    user == 0 || file.metadata().is_ok_and(|m| m.uid() == user)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn tells(_: &File) -> bool {
+    false
 }
 
 #[cfg(target_os = "linux")]
@@ -179,7 +205,7 @@ impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         match &self.memory {
-            Memory::Mapped(map) => &map[self.range.clone()],
+            Memory::Mapped(map, _) => &map[self.range.clone()],
             Memory::Owned(v) => &v[self.range.clone()],
             Memory::Static(s) => &s[self.range.clone()],
         }
@@ -208,6 +234,15 @@ mod tests {
         file.write_all(&(0..len).map(|i| (i / 4096) as u8).collect::<Vec<_>>()).unwrap();
         let bytes = Bytes::map(file.as_file()).unwrap();
         (file, bytes)
+    }
+
+    #[test]
+    fn what_was_just_read_seems_resident() {
+        let (_file, bytes) = mapped(64 * 4096);
+        let sum: usize = bytes.iter().step_by(4096).map(|&b| usize::from(b)).sum();
+        assert!(sum > 0 && bytes.seems_resident());
+        assert!(bytes.slice(3..3).seems_resident(), "nothing to read");
+        assert!(Bytes::from_vec(vec![1, 2]).seems_resident(), "no file behind it");
     }
 
     #[test]

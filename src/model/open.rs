@@ -243,5 +243,7 @@ pub fn open_on(
             (Box::new(model), Experts::on_device(Box::new(tier), expert_bytes.clone(), experts, &plan, policy))
         }
     };
+    let mut experts = experts;
+    experts.set_ahead(options.ahead);
     Ok(Opened { model, experts, config, plan, expert_bytes, device: name, traffic, chunk, lacks: None })
 }

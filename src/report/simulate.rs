@@ -6,6 +6,7 @@ use super::diff;
 use crate::cli::Failure;
 use crate::config::{parse_bytes, Folders};
 use crate::experts::policy::{Overlay, Policy};
+use crate::experts::schedule::comes_in_time;
 use crate::trace::open::open_routes;
 use crate::trace::profile::{self, Misses, Profile};
 use crate::trace::roofline::{estimate, Demand, Estimate};
@@ -51,6 +52,9 @@ pub struct SimulateArgs {
     /// Replace at most this many residents per layer and token
     #[arg(long, value_name = "N")]
     pub cap: Option<usize>,
+    /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1]
+    #[arg(long, value_name = "N")]
+    pub ahead: Option<usize>,
     /// Estimate tokens/s on this machine: the name of a profile, or a .toml file
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
@@ -78,9 +82,9 @@ pub struct SimulateArgs {
 }
 
 impl SimulateArgs {
-    /// Margin and cap to be laid over the policy's own.
+    /// What is to be laid over the policy's own admission.
     pub(super) fn admission(&self) -> Overlay {
-        Overlay { margin: self.margin, per_tick: self.cap }
+        Overlay { margin: self.margin, per_tick: self.cap, ahead: self.ahead }
     }
 
     /// The profile that was asked for, with what else was.
@@ -234,6 +238,13 @@ pub(super) fn trunk_of(head: &RoutesHead, given: Option<u64>) -> (u64, &'static 
     }
 }
 
+/// A machine that copies in turn, like a CPU, brings nothing ahead, nor does one whose link is too slow for the experts, unless it is told to.
+pub(super) fn on_machine(wish: Overlay, machine: Option<&Profile>, expert_bytes: &[u64]) -> Overlay {
+    let largest = expert_bytes.iter().copied().max().unwrap_or(0);
+    let without = machine.is_some_and(|m| m.misses == Misses::InTurn || !comes_in_time(largest, m.bandwidth.pcie * 1e9));
+    Overlay { ahead: wish.ahead.or(without.then_some(0)), ..wish }
+}
+
 /// Run the comparison for one trace.
 #[must_use]
 pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
@@ -248,7 +259,8 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
     let prepared = Prepared::new(routes);
     // Without sizes there is nothing to read.
     let profile = wish.profile.filter(|_| slot_bytes > 0);
-    let rows = prepared.table(wish.contenders, &counts, wish.admission).into_iter().map(|tally| {
+    let admission = on_machine(wish.admission, profile, prepared.expert_bytes());
+    let rows = prepared.table(wish.contenders, &counts, admission).into_iter().map(|tally| {
         let estimate = profile.map(|profile| {
             let time = estimate(profile, &Demand::of(&tally, prepared.expert_bytes(), trunk_bytes));
             let fits = profile.fits(trunk_bytes, slot_bytes.saturating_mul(tally.slots as u64));

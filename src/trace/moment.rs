@@ -310,5 +310,6 @@ pub(super) fn fits(card: &ModelCard, r: &StepRecord) -> bool {
         && r.ends.last().is_none_or(|&end| end as usize == r.routed.len())
         && r.routed.iter().all(|x| expert(x.expert))
         && r.evicted.iter().all(|e| usize::from(e.layer) < card.layers && expert(e.expert))
+        && r.ahead.iter().all(|a| usize::from(a.layer) < card.layers && expert(a.expert))
         && (r.slot_of.is_empty() || r.slot_of.len() == card.layers * card.experts)
 }

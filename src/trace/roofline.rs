@@ -19,8 +19,10 @@ pub struct LayerDemand {
     pub hits: f64,
     /// Missed, in all.
     pub missed: f64,
-    /// Of those missed, copied into a slot.
+    /// Copied into a slot: some of the missed, and what came ahead of its use.
     pub copied: f64,
+    /// Of those copied, what came ahead.
+    pub ahead: f64,
     /// Share of tokens that miss something here, 0 to 1.
     pub missing: f64,
     /// Share of tokens that miss something here that gets no slot, 0 to 1.
@@ -49,6 +51,7 @@ impl Demand {
                 hits: per_token(t.reads as f64 - t.missed),
                 missed: per_token(t.missed),
                 copied: per_token(t.moved as f64),
+                ahead: per_token(t.ahead as f64),
                 missing: t.missing / tokens,
                 passing: t.passing / tokens,
                 copying: t.copying as f64 / tokens,
@@ -114,10 +117,14 @@ pub fn estimate(profile: &Profile, demand: &Demand) -> Estimate {
         let (misses, copies) = match profile.misses {
             Misses::InTurn => {
                 // What was just copied is then read from its slot.
-                let read = us(l.copied, b.vram) + us(l.missed - l.copied, b.host) + l.passing * profile.cost.join;
+                let admitted = l.copied - l.ahead;
+                let read = us(admitted, b.vram) + us(l.missed - admitted, b.host) + l.passing * profile.cost.join;
                 (read, us(l.copied, b.pcie) + l.copying * profile.cost.copy)
             }
-            Misses::Upload => (us(l.missed, b.vram) + us(l.missed, b.pcie), 0.0),
+            Misses::Upload => {
+                background += l.missed + l.ahead;
+                (us(l.missed, b.vram) + us(l.missed, b.pcie), 0.0)
+            }
             Misses::Host => {
                 background += l.copied;
                 let gb_s = if copied > 0.0 { b.host_while_copying } else { b.host };
@@ -126,7 +133,7 @@ pub fn estimate(profile: &Profile, demand: &Demand) -> Estimate {
             }
             Misses::Split => {
                 let sent = l.missed * b.pcie / (b.pcie + b.host_while_copying);
-                background += l.copied.max(sent);
+                background += (l.copied - l.ahead).max(sent) + l.ahead;
                 let device = hits + us(sent, b.vram);
                 let host = us(l.missed, b.pcie + b.host_while_copying) + l.missing * profile.cost.join;
                 (device.max(host) - hits, 0.0)
@@ -150,7 +157,15 @@ mod tests {
     /// Qwen3.6-35B-A3B: 40 layers, 8 routed experts of 1.9 MB per token and layer.
     fn demand(trunk: f64, hit: f64) -> Demand {
         let routed = 8.0 * 1_900_544.0;
-        let layer = LayerDemand { hits: routed * hit, missed: routed * (1.0 - hit), copied: 0.0, missing: 1.0, passing: 1.0, copying: 0.0 };
+        let layer = LayerDemand {
+            hits: routed * hit,
+            missed: routed * (1.0 - hit),
+            copied: 0.0,
+            ahead: 0.0,
+            missing: 1.0,
+            passing: 1.0,
+            copying: 0.0,
+        };
         Demand { trunk, layers: vec![layer; 40] }
     }
 
@@ -222,7 +237,7 @@ mod tests {
         let mut p = laptop(Misses::InTurn);
         (p.bandwidth.vram, p.bandwidth.trunk, p.bandwidth.pcie, p.bandwidth.host) = (10.0, 20.0, 5.0, 8.0);
         (p.cost.step, p.cost.layer, p.cost.join, p.cost.copy) = (100.0, 10.0, 3.0, 2.0);
-        let layer = LayerDemand { hits: 1e6, missed: 0.4e6, copied: 0.1e6, missing: 0.7, passing: 0.5, copying: 0.25 };
+        let layer = LayerDemand { hits: 1e6, missed: 0.4e6, copied: 0.1e6, ahead: 0.0, missing: 0.7, passing: 0.5, copying: 0.25 };
         let e = estimate(&p, &Demand { trunk: 2e6, layers: vec![layer; 2] });
         assert!((e.fixed_us - 120.0).abs() < 1e-9 && (e.trunk_us - 100.0).abs() < 1e-9 && (e.hits_us - 200.0).abs() < 1e-9);
         assert!((e.misses_us - 2.0 * (10.0 + 37.5 + 1.5)).abs() < 1e-9 && (e.copies_us - 2.0 * (20.0 + 0.5)).abs() < 1e-9);

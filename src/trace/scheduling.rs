@@ -43,6 +43,7 @@ pub fn known(of: &Scheduling) -> Result<(Policy, Admission), OddScheduling> {
     let most = |n: u32| if n == u32::MAX { usize::MAX } else { n as usize };
     admission.per_tick = of.per_tick.map_or(admission.per_tick, most);
     admission.per_prefill_tick = of.per_prefill_tick.map_or(admission.per_prefill_tick, most);
+    admission.ahead = of.ahead.map_or(admission.ahead, most);
     Ok((policy, admission))
 }
 
@@ -57,6 +58,7 @@ pub fn told(policy: Policy, admission: Admission, slots: usize) -> Scheduling {
         margin: policy.weighs().then_some(admission.margin),
         per_tick: most(admission.per_tick, own.per_tick),
         per_prefill_tick: most(admission.per_prefill_tick, own.per_prefill_tick),
+        ahead: (policy == Policy::Rotary).then(|| u32::try_from(admission.ahead).unwrap_or(u32::MAX)),
         unread: None,
     }
 }
@@ -81,6 +83,9 @@ pub fn words(of: &Scheduling) -> String {
     if admission.per_tick < usize::MAX {
         words += &format!(", at most {} replaced per layer and token", admission.per_tick);
     }
+    if admission.ahead > 0 {
+        words += &format!(", {} per look ahead of use", admission.ahead);
+    }
     words
 }
 
@@ -100,7 +105,8 @@ mod tests {
         for policy in Policy::ALL {
             let own = policy.admission();
             let capped = Admission { per_tick: 1, per_prefill_tick: 7, ..own };
-            for admission in [own, capped, Admission { margin: 0.7, per_tick: usize::MAX, ..own }] {
+            let ahead = if policy == Policy::Rotary { 0 } else { own.ahead };
+            for admission in [own, capped, Admission { margin: 0.7, per_tick: usize::MAX, ..own }, Admission { ahead, ..own }] {
                 let told = told(policy, admission, 40);
                 let json = serde_json::to_string(&told).unwrap();
                 let read: Scheduling = serde_json::from_str(&json).unwrap();

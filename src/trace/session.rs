@@ -8,7 +8,9 @@
 //! The reader trusts nothing: lengths are checked before use, sums before payloads, counts against the bytes that are there.
 
 use super::routes::{Routes, RoutesHead, MAX_LAYERS};
-use crate::events::{Event, Eviction, ModelCard, Outcome, Phase, RequestId, RoutedExpert, Scheduling, StepRecord, StepTime, NO_SLOT};
+use crate::events::{
+    Ahead, Event, Eviction, ModelCard, Outcome, Phase, RequestId, RoutedExpert, Scheduling, StepRecord, StepTime, NO_SLOT,
+};
 use half::f16;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -225,6 +227,11 @@ impl<W: Write> Writer<W> {
                 put(out, new.wrapping_add(1).into());
                 last = i;
             }
+        }
+        put(out, r.ahead.len() as u64);
+        for a in &r.ahead {
+            put(out, a.layer.into());
+            put(out, a.expert.into());
         }
         self.end()
     }
@@ -576,6 +583,12 @@ fn step(mut p: Payload<'_>, table: &mut Vec<u16>) -> Option<Timed> {
         *table.get_mut(i)? = p.small::<u16>()?.wrapping_sub(1);
     }
     r.slot_of.clone_from(table);
+    // Files that were written before experts came ahead end here.
+    if !p.bytes.is_empty() {
+        for _ in 0..p.count(2, MAX_TABLE)? {
+            r.ahead.push(Ahead { layer: p.small()?, expert: p.small()? });
+        }
+    }
     Some(Timed { at, entry: Entry::Step(Box::new(r)) })
 }
 
@@ -679,6 +692,7 @@ mod tests {
             r.ends.push(r.routed.len() as u32);
         }
         r.evicted.push(Eviction { layer: 1, expert: 15 });
+        r.ahead.push(Ahead { layer: 1, expert: 3 });
         r
     }
 

@@ -1,6 +1,6 @@
 //! What the scheduler does with recorded routing, step by step, in place of what was recorded.
 
-use crate::events::{Eviction, ModelCard, Outcome, RoutedExpert, StepRecord, StepTime};
+use crate::events::{Ahead, Eviction, ModelCard, Outcome, RoutedExpert, StepRecord, StepTime};
 use crate::experts::policy::{Admission, Policy};
 use crate::experts::schedule::{Routed, Scheduler};
 
@@ -22,6 +22,19 @@ impl Simulated {
         }
     }
 
+    /// What comes ahead after a layer's tick, or when the step begins.
+    fn bring(&mut self, after: Option<usize>, record: &mut StepRecord) {
+        for layer in self.scheduler.foreseen(after) {
+            let bytes = self.bytes.get(layer).copied().unwrap_or(0);
+            for swap in self.scheduler.bring(layer) {
+                let layer = layer as u16;
+                record.bytes_uploaded = record.bytes_uploaded.saturating_add(bytes);
+                record.ahead.push(Ahead { layer, expert: swap.expert });
+                record.evicted.extend(swap.evicted.map(|expert| Eviction { layer, expert }));
+            }
+        }
+    }
+
     /// About how many bytes a copy takes: tables and measures by expert, and under `rotary` the tokens that are remembered.
     pub(super) fn bytes(&self) -> usize {
         let cells = self.scheduler.layers() * self.scheduler.experts();
@@ -34,7 +47,9 @@ impl Simulated {
         self.scheduler.begin_step(record.phase, record.tokens);
         let routed = std::mem::take(&mut record.routed);
         record.evicted.clear();
+        record.ahead.clear();
         (record.bytes_uploaded, record.bytes_missed) = (0, 0);
+        self.bring(None, record);
         let mut start = 0;
         for layer in 0..record.ends.len() {
             let end = record.ends[layer] as usize;
@@ -55,6 +70,7 @@ impl Simulated {
                 record.evicted.extend(swap.evicted.map(|expert| Eviction { layer: layer as u16, expert }));
             }
             record.ends[layer] = record.routed.len() as u32;
+            self.bring(Some(layer), record);
         }
         record.slots = u16::try_from(self.scheduler.slots(0)).unwrap_or(u16::MAX);
         record.slot_of.clear();

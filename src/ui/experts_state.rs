@@ -75,6 +75,10 @@ pub struct LayerTally {
     pub admitted: u32,
     /// Experts that lost theirs.
     pub evicted: u32,
+    /// Experts that got a slot before they were asked for, and those of them that were then asked for.
+    pub ahead: u32,
+    /// See above.
+    pub asked: u32,
 }
 
 /// A layer's character over recent tokens.
@@ -376,6 +380,7 @@ impl ExpertsState {
         }
         self.fold_occupancy(record);
         self.fold_evictions(record);
+        self.fold_ahead(record);
         self.ledger.apply(record);
         if self.sorted && self.tokens >= self.ordered_at.saturating_add(RESORT_TOKENS) {
             self.sort();
@@ -430,6 +435,23 @@ impl ExpertsState {
             // One that lost its slot and got it back within the step is no eviction to show.
             if self.slot[at] == NO_SLOT {
                 self.marks[at] = Mark::Evicted;
+            }
+        }
+    }
+
+    /// Experts that came before they were asked for. Those that were not asked for after all got a slot all the same.
+    fn fold_ahead(&mut self, record: &StepRecord) {
+        for came in &record.ahead {
+            let (layer, expert) = (usize::from(came.layer), usize::from(came.expert));
+            let Some(at) = self.at(layer, expert) else {
+                self.misfits = self.misfits.saturating_add(1);
+                continue;
+            };
+            let asked = record.layer(layer).iter().any(|r| r.expert == came.expert);
+            self.tallies[layer].ahead += 1;
+            self.tallies[layer].asked += u32::from(asked);
+            if !asked && self.marks[at] == Mark::Quiet && self.slot[at] != NO_SLOT {
+                self.marks[at] = Mark::Admitted;
             }
         }
     }
@@ -622,6 +644,8 @@ impl ExpertsState {
             misses: sum.misses + t.misses,
             admitted: sum.admitted + t.admitted,
             evicted: sum.evicted + t.evicted,
+            ahead: sum.ahead + t.ahead,
+            asked: sum.asked + t.asked,
         })
     }
 

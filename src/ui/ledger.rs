@@ -37,6 +37,10 @@ pub struct Account {
     pub swaps: u64,
     /// Of those, how many were regretted so far.
     pub regretted: u64,
+    /// Experts that came before they were asked for, and those of them that were then asked for.
+    pub ahead: u64,
+    /// See above.
+    pub asked: u64,
     /// Bytes per token, lately: copied into slots, or read from host memory for misses.
     pub moved: f64,
 }
@@ -53,6 +57,12 @@ impl Account {
     pub fn classes(&self) -> Option<[f64; 3]> {
         let all = self.misses();
         (all > 0).then(|| [self.first, self.capacity, self.refused].map(|n| n as f64 / all as f64))
+    }
+
+    /// Share of the experts that came ahead which were then asked for; `None` if none came.
+    #[must_use]
+    pub fn foresight(&self) -> Option<f64> {
+        (self.ahead > 0).then(|| self.asked as f64 / self.ahead as f64)
     }
 
     /// Share of the swaps that were regretted; `None` without a swap.
@@ -123,6 +133,13 @@ impl Ledger {
             }
         }
         if decode {
+            for came in &record.ahead {
+                let layer = usize::from(came.layer);
+                let Some(account) = self.layers.get_mut(layer) else { continue };
+                account.ahead += 1;
+                account.asked += u64::from(record.layer(layer).iter().any(|r| r.expert == came.expert));
+                account.moved += self.bytes[layer] as f64;
+            }
             for gone in &record.evicted {
                 let (layer, expert) = (usize::from(gone.layer), usize::from(gone.expert));
                 if layer < self.layers.len() && expert < self.experts {
@@ -152,6 +169,8 @@ impl Ledger {
             swaps: sum.swaps + a.swaps,
             regretted: sum.regretted + a.regretted,
             moved: sum.moved + a.moved,
+            ahead: sum.ahead + a.ahead,
+            asked: sum.asked + a.asked,
         })
     }
 }

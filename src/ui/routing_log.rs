@@ -7,7 +7,7 @@
 //! A replay goes back: [`RoutingLog::mark`] says where the log stood, and [`RoutingLog::back_to`] takes away what came since.
 //! What was let go by then does not come back.
 
-use crate::events::{Eviction, Outcome, Phase, RoutedExpert, StepRecord, StepTime, NO_SLOT};
+use crate::events::{Ahead, Eviction, Outcome, Phase, RoutedExpert, StepRecord, StepTime, NO_SLOT};
 use half::f16;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,6 +48,7 @@ pub struct Kept {
     ends: Box<[u32]>,
     uses: Box<[Use]>,
     evicted: Box<[Eviction]>,
+    ahead: Box<[Ahead]>,
     /// One bit for each expert of each layer: it held a slot after the step. Empty if the record had no table.
     held: Box<[u64]>,
     cells: usize,
@@ -76,13 +77,19 @@ impl Kept {
             ends: record.ends.clone().into(),
             uses,
             evicted: record.evicted.clone().into(),
+            ahead: record.ahead.clone().into(),
             held: held.into(),
             cells: record.slot_of.len(),
         }
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.ends) + size_of_val(&*self.uses) + size_of_val(&*self.evicted) + size_of_val(&*self.held)
+        size_of::<Self>()
+            + size_of_val(&*self.ends)
+            + size_of_val(&*self.uses)
+            + size_of_val(&*self.evicted)
+            + size_of_val(&*self.ahead)
+            + size_of_val(&*self.held)
     }
 
     /// The routed experts of one layer, best gate first in decode; empty for a layer out of range.
@@ -115,6 +122,7 @@ impl Kept {
                 .map(|u| RoutedExpert { expert: u.expert, tokens: u.tokens, weight: u.weight.to_f32(), outcome: u.outcome })
                 .collect(),
             evicted: self.evicted.to_vec(),
+            ahead: self.ahead.to_vec(),
             slot_of: (0..self.cells).map(|cell| if held(cell) { 0 } else { NO_SLOT }).collect(),
             time: self.time,
             ..StepRecord::default()

@@ -210,6 +210,8 @@ if wanted bench && large bench; then
   [ $dry = 1 ] && cap=(--slots 6)
   bench capped "${cap[@]}" && { passed "bench: ran"; roofline capped "${cap[@]}"; }
   for miss in gpu cpu; do gen=256 bench "capped-$miss" "${cap[@]}" --miss $miss; done
+  # Whether experts that come before their use pay: none, the usual one per look, two.
+  for ahead in 0 1 2; do gen=256 bench "ahead-$ahead" "${cap[@]}" --ahead $ahead; done
 fi
 # Everything resident.
 if wanted resident && large resident; then

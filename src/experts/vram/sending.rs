@@ -1,7 +1,7 @@
 //! How experts get up: at once, or put off until nobody waits, by couriers where there are any.
 
 use super::couriers::{Errand, Sent};
-use super::VramTier;
+use super::{Due, VramTier};
 use crate::experts::store::HostExpert;
 use crate::experts::ExpertError;
 use crate::gpu::{Address, Lane, Mark};
@@ -21,14 +21,14 @@ impl VramTier {
     }
 
     /// Admitted experts of a layer whose tick has ended, to be sent when nobody waits.
-    pub(super) fn put_off(&mut self, layer: usize, swaps: impl Iterator<Item = (u16, u16)>) {
+    pub(super) fn put_off(&mut self, layer: usize, swaps: impl Iterator<Item = (u16, u16)>, ahead: bool) {
         let begin = self.later.len();
-        self.later.extend(swaps.map(|(expert, slot)| (layer, expert, slot)));
+        self.later.extend(swaps.map(|(expert, slot)| Due { layer, expert, slot, ahead, ready: None }));
         if self.couriers.is_empty() || begin == self.later.len() {
             return;
         }
         let (slab, host, after) = (&self.slabs[layer], &self.store.layers[layer], &self.used[layer]);
-        self.couriers.send(self.later[begin..].iter().map(|&(layer, expert, slot)| Errand {
+        self.couriers.send(self.later[begin..].iter().map(|&Due { layer, expert, slot, .. }| Errand {
             layer,
             expert,
             slot,
@@ -42,14 +42,21 @@ impl VramTier {
     /// Enter what couriers have sent, unless its slot is another's by now.
     pub(super) fn receive(&mut self, sent: Vec<Sent>) {
         for Sent { layer, expert, slot, ready } in sent {
-            let Some(i) = self.later.iter().position(|l| *l == (layer, expert, slot)) else { continue };
-            self.later.swap_remove(i);
+            let Some(i) = self.later.iter().position(|d| (d.layer, d.expert, d.slot) == (layer, expert, slot)) else { continue };
+            if ready.is_some() {
+                self.count(layer);
+            }
             match ready {
+                // Its tick enters it: whether a courier is quick must not be seen in the order of sums.
+                Some(ready) if self.later[i].ahead => self.later[i].ready = Some(ready),
                 Some(ready) => {
-                    self.count(layer);
+                    self.later.swap_remove(i);
                     self.tables.enter(layer, expert, slot, ready);
                 }
-                None => self.refused.push((layer, expert)),
+                None => {
+                    self.later.swap_remove(i);
+                    self.refused.push((layer, expert));
+                }
             }
         }
     }
@@ -61,13 +68,34 @@ impl VramTier {
         self.traffic.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// All that was put off has been sent up.
-    pub(super) fn settle(&mut self) -> Result<(), ExpertError> {
+    /// All of a layer that was put off has been sent up.
+    pub(super) fn settle_layer(&mut self, layer: usize) -> Result<(), ExpertError> {
         let start = Instant::now();
-        let sent = self.couriers.settled(None);
+        let sent = self.couriers.settled(Some(layer));
         self.receive(sent);
         self.step.upload += start.elapsed();
         self.catch_up()
+    }
+
+    /// All that was put off has been sent up.
+    pub(super) fn settle(&mut self) -> Result<(), ExpertError> {
+        let start = Instant::now();
+        // Between steps nothing is ahead of anything.
+        self.later.iter_mut().for_each(|due| due.ahead = false);
+        let sent = self.couriers.settled(None);
+        self.receive(sent);
+        self.enter_arrived();
+        self.step.upload += start.elapsed();
+        self.catch_up()
+    }
+
+    /// What came ahead and is so no longer is like everything else in slots.
+    pub(super) fn enter_arrived(&mut self) {
+        for due in self.later.extract_if(.., |due| !due.ahead && due.ready.is_some()) {
+            if let Some(ready) = due.ready {
+                self.tables.enter(due.layer, due.expert, due.slot, ready);
+            }
+        }
     }
 
     /// Send up what was put off, where no couriers do.
@@ -78,7 +106,7 @@ impl VramTier {
         let start = Instant::now();
         let later = std::mem::take(&mut self.later);
         let mut waited = None;
-        for &(layer, expert, slot) in &later {
+        for &Due { layer, expert, slot, .. } in &later {
             if let (true, Some(used)) = (waited.replace(layer) != Some(layer), &self.used[layer]) {
                 self.device.wait(Lane::Copy, used)?;
             }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::events::{Phase, Plan, StepRecord, StepTime};
+use crate::events::{Outcome, Phase, Plan, StepRecord, StepTime};
 use crate::experts::policy::Policy;
 use crate::experts::slots::CpuTier;
 use crate::experts::store::{LayerExperts, Projection};
@@ -192,6 +192,7 @@ impl Session {
         self.experts.end_step(&mut record);
         record.time = StepTime::default();
         self.record = record;
+        self.hits_are_what_the_device_found(tokens);
         let out = (0..3).map(|layer| self.floats(place(layer, 1, tokens))).collect();
         // The CPU answers the same question.
         self.cpu.begin_step(phase, tokens);
@@ -204,6 +205,21 @@ impl Session {
         }
         self.cpu.end_step(&mut StepRecord::default());
         Ok(out)
+    }
+
+    /// What the record calls a hit is what the router's kernel found in the table, or came ahead.
+    fn hits_are_what_the_device_found(&self, tokens: usize) {
+        for layer in 0..3 {
+            let [ids, slots] = [3, 5].map(|buffer| self.floats(place(layer, buffer, tokens)));
+            for r in self.record.layer(layer) {
+                let i = ids.iter().position(|id| id.to_bits() == u32::from(r.expert)).unwrap();
+                let found = slots[i].to_bits() as i32 >= 0;
+                let came = self.record.ahead.iter().any(|a| usize::from(a.layer) == layer && a.expert == r.expert);
+                // One that came ahead is in the table only if this is not the tick that it came for.
+                assert!(r.outcome == Outcome::Hit || !found, "layer {layer}, expert {}", r.expert);
+                assert!(r.outcome != Outcome::Hit || found != came, "layer {layer}, expert {}", r.expert);
+            }
+        }
     }
 
     fn at(&self, layer: usize, buffer: usize, tokens: usize) -> Address {
@@ -236,7 +252,7 @@ impl Session {
             pad: 0,
         };
         launch(&*self.device, &route, &[])?;
-        for buffer in [3, 4] {
+        for buffer in [3, 4, 5] {
             self.device.download(Lane::Compute, at(buffer), &self.pinned, place(layer, buffer, tokens))?;
         }
         Ok(DeviceRows { tokens, top_k: TOP_K, x: at(0), ids: at(3), weights: at(4), slots: at(5), y: at(1) })
@@ -465,6 +481,33 @@ proptest! {
         let Session { sim, device, experts, memory, pinned, .. } = s;
         drop((device, experts, memory, pinned));
         prop_assert_eq!((sim.used(), sim.pinned_used()), (0, 0));
+    }
+}
+
+#[test]
+fn experts_of_tokens_that_return_come_before_they_are_asked_for() {
+    for (couriers, ahead) in [(2, None), (1, Some(2)), (1, Some(0)), (0, None)] {
+        let mut s = Session::new(&Setup { slots: 5, couriers, ..Setup::default() });
+        s.experts.set_ahead(ahead);
+        let (mut came, mut asked, mut hits) = (0, 0, 0);
+        for round in 0..8 {
+            for token in 0..5 {
+                // The same token again: the same rows, the same routing.
+                s.rng = fastrand::Rng::with_seed(token);
+                s.step(1, token as usize * 5).unwrap();
+                let (c, a) = s.record.ahead_and_asked();
+                (came, asked) = (came + c, asked + a);
+                hits += if round > 0 { s.record.hits_and_routed().0 } else { 0 };
+            }
+        }
+        assert_eq!(s.sim.violations(), Vec::<String>::new());
+        if couriers > 0 && ahead != Some(0) {
+            assert!(asked > 20 && asked * 2 > came, "{asked} of {came}");
+            assert!(hits > 0);
+        } else {
+            assert_eq!(came, 0, "nobody to bring them, or nobody may");
+        }
+        s.tables_agree();
     }
 }
 

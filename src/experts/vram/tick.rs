@@ -20,9 +20,9 @@ struct Missed {
 
 impl VramTier {
     /// What is in no slot, in the order in which it would go up: the admitted first, then experts of many tokens.
-    fn missed(&self, layer: usize, grouped: &Grouped, plan: &LayerPlan) -> Vec<Missed> {
+    fn missed(&self, layer: usize, grouped: &Grouped, plan: &LayerPlan, came: &[(usize, u16)]) -> Vec<Missed> {
         let mut missed: Vec<Missed> = (0..grouped.groups.len())
-            .filter(|&g| self.tables.slot(layer, grouped.groups[g].expert).is_none())
+            .filter(|&g| self.tables.slot(layer, grouped.groups[g].expert).is_none() && came.iter().all(|c| c.0 != g))
             .map(|group| {
                 let expert = grouped.groups[group].expert;
                 Missed { group, slot: plan.swaps.iter().find(|s| s.expert == expert).map(|s| s.slot) }
@@ -45,13 +45,17 @@ impl VramTier {
         time: &mut TierTime,
     ) -> Result<u64, ExpertError> {
         self.catch_up()?;
+        let came = self.came(layer, grouped)?;
         let device = self.device.clone();
         let device = &*device;
         let few = rows.tokens <= ExpertsUp::TOKENS as usize;
         let bytes = self.slabs[layer].layout.bytes as u64;
         let own = self.slots_of(layer);
 
-        let absent = self.missed(layer, grouped, plan);
+        let absent = self.missed(layer, grouped, plan, &came);
+        for m in &absent {
+            self.reading.expect(&self.store.layers[layer].experts[usize::from(grouped.groups[m.group].expert)]);
+        }
         let tokens: Vec<usize> = absent.iter().map(|m| grouped.groups[m.group].pairs.len()).collect();
         let mut up = split(self.miss, &tokens, bytes, &self.rates);
         if !few && !self.work.fits(rows.tokens * rows.top_k) {
@@ -62,13 +66,11 @@ impl VramTier {
         let passing = if self.spare.is_some() { passing } else { &[] };
         let mut on_host: Vec<usize> = down.iter().chain(&up[arriving.len() + passing.len()..]).map(|m| m.group).collect();
 
-        for s in plan.swaps.iter().filter_map(|s| s.evicted) {
-            self.tables.leave(layer, s);
-        }
+        self.make_way(layer, &plan.swaps)?;
         if let Some(used) = self.used[layer].as_ref().filter(|_| !plan.swaps.is_empty()) {
             device.wait(Lane::Copy, used)?;
         }
-        self.parcel.begin(device, grouped::parcel_bytes(rows, grouped.groups.len(), passing.len()))?;
+        self.parcel.begin(device, grouped::parcel_bytes(rows, grouped.groups.len(), passing.len() + came.len()))?;
         let many = (!few).then(|| Many::begin(device, &mut self.parcel, grouped)).transpose()?;
         if let Some(many) = &many {
             // Residents first: they can run while the rest is on its way. If there is no room to run them, the host does.
@@ -81,6 +83,12 @@ impl VramTier {
             } else {
                 on_host.extend(resident.iter().map(|r| r.0));
             }
+        }
+
+        if self.work.fits(rows.tokens * rows.top_k) {
+            self.run_here(&own, rows, grouped, many.as_ref(), &came)?;
+        } else {
+            on_host.extend(came.iter().map(|c| c.0));
         }
 
         let start = Instant::now();
@@ -142,7 +150,7 @@ impl VramTier {
         self.partial.end(&used);
         self.used[layer] = Some(used);
         let there = |expert| arriving.iter().any(|m| grouped.groups[m.group].expert == expert);
-        self.put_off(layer, plan.swaps.iter().filter(|s| !there(s.expert)).map(|s| (s.expert, s.slot)));
+        self.put_off(layer, plan.swaps.iter().filter(|s| !there(s.expert)).map(|s| (s.expert, s.slot)), false);
         Ok(missed)
     }
 
@@ -159,6 +167,21 @@ impl VramTier {
     ) -> Result<(), ExpertError> {
         let Some(ready) = ready else { return Ok(()) };
         self.device.wait(Lane::Compute, &ready)?;
+        self.run_here(slots, rows, grouped, many, here)
+    }
+
+    /// Compute groups whose experts lie in these slots.
+    fn run_here(
+        &mut self,
+        slots: &Slots,
+        rows: &DeviceRows,
+        grouped: &Grouped,
+        many: Option<&Many>,
+        here: &[(usize, u16)],
+    ) -> Result<(), ExpertError> {
+        if here.is_empty() {
+            return Ok(());
+        }
         match many {
             Some(many) => many.run(&*self.device, &self.work, &mut self.parcel, slots, rows, grouped, here)?,
             None => {

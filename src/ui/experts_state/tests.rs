@@ -26,13 +26,24 @@ fn a_step_marks_exactly_what_it_did_and_only_until_the_next() {
     state.apply(&record(0, &[(0, Outcome::Hit), (1, Outcome::Miss), (2, Outcome::Admitted)], &[3], &[0, NONE, 1, NONE, 2, NONE]));
     let marks: Vec<Mark> = (0..6).map(|e| state.facts(0, e).unwrap().mark).collect();
     assert_eq!(marks, [Mark::Hit, Mark::Miss, Mark::Admitted, Mark::Evicted, Mark::Quiet, Mark::Quiet]);
-    assert_eq!(state.tally(0), LayerTally { hits: 1, misses: 2, admitted: 1, evicted: 1 });
+    assert_eq!(state.tally(0), LayerTally { hits: 1, misses: 2, admitted: 1, evicted: 1, ..LayerTally::default() });
     assert_eq!(state.facts(0, 4).unwrap().slot, Some(2));
     state.apply(&record(1, &[(4, Outcome::Hit)], &[], &[0, NONE, 1, NONE, 2, NONE]));
     assert_eq!(state.facts(0, 0).unwrap().mark, Mark::Quiet);
     assert_eq!(state.facts(0, 0).unwrap().last_use, Some(1));
     assert_eq!(state.facts(0, 4).unwrap().last_use, Some(0));
     assert_eq!(state.facts(0, 5).unwrap().last_use, None);
+}
+
+#[test]
+fn experts_that_came_ahead_are_hits_when_they_are_asked_for_and_newcomers_when_they_are_not() {
+    let mut state = ExpertsState::new(1, 4, 2);
+    let ahead = [1, 2, 3].map(|expert| crate::events::Ahead { layer: 0, expert });
+    let outcomes = [(1, Outcome::Hit), (3, Outcome::Miss)];
+    state.apply(&StepRecord { ahead: ahead.into(), ..record(0, &outcomes, &[], &[NONE, 0, 1, 2]) });
+    assert_eq!((state.tally(0).ahead, state.tally(0).asked), (3, 2));
+    let marks: Vec<Mark> = (1..4).map(|e| state.facts(0, e).unwrap().mark).collect();
+    assert_eq!(marks, [Mark::Hit, Mark::Admitted, Mark::Miss], "the last came too late");
 }
 
 #[test]
@@ -149,6 +160,7 @@ pub(in crate::ui) fn any_record() -> impl Strategy<Value = StepRecord> {
         RoutedExpert { expert: if tame { expert % 16 } else { expert }, tokens, weight, outcome }
     });
     let evicted = (0u16..9, 0u16..20).prop_map(|(layer, expert)| Eviction { layer, expert });
+    let ahead = (0u16..9, 0u16..20).prop_map(|(layer, expert)| crate::events::Ahead { layer, expert });
     let slots = prop_oneof![3 => Just(48usize), 1 => 0usize..100];
     (
         any::<u64>(),
@@ -156,12 +168,12 @@ pub(in crate::ui) fn any_record() -> impl Strategy<Value = StepRecord> {
         prop_oneof![Just(1u32), any::<u32>()],
         prop::collection::vec(any::<u32>().prop_map(|e| e % 40), 0..6),
         prop::collection::vec(routed, 0..40),
-        prop::collection::vec(evicted, 0..8),
+        (prop::collection::vec(evicted, 0..8), prop::collection::vec(ahead, 0..4)),
         slots.prop_flat_map(|n| prop::collection::vec(any::<u16>(), n)),
         any::<[u32; 6]>(),
         any::<(u16, u64, u64, u32)>(),
     )
-        .prop_map(|(step, prefill, tokens, ends, routed, evicted, slot_of, t, (slots, up, missed, used))| StepRecord {
+        .prop_map(|(step, prefill, tokens, ends, routed, (evicted, ahead), slot_of, t, (slots, up, missed, used))| StepRecord {
             step,
             phase: if prefill { Phase::Prefill } else { Phase::Decode },
             tokens,
@@ -171,6 +183,7 @@ pub(in crate::ui) fn any_record() -> impl Strategy<Value = StepRecord> {
             ends,
             routed,
             evicted,
+            ahead,
             slot_of,
             time: crate::events::StepTime {
                 total_us: t[0],

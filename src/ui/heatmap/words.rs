@@ -157,7 +157,7 @@ pub(super) fn step(state: &ExpertsState, context: &PaneContext<'_>, theme: &Them
         theme.span(Face::Dim, " hit"),
         theme.span(Face::Miss, format!(" {:>4}", total.misses)),
         theme.span(Face::Dim, " miss"),
-        theme.span(Face::Admitted, format!(" {:>3}", total.admitted)),
+        theme.span(Face::Admitted, format!(" {:>3}", total.admitted + total.ahead)),
         theme.span(Face::Dim, " in"),
         theme.span(Face::Evicted, format!(" {:>3}", total.evicted)),
         theme.span(Face::Dim, " out"),
@@ -168,6 +168,9 @@ pub(super) fn step(state: &ExpertsState, context: &PaneContext<'_>, theme: &Them
     }
     if state.misfits() > 0 {
         line.push_span(theme.span(Face::Notice, format!("  {} misfits", state.misfits())));
+    }
+    if total.ahead > 0 {
+        line.push_span(theme.span(Face::Dim, format!(" ({} ahead, {} asked)", total.ahead, total.asked)));
     }
     line
 }

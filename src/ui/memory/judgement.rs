@@ -92,5 +92,11 @@ fn misses(ink: &Ink<'_>, state: &MemoryState, rank: u8) -> Vec<Section> {
         let short = format!(" of {} swaps in {SOON} tok", account.swaps);
         sections.push(section(rank, false, vec![ink.fitting(vec![line(long), line(short)])]));
     }
+    if let Some(right) = account.foresight() {
+        let line = |words: String| Line::from(vec![ink.label("ahead"), share(right), ink.dim(words)]);
+        let long = format!(" of {} asked for: came before their use", account.ahead);
+        let short = format!(" of {} asked for", account.ahead);
+        sections.push(section(rank, false, vec![ink.fitting(vec![line(long), line(short)])]));
+    }
     sections
 }
