@@ -2,7 +2,7 @@
 //!
 //! The player owns a thread. Entry by entry it lets a listener's [`Fold`] grow as the listener itself would, and lays out
 //! copies of it with everything else that belongs to the place ([`Frame`]), the latest only: who looks seldom misses what lay
-//! in between and nothing else. Going back takes up a copy of an earlier place and walks on from there ([`super::marks`]), so it
+//! in between and nothing else. Going back takes up a copy of an earlier place and walks on from there (`marks.rs`), so it
 //! costs a few steps wherever in the session it happens; while there is nothing else to do, copies are laid out behind the present.
 //!
 //! Commands, signals and answers to them go through an [`EngineHandle`] as with the inference thread; its lanes carry the

@@ -44,8 +44,8 @@ pub fn draw(areas: &ChatAreas, buf: &mut Buffer, state: &State) -> Option<Positi
     input(areas.input, buf, state)
 }
 
-/// Rows that the welcome takes.
-const WELCOME: u16 = 8;
+/// Rows that the welcome takes without its empty ones.
+const WELCOME: u16 = 6;
 
 /// What an empty chat says.
 fn welcome(area: Rect, buf: &mut Buffer, state: &State) {
@@ -71,6 +71,9 @@ fn welcome(area: Rect, buf: &mut Buffer, state: &State) {
     lines.push(Line::default());
     lines.push(dim("Type and press Enter. ? shows all keys, / all commands."));
     lines.push(dim("Alt-+ and Alt-- turn the slots; Tab goes to the panes."));
+    if lines.len() > usize::from(area.height) {
+        lines.retain(|line| line.width() > 0);
+    }
     let top = area.y + area.height.saturating_sub(lines.len() as u16) / 2;
     for (y, line) in (top..area.bottom()).zip(&lines) {
         buf.set_line(area.x + 1.min(area.width), y, line, area.width.saturating_sub(1));

@@ -219,11 +219,12 @@ fn the_gates_of_a_token_are_told_once_at_every_size() {
 #[test]
 fn a_note_before_the_first_word_leaves_the_welcome_where_there_is_room() {
     let mut s = Script::ready();
-    s.engine(Event::Notice { message: "24 experts of earlier sessions are in their slots".into() });
+    let message = "warm start: 72 of 72 slots are filled from 136 earlier tokens (--cold: from none)";
+    s.engine(Event::Notice { message: message.into() });
     for (columns, rows, room) in [(80, 24, true), (120, 32, true), (200, 60, true), (60, 16, false)] {
         let text = screen(&mut s, columns, rows).join("\n");
-        assert!(text.contains("24 experts of earlier"), "{text}");
-        assert_eq!(text.contains("Type and press Enter") && text.contains("slots per layer"), room, "{text}");
+        assert!(text.contains("warm start: 72 of 72"), "{text}");
+        assert_eq!(text.contains("Alt-+ and Alt--") && text.contains("slots per layer"), room, "{text}");
     }
     s.say("hello");
     assert!(!screen(&mut s, 80, 24).join("\n").contains("Type and press Enter"));
