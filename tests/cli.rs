@@ -541,7 +541,7 @@ fn a_bench_is_recorded_with_its_times_and_a_profile_is_never_overwritten() {
     let o = p.run(&["bench", "demo", "--prompt", "16", "--gen", "8", "--repeat", "1", "--slots", "8", "--trace", file]);
     assert_eq!(o.code, 0, "{o:?}");
     let o = p.run(&["simulate", file, "--diff", "recorded", "rotary@8"]);
-    contains_all(&o.out, &["recorded, 8 slots", "tokens/s, measured, median step"]);
+    contains_all(&o.out, &["recorded under rotary, 8 slots", "tokens/s, measured, median step"]);
     let profile = p.file("mine.toml", b"mine");
     let o = p.run(&["bench", "--profile", profile.to_str().unwrap()]);
     assert_eq!((o.code, std::fs::read(&profile).unwrap().as_slice()), (2, &b"mine"[..]), "{o:?}");
