@@ -13,7 +13,7 @@ pub enum OddScheduling {
     #[error("the recording names the policy {0:?}, which this program does not know")]
     Policy(String),
     /// A number that means nothing.
-    #[error("the recording names a margin of {0}; it goes from 0 to {MOST_MARGIN}")]
+    #[error("the recording names a margin of {0:e}; it goes from 0 to {MOST_MARGIN}")]
     Margin(f64),
     /// Not even that.
     #[error("what the recording says of its policy can't be read: {0}")]
@@ -22,7 +22,7 @@ pub enum OddScheduling {
 
 /// Text of a file, made fit for a line.
 fn line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).take(60).collect()
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).take(90).collect()
 }
 
 /// The policy and its way to admit, as far as this program knows them.
