@@ -40,6 +40,10 @@ pub struct Recall {
     places: Vec<[u64; SPAN / 64]>,
     /// The present token's place.
     now: usize,
+    /// Places that have been in use so far: the first ones.
+    filled: usize,
+    /// `part` is of the present likeness.
+    weighed: bool,
     /// Whether the step at hand is one token.
     single: bool,
     /// `[SPAN]`: likeness of the present token with each remembered one, and with itself.
@@ -47,6 +51,8 @@ pub struct Recall {
     /// `[SPAN]`: experts of the present tick that each remembered token used, too; then its part in the expectation.
     shared: Vec<u8>,
     part: Vec<f32>,
+    /// Places whose part counts, with it.
+    near: Vec<(u16, f32)>,
     /// `[layers * experts]`, see [`Recall::expected`].
     expected: Vec<f32>,
     /// `[experts]`, see [`Recall::soon`].
@@ -63,10 +69,13 @@ impl Recall {
             len: vec![0; layers * SPAN],
             places: vec![[0; SPAN / 64]; layers * experts],
             now: 0,
+            filled: 1,
+            weighed: false,
             single: false,
             alike: vec![0.0; SPAN],
             shared: vec![0; SPAN],
             part: vec![0.0; SPAN],
+            near: Vec::with_capacity(SPAN),
             expected: vec![0.0; layers * experts],
             soon: vec![0.0; experts],
         }
@@ -76,6 +85,8 @@ impl Recall {
     pub fn begin_step(&mut self, tokens: u32) {
         self.single = tokens == 1;
         self.now = (self.now + 1) % SPAN;
+        self.filled = SPAN.min(self.filled + 1);
+        self.weighed = false;
         self.alike.rotate_right(1);
         let (word, bit) = (self.now / 64, 1u64 << (self.now % 64));
         for (layer, len) in self.len.chunks_exact_mut(SPAN).enumerate() {
@@ -95,7 +106,7 @@ impl Recall {
         let len = &mut self.len[layer * SPAN..][..SPAN];
         let places = &mut self.places[layer * self.experts..][..self.experts];
         let now = self.now;
-        self.shared.fill(0);
+        self.shared[..self.filled].fill(0);
         let mut count = 0;
         for (place, expert) in ids[now * WIDTH..][..WIDTH].iter_mut().zip(routed) {
             *place = expert;
@@ -114,9 +125,10 @@ impl Recall {
             return;
         }
         len[now] = count;
-        for (alike, &shared) in self.alike.iter_mut().zip(&self.shared) {
+        for (alike, &shared) in self.alike[..self.filled].iter_mut().zip(&self.shared) {
             *alike = *alike * FADE + f32::from(shared);
         }
+        self.weighed = false;
     }
 
     /// Bring [`Recall::expected`] of the layer up to date with its tick in this step.
@@ -142,7 +154,7 @@ impl Recall {
             return;
         }
         let mut strength = 0.0;
-        for place in (now + 1..SPAN).chain(0..now) {
+        for place in (now + 1..self.filled).chain(0..now) {
             strength = strength * REACH + self.part[place];
             if strength > total * LEAST {
                 let next = (place + 1) % SPAN;
@@ -157,11 +169,18 @@ impl Recall {
 
     /// Part of every remembered token in what is expected, by its likeness with the present one so far.
     fn weigh(&mut self) {
+        if std::mem::replace(&mut self.weighed, true) {
+            return;
+        }
         let own = 1.0 / self.alike[self.now];
-        for (part, &alike) in self.part.iter_mut().zip(&self.alike) {
+        for (part, &alike) in self.part[..self.filled].iter_mut().zip(&self.alike) {
             *part = weight(alike * own);
         }
         self.part[self.now] = 0.0;
+        let parts = &self.part[..self.filled];
+        let least = LEAST * parts.iter().copied().fold(0.0, f32::max);
+        self.near.clear();
+        self.near.extend(parts.iter().enumerate().filter(|(_, &part)| part > least).map(|(place, &part)| (place as u16, part)));
     }
 
     /// Bring [`Recall::soon`] up to date for a layer whose tick in this step is still to come. The ticks of the layers before tell which
@@ -174,14 +193,14 @@ impl Recall {
         self.weigh();
         let ids = &self.ids[layer * SPAN * WIDTH..][..SPAN * WIDTH];
         let len = &self.len[layer * SPAN..][..SPAN];
-        let least = LEAST * self.part.iter().copied().fold(0.0, f32::max);
         let mut total = 0.0;
-        for (place, &part) in self.part.iter().enumerate() {
-            if part > least && len[place] > 0 {
-                total += part;
-                for &expert in &ids[place * WIDTH..][..usize::from(len[place])] {
-                    self.soon[usize::from(expert)] += part;
-                }
+        for &(place, part) in &self.near {
+            let place = usize::from(place);
+            let used = &ids[place * WIDTH..][..usize::from(len[place])];
+            // Steps of several tokens have none.
+            total += if used.is_empty() { 0.0 } else { part };
+            for &expert in used {
+                self.soon[usize::from(expert)] += part;
             }
         }
         if total > 0.0 {
