@@ -14,7 +14,7 @@
 
 mod ahead;
 
-pub use ahead::{comes_in_time, LEAD};
+pub use ahead::comes_in_time;
 
 use super::duels::Duels;
 use super::measures::{ceiling, Measures};
@@ -593,6 +593,7 @@ mod tests {
         prop_assert!(swaps.len() <= s.admission.ahead);
         prop_assert!(swaps.is_empty() || (s.policy == Policy::Rotary && s.phase == Phase::Decode));
         let mut slots: Vec<u16> = swaps.iter().map(|w| w.slot).collect();
+        slots.sort_unstable();
         slots.dedup();
         prop_assert_eq!(slots.len(), swaps.len(), "no newcomer takes another's slot");
         for swap in &swaps {

@@ -237,6 +237,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn what_was_just_read_seems_resident() {
         let (_file, bytes) = mapped(64 * 4096);
         let sum: usize = bytes.iter().step_by(4096).map(|&b| usize::from(b)).sum();

@@ -14,7 +14,7 @@ use crate::experts::policy::{Policy, Worth};
 use std::ops::Range;
 
 /// How many layers a tick looks ahead. Each layer is looked at so often: first with more time for the copy, last with more knowledge.
-pub const LEAD: usize = 2;
+const LEAD: usize = 2;
 /// How likely an expert must be to be brought. Some six in ten of those that are get used (`docs/scheduling.md`).
 const LIKELY: f32 = 0.4;
 
@@ -41,11 +41,12 @@ impl Scheduler {
         next.min(layers)..(next + LEAD).min(layers)
     }
 
-    /// Experts without a slot that the token at hand will probably ask of `layer`, whose tick is still to come: the most likely first, at
-    /// most [`super::super::policy::Admission::ahead`].
+    /// Fill `likely` with the experts without a slot that the token at hand will probably ask of `layer`, whose tick is still to come: the most likely
+    /// first, at most [`super::super::policy::Admission::ahead`].
     fn find_likely(&mut self, layer: usize) {
         self.likely.clear();
-        if self.policy == Policy::Rotary && self.admission.ahead > 0 && self.phase == Phase::Decode && layer < self.layers() {
+        let wanted = self.policy == Policy::Rotary && self.admission.ahead > 0 && self.phase == Phase::Decode;
+        if wanted && layer < self.layers() && self.occupied[layer] < self.experts {
             self.measures.look_ahead(layer);
             let soon = self.measures.soon();
             let absent = &self.slot_of[layer * self.experts..][..self.experts];

@@ -86,7 +86,7 @@ impl VramTier {
         }
 
         if self.work.fits(rows.tokens * rows.top_k) {
-            self.run_here(&own, rows, grouped, many.as_ref(), &came)?;
+            self.run_batch(&own, rows, grouped, many.as_ref(), &came, None)?;
         } else {
             on_host.extend(came.iter().map(|c| c.0));
         }
@@ -154,7 +154,7 @@ impl VramTier {
         Ok(missed)
     }
 
-    /// Wait for the copies of a batch, then compute it.
+    /// Compute groups whose experts lie in these slots, after the copies that `ready` stands for.
     #[allow(clippy::too_many_arguments)]
     fn run_batch(
         &mut self,
@@ -165,22 +165,11 @@ impl VramTier {
         here: &[(usize, u16)],
         ready: Option<Mark>,
     ) -> Result<(), ExpertError> {
-        let Some(ready) = ready else { return Ok(()) };
-        self.device.wait(Lane::Compute, &ready)?;
-        self.run_here(slots, rows, grouped, many, here)
-    }
-
-    /// Compute groups whose experts lie in these slots.
-    fn run_here(
-        &mut self,
-        slots: &Slots,
-        rows: &DeviceRows,
-        grouped: &Grouped,
-        many: Option<&Many>,
-        here: &[(usize, u16)],
-    ) -> Result<(), ExpertError> {
         if here.is_empty() {
             return Ok(());
+        }
+        if let Some(ready) = ready {
+            self.device.wait(Lane::Compute, &ready)?;
         }
         match many {
             Some(many) => many.run(&*self.device, &self.work, &mut self.parcel, slots, rows, grouped, here)?,
