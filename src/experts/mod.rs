@@ -160,6 +160,8 @@ pub struct Experts {
     /// Place of an expert in `routed`, by id, while a prompt chunk is counted.
     place: Vec<u16>,
     resident: resident::Resident,
+    /// The layer of `routed`, while curve and heat have not heard of it.
+    untold: Option<usize>,
 }
 
 impl Experts {
@@ -211,6 +213,7 @@ impl Experts {
             routed: Vec::with_capacity(experts),
             place: vec![u16::MAX; experts],
             resident: resident::Resident::default(),
+            untold: None,
         }
     }
 
@@ -329,9 +332,9 @@ impl Experts {
         if bad.is_some() || layer >= self.expert_bytes.len() {
             return Err(ExpertError::Routing { layer, expert: bad.copied().unwrap_or(0), experts });
         }
+        self.take_note();
         self.count(routing);
-        self.curve.tick(layer, &self.routed, self.phase);
-        self.heat.note(layer, &self.routed);
+        self.untold = Some(layer);
         let plan = self.scheduler.tick(layer, &self.routed);
         let source = |p: &schedule::Placed| match p.outcome {
             Outcome::Hit => Source::Slot(p.slot),
@@ -356,6 +359,14 @@ impl Experts {
         let left = plan.swaps.iter().filter_map(|s| s.evicted);
         tally.evicted.extend(left.map(|expert| Eviction { layer: layer as u16, expert }));
         Ok(())
+    }
+
+    /// Curve and heat hear of the latest tick. Nothing waits for this, so on a device it is done where the host waits anyway.
+    pub fn take_note(&mut self) {
+        if let Some(layer) = self.untold.take() {
+            self.curve.tick(layer, &self.routed, self.phase);
+            self.heat.note(layer, &self.routed);
+        }
     }
 
     /// One entry per routed expert: in the router's order for a single token, by rising id otherwise.
@@ -390,6 +401,7 @@ impl Experts {
 
     /// Begin a step; what happens until [`Experts::end_step`] goes into one record.
     pub fn begin_step(&mut self, phase: Phase, tokens: usize) {
+        self.take_note();
         self.phase = phase;
         self.tokens = tokens;
         self.scheduler.begin_step(phase, tokens as u32);
@@ -405,6 +417,7 @@ impl Experts {
 
     /// Fill the expert part of the step's record (routing, occupancy, bytes, expert times).
     pub fn end_step(&mut self, record: &mut StepRecord) {
+        self.take_note();
         self.curve.end_step(self.tokens as u32);
         if let Place::Device(tier) = &mut self.tier {
             match tier.end_step() {

@@ -327,7 +327,12 @@ pub struct Cuda {
     recording: AtomicBool,
     monitor: OnceLock<Option<Monitor>>,
     candle: candle_core::Device,
+    /// A kernel's blocks may come before the kernel before it is done; they wait for it themselves (`in_turn` in `kernels/simt.cuh`).
+    early: bool,
 }
+
+/// GPUs that can do this, by capability.
+const EARLY: u32 = 90;
 
 /// Open the GPU with this number. Takes a few hundred MB of its memory for the driver's context.
 ///
@@ -351,6 +356,7 @@ pub fn open(ordinal: usize) -> Result<Arc<Cuda>, GpuError> {
     let ring = locked(&lanes, Ring::QUARTER * 4).ok();
     let ring = Mutex::new(ring.map(|memory| Ring { memory, quarter: 0, used: 0, done: Default::default() }));
     Ok(Arc::new(Cuda {
+        early: facts.capability >= EARLY,
         facts,
         lanes,
         module,
@@ -604,11 +610,31 @@ impl Device for Cuda {
             return Ok(());
         }
         let mut arguments = [params.as_ptr().cast_mut().cast::<c_void>()];
-        // SAFETY: the kernel takes one parameter of this size (checked when it was looked up), which the driver copies before it returns;
-        // the caller vouches for the addresses in it.
-        let queued = unsafe {
-            let stream = self.lanes.compute.cu_stream();
-            sys::cuLaunchKernel(function, x, y, z, shape.threads, 1, 1, 0, stream, arguments.as_mut_ptr(), ptr::null_mut())
+        let (threads, stream) = (shape.threads, self.lanes.compute.cu_stream());
+        let queued = if self.early {
+            let mut early = sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            };
+            let config = sys::CUlaunchConfig {
+                gridDimX: x,
+                gridDimY: y,
+                gridDimZ: z,
+                blockDimX: threads,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: 0,
+                hStream: stream,
+                attrs: &raw mut early,
+                numAttrs: 1,
+            };
+            // SAFETY: the kernel takes one parameter of this size (checked when it was looked up), which the driver copies before it returns, as it
+            // does the attribute; the caller vouches for the addresses in it, and the kernel waits before it uses those (`in_turn`).
+            unsafe { sys::cuLaunchKernelEx(&raw const config, function, arguments.as_mut_ptr(), ptr::null_mut()) }
+        } else {
+            // SAFETY: as above.
+            unsafe { sys::cuLaunchKernel(function, x, y, z, threads, 1, 1, 0, stream, arguments.as_mut_ptr(), ptr::null_mut()) }
         };
         queued.result().map_err(|e| failed(format!("kernel {kernel}"), e))?;
         if !self.recording.load(Ordering::Relaxed) {

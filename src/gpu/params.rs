@@ -68,8 +68,10 @@ params! {
     MatJob { weight: Address, bias: Address, y: Address, scale: Address, ty: u32, rows: u32, y_stride: u32, accumulate: u32, scale_stride: u32, first_block: u32 }
 
     /// Up to six maps over the same 1 to 8 rows `x[t * x_stride..][..cols]`; block b belongs to the last job whose `first_block <= b`
-    /// and computes [`MatVec::rows_of_block`] rows of it. `2^split` warps share a row, at most four.
-    MatVec { x: Address, cols: u32, tokens: u32, x_stride: u32, jobs: u32, blocks: u32, split: u32, job: [MatJob; 6] }
+    /// and computes some rows of it ([`MatVec::blocks_of`]). `2^split` warps share a row, at most four, but in types that are [`tiled`].
+    ///
+    /// `gate` is 0, or one token's row beside `x`, whose maps are all [`tiled`]: they get `silu(gate) * x` then.
+    MatVec { x: Address, gate: Address, cols: u32, tokens: u32, x_stride: u32, jobs: u32, blocks: u32, split: u32, job: [MatJob; 6] }
 
     /// The same for any number of rows, in tiles of [`MatMul::ROWS`] weight rows by [`MatMul::TILE`] tokens; one map. Beside quantized weights, both the
     /// weights and the activations of a tile may be rounded to f16, activations after scaling by a power of two of their own row.
@@ -148,8 +150,32 @@ params! {
     Group { slot: u32, begin: u32, end: u32 }
 }
 
-/// Warps of a block.
-const WARPS: u32 = 4;
+/// Warps of a block for one token, and for a few.
+const WARPS: u32 = 8;
+const WARPS_FEW: u32 = 4;
+
+/// Whether one row of activations is multiplied with rows of this type (its GGUF number) and length on tensor cores, in tiles of [`TILE_ROWS`] rows of weights. Activations
+/// may then be rounded to f16, after scaling by a power of two of their own 16 or 32 columns.
+#[must_use]
+pub fn tiled(ty: u32, cols: u32) -> bool {
+    cols.is_multiple_of(SUPER) && matches!(ty, 8 | 12..=14)
+}
+
+/// Columns that such a product takes at once.
+const SUPER: u32 = 256;
+/// Rows of weights of a tile.
+const TILE_ROWS: u32 = 16;
+
+/// Tiles of a block: `2^n` of its warps share one, so that each has two times [`SUPER`] columns or more.
+fn tiles(cols: u32) -> u32 {
+    WARPS
+        >> match cols {
+            0..1024 => 0,
+            1024..2048 => 1,
+            2048..4096 => 2,
+            _ => 3,
+        }
+}
 
 impl MatVec {
     /// Most tokens.
@@ -165,10 +191,19 @@ impl MatVec {
         (0..2).take_while(|s| (rows / 4) << s < 2048 && cols >> (s + 1) >= 512).count() as u32
     }
 
-    /// Weight rows of a block: four of every warp for one token, two for a few; they share the activations that are read.
+    /// Blocks of a map whose weights have this type.
     #[must_use]
-    pub fn rows_of_block(&self) -> u32 {
-        (WARPS * if self.tokens == 1 { 4 } else { 2 }) >> self.split
+    pub fn blocks_of(&self, ty: u32, rows: u32) -> u32 {
+        rows.div_ceil(self.rows_of_block(ty))
+    }
+
+    /// Weight rows of a block: a few tiles, or four of every warp for one token, two for a few; they share the activations that are read.
+    fn rows_of_block(&self, ty: u32) -> u32 {
+        match self.tokens {
+            1 if tiled(ty, self.cols) => TILE_ROWS * tiles(self.cols),
+            1 => (WARPS * 4) >> self.split,
+            _ => (WARPS_FEW * 2) >> self.split,
+        }
     }
 }
 
@@ -183,23 +218,27 @@ impl ExpertsUp {
     /// Most tokens; more go through the grouped kernels.
     pub const TOKENS: u32 = 8;
 
-    /// `2^split` warps share two rows of gate and two of up.
-    fn split(&self) -> u32 {
-        match self.cols {
-            0..2048 => 0,
-            2048..4096 => 1,
-            _ => 2,
+    /// Rows of a block: of gate and of up half of a tile each, or two each of `2^n` warps.
+    fn rows_of_block(&self) -> u32 {
+        if self.gate_ty == self.up_ty && tiled(self.gate_ty, self.cols) {
+            return TILE_ROWS / 2 * tiles(self.cols);
         }
+        2 * WARPS
+            >> match self.cols {
+                0..2048 => 0,
+                2048..4096 => 1,
+                _ => 2,
+            }
     }
 }
 
 impl ExpertsDown {
-    /// Four of every warp; four or eight warps have other experts for the same rows.
+    /// A tile; or four of every warp, of which four or eight have other experts for the same rows.
     fn rows_of_block(&self) -> u32 {
-        if self.top_k > 4 {
-            4
-        } else {
-            8
+        match self.top_k {
+            _ if tiled(self.ty, self.cols) => TILE_ROWS,
+            0..=4 => 8,
+            _ => 4,
         }
     }
 }
@@ -236,7 +275,7 @@ impl Kernel for RmsNorm {
 impl Kernel for MatVec {
     const NAME: &'static str = "matvec";
     fn shape(&self) -> Shape {
-        line(self.blocks, WARPS * 32)
+        line(self.blocks, if self.tokens == 1 { WARPS } else { WARPS_FEW } * 32)
     }
     fn name(&self) -> &'static str {
         if self.tokens == 1 {
@@ -329,7 +368,7 @@ impl Kernel for Route {
 impl Kernel for ExpertsUp {
     const NAME: &'static str = "experts_up";
     fn shape(&self) -> Shape {
-        Shape { grid: [self.rows.div_ceil((2 * WARPS) >> self.split()), self.pairs, 1], threads: WARPS * 32 }
+        Shape { grid: [self.rows.div_ceil(self.rows_of_block()), self.pairs, 1], threads: WARPS * 32 }
     }
 }
 

@@ -30,6 +30,16 @@ fn tiled(types: &[GgmlType]) -> f32 {
     }
 }
 
+/// What products of one row of activations may differ by: of halves, an error of 2e-4 of a typical sum, six times that at worst, where the greatest of a few
+/// rows is hardly more than a typical one.
+fn of_one_row(ty: GgmlType, cols: usize) -> f32 {
+    if rotary::gpu::params::tiled(ty.number(), cols as u32) {
+        2.0 * HALVES
+    } else {
+        SUM
+    }
+}
+
 /// A row length that the type allows, about `n`; plain types get odd ones too.
 fn cols(a: &mut Arena, ty: GgmlType, n: usize) -> usize {
     match ty.block_elems() {
@@ -49,7 +59,8 @@ fn weights_have_the_values_of_the_cpu_tier_bit_for_bit_where_nothing_is_added() 
         rotary::kernels::dequantize(ty, &w, &mut exact).unwrap();
         let scale = exact.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         let mut x = vec![0.0f32; n];
-        let offsets = matches!(ty, GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q2K | GgmlType::Q4K | GgmlType::Q5K);
+        // Those of a superblock of Q6_K are scaled together.
+        let offsets = matches!(ty, GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q2K | GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K);
         for c in 0..n {
             x.fill(0.0);
             x[c] = 1.0;
@@ -72,7 +83,7 @@ fn matvec_of_every_type_with_one_to_eight_tokens() {
     for (i, ty) in types().into_iter().enumerate() {
         for tokens in 1..=8u32 {
             let a = &mut Arena::new(100 * i as u64 + u64::from(tokens));
-            let n = [32, 300, 768, 1100][a.below(4)];
+            let n = [32, 300, 768, 1100, 2304, 4096][a.below(6)];
             let cols = cols(a, ty, n);
             let stride = if ty.block_elems() == 1 && a.coin() { cols + 3 } else { cols.next_multiple_of(4) + 8 };
             let x = a.noise(8 * stride, 1.0);
@@ -97,13 +108,31 @@ fn matvec_of_every_type_with_one_to_eight_tokens() {
                     scale_stride: scale_stride as u32,
                     first_block: k.blocks,
                 });
-                k.blocks += (rows as u32).div_ceil(k.rows_of_block());
-                outputs.push(a.output(y, 8 * y_stride, SUM));
+                k.blocks += k.blocks_of(ty.number(), rows as u32);
+                outputs.push(a.output(y, 8 * y_stride, if tokens == 1 { of_one_row(ty, cols) } else { SUM }));
             }
             k.jobs = jobs.len() as u32;
             jobs.resize(6, MatJob::default());
             k.job = jobs.try_into().unwrap();
             a.check(&k, &outputs);
+        }
+    }
+}
+
+#[test]
+fn a_row_times_silu_of_another_goes_through_tiles() {
+    for ty in types().into_iter().filter(|ty| rotary::gpu::params::tiled(ty.number(), 256)) {
+        for cols in [256usize, 1280, 2304] {
+            let a = &mut Arena::new(cols as u64);
+            let rows = 45;
+            let w = a.weights(ty, rows, cols);
+            let (weight, x, gate, y) = (a.put(&w), a.noise(cols, 1.0), a.noise(cols, 3.0), a.noise(rows, 1.0));
+            let job = MatJob { weight, y, ty: ty.number(), rows: rows as u32, y_stride: rows as u32, accumulate: 1, ..MatJob::default() };
+            let mut k =
+                MatVec { x, gate, cols: cols as u32, tokens: 1, x_stride: cols as u32, jobs: 1, job: [job; 6], ..MatVec::default() };
+            k.blocks = k.blocks_of(job.ty, job.rows);
+            let out = a.output(y, rows, of_one_row(ty, cols));
+            a.check(&k, &[out]);
         }
     }
 }
@@ -118,7 +147,8 @@ fn products_agree_with_the_cpu_tier_as_far_as_its_rounded_activations_allow() {
         let values: Vec<f32> = (0..cols).map(|_| a.below(2001) as f32 / 1000.0 - 1.0).collect();
         let (weight, x, y) = (a.put(&w), a.put(&values), a.floats(rows));
         let job = MatJob { weight, y, ty: ty.number(), rows: rows as u32, y_stride: rows as u32, ..MatJob::default() };
-        let k = MatVec { x, cols: cols as u32, tokens: 1, x_stride: cols as u32, jobs: 1, blocks: 2, job: [job; 6], ..MatVec::default() };
+        let mut k = MatVec { x, cols: cols as u32, tokens: 1, x_stride: cols as u32, jobs: 1, job: [job; 6], ..MatVec::default() };
+        k.blocks = k.blocks_of(job.ty, job.rows);
         let got = a.result(&k, y, rows);
         let (mut input, mut out) = (Activations::default(), vec![0.0; rows]);
         input.set(&values, 1, cols);
@@ -197,7 +227,7 @@ fn experts_in_slots_one_token_to_eight() {
             let a = &mut Arena::new(i as u64);
             let up_ty = if a.coin() { ty } else { a.one_of(&[GgmlType::Q6K, GgmlType::Q8_0, GgmlType::F16]) };
             // Widths that both types allow.
-            let (hidden, rows) = ([256, 768, 2048, 4352][a.below(4)], 256);
+            let (hidden, rows) = ([256, 768, 2048, 4352][a.below(4)], [256, 768][a.below(2)]);
             let (slots, top_k) = (3, 1 + a.below(most));
             let s = slab(a, slots, [ty, up_ty, ty], rows, hidden);
             let ids: Vec<i32> = (0..tokens * top_k).map(|_| a.below(slots + 1) as i32 - 1).collect();
@@ -222,7 +252,9 @@ fn experts_in_slots_one_token_to_eight() {
                 x_stride: stride as u32,
                 pad: 0,
             };
-            let out = a.output(inner, tokens * top_k * rows, SUM);
+            // A product of two such sums.
+            let close = if ty == up_ty { of_one_row(ty, hidden) } else { SUM };
+            let out = a.output(inner, tokens * top_k * rows, close.max(2.0 * close - SUM));
             a.check(&up, &[out]);
             let inner = a.noise(tokens * top_k * rows, 1.0);
             let y = a.noise(tokens * 24, 1.0);
@@ -241,7 +273,7 @@ fn experts_in_slots_one_token_to_eight() {
                 ty: ty.number(),
                 y_stride: 24,
             };
-            let out = a.output(y, tokens * 24, SUM);
+            let out = a.output(y, tokens * 24, of_one_row(ty, rows));
             a.check(&down, &[out]);
         }
     }

@@ -23,7 +23,7 @@ macro_rules! layouts {
 layouts! {
     RmsNorm { x, weight, y, rows, pieces, len, x_stride, x_piece, y_stride, eps, limit }
     MatJob { weight, bias, y, scale, ty, rows, y_stride, accumulate, scale_stride, first_block }
-    MatVec { x, cols, tokens, x_stride, jobs, blocks, split, job }
+    MatVec { x, gate, cols, tokens, x_stride, jobs, blocks, split, job }
     MatMul { x, cols, tokens, x_stride, pad, job }
     Rotate { q, k, v, q_norm, k_norm, angles, q_out, keys, values, position, tokens, heads, groups, key_dim, value_dim, half, context, wide, q_stride, q_head, k_stride, v_stride, eps, limit, limit_v, pad }
     Attention { q, keys, values, partial, position, tokens, heads, groups, key_dim, value_dim, context, wide, splits, scale, pad }

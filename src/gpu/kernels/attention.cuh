@@ -9,10 +9,13 @@
 /// Most ranges of keys, and positions of the shortest; as in params.rs.
 #define SPLITS 128
 #define LEAST 32
-/// Keys that a block looks at together.
-#define KEYS 128
+/// Keys that a block looks at together: few, since all that is done with them is code without loops, which a token runs through once, and
+/// waits for (see tiles.cuh).
+#define KEYS 64
 /// Neighbouring threads that share a key.
 #define KEY_LANES 8
+/// Keys of a thread, of those.
+#define TURNS (KEYS * KEY_LANES / 128)
 
 /// A value of a cache of f16, or of f32 if `wide`.
 DEVICE void store_cached(void* cache, size_t at, float v, uint32_t wide) {
@@ -113,10 +116,10 @@ template <int H> struct AttentionShared {
     float sums[128][9];
 };
 
-/// Keys in stretches of 128. For the scores eight threads share a key, so that a warp reads four keys side by side; for the sums a thread has
+/// Keys in stretches of 64. For the scores eight threads share a key, so that a warp reads four keys side by side; for the sums a thread has
 /// eight values of a head and every n-th key of the stretch. Each key and value is read once by the block.
 template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attention& p, AttentionShared<H>& s) {
-    constexpr int AHEAD = WIDE ? 4 : 8;
+    constexpr int AHEAD = 4;
     const uint32_t head = block.x * H, split = block.y, token = block.z, group = head / (p.heads / p.groups);
     const uint32_t seen = *p.position + token + 1, even = (seen + p.splits - 1) / p.splits, each = even > LEAST ? even : LEAST;
     const uint32_t begin = split * each < seen ? split * each : seen, end = begin + each < seen ? begin + each : seen;
@@ -144,7 +147,7 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
     // Groups of threads that have all values of a head between them.
     const uint32_t sharing = block.threads / eights;
     PerThread<Few<float, 8 * H>> sums;
-    PerThread<Few<float, KEY_LANES * H>> scores;
+    PerThread<Few<float, TURNS * H>> scores;
     PerThread<Few<float, H>> most, added;
     apart(block, [&](int t) INLINE {
 #pragma unroll
@@ -156,9 +159,9 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
             // Threads 8n to 8n + 7 have keys n, 16 + n, ...; thread t % 8 of them every eighth piece of eight values. As many keys as registers hold are loaded
             // before the first is used.
 #pragma unroll
-            for (int i = 0; i < KEY_LANES * H; i++) scores[t][i] = 0;
+            for (int i = 0; i < TURNS * H; i++) scores[t][i] = 0;
 #pragma unroll
-            for (int j = 0; j < KEY_LANES; j += AHEAD) {
+            for (int j = 0; j < TURNS; j += AHEAD) {
 #pragma unroll 1
                 for (uint32_t c = t % KEY_LANES * 8; c < p.key_dim; c += KEY_LANES * 8) {
                     Eight<WIDE> raw[AHEAD];
@@ -179,7 +182,7 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
 #pragma unroll
                         for (int h = 0; h < H; h++) {
 #pragma unroll
-                            for (int i = 0; i < 8; i++) scores[t][KEY_LANES * h + j + a] = fmaf(q[h][i], k[i], scores[t][KEY_LANES * h + j + a]);
+                            for (int i = 0; i < 8; i++) scores[t][TURNS * h + j + a] = fmaf(q[h][i], k[i], scores[t][TURNS * h + j + a]);
                         }
                     }
                 }
@@ -192,9 +195,9 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
             for (int h = 0; h < H; h++) {
                 float mine = -INFINITY;
 #pragma unroll
-                for (int j = 0; j < KEY_LANES; j++) {
+                for (int j = 0; j < TURNS; j++) {
                     const uint32_t key = t / KEY_LANES + 16 * j;
-                    if (t % KEY_LANES == j && key < count) mine = scores[t][KEY_LANES * h + j] * p.scale;
+                    if (t % KEY_LANES == j && key < count) mine = scores[t][TURNS * h + j] * p.scale;
                 }
                 added[t][h] = most[t][h] = mine;
             }
@@ -215,7 +218,10 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
         apart(block, [&](int t) INLINE {
             const uint32_t key = t / KEY_LANES + 16 * (t % KEY_LANES);
 #pragma unroll
-            for (int h = 0; h < H; h++) s.weight[h][key] = added[t][h] = key < count ? expf(added[t][h] - max[h]) : 0.0f;
+            for (int h = 0; h < H; h++) {
+                added[t][h] = key < count ? expf(added[t][h] - max[h]) : 0.0f;
+                if (t % KEY_LANES < TURNS) s.weight[h][key] = added[t][h];
+            }
         });
         warp_sum(block, added);
         phase(block, [&](int t) INLINE {

@@ -68,6 +68,7 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(MatJob, first_block);
     SIZE(MatVec);
     FIELD(MatVec, x);
+    FIELD(MatVec, gate);
     FIELD(MatVec, cols);
     FIELD(MatVec, tokens);
     FIELD(MatVec, x_stride);

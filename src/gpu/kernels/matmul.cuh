@@ -281,7 +281,7 @@ DEVICE void half_product(const Block& block, const Rows<TWO>& rows, uint32_t col
                 for (int j = 0; j < 8; j++) most[t][i] = fmaxf(most[t][i], fabsf(x[t][8 * i + j]));
             }
         });
-        max_of_eight(block, most);
+        max_among(block, most, 8);
         phase(block, [&](int t) INLINE {
 #pragma unroll
             for (int i = 0; i < 2; i++) {

@@ -9,10 +9,12 @@
 
 #include "formats.cuh"
 #include "params.cuh"
+#include "tiles.cuh"
 
 #include <type_traits>
 
-#define WARPS 4
+/// Most warps of a block.
+#define WARPS 8
 /// Rows of a warp for one token, and for a few.
 #define ROWS_ONE 4
 #define ROWS_FEW 2
@@ -148,7 +150,7 @@ template <int R, int T> DEVICE void matvec_tokens(const Block& block, const MatV
     const float* x = p.x + (size_t)from * p.x_stride;
     PerThread<Few<float, R * T>> sums;
     PerThread<float> sum;
-    const uint32_t first = (block.x - job.first_block) * (WARPS * R >> p.split);
+    const uint32_t first = (block.x - job.first_block) * (block.threads / LANES * R >> p.split);
     apart(block, [&](int t) INLINE {
         clear(sums[t]);
         uint32_t cols = p.cols;
@@ -181,13 +183,57 @@ DEVICE const MatJob& job_of(const Block& block, const MatVec& p) {
     return p.job[j];
 }
 
+/// A row's result where it belongs.
+DEVICE void put_row(const MatJob& job, uint32_t row, float result) {
+    if (row >= job.rows) return;
+    if (job.bias) result += job.bias[row];
+    if (job.scale) result *= sigmoid(job.scale[0]);
+    job.y[row] = job.accumulate ? job.y[row] + result : result;
+}
+
+/// One token, in tiles: `1 << tile_share` warps have every so many-th superblock of a tile.
+DEVICE void matvec_tiles(const Block& block, const MatVec& p, const MatJob& job, TileSums& room) {
+    const uint32_t share = tile_share(p.cols), apart_by = 1 << share, supers = p.cols / SUPER, tiles = TILE_WARPS >> share;
+    const uint32_t first = (block.x - job.first_block) * tiles * TILE_ROWS;
+    PerThread<Few<float, 2>> sums;
+    apart(block, [&](int t) INLINE { clear(sums[t]); });
+    with_tile(job.ty, [&](auto format) INLINE {
+        using F = decltype(format);
+        tile_products<F>(block, (supers + apart_by - 1) >> share, true, [&](int t, uint32_t i) INLINE {
+            const uint32_t warp = t / LANES, super = i * apart_by + (warp & (apart_by - 1));
+            const uint32_t row = first + (warp >> share) * TILE_ROWS + t % LANES / 4;
+            const size_t bytes = (size_t)supers * F::BYTES;
+            TileUnit u = {{job.weight, job.weight}, p.x + super * SUPER, p.gate ? p.gate + super * SUPER : nullptr, 1.0f, super < supers && first + (warp >> share) * TILE_ROWS < job.rows};
+            // Rows beyond the end repeat the last one.
+#pragma unroll
+            for (int r = 0; r < 2; r++) u.row[r] += (row + 8 * r < job.rows ? row + 8 * r : job.rows - 1) * bytes + super * F::BYTES;
+            return u;
+        }, sums);
+    });
+    put_tile_sums(block, sums, room);
+    apart(block, [&](int t) INLINE {
+        if (t >= (int)(tiles * TILE_ROWS)) return;
+        float sum = 0;
+        for (uint32_t w = 0; w < apart_by; w++) sum += room.of_warp[(t / TILE_ROWS << share) + w][t % TILE_ROWS];
+        put_row(job, first + t, sum);
+    });
+}
+
 DEVICE void matvec_block(const Block& block, const MatVec& p) {
-    SHARED(WarpSums<ROWS_ONE>, room);
-    matvec_tokens<ROWS_ONE, 1>(block, p, job_of(block, p), 0, room);
+    union Room {
+        WarpSums<ROWS_ONE> warps;
+        TileSums tiles;
+    };
+    SHARED(Room, room);
+    const MatJob& job = job_of(block, p);
+    if (tiled(job.ty, p.cols)) return matvec_tiles(block, p, job, room.tiles);
+    in_turn();
+    matvec_tokens<ROWS_ONE, 1>(block, p, job, 0, room.warps);
 }
 
 DEVICE void matvec_few_block(const Block& block, const MatVec& p) {
     SHARED(WarpSums<ROWS_FEW * 4>, room);
+    in_turn();
     // More than four would not fit into the registers; the second pass finds the weights in the L2 cache.
     for (uint32_t from = 0; from < p.tokens; from += 4) matvec_tokens<ROWS_FEW, 4>(block, p, job_of(block, p), from, room);
 }
@@ -195,18 +241,51 @@ DEVICE void matvec_few_block(const Block& block, const MatVec& p) {
 /// The matrix at byte `at` of the expert in a slot.
 DEVICE const uint8_t* of_slot(const uint8_t* slab, uint32_t slot, uint64_t slot_bytes, uint64_t at) { return slab + slot * slot_bytes + at; }
 
+/// A tile has eight rows of gate and the same eight of up.
+DEVICE void experts_up_tiles(const Block& block, const ExpertsUp& p, const uint8_t* gate, const uint8_t* up, const float* x, TileSums& room) {
+    const uint32_t share = tile_share(p.cols), apart_by = 1 << share, supers = p.cols / SUPER, tiles = TILE_WARPS >> share;
+    const uint32_t first = block.x * tiles * 8;
+    PerThread<Few<float, 2>> sums;
+    apart(block, [&](int t) INLINE { clear(sums[t]); });
+    with_tile(p.gate_ty, [&](auto format) INLINE {
+        using F = decltype(format);
+        tile_products<F>(block, (supers + apart_by - 1) >> share, false, [&](int t, uint32_t i) INLINE {
+            const uint32_t warp = t / LANES, super = i * apart_by + (warp & (apart_by - 1)), row = first + (warp >> share) * 8 + t % LANES / 4;
+            const size_t at = (row < p.rows ? row : p.rows - 1) * ((size_t)supers * F::BYTES) + super * F::BYTES;
+            return TileUnit{{gate + at, up + at}, x + super * SUPER, nullptr, 1.0f, super < supers && first + (warp >> share) * 8 < p.rows};
+        }, sums);
+    });
+    put_tile_sums(block, sums, room);
+    apart(block, [&](int t) INLINE {
+        const uint32_t row = first + t;
+        if (t >= (int)tiles * 8 || row >= p.rows) return;
+        float g = 0, u = 0;
+        for (uint32_t w = 0; w < apart_by; w++) {
+            const float* of_warp = room.of_warp[(t / 8 << share) + w];
+            g += of_warp[t % 8], u += of_warp[t % 8 + 8];
+        }
+        p.inner[(size_t)block.y * p.rows + row] = silu(g) * u;
+    });
+}
+
 /// A warp has two rows of gate and two of up, which share their activations. `ExpertsUp::split` in params.rs says the same.
 DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
-    const uint32_t pair = block.y, split = p.cols < 2048 ? 0 : p.cols < 4096 ? 1 : 2, lanes = LANES << split;
+    const uint32_t pair = block.y, split = p.cols < 2048 ? 0 : p.cols < 4096 ? 1 : 2, lanes = LANES << split, warps = block.threads / LANES;
     const int slot = p.slots[pair];
     if (slot < 0) return;
     const uint8_t* gate = of_slot(p.slab, slot, p.slot_bytes, p.gate_at);
     const uint8_t* up = of_slot(p.slab, slot, p.slot_bytes, p.up_at);
     const float* x = p.x + (size_t)(pair / p.top_k) * p.x_stride;
-    SHARED(WarpSums<4>, room);
+    union Room {
+        WarpSums<4> warps;
+        TileSums tiles;
+    };
+    SHARED(Room, shared);
+    if (p.gate_ty == p.up_ty && tiled(p.gate_ty, p.cols)) return experts_up_tiles(block, p, gate, up, x, shared.tiles);
+    WarpSums<4>& room = shared.warps;
     PerThread<Few<float, 4>> sums;
     apart(block, [&](int t) INLINE {
-        const uint32_t row = 2 * (block.x * (WARPS >> split) + (t / LANES >> split)), lane = t & (lanes - 1);
+        const uint32_t row = 2 * (block.x * (warps >> split) + (t / LANES >> split)), lane = t & (lanes - 1);
         clear(sums[t]);
         if (p.gate_ty == p.up_ty) {
             uint32_t cols = p.cols;
@@ -253,7 +332,7 @@ DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
         });
     }
     apart(block, [&](int t) INLINE {
-        const uint32_t lane = t & (lanes - 1), row = 2 * (block.x * (WARPS >> split) + (t / LANES >> split)) + lane;
+        const uint32_t lane = t & (lanes - 1), row = 2 * (block.x * (warps >> split) + (t / LANES >> split)) + lane;
         if (lane >= 2 || row >= p.rows) return;
         const float g = lane ? sums[t][1] : sums[t][0], u = lane ? sums[t][3] : sums[t][2];
         p.inner[(size_t)pair * p.rows + row] = silu(g) * u;
@@ -264,6 +343,39 @@ DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
 #define DOWN_WARPS 8
 #define DOWN_ROWS 4
 
+/// A warp has every eighth superblock of a token's experts, one expert after the other.
+DEVICE void experts_down_tiles(const Block& block, const ExpertsDown& p, TileSums& room) {
+    const uint32_t token = block.y, supers = p.cols / SUPER, units = p.top_k * supers, first = block.x * TILE_ROWS;
+    PerThread<Few<float, 2>> sums;
+    PerThread<float> before;
+    apart(block, [&](int t) INLINE {
+        clear(sums[t]);
+        before[t] = t < TILE_ROWS && first + t < p.rows ? p.y[(size_t)token * p.y_stride + first + t] : 0.0f;
+    });
+    with_tile(p.ty, [&](auto format) INLINE {
+        using F = decltype(format);
+        tile_products<F>(block, (units + TILE_WARPS - 1) / TILE_WARPS, false, [&](int t, uint32_t i) INLINE {
+            const uint32_t unit = i * TILE_WARPS + t / LANES, j = token * p.top_k + unit / supers, super = unit % supers, row = first + t % LANES / 4;
+            const int slot = unit < units ? p.slots[j] : -1;
+            TileUnit u = {{p.slab, p.slab}, p.inner, nullptr, 0, slot >= 0};
+            if (slot < 0) return u;
+            u.by = p.weights[j];
+            u.x = p.inner + (size_t)j * p.cols + super * SUPER;
+            const uint8_t* down = of_slot(p.slab, slot, p.slot_bytes, p.down_at) + super * F::BYTES;
+#pragma unroll
+            for (int r = 0; r < 2; r++) u.row[r] = down + (row + 8 * r < p.rows ? row + 8 * r : p.rows - 1) * ((size_t)supers * F::BYTES);
+            return u;
+        }, sums);
+    });
+    put_tile_sums(block, sums, room);
+    apart(block, [&](int t) INLINE {
+        if (t >= TILE_ROWS || first + t >= p.rows) return;
+        float sum = 0;
+        for (uint32_t w = 0; w < TILE_WARPS; w++) sum += room.of_warp[w][t];
+        p.y[(size_t)token * p.y_stride + first + t] = before[t] + sum;
+    });
+}
+
 /// The experts of a token lie side by side over the warps: warp w has expert w of four or eight, w plus as many, ...; their parts are added in the order of warps.
 /// `ExpertsDown::rows_of_block` in params.rs says the same.
 DEVICE void experts_down_block(const Block& block, const ExpertsDown& p) {
@@ -271,7 +383,13 @@ DEVICE void experts_down_block(const Block& block, const ExpertsDown& p) {
     struct Parts {
         float of_warp[DOWN_WARPS][DOWN_ROWS];
     };
-    SHARED(Parts, parts);
+    union Room {
+        Parts parts;
+        TileSums tiles;
+    };
+    SHARED(Room, room);
+    if (tiled(p.ty, p.cols)) return experts_down_tiles(block, p, room.tiles);
+    Parts& parts = room.parts;
     PerThread<Few<float, DOWN_ROWS>> sums;
     PerThread<float> before;
     apart(block, [&](int t) INLINE {

@@ -47,15 +47,6 @@ template <int N> DEVICE void multiply_halves(const Block&, PerThread<Halves>& a,
 #endif
 }
 
-/// The greatest of eight neighbours; all of them get it. A NaN counts as none.
-template <int N> DEVICE void max_of_eight(const Block&, PerThread<Few<float, N>>& a) {
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-#pragma unroll
-        for (int o = 4; o; o /= 2) a.v[i] = fmaxf(a.v[i], __shfl_xor_sync(0xffffffffu, a.v[i], o));
-    }
-}
-
 /// Brings what lies there nearer.
 DEVICE void fetch_ahead(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
@@ -86,10 +77,6 @@ template <int N> void multiply_halves(const Block& block, PerThread<Halves>& a, 
             }
         }
     }
-}
-
-template <int N> void max_of_eight(const Block& b, PerThread<Few<float, N>>& a) {
-    for (int i = 0; i < N; i++) butterfly_steps(b, 8, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return fmaxf(p, q); });
 }
 
 inline void fetch_ahead(const void*) {}

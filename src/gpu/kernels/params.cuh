@@ -21,7 +21,7 @@ struct MatJob {
 };
 
 struct MatVec {
-    float *x;
+    float *x, *gate;
     uint32_t cols, tokens, x_stride, jobs, blocks, split;
     MatJob job[6];
 };

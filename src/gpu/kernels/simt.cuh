@@ -51,6 +51,19 @@ template <class T> struct PerThread {
     DEVICE T& operator[](int) { return v; }
 };
 
+/// Blocks of the kernel that is queued next may begin when all of this one have; they do nothing that depends on it before `in_turn`.
+DEVICE void dependents_may_come() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+/// All that was queued before this kernel is done, and what it wrote can be seen. Each block of a kernel waits here, so that those after it need wait for no other.
+DEVICE void in_turn() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 template <class F> DEVICE void apart(const Block&, F f) { f((int)threadIdx.x); }
 
 template <class F> DEVICE void phase(const Block&, F f) {
@@ -80,6 +93,30 @@ template <int N> DEVICE void sum_among(const Block&, PerThread<Few<float, N>>& a
     }
 }
 
+/// The same of the first M values alone.
+template <int M, int N> DEVICE void sum_first_among(const Block&, PerThread<Few<float, N>>& a, int width) {
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+#pragma unroll
+        for (int o = width / 2; o; o /= 2) a.v[i] += __shfl_xor_sync(0xffffffffu, a.v[i], o);
+    }
+}
+
+/// The greatest among such neighbours; a NaN counts as none.
+template <int N> DEVICE void max_among(const Block&, PerThread<Few<float, N>>& a, int width) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+#pragma unroll
+        for (int o = width / 2; o; o /= 2) a.v[i] = fmaxf(a.v[i], __shfl_xor_sync(0xffffffffu, a.v[i], o));
+    }
+}
+
+/// What lane `from(t)` of the warp has.
+template <int N, class From> DEVICE void taken_from(const Block&, PerThread<Few<float, N>>& a, From from) {
+#pragma unroll
+    for (int i = 0; i < N; i++) a.v[i] = __shfl_sync(0xffffffffu, a.v[i], from((int)threadIdx.x));
+}
+
 DEVICE uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t s) { return __byte_perm(a, b, s); }
 DEVICE float bits_float(uint32_t b) { return __uint_as_float(b); }
 DEVICE uint32_t float_bits(float f) { return __float_as_uint(f); }
@@ -105,6 +142,8 @@ DEVICE void set_bit(uint32_t* p, uint32_t bit) { atomicOr(p, bit); }
 namespace simt {
 inline bool backwards = false;
 }
+
+inline void in_turn() {}
 
 template <class T> struct PerThread {
     T v[MOST_THREADS];
@@ -140,6 +179,19 @@ template <int N, class G> void butterfly(const Block& b, PerThread<Few<float, N>
 
 template <int N> void sum_among(const Block& b, PerThread<Few<float, N>>& a, int width) {
     for (int i = 0; i < N; i++) butterfly_steps(b, width, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return p + q; });
+}
+
+template <int M, int N> void sum_first_among(const Block& b, PerThread<Few<float, N>>& a, int width) {
+    for (int i = 0; i < M; i++) butterfly_steps(b, width, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return p + q; });
+}
+
+template <int N> void max_among(const Block& b, PerThread<Few<float, N>>& a, int width) {
+    for (int i = 0; i < N; i++) butterfly_steps(b, width, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return fmaxf(p, q); });
+}
+
+template <int N, class From> void taken_from(const Block& b, PerThread<Few<float, N>>& a, From from) {
+    const auto before = a;
+    for (int t = 0; t < (int)b.threads; t++) a.v[t] = before.v[t / LANES * LANES + from(t)];
 }
 
 inline uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t s) {

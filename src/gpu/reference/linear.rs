@@ -1,7 +1,7 @@
 //! Maps of activations.
 
 use super::{dot, sigmoid, Host, Meaning, ReferenceError};
-use crate::gpu::params::{MatJob, MatMul, MatVec};
+use crate::gpu::params::{self, MatJob, MatMul, MatVec};
 
 /// One map over rows `x[t]`.
 fn map(host: &mut Host<'_>, job: &MatJob, x: &[Vec<f32>], cols: u32) -> Result<(), ReferenceError> {
@@ -44,15 +44,20 @@ impl Meaning for MatVec {
         for job in jobs {
             host.activations(self.x, self.x_stride, job.ty, self.tokens)?;
         }
-        let x = inputs(host, self.x, self.x_stride, self.cols, self.tokens)?;
+        let mut x = inputs(host, self.x, self.x_stride, self.cols, self.tokens)?;
+        if self.gate.0 != 0 {
+            let tiled = jobs.iter().all(|j| params::tiled(j.ty, self.cols));
+            host.demand(self.tokens == 1 && tiled, "a gate for one token, and types that go in tiles")?;
+            host.aligned("gate", self.gate)?;
+            let gate = host.f32s("gate", self.gate, 0, self.cols as usize)?;
+            let silu = |g: f32| (f64::from(g) * sigmoid(g.into())) as f32;
+            x[0].iter_mut().zip(gate).for_each(|(x, g)| *x *= silu(g));
+        }
         let ends = jobs[1..].iter().map(|j| j.first_block).chain([self.blocks]);
         host.demand(jobs[0].first_block == 0, "the first map begins with block 0")?;
         for (job, end) in jobs.iter().zip(ends) {
             let blocks = end.checked_sub(job.first_block);
-            host.demand(
-                blocks == Some(job.rows.div_ceil(self.rows_of_block())),
-                "a map's blocks are its rows divided by those of a block",
-            )?;
+            host.demand(blocks == Some(self.blocks_of(job.ty, job.rows)), "a map's blocks are its rows divided by those of a block")?;
             map(host, job, &x, self.cols)?;
         }
         Ok(())

@@ -4,8 +4,8 @@ use super::{launch, At, Judge, Layout, Trial};
 use crate::gguf::GgmlType;
 use crate::gpu::device::Address;
 use crate::gpu::params::{
-    Add, Attention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, Group, GroupedDown, GroupedUp, JoinSplits,
-    Kernel, MatJob, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu,
+    self, Add, Attention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, Group, GroupedDown, GroupedUp,
+    JoinSplits, Kernel, MatJob, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu,
 };
 use crate::kernels::{random_weights, supported};
 use fastrand::Rng;
@@ -25,6 +25,15 @@ fn tiled(ty: GgmlType) -> f64 {
         CLOSE
     } else {
         HALVES
+    }
+}
+
+/// The same of one row of activations, of which there are few results: the greatest is hardly more than a typical one.
+fn one_row(ty: GgmlType, cols: u32) -> f64 {
+    if params::tiled(ty.number(), cols) {
+        2.0 * HALVES
+    } else {
+        CLOSE
     }
 }
 
@@ -54,7 +63,13 @@ pub fn all(scale: u32) -> Vec<Trial> {
         out.extend([1, 2, 8].map(|tokens| matvec(r, ty, tokens, 512 * scale, 37)));
         out.push(matmul(r, ty, 3, 512, 70));
         out.push(matmul(r, ty, 70, 512 * scale, 150));
-        out.extend([1, 3].map(|tokens| experts(r, ty, tokens, 512 * scale)));
+        out.extend([1, 3].map(|tokens| experts(r, ty, tokens, 512 * scale, 4, 256)));
+        if params::tiled(ty.number(), 256) {
+            // Superblocks that warps share unevenly.
+            out.extend([256, 1280, 2304].map(|cols| matvec(r, ty, 1, cols, 40)));
+            out.push(gated(r, ty, 1280, 70));
+            out.push(experts(r, ty, 1, 1280, 10, 768));
+        }
         out.push(grouped(r, ty, 256));
     }
     out
@@ -362,11 +377,12 @@ fn matvec(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial
     let x = l.input("x", &numbers(r, (tokens * (cols + 4)) as usize));
     let (w, w2) = (l.input("weight", &weights(r, ty, rows, cols)), l.input("weight 2", &weights(r, ty, few, cols)));
     let (bias, scale) = (l.input("bias", &numbers(r, few as usize)), l.input("scale", &numbers(r, (tokens * 3) as usize)));
-    let y = l.output("y", (tokens * (rows + 2)) as usize, Judge::F32(CLOSE));
-    let y2 = l.changed("y 2", &numbers(r, (tokens * few) as usize), CLOSE);
+    let close = if tokens == 1 { one_row(ty, cols) } else { CLOSE };
+    let y = l.output("y", (tokens * (rows + 2)) as usize, Judge::F32(close));
+    let y2 = l.changed("y 2", &numbers(r, (tokens * few) as usize), close);
     l.trial(MatVec::NAME, format!("{ty}, {tokens} x {cols} to {rows} and {few}"), move |b| {
         let mut kernel = MatVec { x: x.of(b), cols, tokens, x_stride: cols + 4, jobs: 2, split: cols / 512 % 3, ..MatVec::default() };
-        let first = rows.div_ceil(kernel.rows_of_block());
+        let first = kernel.blocks_of(ty.number(), rows);
         let job = &mut kernel.job;
         job[0] = MatJob { weight: w.of(b), y: y.of(b), ty: ty.number(), rows, y_stride: rows + 2, ..MatJob::default() };
         job[1] = MatJob {
@@ -381,7 +397,21 @@ fn matvec(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial
             scale_stride: 3,
             first_block: first,
         };
-        kernel.blocks = first + few.div_ceil(kernel.rows_of_block());
+        kernel.blocks = first + kernel.blocks_of(ty.number(), few);
+        vec![launch(kernel)]
+    })
+}
+
+/// One map of a row times silu of another.
+fn gated(r: &mut Rng, ty: GgmlType, cols: u32, rows: u32) -> Trial {
+    let mut l = Layout::new();
+    let (x, gate) = (l.input("x", &numbers(r, cols as usize)), l.input("gate", &numbers(r, cols as usize)));
+    let w = l.input("weight", &weights(r, ty, rows, cols));
+    let y = l.changed("y", &numbers(r, rows as usize), one_row(ty, cols));
+    l.trial(MatVec::NAME, format!("{ty}, gated, {cols} to {rows}"), move |b| {
+        let mut kernel = MatVec { x: x.of(b), gate: gate.of(b), cols, tokens: 1, x_stride: cols, jobs: 1, ..MatVec::default() };
+        kernel.job[0] = MatJob { weight: w.of(b), y: y.of(b), ty: ty.number(), rows, y_stride: rows, accumulate: 1, ..MatJob::default() };
+        kernel.blocks = kernel.blocks_of(ty.number(), rows);
         vec![launch(kernel)]
     })
 }
@@ -434,8 +464,7 @@ fn slab(r: &mut Rng, l: &mut Layout, ty: GgmlType, slots: u32, hidden: u32, inne
 }
 
 /// The pair of launches that decoding makes; some of the chosen experts are in no slot.
-fn experts(r: &mut Rng, ty: GgmlType, tokens: u32, hidden: u32) -> Trial {
-    let (top_k, inner) = (4u32, 256u32);
+fn experts(r: &mut Rng, ty: GgmlType, tokens: u32, hidden: u32, top_k: u32, inner: u32) -> Trial {
     let pairs = tokens * top_k;
     let mut l = Layout::new();
     let slab = slab(r, &mut l, ty, 5, hidden, inner);
@@ -443,8 +472,10 @@ fn experts(r: &mut Rng, ty: GgmlType, tokens: u32, hidden: u32) -> Trial {
     let slots = l.input("slots", &slots);
     let x = l.input("x", &numbers(r, (tokens * (hidden + 4)) as usize));
     let w = l.input("weights", &numbers(r, pairs as usize));
-    let mid = l.output("inner", (pairs * inner) as usize, Judge::F32(CLOSE));
-    let y = l.changed("y", &numbers(r, (tokens * (hidden + 2)) as usize), CLOSE);
+    // A product of two such sums; what comes of it after that is summed again.
+    let (up, down) = (one_row(ty, hidden), one_row(ty, inner));
+    let mid = l.output("inner", (pairs * inner) as usize, Judge::F32(up.max(2.0 * up - CLOSE)));
+    let y = l.changed("y", &numbers(r, (tokens * (hidden + 2)) as usize), down.max(3.0 * down - 2.0 * CLOSE));
     let name = ExpertsUp::NAME;
     l.trial(name, format!("and down, {ty}, {tokens} x {hidden}, {inner} inside"), move |b| {
         let (base, slots, inner_at) = (slab.at.of(b), slots.of(b), mid.of(b));

@@ -196,7 +196,7 @@ fn matvec(place: Place, ty: GgmlType, rows: u32, cols: u32, tokens: u32) -> Case
             let split = MatVec::split(rows, cols);
             let mut kernel = MatVec { x: place.room, cols, tokens, x_stride: cols, jobs: 1, split, ..MatVec::default() };
             kernel.job[0] = job(&place, ty, rows, cols, i);
-            kernel.blocks = rows.div_ceil(kernel.rows_of_block());
+            kernel.blocks = kernel.blocks_of(ty.number(), rows);
             launch(kernel)
         }),
     }

@@ -3,7 +3,7 @@
 use super::super::feed_forward::{Dense, FeedForward};
 use super::super::router::Gating;
 use super::super::ModelError;
-use super::map::{apply, Map, Rows, Target};
+use super::map::{apply, apply_gated, takes_gate, Map, Rows, Target};
 use super::workspace::{Choice, Workspace};
 use super::{Pass, Recorded};
 use crate::experts::tier::DeviceRows;
@@ -26,19 +26,37 @@ impl DeviceDense {
         self.gate.rows
     }
 
-    /// `x += sigmoid(weight h) * down(silu(gate h) * up h)`, without the weight if there is none.
-    fn forward(&self, pass: &Pass<'_>, weight: Option<&Map>) -> Result<(), ModelError> {
-        let Pass { device, work, tokens, .. } = *pass;
+    /// Where gate, up and weight go.
+    fn places(&self, work: &Workspace, weight: Option<&Map>) -> [Rows; 3] {
         let ff = self.ff();
         let wide = work.wide(2 * ff + weight.map_or(0, |w| w.rows));
-        let (up, scale) = (wide.right(ff), wide.right(2 * ff));
-        let mut maps = vec![(&self.gate, Target::set(wide)), (&self.up, Target::set(up))];
-        maps.extend(weight.map(|w| (w, Target::set(scale))));
-        apply(device, pass.h, tokens, &maps)?;
+        [wide, wide.right(ff), wide.right(2 * ff)]
+    }
+
+    /// The maps that read `h`.
+    fn first<'a>(&'a self, work: &Workspace, weight: Option<&'a Map>) -> impl Iterator<Item = (&'a Map, Target)> {
+        let places = self.places(work, weight).map(Target::set);
+        [Some(&self.gate), Some(&self.up), weight].into_iter().zip(places).filter_map(|(map, target)| map.map(|m| (m, target)))
+    }
+
+    /// `x += sigmoid(weight h) * down(silu(gate h) * up h)`, without the weight if there is none.
+    fn forward(&self, pass: &Pass<'_>, weight: Option<&Map>) -> Result<(), ModelError> {
+        apply(pass.device, pass.h, pass.tokens, &self.first(pass.work, weight).collect::<Vec<_>>())?;
+        self.second(pass, weight)
+    }
+
+    /// What follows those.
+    fn second(&self, pass: &Pass<'_>, weight: Option<&Map>) -> Result<(), ModelError> {
+        let Pass { device, work, tokens, .. } = *pass;
+        let ff = self.ff();
+        let [wide, up, scale] = self.places(work, weight);
+        let target = Target { scale: weight.map(|_| scale), ..Target::add(pass.x) };
+        if takes_gate(&self.down, tokens) {
+            return apply_gated(device, up, Some(wide), tokens, &[(&self.down, target)]);
+        }
         let inner = work.middle(ff);
         let (count, len, stride) = (tokens as u32, ff as u32, wide.stride as u32);
         launch(device, &SwiGlu { gate: wide.at, up: up.at, y: inner.at, tokens: count, len, stride, pad: 0 }, &[])?;
-        let target = Target { scale: weight.map(|_| scale), ..Target::add(pass.x) };
         apply(device, inner, tokens, &[(&self.down, target)])
     }
 }
@@ -90,7 +108,7 @@ impl DeviceFeedForward {
         match self {
             Self::Dense(dense) => dense.0.forward(pass, None),
             Self::Moe(moe) => {
-                moe.route(pass, table, pass.work.choice(pass.tokens))?;
+                moe.route(pass, table, pass.work.choice(pass.tokens), std::iter::empty())?;
                 Ok(pass.work.fetch_routing(pass.device, pass.tokens)?)
             }
         }
@@ -126,9 +144,17 @@ impl DeviceMoe {
         self.gating.top_k.min(self.scores.rows)
     }
 
-    fn route(&self, pass: &Pass<'_>, table: Address, choice: Choice) -> Result<(), ModelError> {
+    /// `beside`: more maps of `h`, which take the same launch.
+    fn route<'a>(
+        &'a self,
+        pass: &Pass<'_>,
+        table: Address,
+        choice: Choice,
+        beside: impl Iterator<Item = (&'a Map, Target)>,
+    ) -> Result<(), ModelError> {
         let Pass { device, work, tokens, .. } = *pass;
-        apply(device, pass.h, tokens, &[(&self.scores, Target::set(work.scores))])?;
+        let maps: Vec<_> = [(&self.scores, Target::set(work.scores))].into_iter().chain(beside).collect();
+        apply(device, pass.h, tokens, &maps)?;
         let route = Route {
             scores: work.scores.at,
             table,
@@ -152,12 +178,10 @@ impl DeviceMoe {
 
     fn whole(&self, pass: &Pass<'_>, table: Address, experts: &Experts) -> Result<(), ModelError> {
         let choice = pass.work.choice_of(self.index);
-        self.route(pass, table, choice)?;
+        let beside = self.shared.iter().flat_map(|(weight, shared)| shared.first(pass.work, Some(weight)));
+        self.route(pass, table, choice, beside)?;
         experts.device_queue(self.index, &self.rows(pass, choice))?;
-        match &self.shared {
-            Some((weight, shared)) => shared.forward(pass, Some(weight)),
-            None => Ok(()),
-        }
+        self.shared.iter().try_for_each(|(weight, shared)| shared.second(pass, Some(weight)))
     }
 
     fn finish(&self, pass: &Pass<'_>, experts: &mut Experts, again: &mut Recorded) -> Result<(), ModelError> {
@@ -170,6 +194,7 @@ impl DeviceMoe {
         if let Some((weight, shared)) = &self.shared {
             again.play(pass, || shared.forward(pass, Some(weight)))?;
         }
+        experts.take_note();
         device.sync(&known)?;
         let done = work.routing(tokens, |ids, weights, host| {
             let routing = Routing { top_k, ids: ids.to_vec(), weights: weights.to_vec() };

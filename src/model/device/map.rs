@@ -3,7 +3,7 @@
 use super::super::linear::Linear;
 use super::super::norm::RmsNorm;
 use super::super::ModelError;
-use crate::gpu::params::{launch, MatJob, MatMul, MatVec, RmsNorm as RmsNormKernel};
+use crate::gpu::params::{self, launch, MatJob, MatMul, MatVec, RmsNorm as RmsNormKernel};
 use crate::gpu::{Address, Device, Lane, Memory};
 
 /// A buffer of the workspace: rows of `stride` values from `at` on.
@@ -109,7 +109,24 @@ impl Map {
 
 /// Several maps over the same rows: one launch for a few rows, one per map for many.
 pub(super) fn apply(device: &dyn Device, x: Rows, tokens: usize, maps: &[(&Map, Target)]) -> Result<(), ModelError> {
+    apply_gated(device, x, None, tokens, maps)
+}
+
+/// Whether such a map of one token takes its row as the product of two others.
+pub(super) fn takes_gate(map: &Map, tokens: usize) -> bool {
+    tokens == 1 && params::tiled(map.ty, map.cols as u32)
+}
+
+/// The same of `silu(gate) * x`, if there is a gate: only where [`takes_gate`] says so.
+pub(super) fn apply_gated(
+    device: &dyn Device,
+    x: Rows,
+    gate: Option<Rows>,
+    tokens: usize,
+    maps: &[(&Map, Target)],
+) -> Result<(), ModelError> {
     let Some((first, _)) = maps.first() else { return Ok(()) };
+    debug_assert!(gate.is_none() || maps.iter().all(|(m, _)| takes_gate(m, tokens)));
     let (cols, x_stride) = (first.cols as u32, x.stride as u32);
     debug_assert!(maps.iter().all(|(m, _)| m.cols == first.cols));
     if tokens > MatVec::TOKENS as usize {
@@ -120,11 +137,12 @@ pub(super) fn apply(device: &dyn Device, x: Rows, tokens: usize, maps: &[(&Map, 
     }
     for maps in maps.chunks(MatVec::JOBS) {
         let split = MatVec::split(maps.iter().map(|(m, _)| m.rows as u32).sum(), cols);
-        let mut kernel = MatVec { x: x.at, cols, tokens: tokens as u32, x_stride, jobs: maps.len() as u32, split, ..MatVec::default() };
-        let of_block = kernel.rows_of_block();
-        for (job, (map, target)) in kernel.job.iter_mut().zip(maps) {
-            *job = MatJob { first_block: kernel.blocks, ..map.job(target) };
-            kernel.blocks += job.rows.div_ceil(of_block);
+        let gate = gate.map_or(Address::NONE, |g| g.at);
+        let mut kernel =
+            MatVec { x: x.at, gate, cols, tokens: tokens as u32, x_stride, jobs: maps.len() as u32, split, ..MatVec::default() };
+        for (i, (map, target)) in maps.iter().enumerate() {
+            kernel.job[i] = MatJob { first_block: kernel.blocks, ..map.job(target) };
+            kernel.blocks += kernel.blocks_of(map.ty, map.rows as u32);
         }
         launch(device, &kernel, &[])?;
     }

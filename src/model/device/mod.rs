@@ -341,6 +341,7 @@ impl Model for DeviceDecoder {
         for (i, piece) in tokens.chunks(chunk).enumerate() {
             let wanted = if logits == Logits::Last && i < last { Logits::None } else { logits };
             match self.pass(piece, experts, wanted, stop) {
+                Ok(Some(more)) if out.is_empty() => out = more,
                 Ok(Some(more)) => out.extend(more),
                 other => {
                     self.len = begin;
