@@ -5,7 +5,7 @@
 
 mod file;
 
-use crate::events::{DeviceChoice, Sampling};
+use crate::events::{DeviceChoice, HoldChoice, Sampling};
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,8 @@ pub struct Config {
     /// Budget of GPU memory, as `"6.3GiB"` or in bytes.
     #[serde(deserialize_with = "bytes")]
     pub vram: Option<u64>,
+    /// Whether the experts of a model on a GPU are copied into RAM in huge pages: `auto`, `always` or `never`.
+    pub hold: Option<HoldChoice>,
     /// Worker threads.
     pub threads: Option<usize>,
     /// Replacement policy: `rotary`, `lru` or `lfu`.
@@ -59,6 +61,7 @@ impl Default for Config {
             ram: None,
             device: None,
             vram: None,
+            hold: None,
             threads: None,
             policy: None,
             warm_start: true,

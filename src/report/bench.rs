@@ -125,6 +125,9 @@ pub struct Figures {
     /// Kernels launched per generated token; nothing on the CPU.
     launches: Option<f64>,
     rss_peak: u64,
+    /// Bytes of experts that were held in memory of the process while it was measured, and of them the page-locked ones.
+    held: u64,
+    locked: u64,
 }
 
 /// Measure and print.
@@ -146,7 +149,9 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     let gguf = open::map(&source).map_err(Failure::from)?;
     let mut options = args.load.options(&config);
     options.context.get_or_insert(args.prompt + args.gen + 1);
-    let model = open::bare(&gguf, &options).map_err(Failure::from)?;
+    let mut model = open::bare(&gguf, &options).map_err(Failure::from)?;
+    // Figures are those of a session that lasts.
+    let held = model.runtime.hold_all();
     let needed = args.prompt + args.gen;
     if needed > model.plan.context {
         return Err(Failure::usage(format!("{needed} tokens do not fit into a context of {}; raise --ctx", model.plan.context)).into());
@@ -154,6 +159,7 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     if !args.json {
         let mut out = std::io::stdout().lock();
         write!(out, "{}\n{}", model.device, plan::table(&model.plan))?;
+        held.map_or(Ok(()), |held| writeln!(out, "{held}"))?;
         out.flush()?;
     }
     let mut recorder = args.trace.as_deref().map(recorder).transpose()?;
@@ -163,7 +169,9 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
         }
         r.event(&Event::Ready { card: Box::new(card(&gguf, &name, &model)) });
     }
+    let held = held.unwrap_or_default();
     let figures = measure(args, model, recorder.as_mut()).map_err(Failure::from)?;
+    let figures = Figures { held: held.bytes, locked: held.locked, ..figures };
     if let (Some(r), Some(file)) = (recorder, &args.trace) {
         r.finish().map_err(|e| Failure::failed(format!("{}: the recording is not whole: {e}", file.display())))?;
     }
@@ -286,6 +294,8 @@ fn measure(args: &BenchArgs, model: open::Bare, mut recorder: Option<&mut Record
         step_us: Split { trunk: per_token(time[0]), hits: per_token(time[1]), misses: per_token(time[2]), upload: per_token(time[3]) },
         launches: watched.is_some().then(|| per_token(launches)),
         rss_peak: gauges::process_memory().rss_peak,
+        held: 0,
+        locked: 0,
     })
 }
 
