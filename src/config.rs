@@ -248,6 +248,7 @@ mod tests {
             ("model_dirs = [\n  \"a\",\n  3,\n]\n", ":1:", "model_dirs", "string"),
             ("color = \"red\"\n", ":1:", "color", "truecolor"),
             ("policy = \"best\"\n", ":1:", "policy", "lru"),
+            ("hold = \"yes\"\n", ":1:", "hold", "always"),
             ("threads = 0\n", ":1:", "threads", "1024"),
             ("[sampling]\ntemperature = \"hot\"\n", ":2:", "sampling.temperature", "hot"),
             ("[sampling]\ntop_p = 7.5\n", ":2:", "sampling.top_p", "at most 1"),

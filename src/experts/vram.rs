@@ -314,52 +314,6 @@ impl VramTier {
         self.traffic.clone()
     }
 
-    /// Begin to copy the experts into memory of our own.
-    fn begin_to_hold(&mut self, hold: Hold) {
-        let layouts: Vec<Layout> = self.slabs.iter().map(|s| s.layout).collect();
-        self.held = Holding::start(&self.device, &self.store, &layouts, hold, &self.traffic);
-    }
-
-    /// Between two steps: use what has been copied from where it is now. Waits for so many regions.
-    fn adopt(&mut self, wanted: usize) {
-        if self.held.has_ended() {
-            return;
-        }
-        let layouts: Vec<Layout> = self.slabs.iter().map(|s| s.layout).collect();
-        if !self.held.adopt(&mut self.store, &layouts, wanted, &self.traffic) {
-            return;
-        }
-        tracing::info!("{}", self.held.held());
-        if self.held.all_locked() {
-            // Couriers have nothing to do any more.
-            self.pool.stay_awake(!self.couriers.is_empty(), 0);
-        }
-        if self.probed && self.held.all_held() {
-            match self.probe_held() {
-                Ok(rates) => self.rates = rates,
-                Err(e) => tracing::warn!("the rates stay as they were measured at first: {e}"),
-            }
-        }
-    }
-
-    /// The rates with experts where they are held now.
-    fn probe_held(&mut self) -> Result<Rates, ExpertError> {
-        let Some(spare) = &self.spare else { return Ok(self.rates) };
-        let room = spare.memory.address();
-        // Kernels may still read what is there.
-        self.device.wait(Lane::Copy, &self.device.mark(Lane::Compute)?)?;
-        let Self { device, pool, store, slabs, staging, host, held, .. } = self;
-        let Some(layout) = slabs.first().map(|s| s.layout) else { return Ok(self.rates) };
-        let rates = if held.all_locked() {
-            probe::held_rates(&**device, pool, store, &layout, held, room, &mut host.buffers)
-        } else {
-            probe::rates(&**device, pool, store, &layout, staging, room, &mut host.buffers)
-        }?;
-        let Rates { fill, link, host, .. } = rates;
-        tracing::info!(fill, link, host, "rates with experts that are held");
-        Ok(rates)
-    }
-
     /// See [`DeviceTier::resize`].
     fn change_slots(&mut self, slots: usize, moves: &[Move]) -> Result<usize, ExpertError> {
         self.settle()?;
