@@ -642,6 +642,15 @@ impl Experts {
         held
     }
 
+    /// How fast a device's link and host are, by the last measurement.
+    #[must_use]
+    pub fn rates(&self) -> Option<vram::Rates> {
+        match &self.tier {
+            Place::Device(tier) => tier.rates(),
+            Place::Host(_) => None,
+        }
+    }
+
     /// The scheduler, to look at.
     #[must_use]
     pub fn scheduler(&self) -> &Scheduler {

@@ -2,7 +2,7 @@
 //! rows in host memory (the CPU tier, in [`super::slots`]), [`DeviceTier`] for rows on a device.
 
 use super::schedule::{LayerPlan, Move, Swap};
-use super::vram::Held;
+use super::vram::{Held, Rates};
 use super::{ExpertError, Routing};
 use crate::gpu::Address;
 use candle_core::Tensor;
@@ -249,6 +249,11 @@ pub trait DeviceTier: Send {
 
     /// How much of the experts is, if any is to be.
     fn held(&self) -> Option<Held> {
+        None
+    }
+
+    /// How fast host and link are by the last measurement.
+    fn rates(&self) -> Option<Rates> {
         None
     }
 

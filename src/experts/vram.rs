@@ -302,12 +302,6 @@ impl VramTier {
         Ok(tier)
     }
 
-    /// What the probe found, or was told.
-    #[must_use]
-    pub fn rates(&self) -> Rates {
-        self.rates
-    }
-
     /// For a gauge.
     #[must_use]
     pub fn traffic(&self) -> Arc<Traffic> {
@@ -472,6 +466,10 @@ impl DeviceTier for VramTier {
 
     fn held(&self) -> Option<Held> {
         (!self.held.is_none()).then(|| self.held.held())
+    }
+
+    fn rates(&self) -> Option<Rates> {
+        Some(self.rates)
     }
 
     fn end_step(&mut self) -> Result<DeviceStep, ExpertError> {

@@ -8,6 +8,7 @@ use super::{plan, size};
 use crate::cli::{configuration, find_model, recorder, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
 use crate::events::{Event, ModelCard, Phase, Sampling, StepRecord, StepTime};
+use crate::experts::vram::Rates;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels;
 use crate::model::Logits;
@@ -128,6 +129,8 @@ pub struct Figures {
     /// Bytes of experts that were held in memory of the process while it was measured, and of them the page-locked ones.
     held: u64,
     locked: u64,
+    /// By which misses were split at the end, where a device is; bytes per second and seconds. `fill` is `null` where nothing needs filling.
+    rates: Option<Rates>,
 }
 
 /// Measure and print.
@@ -296,6 +299,7 @@ fn measure(args: &BenchArgs, model: open::Bare, mut recorder: Option<&mut Record
         rss_peak: gauges::process_memory().rss_peak,
         held: 0,
         locked: 0,
+        rates: runtime.rates(),
     })
 }
 
@@ -323,6 +327,10 @@ fn table(f: &Figures) -> String {
     }
     if let Some(launches) = f.launches.filter(|_| f.gen > 0) {
         out += &format!("launches    {launches:>9.1} per token; times on a device overlap, so they do not add up\n");
+    }
+    if let Some(Rates { fill, link, host, .. }) = f.rates {
+        let fill = if fill.is_finite() { format!(", filling {:.1} GB/s", fill / 1e9) } else { String::new() };
+        out += &format!("misses go   {:>9.1} GB/s over the link{fill}; the host computes from {:.1} GB/s\n", link / 1e9, host / 1e9);
     }
     out += &format!("peak memory {:>9}\n", size(f.rss_peak));
     out

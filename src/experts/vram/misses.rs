@@ -1,9 +1,10 @@
 //! Which missed experts go up to the device and which are computed on the host. Pure.
 
 pub use crate::events::MissChoice;
+use serde::Serialize;
 
 /// How fast this machine is, measured when the model is opened.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rates {
     /// Bytes per second at which the host fills page-locked memory with an expert. It computes nothing meanwhile. Infinite where all experts lie in such memory.
     pub fill: f64,

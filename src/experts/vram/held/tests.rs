@@ -172,10 +172,10 @@ fn a_tier_that_measures_finds_that_nothing_needs_filling() {
     for (lock, fills) in [(u64::MAX, false), (0, true)] {
         let options = VramOptions { miss: MissChoice::Auto, pinned: 1 << 20, reserve: 0, rows: 40, couriers: 1, hold: hold(100_000, lock) };
         let mut tier = VramTier::new(device.clone(), store(), 4, Pool::new(1), options).unwrap();
-        let before = tier.rates();
+        let before = tier.rates;
         assert!(before.fill.is_finite());
         tier.await_held(usize::MAX);
-        let rates = tier.rates();
+        let rates = tier.rates;
         assert_eq!(rates.fill.is_finite(), fills, "{rates:?}");
         assert!(rates.link > 0.0 && rates.link.is_finite() && rates.host > 0.0 && rates != before, "{rates:?}");
         assert_eq!(tier.held.all_locked(), !fills);
