@@ -2,7 +2,7 @@
 
 use crate::config::{self, parse_bytes, Folders};
 use crate::engine::EngineError;
-use crate::events::{DeviceChoice, FailureKind, LoadOptions, MissChoice, ModelSource, Sampling};
+use crate::events::{DeviceChoice, FailureKind, HoldChoice, LoadOptions, MissChoice, ModelSource, Sampling};
 use crate::report;
 use crate::trace::record::Recorder;
 use crate::ui::palette::ColorDepth;
@@ -210,7 +210,10 @@ pub struct Load {
     /// Who computes experts without a slot on the GPU: gpu (copied there first), cpu, or auto (both, as fast as each was measured)
     #[arg(long, value_name = "NAME", value_parser = miss_name)]
     pub miss: Option<MissChoice>,
-    /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1 on a GPU whose link is fast enough, else 0]
+    /// On a GPU, whether all experts are copied into RAM in huge pages, page-locked up to half of the RAM, so that misses and copies are quick: auto (if the RAM has room), always, or never (read from the mapped file)
+    #[arg(long, value_name = "WHEN", value_parser = hold_name)]
+    pub hold: Option<HoldChoice>,
+    /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1 on a GPU whose link is fast enough once all experts are page-locked (--hold), else 0]
     #[arg(long, value_name = "N")]
     pub ahead: Option<usize>,
 }
@@ -221,6 +224,10 @@ pub(crate) fn device_name(name: &str) -> Result<DeviceChoice, String> {
 
 fn miss_name(name: &str) -> Result<MissChoice, String> {
     MissChoice::from_name(name).ok_or_else(|| "write auto, gpu or cpu".to_owned())
+}
+
+fn hold_name(name: &str) -> Result<HoldChoice, String> {
+    HoldChoice::from_name(name).ok_or_else(|| "write auto, always or never".to_owned())
 }
 
 impl Load {
@@ -239,6 +246,7 @@ impl Load {
             device: self.device.or(config.device).unwrap_or_default(),
             vram: self.vram.or(config.vram),
             miss: self.miss.unwrap_or_default(),
+            hold: self.hold.or(config.hold).unwrap_or_default(),
             ahead: self.ahead,
         }
     }

@@ -5,7 +5,7 @@
 
 mod file;
 
-use crate::events::{DeviceChoice, Sampling};
+use crate::events::{DeviceChoice, HoldChoice, Sampling};
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,8 @@ pub struct Config {
     /// Budget of GPU memory, as `"6.3GiB"` or in bytes.
     #[serde(deserialize_with = "bytes")]
     pub vram: Option<u64>,
+    /// Whether the experts of a model on a GPU are copied into RAM in huge pages: `auto`, `always` or `never`.
+    pub hold: Option<HoldChoice>,
     /// Worker threads.
     pub threads: Option<usize>,
     /// Replacement policy: `rotary`, `lru` or `lfu`.
@@ -59,6 +61,7 @@ impl Default for Config {
             ram: None,
             device: None,
             vram: None,
+            hold: None,
             threads: None,
             policy: None,
             warm_start: true,
@@ -245,6 +248,7 @@ mod tests {
             ("model_dirs = [\n  \"a\",\n  3,\n]\n", ":1:", "model_dirs", "string"),
             ("color = \"red\"\n", ":1:", "color", "truecolor"),
             ("policy = \"best\"\n", ":1:", "policy", "lru"),
+            ("hold = \"yes\"\n", ":1:", "hold", "always"),
             ("threads = 0\n", ":1:", "threads", "1024"),
             ("[sampling]\ntemperature = \"hot\"\n", ":2:", "sampling.temperature", "hot"),
             ("[sampling]\ntop_p = 7.5\n", ":2:", "sampling.top_p", "at most 1"),

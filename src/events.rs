@@ -53,6 +53,9 @@ pub struct LoadOptions {
     /// Who computes the experts that are not in a slot of the device.
     #[serde(default)]
     pub miss: MissChoice,
+    /// Whether a device's experts are copied into page-locked memory in huge pages.
+    #[serde(default)]
+    pub hold: HoldChoice,
     /// Most experts that a look at a coming layer brings before a token asks for them; `None`: what the policy does by itself.
     pub ahead: Option<usize>,
 }
@@ -107,6 +110,32 @@ impl MissChoice {
             "auto" => Self::Auto,
             "gpu" => Self::Gpu,
             "cpu" => Self::Cpu,
+            _ => return None,
+        })
+    }
+}
+
+/// Whether all experts of a model on a device are copied out of the mapped file into memory of the process: in huge pages, and page-locked as far as a set share of the RAM goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HoldChoice {
+    /// If the RAM has room for them and a reserve.
+    #[default]
+    Auto,
+    /// Without asking for room.
+    Always,
+    /// They are read from the mapped file.
+    Never,
+}
+
+impl HoldChoice {
+    /// By the names that the command line knows.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "auto" => Self::Auto,
+            "always" => Self::Always,
+            "never" => Self::Never,
             _ => return None,
         })
     }
@@ -585,6 +614,15 @@ pub struct DeviceGauges {
     pub sent_rate: u64,
     /// Copies that were under way when the last step ended.
     pub queued: u64,
+    /// Bytes of experts that are held in memory of the process, in huge pages.
+    #[serde(default)]
+    pub held: u64,
+    /// Of them, page-locked.
+    #[serde(default)]
+    pub locked: u64,
+    /// Bytes that are to be held; 0: the experts are read from the file.
+    #[serde(default)]
+    pub to_hold: u64,
     /// Share of the last moments in which it computed, in percent, where the driver tells.
     pub busy: Option<u32>,
     /// Bytes per second that come over its bus, of experts and of all else, where the driver tells.

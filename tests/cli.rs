@@ -101,6 +101,9 @@ fn a_device_is_chosen_by_name_and_a_missing_gpu_is_said_with_the_remedy() {
     let little = p.run(&["plan", "demo", "--device", "simulated", "--vram", "2MiB"]);
     assert!(little.code == 4 && little.err.contains("raise --vram"), "{little:?}");
     assert!(p.run(&["plan", "demo", "--device", "tpu"]).err.contains("auto, cpu, gpu or simulated"));
+    let bench = |hold| p.run(&["bench", "demo", "--device", "simulated", "--hold", hold, "--prompt", "4", "--gen", "2", "--repeat", "1"]);
+    assert!(bench("always").out.contains("experts held in 0.0 GiB of huge pages, page-locked\n"));
+    assert!(!bench("never").out.contains("held") && bench("perhaps").err.contains("auto, always or never"));
     // Here is no GPU, or no code for one; where there is one this is the same as the CPU's.
     let gpu = say("gpu");
     assert!(gpu.code == 0 && gpu.out == cpu.out || gpu.code == 1 && gpu.err.contains("--device cpu"), "{gpu:?}");

@@ -45,6 +45,9 @@ impl WatchedDevice {
             received_rate: watched.received,
             sent_rate: rate.sample(Instant::now(), Some(sent)),
             queued: self.traffic.queued.load(Ordering::Relaxed),
+            held: self.traffic.held.load(Ordering::Relaxed),
+            locked: self.traffic.locked.load(Ordering::Relaxed),
+            to_hold: self.traffic.to_hold.load(Ordering::Relaxed),
         }
     }
 }

@@ -6,6 +6,7 @@ use super::sampling::defaults_from_gguf;
 use super::warm::Keeper;
 use super::EngineError;
 use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, Scheduling, StepRecord};
+use crate::experts::vram::{Held, Rates};
 use crate::experts::Experts;
 use crate::gguf::Gguf;
 use crate::gpu::choose::{choose, Chosen};
@@ -216,6 +217,15 @@ impl Runtime for Numbers {
     fn scheduling(&self) -> Option<Scheduling> {
         let scheduler = self.experts.scheduler();
         (scheduler.layers() > 0).then(|| told(scheduler.policy(), scheduler.admission(), self.experts.slots()))
+    }
+    fn rescheduled(&mut self) -> bool {
+        self.experts.rescheduled()
+    }
+    fn hold_all(&mut self) -> Option<Held> {
+        self.experts.hold_all()
+    }
+    fn rates(&self) -> Option<Rates> {
+        self.experts.rates()
     }
     fn set_policy(&mut self, name: &str) -> Result<(), EngineError> {
         Ok(self.experts.set_policy(name)?)

@@ -5,6 +5,7 @@
 use super::warm::Keeper;
 use super::EngineError;
 use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Scheduling, StepRecord};
+use crate::experts::vram::{Held, Rates};
 use crate::model::Logits;
 
 /// A model with its experts and its context: computes steps.
@@ -52,6 +53,18 @@ pub trait Runtime: Send {
     }
     /// How experts get slots now; `None` if there is nothing to tell.
     fn scheduling(&self) -> Option<Scheduling> {
+        None
+    }
+    /// Whether how experts get slots has changed by itself since this was last asked.
+    fn rescheduled(&mut self) -> bool {
+        false
+    }
+    /// Between two steps: wait until the experts that are being copied into memory of the process are there. What is held, if anything.
+    fn hold_all(&mut self) -> Option<Held> {
+        None
+    }
+    /// How fast a device's link and host are, by the last measurement.
+    fn rates(&self) -> Option<Rates> {
         None
     }
     /// Change the replacement policy by name.

@@ -209,6 +209,11 @@ impl Session {
         let begin = Instant::now();
         let stop = lanes.stop();
         let forward = self.opened.runtime.step(tokens, which, &stop, &mut record);
+        if self.opened.runtime.rescheduled() {
+            if let Some(scheduling) = self.opened.runtime.scheduling() {
+                lanes.event(Event::Scheduling(scheduling))?;
+            }
+        }
         let mut logits = match forward {
             Ok(Some(logits)) => logits,
             Ok(None) => {

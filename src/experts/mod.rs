@@ -149,8 +149,11 @@ pub struct Experts {
     /// Most slots by the budget; `None` if there is no budget.
     limit: Option<usize>,
     slot_step: u64,
-    /// See [`Experts::set_ahead`].
+    /// See [`Experts::set_ahead`]: what was wished for, and what is in force.
+    ahead_wish: Option<usize>,
     ahead: Option<usize>,
+    /// Whether that has changed by itself since it was last told.
+    rescheduled: bool,
     min: usize,
     phase: Phase,
     tokens: usize,
@@ -204,7 +207,9 @@ impl Experts {
             decoded: [0; 2],
             limit: plan.budget.map(|_| budget::slot_limit(plan)),
             slot_step: plan.slot_step,
+            ahead_wish: None,
             ahead,
+            rescheduled: false,
             min: plan.min_slots,
             phase: Phase::Decode,
             tokens: 0,
@@ -402,6 +407,10 @@ impl Experts {
     /// Begin a step; what happens until [`Experts::end_step`] goes into one record.
     pub fn begin_step(&mut self, phase: Phase, tokens: usize) {
         self.take_note();
+        if let Place::Device(tier) = &mut self.tier {
+            tier.begin_step();
+        }
+        self.look_at_ahead();
         self.phase = phase;
         self.tokens = tokens;
         self.scheduler.begin_step(phase, tokens as u32);
@@ -618,9 +627,41 @@ impl Experts {
     /// Bring at most so many experts per look at a coming layer before a token asks for them, on devices whose copies run beside the computing. `None`: as many as the policy
     /// does by itself, or none where that is unlikely to pay.
     pub fn set_ahead(&mut self, ahead: Option<usize>) {
+        self.ahead_wish = ahead;
         self.ahead = self.tier.ahead(ahead);
         let policy = self.scheduler.policy();
         self.scheduler.set_policy(policy, admission(policy, self.slot_step, self.ahead));
+    }
+
+    /// Whether experts come ahead may be another matter when they are held in page-locked memory.
+    fn look_at_ahead(&mut self) {
+        if self.ahead != self.tier.ahead(self.ahead_wish) {
+            self.set_ahead(self.ahead_wish);
+            self.rescheduled = true;
+        }
+    }
+
+    /// Whether the way in which experts get slots has changed by itself since this was last asked.
+    pub fn rescheduled(&mut self) -> bool {
+        std::mem::take(&mut self.rescheduled)
+    }
+
+    /// Between two steps: wait until all experts that are being copied into page-locked memory and huge pages are there. `None` if none are; see [`vram::Held`].
+    pub fn hold_all(&mut self) -> Option<vram::Held> {
+        let Place::Device(tier) = &mut self.tier else { return None };
+        tier.await_held(usize::MAX);
+        let held = tier.held();
+        self.look_at_ahead();
+        held
+    }
+
+    /// How fast a device's link and host are, by the last measurement.
+    #[must_use]
+    pub fn rates(&self) -> Option<vram::Rates> {
+        match &self.tier {
+            Place::Device(tier) => tier.rates(),
+            Place::Host(_) => None,
+        }
     }
 
     /// The scheduler, to look at.

@@ -2,6 +2,7 @@
 //! rows in host memory (the CPU tier, in [`super::slots`]), [`DeviceTier`] for rows on a device.
 
 use super::schedule::{LayerPlan, Move, Swap};
+use super::vram::{Held, Rates};
 use super::{ExpertError, Routing};
 use crate::gpu::Address;
 use candle_core::Tensor;
@@ -184,7 +185,8 @@ pub trait DeviceTier: Send {
         time: &mut TierTime,
     ) -> Result<u64, ExpertError>;
 
-    /// Whether copies run beside the computing, so that experts can be brought ahead of their use.
+    /// Whether copies run beside the computing, so that experts can be brought ahead of their use. The answer may be another one after a step, or after
+    /// [`DeviceTier::await_held`].
     fn brings(&self) -> Brings;
 
     /// Begin to copy experts of a layer, whose tick in this step is still to come, into slots. The tick waits for those that it asks for.
@@ -239,6 +241,22 @@ pub trait DeviceTier: Send {
     /// Forget what is in slots: something failed, and nobody knows which of them are whole.
     fn forget(&mut self);
 
+    /// A step is about to begin.
+    fn begin_step(&mut self) {}
+
+    /// Between two steps: wait until so many more regions of experts have been copied into memory of our own, or all that will be.
+    fn await_held(&mut self, _regions: usize) {}
+
+    /// How much of the experts is, if any is to be.
+    fn held(&self) -> Option<Held> {
+        None
+    }
+
+    /// How fast host and link are by the last measurement.
+    fn rates(&self) -> Option<Rates> {
+        None
+    }
+
     /// A step is over: whatever copies are left are queued.
     ///
     /// # Errors
@@ -251,7 +269,7 @@ pub trait DeviceTier: Send {
 pub enum Brings {
     /// It has nobody to bring them.
     Never,
-    /// It is unlikely to pay: see [`super::schedule::comes_in_time`].
+    /// It is unlikely to pay: copies need the host, or [`super::schedule::comes_in_time`] says no.
     IfTold,
     /// As the policy has it.
     Usually,

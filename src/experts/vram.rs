@@ -6,6 +6,7 @@
 //! | `tables` | which expert is in which slot, as the kernels see it |
 //! | `staging` | the way up, through page-locked memory |
 //! | `sending`, `couriers` | who brings experts up, and when: the host at once, or threads of their own while tokens go on |
+//! | `held` | experts in memory of our own, page-locked: what the host computes from, and copies come straight from |
 //! | `ahead` | experts that come before they are asked for |
 //! | `misses` | what goes up and what the host computes: pure |
 //! | `grouped` | launches over slots, for a few tokens and for many |
@@ -26,6 +27,7 @@
 mod ahead;
 mod couriers;
 mod grouped;
+mod held;
 mod misses;
 mod probe;
 mod sending;
@@ -35,6 +37,7 @@ mod tables;
 mod tick;
 mod whole;
 
+pub use held::{Held, Hold};
 pub use misses::{split, MissChoice, Rates};
 pub use slabs::slot_bytes;
 
@@ -48,6 +51,7 @@ use crate::gpu::{Address, Device, Lane, Mark, Memory};
 use crate::kernels::Pool;
 use couriers::Couriers;
 use grouped::{Parcel, Slots, Work};
+use held::Holding;
 use slabs::{Layout, Slab};
 use staging::Staging;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,6 +81,8 @@ pub struct VramOptions {
     pub rows: usize,
     /// Threads that only copy; see [`couriers_for`].
     pub couriers: usize,
+    /// What is held in memory of our own.
+    pub hold: Hold,
 }
 
 /// How many couriers beside so many threads that compute. One copies some 8 GB/s, about what the swaps of a fast token ask for; more take memory's speed
@@ -134,6 +140,8 @@ struct Due {
     slot: u16,
     /// It comes ahead: its layer's next tick is the first that may ask for it.
     ahead: bool,
+    /// A courier brings it; else the host sends it.
+    courier: bool,
     /// Of one that comes ahead: passed when it is there, once it has been sent.
     ready: Option<Mark>,
 }
@@ -145,6 +153,12 @@ pub struct Traffic {
     pub sent: AtomicU64,
     /// Copies that were under way when the last step ended.
     pub queued: AtomicU64,
+    /// Bytes of experts that are to be held in memory of our own, those that are, and of these the page-locked ones; see [`Held`].
+    pub to_hold: AtomicU64,
+    /// See `to_hold`.
+    pub held: AtomicU64,
+    /// See `to_hold`.
+    pub locked: AtomicU64,
 }
 
 /// Slots in VRAM.
@@ -176,6 +190,9 @@ pub struct VramTier {
     /// Copies that nobody waits for. Without couriers they have not been sent.
     later: Vec<Due>,
     couriers: Couriers,
+    held: Holding,
+    /// Whether the rates were measured here, and may be again.
+    probed: bool,
     refused: Vec<(usize, u16)>,
     /// Of the step at hand.
     step: DeviceStep,
@@ -194,14 +211,15 @@ impl VramTier {
         pool: Arc<Pool>,
         options: VramOptions,
     ) -> Result<Self, ExpertError> {
-        let unknown = Rates { fill: 1.0, link: 1.0, host: f64::INFINITY, join: 0.0, launch: 0.0 };
-        let mut tier = Self::with_rates(device, store, slots, pool, options, unknown)?;
+        // Copying would take memory's speed from what is measured.
+        let still = VramOptions { hold: Hold::NEVER, ..options };
+        let mut tier = Self::with_rates(device, store, slots, pool, still, Rates::NONE)?;
         if let Some(spare) = &tier.spare {
             let room = spare.memory.address();
             let Self { device, pool, store, slabs, staging, host, .. } = &mut tier;
             let layout = slabs.first().map(|s| s.layout);
             if let Some(rates) = layout.map(|l| probe::rates(&**device, pool, store, &l, staging, room, &mut host.buffers)).transpose()? {
-                tier.rates = rates;
+                (tier.rates, tier.probed) = (rates, true);
             }
         }
         let Rates { fill, link, host, .. } = tier.rates;
@@ -214,6 +232,7 @@ impl VramTier {
             "expert slots on {}",
             tier.device.facts().name
         );
+        tier.begin_to_hold(options.hold);
         Ok(tier)
     }
 
@@ -250,7 +269,7 @@ impl VramTier {
         let couriers = Couriers::new(&device, if largest == 0 { 0 } else { options.couriers }, largest, options.pinned / 2);
         let staging = Staging::new(d, largest, options.pinned - couriers.bytes(), staging::MOST);
         pool.stay_awake(!couriers.is_empty(), couriers.count());
-        Ok(Self {
+        let mut tier = Self {
             slabs,
             slots,
             tables,
@@ -270,19 +289,17 @@ impl VramTier {
             moved: 0,
             later: Vec::new(),
             couriers,
+            held: Holding::default(),
+            probed: false,
             refused: Vec::new(),
             step: DeviceStep::default(),
             traffic: Arc::default(),
             device,
             store,
             pool,
-        })
-    }
-
-    /// What the probe found, or was told.
-    #[must_use]
-    pub fn rates(&self) -> Rates {
-        self.rates
+        };
+        tier.begin_to_hold(options.hold);
+        Ok(tier)
     }
 
     /// For a gauge.
@@ -401,9 +418,11 @@ impl DeviceTier for VramTier {
 
     fn brings(&self) -> Brings {
         let largest = self.slabs.iter().map(|s| s.layout.bytes as u64).max().unwrap_or(0);
-        match comes_in_time(largest, self.rates.link) {
-            _ if self.couriers.is_empty() => Brings::Never,
-            true => Brings::Usually,
+        match self.held.all_locked() {
+            true if comes_in_time(largest, self.rates.link) => Brings::Usually,
+            true => Brings::IfTold,
+            // Filling page-locked memory takes from the token what coming ahead would save.
+            false if self.couriers.is_empty() => Brings::Never,
             false => Brings::IfTold,
         }
     }
@@ -437,6 +456,22 @@ impl DeviceTier for VramTier {
         self.slots + slabs::fitting(&*self.device, &self.slabs, self.slots, self.reserve).unwrap_or(0)
     }
 
+    fn begin_step(&mut self) {
+        self.adopt(0);
+    }
+
+    fn await_held(&mut self, regions: usize) {
+        self.adopt(regions);
+    }
+
+    fn held(&self) -> Option<Held> {
+        (!self.held.is_none()).then(|| self.held.held())
+    }
+
+    fn rates(&self) -> Option<Rates> {
+        Some(self.rates)
+    }
+
     fn end_step(&mut self) -> Result<DeviceStep, ExpertError> {
         let sent = self.couriers.sent();
         self.receive(sent);
@@ -446,7 +481,10 @@ impl DeviceTier for VramTier {
         // After the swap, 1 is the step that has just ended and 0 the one before: its marks have been passed.
         let us: f64 = self.timed[0].drain(..).filter_map(|(from, to)| self.device.between(&from, &to)).sum();
         let hits = (!std::mem::take(&mut self.whole[0])).then(|| Duration::from_secs_f64(us.max(0.0) / 1e6));
-        self.traffic.queued.store((self.staging.queued(&*self.device) + self.couriers.open()) as u64, Ordering::Relaxed);
+        self.traffic
+            .queued
+            .store((self.staging.queued(&*self.device) + self.couriers.open() + self.held.queued(&*self.device)) as u64, Ordering::Relaxed);
+        self.adopt(0);
         Ok(DeviceStep { hits, ..std::mem::take(&mut self.step) })
     }
 }

@@ -1,13 +1,14 @@
-//! Shared ranges of mapped files, and what the operating system is told about them.
+//! Shared ranges of mapped files and of other memory, and what the operating system is told about them.
 #![allow(unsafe_code)]
 
+use super::huge::Frozen;
 use memmap2::Mmap;
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-/// A shared range of a mapped file (or of static memory). Cloning is cheap; the mapping lives as long as any range.
+/// A shared range of a mapped file (or of memory of ours). Cloning is cheap; the mapping lives as long as any range.
 ///
 /// No alignment is promised beyond that of bytes: read blocks bytewise or by unaligned loads.
 #[derive(Clone)]
@@ -21,6 +22,7 @@ enum Memory {
     /// With whether the system tells which pages are in memory: not of files that are another's and can't be written.
     Mapped(Arc<Mmap>, bool),
     Owned(Arc<Vec<u8>>),
+    Frozen(Frozen),
     Static(&'static [u8]),
 }
 
@@ -43,6 +45,12 @@ impl Bytes {
     pub fn from_vec(v: Vec<u8>) -> Self {
         let range = 0..v.len();
         Self { memory: Memory::Owned(Arc::new(v)), range }
+    }
+
+    /// All of this memory; see [`Frozen::bytes`].
+    pub(super) fn from_frozen(memory: Frozen) -> Self {
+        let range = 0..memory.len();
+        Self { memory: Memory::Frozen(memory), range }
     }
 
     /// Memory that lives as long as the program.
@@ -207,6 +215,7 @@ impl Deref for Bytes {
         match &self.memory {
             Memory::Mapped(map, _) => &map[self.range.clone()],
             Memory::Owned(v) => &v[self.range.clone()],
+            Memory::Frozen(m) => &m[self.range.clone()],
             Memory::Static(s) => &s[self.range.clone()],
         }
     }

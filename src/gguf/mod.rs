@@ -7,6 +7,7 @@
 mod bytes;
 mod error;
 mod header;
+mod huge;
 mod split;
 mod types;
 mod value;
@@ -15,6 +16,7 @@ pub mod write;
 pub use bytes::{Advice, Bytes};
 pub(crate) use error::shown;
 pub use error::{GgufError, Place};
+pub use huge::{Frozen, Huge, HUGE_PAGE};
 pub(crate) use split::parse_name as split_name;
 pub use types::GgmlType;
 pub use value::Value;

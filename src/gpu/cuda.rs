@@ -14,6 +14,7 @@ use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned
 use super::driver;
 use super::nvml::Monitor;
 use super::params::Shape;
+use crate::gguf::Frozen;
 use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
 use candle_core::cuda_backend::cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use candle_core::cuda_backend::cudarc::driver::{
@@ -27,6 +28,9 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+mod in_place;
+use in_place::LockedInPlace;
 
 /// Machine code of the kernels for every GPU generation, made by `build.rs`.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rotary.fatbin"));
@@ -511,14 +515,21 @@ impl Device for Cuda {
         Ok(Arc::new(locked(&self.lanes, bytes)?))
     }
 
+    fn lock(&self, memory: &Frozen) -> Result<Pinned, GpuError> {
+        Ok(Arc::new(LockedInPlace::new(&self.lanes, memory)?))
+    }
+
     fn upload(&self, lane: Lane, to: Address, from: &Pinned, at: Range<usize>) -> Result<(), GpuError> {
         self.bind("upload")?;
-        let from = from.as_any().downcast_ref::<Locked>().ok_or_else(|| foreign("page-locked memory"))?;
+        let place = match from.as_any().downcast_ref::<LockedInPlace>() {
+            Some(locked) => locked.place(&at),
+            None => from.as_any().downcast_ref::<Locked>().ok_or_else(|| foreign("page-locked memory"))?.place(&at).cast_const(),
+        };
         if at.is_empty() {
             return Ok(());
         }
         // SAFETY: the bytes are there until the lanes have finished (see `Locked`); the caller vouches for the device's side.
-        let queued = unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, from.place(&at).cast(), at.len(), self.lanes.stream(lane).cu_stream()) };
+        let queued = unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, place.cast(), at.len(), self.lanes.stream(lane).cu_stream()) };
         queued.result().map_err(|e| failed("upload", e))
     }
 

@@ -3,6 +3,7 @@
 //! All calls but [`Device::sync`] only queue work and return at once. Memory that queued work still uses must be kept: every
 //! [`Memory`] and [`Pinned`] is reference-counted, and a device frees in stream order.
 
+use crate::gguf::Frozen;
 use std::any::Any;
 use std::fmt;
 use std::ops::Range;
@@ -137,6 +138,9 @@ pub trait PinnedBytes: Send + Sync {
     /// Read.
     fn read(&self, at: Range<usize>, f: &mut dyn FnMut(&[u8]));
     /// Write.
+    ///
+    /// # Panics
+    /// On memory that was locked where it lies ([`Device::lock`]): that is only read.
     fn write(&self, at: Range<usize>, f: &mut dyn FnMut(&mut [u8]));
     /// For the device that made it.
     fn as_any(&self) -> &dyn Any;
@@ -249,6 +253,15 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// [`GpuError::Pinned`].
     fn pinned(&self, bytes: usize) -> Result<Pinned, GpuError>;
+
+    /// Page-lock memory where it lies, so that it can be uploaded from; nothing can be downloaded into it. It stays, and stays locked, until the last clone of what this
+    /// gives is gone and the copies queued until then are done.
+    ///
+    /// # Errors
+    /// [`GpuError::Pinned`]; the memory is as it was.
+    fn lock(&self, memory: &Frozen) -> Result<Pinned, GpuError> {
+        Err(GpuError::Pinned { bytes: memory.len() as u64, why: "this device locks only memory of its own".into() })
+    }
 
     /// Queue a copy from page-locked memory to the device.
     ///

@@ -12,6 +12,7 @@ mod races;
 
 use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, PinnedBytes, Recording, Touch};
 use super::params::Shape;
+use crate::gguf::Frozen;
 use lanes::{Op, State, Work};
 use std::any::Any;
 use std::ops::Range;
@@ -68,6 +69,8 @@ pub struct Faults {
     pub launch: Option<u64>,
     /// No page-locked memory beyond so many bytes in all.
     pub pinned: Option<u64>,
+    /// Of calls that lock memory where it lies.
+    pub lock: Option<u64>,
 }
 
 /// What it is called, so that nobody takes its speed for a GPU's.
@@ -188,6 +191,12 @@ impl Simulated {
         self.shared.lock().pinned_used()
     }
 
+    /// How many uploads came from memory that was locked where it lay.
+    #[must_use]
+    pub fn uploads_in_place(&self) -> u64 {
+        self.shared.lock().uploads_in_place
+    }
+
     /// How often the host has waited for a mark.
     #[must_use]
     pub fn host_waits(&self) -> u64 {
@@ -249,11 +258,19 @@ impl Device for Simulated {
         Ok(Arc::new(SimulatedPinned { shared: self.shared.clone(), buffer }))
     }
 
+    fn lock(&self, memory: &Frozen) -> Result<Pinned, GpuError> {
+        let buffer = self.shared.lock().lock(memory)?;
+        Ok(Arc::new(SimulatedPinned { shared: self.shared.clone(), buffer }))
+    }
+
     fn upload(&self, lane: Lane, to: Address, from: &Pinned, at: Range<usize>) -> Result<(), GpuError> {
         let from = buffer(from)?.clone();
         let mut state = self.shared.lock();
         state.may("upload", |f| &mut f.upload)?;
-        state.queue(lane, Op::Do(Work::Upload { to: to.0, from, at }))
+        let in_place = from.is_locked_in_place();
+        state.queue(lane, Op::Do(Work::Upload { to: to.0, from, at }))?;
+        state.uploads_in_place += u64::from(in_place);
+        Ok(())
     }
 
     fn upload_now(&self, lane: Lane, to: Address, from: &[u8]) -> Result<(), GpuError> {
@@ -264,6 +281,9 @@ impl Device for Simulated {
 
     fn download(&self, lane: Lane, from: Address, to: &Pinned, at: Range<usize>) -> Result<(), GpuError> {
         let to = buffer(to)?.clone();
+        if to.is_locked_in_place() {
+            return Err(GpuError::Driver { what: "download".into(), why: "this memory is only read".into() });
+        }
         let mut state = self.shared.lock();
         state.may("download", |f| &mut f.download)?;
         state.queue(lane, Op::Do(Work::Download { from: from.0, to, at }))

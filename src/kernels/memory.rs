@@ -74,6 +74,27 @@ pub fn available() -> u64 {
     }
 }
 
+/// The same with the page cache of the control group counted as free, as `MemAvailable` counts the machine's.
+#[must_use]
+pub fn obtainable() -> u64 {
+    let read = |file: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{file}")).unwrap_or_default();
+    let new = left(&read("memory.max"), &read("memory.current"), &read("memory.stat"));
+    let old = || left(&read("memory/memory.limit_in_bytes"), &read("memory/memory.usage_in_bytes"), &read("memory/memory.stat"));
+    meminfo("MemAvailable").unwrap_or(u64::MAX / 4).min(new.or_else(old).unwrap_or(u64::MAX))
+}
+
+/// What a control group with these files can still give, in bytes: its limit less what is used, files that can be read again not counted. `None` without a
+/// limit.
+fn left(limit: &str, used: &str, stat: &str) -> Option<u64> {
+    let (limit, used) = (limit.trim().parse::<u64>().ok()?, used.trim().parse::<u64>().ok()?);
+    // The first version of control groups tells of those below it by a prefix.
+    let of = |key: &str| {
+        let line = |l: &str| l.strip_prefix(key)?.strip_prefix(' ')?.trim().parse::<u64>().ok();
+        stat.lines().find_map(|l| line(l.strip_prefix("total_").unwrap_or(""))).or_else(|| stat.lines().find_map(line)).unwrap_or(0)
+    };
+    Some(limit.saturating_sub(used.saturating_sub(of("inactive_file") + of("active_file"))))
+}
+
 /// Memory of the machine, in bytes, or of its control group if that has less; 0 where the system does not tell.
 #[must_use]
 pub fn total() -> u64 {
@@ -96,6 +117,17 @@ impl std::ops::DerefMut for SlotMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_control_group_gives_its_limit_less_what_is_used_but_for_files() {
+        let stat = "anon 300\nfile 150\ninactive_file 100\nactive_file 50\n";
+        assert_eq!(left("1000\n", "500\n", stat), Some(650));
+        assert_eq!(left("max\n", "500\n", stat), None);
+        assert_eq!(left("", "", ""), None, "no such group");
+        assert_eq!(left("400", "500", ""), Some(0));
+        let old = "inactive_file 1\nactive_file 1\ntotal_inactive_file 100\ntotal_active_file 50\n";
+        assert_eq!(left("1000", "500", old), Some(650));
+    }
 
     #[test]
     fn released_pages_read_as_zeros_and_their_neighbours_stay() {

@@ -10,7 +10,7 @@ use crate::experts::budget::{self, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
 use crate::experts::slots::CpuTier;
 use crate::experts::store::ExpertStore;
-use crate::experts::vram::{self, Traffic, VramOptions, VramTier};
+use crate::experts::vram::{self, Hold, Traffic, VramOptions, VramTier};
 use crate::experts::{ExpertError, Experts};
 use crate::gguf::Gguf;
 use crate::gpu::choose::choose;
@@ -230,12 +230,15 @@ pub fn open_on(
         }
         Some(device) => {
             let model = DeviceDecoder::new(decoder, &config, device.clone(), longest, progress)?;
+            let ram = crate::kernels::memory::total();
+            let pinned = vram::pin_budget(ram);
             let vram = VramOptions {
                 miss: options.miss,
-                pinned: vram::pin_budget(crate::kernels::memory::total()),
+                pinned,
                 reserve: vram::RESERVE,
                 rows: model.chunk(),
                 couriers: vram::couriers_for(pool.threads()),
+                hold: Hold::on(options.hold, ram, crate::kernels::memory::obtainable(), options.ram, pinned),
             };
             let tier = VramTier::new(device.clone(), store, plan.slots_per_layer, pool, vram)?;
             traffic = Some((device, tier.traffic()));

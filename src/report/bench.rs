@@ -8,6 +8,7 @@ use super::{plan, size};
 use crate::cli::{configuration, find_model, recorder, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
 use crate::events::{Event, ModelCard, Phase, Sampling, StepRecord, StepTime};
+use crate::experts::vram::Rates;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels;
 use crate::model::Logits;
@@ -125,6 +126,11 @@ pub struct Figures {
     /// Kernels launched per generated token; nothing on the CPU.
     launches: Option<f64>,
     rss_peak: u64,
+    /// Bytes of experts that were held in memory of the process while it was measured, and of them the page-locked ones.
+    held: u64,
+    locked: u64,
+    /// By which misses were split at the end, where a device is; bytes per second and seconds. `fill` is `null` where nothing needs filling.
+    rates: Option<Rates>,
 }
 
 /// Measure and print.
@@ -146,7 +152,9 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     let gguf = open::map(&source).map_err(Failure::from)?;
     let mut options = args.load.options(&config);
     options.context.get_or_insert(args.prompt + args.gen + 1);
-    let model = open::bare(&gguf, &options).map_err(Failure::from)?;
+    let mut model = open::bare(&gguf, &options).map_err(Failure::from)?;
+    // Figures are those of a session that lasts.
+    let held = model.runtime.hold_all();
     let needed = args.prompt + args.gen;
     if needed > model.plan.context {
         return Err(Failure::usage(format!("{needed} tokens do not fit into a context of {}; raise --ctx", model.plan.context)).into());
@@ -154,6 +162,7 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     if !args.json {
         let mut out = std::io::stdout().lock();
         write!(out, "{}\n{}", model.device, plan::table(&model.plan))?;
+        held.map_or(Ok(()), |held| writeln!(out, "{held}"))?;
         out.flush()?;
     }
     let mut recorder = args.trace.as_deref().map(recorder).transpose()?;
@@ -163,7 +172,9 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
         }
         r.event(&Event::Ready { card: Box::new(card(&gguf, &name, &model)) });
     }
+    let held = held.unwrap_or_default();
     let figures = measure(args, model, recorder.as_mut()).map_err(Failure::from)?;
+    let figures = Figures { held: held.bytes, locked: held.locked, ..figures };
     if let (Some(r), Some(file)) = (recorder, &args.trace) {
         r.finish().map_err(|e| Failure::failed(format!("{}: the recording is not whole: {e}", file.display())))?;
     }
@@ -286,6 +297,9 @@ fn measure(args: &BenchArgs, model: open::Bare, mut recorder: Option<&mut Record
         step_us: Split { trunk: per_token(time[0]), hits: per_token(time[1]), misses: per_token(time[2]), upload: per_token(time[3]) },
         launches: watched.is_some().then(|| per_token(launches)),
         rss_peak: gauges::process_memory().rss_peak,
+        held: 0,
+        locked: 0,
+        rates: runtime.rates(),
     })
 }
 
@@ -313,6 +327,10 @@ fn table(f: &Figures) -> String {
     }
     if let Some(launches) = f.launches.filter(|_| f.gen > 0) {
         out += &format!("launches    {launches:>9.1} per token; times on a device overlap, so they do not add up\n");
+    }
+    if let Some(Rates { fill, link, host, .. }) = f.rates {
+        let fill = if fill.is_finite() { format!(", filling {:.1} GB/s", fill / 1e9) } else { String::new() };
+        out += &format!("misses go   {:>9.1} GB/s over the link{fill}; the host computes from {:.1} GB/s\n", link / 1e9, host / 1e9);
     }
     out += &format!("peak memory {:>9}\n", size(f.rss_peak));
     out

@@ -172,7 +172,9 @@ pub fn check_file(gguf: &Gguf, reference: &Reference, options: &CheckOptions) ->
     let longest = reference.prompts.iter().map(|p| p.ids.len() + p.greedy.len()).max().unwrap_or(0);
     let load = LoadOptions { context: Some(longest + 1), kv_f32: true, ..options.load.clone() };
     let threads = load.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let opened = model::open(gguf, &load, Pool::new(threads))?;
+    let mut opened = model::open(gguf, &load, Pool::new(threads))?;
+    // What is checked is what a long session does.
+    opened.experts.hold_all();
     let resize = Box::new(options.resize.clone().into_iter().cycle());
     let mut subject = Subject { model: opened.model, experts: opened.experts, record: StepRecord::default(), resize };
     if subject.model.vocab() != reference.vocab {

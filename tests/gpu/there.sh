@@ -86,7 +86,7 @@ if wanted models; then
     half=$(((${experts:-0} + 1) / 2))
     ways=("--slots 1" "--slots $half" "--slots $experts" "--slots $half --miss gpu" "--slots $half --miss cpu" "--slots 1 --miss gpu"
       "--slots 1 --miss cpu" "--slots $half --resize 1,$experts,$half" "--slots $experts --miss cpu --resize $half,1,$experts"
-      "--slots $experts --resize $experts,$experts,$experts,$experts,$half")
+      "--slots $experts --resize $experts,$experts,$experts,$experts,$half" "--slots $half --hold never" "--slots $half --miss gpu --hold never --ahead 1")
     # A model without experts has no slots.
     [ $half = 0 ] && ways=("")
     for how in "${ways[@]}"; do
@@ -210,6 +210,8 @@ if wanted bench && large bench; then
   [ $dry = 1 ] && cap=(--slots 6)
   bench capped "${cap[@]}" && { passed "bench: ran"; roofline capped "${cap[@]}"; }
   for miss in gpu cpu; do gen=256 bench "capped-$miss" "${cap[@]}" --miss $miss; done
+  # What page-locked memory in huge pages gives: the same from the mapped file.
+  gen=256 bench file "${cap[@]}" --hold never
   # Whether experts that come before their use pay: none, the usual one per look, two.
   for ahead in 0 1 2; do gen=256 bench "ahead-$ahead" "${cap[@]}" --ahead $ahead; done
 fi

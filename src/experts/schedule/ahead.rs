@@ -18,18 +18,14 @@ const LEAD: usize = 2;
 /// How likely an expert must be to be brought. Some six in ten of those that are get used (`docs/scheduling.md`).
 const LIKELY: f32 = 0.4;
 
-/// What a thread that fills page-locked memory copies, bytes per second.
-const COURIER: f64 = 8e9;
-/// The longest that it may take for an expert, seconds: about the time of the layers that a copy has.
-const FILLED: f64 = 500e-6;
 /// The longest that an expert may take the link, seconds. At most two come per layer; on real text one in the mean where slots are few.
 const SENT: f64 = 125e-6;
 
-/// Whether experts of this size are brought ahead over a link of so many bytes per second unless told otherwise. Slower ones come too late, and take the link
+/// Whether experts of this size, lying in page-locked memory, are brought ahead over a link of so many bytes per second unless told otherwise. Slower ones come too late, and take the link
 /// from those that are asked for (`docs/scheduling.md` has estimates).
 #[must_use]
 pub fn comes_in_time(expert_bytes: u64, link: f64) -> bool {
-    expert_bytes as f64 <= (FILLED * COURIER).min(SENT * link)
+    expert_bytes as f64 <= SENT * link
 }
 
 impl Scheduler {

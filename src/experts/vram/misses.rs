@@ -1,11 +1,12 @@
 //! Which missed experts go up to the device and which are computed on the host. Pure.
 
 pub use crate::events::MissChoice;
+use serde::Serialize;
 
 /// How fast this machine is, measured when the model is opened.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rates {
-    /// Bytes per second at which the host fills page-locked memory from the mapped file. It computes nothing meanwhile.
+    /// Bytes per second at which the host fills page-locked memory with an expert. It computes nothing meanwhile. Infinite where all experts lie in such memory.
     pub fill: f64,
     /// Bytes per second from page-locked memory to the device, while the host does what it likes.
     pub link: f64,
@@ -21,6 +22,9 @@ pub struct Rates {
 const TOKENS_FOR_ONE: f64 = 4.0;
 
 impl Rates {
+    /// Where nothing is measured: the host computes.
+    pub const NONE: Self = Self { fill: 1.0, link: 1.0, host: f64::INFINITY, join: 0.0, launch: 0.0 };
+
     /// Seconds for the host to compute an expert of `bytes` for `tokens` tokens.
     #[must_use]
     pub fn host_seconds(&self, bytes: u64, tokens: usize) -> f64 {
@@ -84,6 +88,15 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_is_filled_link_and_host_share_a_token_as_they_are_fast() {
+        let held = Rates { fill: f64::INFINITY, link: 55e9, host: 55e9, join: 0.0, launch: 0.0 };
+        assert_eq!(auto(&[1; 8], held), 4);
+        assert_eq!(auto(&[1; 9], Rates { host: 110e9, ..held }), 3);
+        assert_eq!((auto(&[1; 0], held), auto(&[1; 1], Rates { launch: 40e-6, join: 35e-6, ..held })), (0, 0));
+        assert!((0..9).all(|up| held.seconds(BYTES, up, Some(1e-4)).is_finite() && held.seconds(BYTES, up, None).is_finite()));
+    }
+
+    #[test]
     fn experts_of_many_tokens_go_up() {
         let (all, few) = (auto(&[64; 100], LAPTOP), auto(&[1; 100], LAPTOP));
         assert!(all > 80 && few < 30, "{all} {few}");
@@ -92,7 +105,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_other_split_is_done_sooner(
-            mut tokens in prop::collection::vec(1usize..600, 0..40), bytes in 1u64..8 << 20, fill in 1e8f64..1e11,
+            mut tokens in prop::collection::vec(1usize..600, 0..40), bytes in 1u64..8 << 20,
+            fill in prop_oneof![3 => 1e8f64..1e11, 1 => Just(f64::INFINITY)],
             link in 1e8f64..1e11, host in 1e8f64..1e11, join in 0.0f64..1e-3, launch in 0.0f64..1e-4,
         ) {
             tokens.sort_unstable_by_key(|&t| std::cmp::Reverse(t));

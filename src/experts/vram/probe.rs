@@ -1,10 +1,11 @@
 //! How fast this machine's link and host are, with the model's own experts, in some milliseconds when it is opened.
 
+use super::held::Holding;
 use super::misses::Rates;
 use super::slabs::Layout;
 use super::staging::Staging;
 use crate::experts::run::{Buffers, Parts};
-use crate::experts::store::ExpertStore;
+use crate::experts::store::{ExpertStore, LayerExperts};
 use crate::experts::tier::{Group, Grouped, Source};
 use crate::experts::{ExpertError, Routing};
 use crate::gguf::Bytes;
@@ -45,9 +46,7 @@ pub(super) fn rates(
     room: Address,
     buffers: &mut Buffers,
 ) -> Result<Rates, ExpertError> {
-    let Some(layer) = store.layers.first() else {
-        return Ok(Rates { fill: 1.0, link: 1.0, host: f64::INFINITY, join: 0.0, launch: 0.0 });
-    };
+    let Some(layer) = store.layers.first() else { return Ok(Rates::NONE) };
     let experts = EXPERTS.min(layer.experts.len());
     let bytes = experts as f64 * layer.expert_bytes() as f64;
 
@@ -76,6 +75,44 @@ pub(super) fn rates(
         link = experts as f64 * layout.bytes as f64 / seconds(device, &begin, &end, start);
     }
 
+    let host = host(pool, store, layer, buffers)?;
+    Ok(Rates { fill, link, host, join: JOIN, launch: LAUNCH })
+}
+
+/// The same with experts that are all held in page-locked memory: nothing is filled, and the host need not wait for anything.
+pub(super) fn held_rates(
+    device: &dyn Device,
+    pool: &Pool,
+    store: &ExpertStore,
+    layout: &Layout,
+    held: &mut Holding,
+    room: Address,
+    buffers: &mut Buffers,
+) -> Result<Rates, ExpertError> {
+    let Some(layer) = store.layers.first() else { return Ok(Rates::NONE) };
+    let all = layer.experts.len();
+    let mut link = f64::INFINITY;
+    for round in 0..2 {
+        let start = Instant::now();
+        let begin = device.mark(Lane::Copy)?;
+        let mut end = begin.clone();
+        for expert in of_round(round, all) {
+            if let Some(sent) = held.send(device, 0, expert as u16, room, layout) {
+                end = sent?;
+            }
+        }
+        device.sync(&end)?;
+        link = of_round(round, all).count() as f64 * layout.bytes as f64 / seconds(device, &begin, &end, start);
+    }
+    let host = host(pool, store, layer, buffers)?;
+    Ok(Rates { fill: f64::INFINITY, link, host, join: JOIN, launch: LAUNCH })
+}
+
+/// Bytes per second that the host computes with.
+fn host(pool: &Pool, store: &ExpertStore, layer: &LayerExperts, buffers: &mut Buffers) -> Result<f64, ExpertError> {
+    let all = layer.experts.len();
+    let experts = EXPERTS.min(all);
+    let bytes = experts as f64 * layer.expert_bytes() as f64;
     let mut grouped = Grouped::default();
     let ids: Vec<u32> = (0..experts as u32).collect();
     let routing = Routing { top_k: experts, weights: vec![1.0; experts], ids };
@@ -90,5 +127,5 @@ pub(super) fn rates(
         buffers.run(pool, &layer.shape, &groups, &grouped, &weights)?;
         host = bytes / start.elapsed().as_secs_f64().max(1e-9);
     }
-    Ok(Rates { fill, link, host, join: JOIN, launch: LAUNCH })
+    Ok(host)
 }

@@ -23,12 +23,15 @@ impl VramTier {
     /// Admitted experts of a layer whose tick has ended, to be sent when nobody waits.
     pub(super) fn put_off(&mut self, layer: usize, swaps: impl Iterator<Item = (u16, u16)>, ahead: bool) {
         let begin = self.later.len();
-        self.later.extend(swaps.map(|(expert, slot)| Due { layer, expert, slot, ahead, ready: None }));
-        if self.couriers.is_empty() || begin == self.later.len() {
+        // What lies in locked memory takes the host a moment: it needs no courier.
+        let courier = |expert| !self.couriers.is_empty() && !self.held.has_locked(layer, expert);
+        self.later.extend(swaps.map(|(expert, slot)| Due { layer, expert, slot, ahead, courier: courier(expert), ready: None }));
+        let theirs = || self.later[begin..].iter().filter(|due| due.courier);
+        if theirs().next().is_none() {
             return;
         }
         let (slab, host, after) = (&self.slabs[layer], &self.store.layers[layer], &self.used[layer]);
-        self.couriers.send(self.later[begin..].iter().map(|&Due { layer, expert, slot, .. }| Errand {
+        self.couriers.send(theirs().map(|&Due { layer, expert, slot, .. }| Errand {
             layer,
             expert,
             slot,
@@ -98,19 +101,29 @@ impl VramTier {
         }
     }
 
-    /// Send up what was put off, where no couriers do.
+    /// Send up what was put off, as far as no couriers do.
     pub(super) fn catch_up(&mut self) -> Result<(), ExpertError> {
-        if self.later.is_empty() || !self.couriers.is_empty() {
+        let mine = |due: &Due| !due.courier && due.ready.is_none();
+        if !self.later.iter().any(mine) {
             return Ok(());
         }
         let start = Instant::now();
-        let later = std::mem::take(&mut self.later);
+        let later: Vec<Due> = self.later.extract_if(.., |due| mine(due)).collect();
         let mut waited = None;
-        for &Due { layer, expert, slot, .. } in &later {
+        for due in later {
+            let Due { layer, expert, slot, ahead, .. } = due;
             if let (true, Some(used)) = (waited.replace(layer) != Some(layer), &self.used[layer]) {
                 self.device.wait(Lane::Copy, used)?;
             }
-            self.admit(layer, expert, slot)?;
+            if !ahead {
+                self.admit(layer, expert, slot)?;
+                continue;
+            }
+            let to = self.slabs[layer].slot(usize::from(slot));
+            match self.send(layer, expert, to)? {
+                ready @ Some(_) => self.later.push(Due { ready, ..due }),
+                None => self.refused.push((layer, expert)),
+            }
         }
         self.step.upload += start.elapsed();
         Ok(())
@@ -118,7 +131,9 @@ impl VramTier {
 
     pub(super) fn send(&mut self, layer: usize, expert: u16, to: Address) -> Result<Option<Mark>, ExpertError> {
         let bytes: &HostExpert = &self.store.layers[layer].experts[usize::from(expert)];
-        match self.staging.send(&*self.device, Some(&self.pool), bytes, &self.slabs[layer].layout, to) {
+        let (device, layout) = (&*self.device, &self.slabs[layer].layout);
+        let sent = self.held.send(device, layer, expert, to, layout);
+        match sent.unwrap_or_else(|| self.staging.send(device, Some(&self.pool), bytes, layout, to)) {
             Ok(mark) => {
                 self.count(layer);
                 Ok(Some(mark))

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const EXPERTS: usize = 24;
+pub(super) const EXPERTS: usize = 24;
 const TOP_K: usize = 3;
 const HIDDEN: usize = 64;
 const ROWS: usize = 40;
@@ -22,7 +22,7 @@ const ROWS: usize = 40;
 const RATES: Rates = Rates { fill: 40e9, link: 24e9, host: 24e9, join: 0.0, launch: 0.0 };
 
 /// Three layers whose experts differ in type and size.
-fn store() -> ExpertStore {
+pub(super) fn store() -> ExpertStore {
     let mut rng = fastrand::Rng::with_seed(5);
     let kinds = [(GgmlType::F32, 32), (GgmlType::Q8_0, 96), (GgmlType::F16, 32)];
     let layers = kinds.map(|(ty, ff)| {
@@ -53,19 +53,19 @@ fn plan(slots: usize) -> Plan {
 }
 
 /// A decoder of nothing but routers and experts, on a device and on the CPU.
-struct Session {
-    sim: Simulated,
-    device: Arc<dyn Device>,
-    experts: Experts,
+pub(super) struct Session {
+    pub(super) sim: Simulated,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) experts: Experts,
     cpu: Experts,
-    rng: fastrand::Rng,
-    memory: Memory,
-    pinned: Pinned,
+    pub(super) rng: fastrand::Rng,
+    pub(super) memory: Memory,
+    pub(super) pinned: Pinned,
     /// A token queued whole, with the number of its slots.
     recorded: Option<(u64, Recording)>,
     /// How many were.
     wholes: usize,
-    record: StepRecord,
+    pub(super) record: StepRecord,
 }
 
 /// Of a layer's buffers on the device: x, y, scores, ids, weights, slots, each with room for [`ROWS`] rows.
@@ -77,15 +77,16 @@ fn place(layer: usize, buffer: usize, tokens: usize) -> Range<usize> {
     begin..begin + WIDTHS[buffer] * tokens * 4
 }
 
-struct Setup {
-    slots: usize,
-    order: Order,
-    miss: MissChoice,
-    memory: u64,
-    reserve: u64,
-    pinned: u64,
-    couriers: usize,
-    timed_every: u32,
+pub(super) struct Setup {
+    pub(super) slots: usize,
+    pub(super) order: Order,
+    pub(super) miss: MissChoice,
+    pub(super) memory: u64,
+    pub(super) reserve: u64,
+    pub(super) pinned: u64,
+    pub(super) couriers: usize,
+    pub(super) timed_every: u32,
+    pub(super) hold: Hold,
 }
 
 impl Default for Setup {
@@ -99,13 +100,22 @@ impl Default for Setup {
             pinned: 4 << 20,
             couriers: 0,
             timed_every: 1,
+            hold: Hold::NEVER,
         }
     }
 }
 
 impl Session {
-    fn new(setup: &Setup) -> Self {
+    pub(super) fn new(setup: &Setup) -> Self {
         Self::on(setup, |sim| Arc::new(sim))
+    }
+
+    /// One of whose device's calls some fail from the beginning.
+    pub(super) fn with_faults(setup: &Setup, faults: Faults) -> Self {
+        Self::on(setup, |sim| {
+            sim.fail(faults);
+            Arc::new(sim)
+        })
     }
 
     fn on(setup: &Setup, wrap: impl FnOnce(Simulated) -> Arc<dyn Device>) -> Self {
@@ -113,7 +123,14 @@ impl Session {
         let device = wrap(sim.clone());
         let pool = Pool::new(1);
         let bytes = store().expert_bytes();
-        let options = VramOptions { miss: setup.miss, pinned: setup.pinned, reserve: setup.reserve, rows: ROWS, couriers: setup.couriers };
+        let options = VramOptions {
+            miss: setup.miss,
+            pinned: setup.pinned,
+            reserve: setup.reserve,
+            rows: ROWS,
+            couriers: setup.couriers,
+            hold: setup.hold,
+        };
         let room = place(2, 5, ROWS).end;
         let (memory, pinned) = (device.alloc(room).unwrap(), device.pinned(room).unwrap());
         if setup.pinned == 0 {
@@ -150,7 +167,7 @@ impl Session {
     }
 
     /// [`Session::step`]; after a failure all lanes come to rest, since the next step writes the same page-locked memory.
-    fn device_step(&mut self, tokens: usize, hot: usize) -> Result<Vec<Vec<f32>>, ExpertError> {
+    pub(super) fn device_step(&mut self, tokens: usize, hot: usize) -> Result<Vec<Vec<f32>>, ExpertError> {
         let done = self.step(tokens, hot);
         if done.is_err() {
             self.device.sync(&self.device.mark(Lane::Compute)?)?;
@@ -159,7 +176,7 @@ impl Session {
     }
 
     /// A step with this many tokens, whose routing favours the experts around `hot`. What the device gives, layer after layer.
-    fn step(&mut self, tokens: usize, hot: usize) -> Result<Vec<Vec<f32>>, ExpertError> {
+    pub(super) fn step(&mut self, tokens: usize, hot: usize) -> Result<Vec<Vec<f32>>, ExpertError> {
         let phase = if tokens == 1 { Phase::Decode } else { Phase::Prefill };
         let device = self.device.clone();
         self.experts.begin_step(phase, tokens);
@@ -299,7 +316,7 @@ impl Session {
     }
 
     /// The device's own tables say what the scheduler says.
-    fn tables_agree(&mut self) {
+    pub(super) fn tables_agree(&mut self) {
         for layer in 0..3 {
             let at = self.experts.device_table(layer).unwrap();
             let table = self.sim.peek(at, EXPERTS * 4).unwrap();
@@ -324,14 +341,14 @@ fn close(got: &[f32], wanted: &[f32], layer: usize) {
 }
 
 #[derive(Clone, Debug)]
-enum Act {
+pub(super) enum Act {
     Step(usize, usize),
     Resize(usize),
     Policy(&'static str),
     FillUp,
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub(super) fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         6 => (0usize..EXPERTS).prop_map(|hot| Act::Step(1, hot)),
         1 => (2usize..=8, 0usize..EXPERTS).prop_map(|(n, hot)| Act::Step(n, hot)),
@@ -355,7 +372,7 @@ fn roomy_act() -> impl Strategy<Value = Act> {
 
 impl Session {
     /// What the device gave, layer after layer; nothing if it was no step.
-    fn act(&mut self, act: &Act) -> Result<Vec<Vec<f32>>, ExpertError> {
+    pub(super) fn act(&mut self, act: &Act) -> Result<Vec<Vec<f32>>, ExpertError> {
         match *act {
             Act::Step(tokens, hot) => return self.device_step(tokens, hot),
             Act::Resize(n) => {
@@ -368,14 +385,14 @@ impl Session {
     }
 }
 
-fn order() -> impl Strategy<Value = Order> {
+pub(super) fn order() -> impl Strategy<Value = Order> {
     prop_oneof![
         prop::sample::select(vec![Order::Queued, Order::Late, Order::CopyFirst, Order::ComputeFirst]),
         any::<u64>().prop_map(Order::Random),
     ]
 }
 
-fn miss() -> impl Strategy<Value = MissChoice> {
+pub(super) fn miss() -> impl Strategy<Value = MissChoice> {
     prop::sample::select(vec![MissChoice::Auto, MissChoice::Gpu, MissChoice::Cpu])
 }
 
@@ -487,7 +504,7 @@ proptest! {
 #[test]
 fn experts_of_tokens_that_return_come_before_they_are_asked_for() {
     let mut without = 0;
-    for (couriers, ahead) in [(0, None), (1, Some(0)), (2, None), (1, Some(2))] {
+    for (couriers, ahead) in [(0, Some(1)), (1, None), (1, Some(0)), (2, Some(1)), (1, Some(2))] {
         let mut s = Session::new(&Setup { slots: 5, couriers, ..Setup::default() });
         s.experts.set_ahead(ahead);
         let (mut came, mut asked, mut hits) = (0, 0, 0);
@@ -502,7 +519,7 @@ fn experts_of_tokens_that_return_come_before_they_are_asked_for() {
             }
         }
         assert_eq!(s.sim.violations(), Vec::<String>::new());
-        if couriers > 0 && ahead != Some(0) {
+        if couriers > 0 && ahead.is_some_and(|n| n > 0) {
             assert!(asked > 20 && asked * 2 > came, "{asked} of {came}");
             assert!(hits > without, "{hits} hits, {without} if nothing comes ahead");
         } else {

@@ -3,6 +3,7 @@
 use super::memory::{counted, joined, outside, Block, Blocks, Buffer, Seen, GUARD};
 use super::races::{Access, Clock, Races, Space, HOST};
 use super::{Faults, Options, Order};
+use crate::gguf::Frozen;
 use crate::gpu::device::{GpuError, Lane, Touch};
 use crate::gpu::params::Shape;
 use crate::gpu::reference;
@@ -83,6 +84,7 @@ pub(super) struct State {
     races: Races,
     rng: fastrand::Rng,
     pub(super) launches: u64,
+    pub(super) uploads_in_place: u64,
     /// Times that the host waited for a mark.
     pub(super) waits: u64,
     /// What the compute lane is given while it is recorded.
@@ -120,6 +122,7 @@ impl State {
             races: Races::default(),
             rng: fastrand::Rng::with_seed(seed),
             launches: 0,
+            uploads_in_place: 0,
             waits: 0,
             recording: None,
             failed: None,
@@ -184,12 +187,25 @@ impl State {
     }
 
     pub(super) fn pin(&mut self, bytes: usize) -> Result<Arc<Buffer>, GpuError> {
+        let number = self.count_pinned(bytes)?;
+        Ok(Arc::new(Buffer::new(number, bytes)))
+    }
+
+    pub(super) fn lock(&mut self, memory: &Frozen) -> Result<Arc<Buffer>, GpuError> {
+        let refused = |e: GpuError| GpuError::Pinned { bytes: memory.len() as u64, why: e.to_string() };
+        self.may("locking memory", |f| &mut f.lock).map_err(refused)?;
+        let number = self.count_pinned(memory.len())?;
+        Ok(Arc::new(Buffer::in_place(number, memory.clone())))
+    }
+
+    /// The number of a new buffer.
+    fn count_pinned(&mut self, bytes: usize) -> Result<u64, GpuError> {
         if self.faults.pinned.is_some_and(|most| self.pinned + bytes as u64 > most) {
             return Err(GpuError::Pinned { bytes: bytes as u64, why: "it was meant to fail".into() });
         }
         self.pinned += bytes as u64;
         self.next_buffer += 1;
-        Ok(Arc::new(Buffer::new(self.next_buffer, bytes)))
+        Ok(self.next_buffer)
     }
 
     pub(super) fn unpin(&mut self, buffer: &Buffer) {

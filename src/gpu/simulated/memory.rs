@@ -1,5 +1,6 @@
 //! The simulated device's memory, and page-locked memory beside it.
 
+use crate::gguf::Frozen;
 use crate::gpu::device::{Address, GpuError};
 use crate::gpu::reference::HostMemory;
 use std::cell::RefCell;
@@ -26,23 +27,40 @@ fn words(bytes: usize, fill: u64) -> Box<[u64]> {
 pub(super) struct Buffer {
     pub(super) number: u64,
     pub(super) len: usize,
-    words: RwLock<Box<[u64]>>,
+    content: Content,
+}
+
+enum Content {
+    Own(RwLock<Box<[u64]>>),
+    /// Memory of someone else, locked where it lies.
+    InPlace(Frozen),
 }
 
 impl Buffer {
     /// Zeroed.
     pub(super) fn new(number: u64, len: usize) -> Self {
-        Self { number, len, words: RwLock::new(words(len, 0)) }
+        Self { number, len, content: Content::Own(RwLock::new(words(len, 0))) }
+    }
+
+    /// This memory, to be read.
+    pub(super) fn in_place(number: u64, memory: Frozen) -> Self {
+        Self { number, len: memory.len(), content: Content::InPlace(memory) }
+    }
+
+    pub(super) fn is_locked_in_place(&self) -> bool {
+        matches!(self.content, Content::InPlace(_))
     }
 
     pub(super) fn read<T>(&self, f: impl FnOnce(&[u8]) -> T) -> T {
-        let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
-        f(&bytemuck::cast_slice(&words)[..self.len])
+        match &self.content {
+            Content::Own(words) => f(&bytemuck::cast_slice(&words.read().unwrap_or_else(PoisonError::into_inner))[..self.len]),
+            Content::InPlace(memory) => f(memory),
+        }
     }
 
     pub(super) fn write<T>(&self, f: impl FnOnce(&mut [u8]) -> T) -> T {
-        let mut words = self.words.write().unwrap_or_else(PoisonError::into_inner);
-        f(&mut bytemuck::cast_slice_mut(&mut words)[..self.len])
+        let Content::Own(words) = &self.content else { panic!("memory that was locked where it lies is only read") };
+        f(&mut bytemuck::cast_slice_mut(&mut words.write().unwrap_or_else(PoisonError::into_inner))[..self.len])
     }
 }
 

@@ -157,3 +157,33 @@ fn lanes_run_side_by_side_on_the_clock() {
         assert!(d.between(&begin, &both).is_none() && d.host_us() >= 64.0);
     }
 }
+
+#[test]
+fn memory_that_is_locked_where_it_lies_goes_up_is_never_written_and_can_be_refused() {
+    let d = device(Order::Late);
+    let mut huge = crate::gguf::Huge::new(64).unwrap();
+    huge.iter_mut().enumerate().for_each(|(i, b)| *b = i as u8);
+    let memory = huge.freeze();
+    d.fail(Faults { lock: Some(1), ..Faults::default() });
+    let locked = d.lock(&memory).unwrap();
+    assert!(matches!(d.lock(&memory), Err(GpuError::Pinned { bytes: 64, .. })));
+    let slot = d.alloc(64).unwrap();
+    d.upload(Lane::Copy, slot.address(), &locked, 16..32).unwrap();
+    assert!(d.download(Lane::Copy, slot.address(), &locked, 0..16).is_err());
+    assert!(d.upload(Lane::Copy, slot.address(), &locked, 60..65).is_err());
+    drop(memory);
+    assert_eq!(d.peek(slot.address(), 16).unwrap(), (16..32).collect::<Vec<u8>>());
+    assert_eq!((d.pinned_used(), d.uploads_in_place()), (64, 1));
+    drop(locked);
+    assert_eq!(d.pinned_used(), 0);
+}
+
+#[test]
+fn an_upload_from_locked_memory_that_nothing_orders_is_a_violation() {
+    let d = device(Order::Queued);
+    let locked = d.lock(&crate::gguf::Huge::new(64).unwrap().freeze()).unwrap();
+    let (slot, sum) = (d.alloc(64).unwrap(), d.alloc(64).unwrap());
+    d.upload(Lane::Copy, slot.address(), &locked, 0..64).unwrap();
+    add(&d, &slot, &sum);
+    assert!(d.violations()[0].contains("upload (copy lane) writes"), "{:?}", d.violations());
+}

@@ -347,6 +347,18 @@ fn process(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec
             line.push_span(ink.dim(format!(", bus {}/s", bare_bytes(all))));
         }
         sections.push(section(13, false, vec![line]));
+        if d.to_hold > 0 {
+            let mut line = Line::from(vec![ink.label("held"), ink.text(bytes(d.held))]);
+            if d.held < d.to_hold {
+                line.push_span(ink.dim(format!(" of {}", bare_bytes(d.to_hold))));
+            }
+            line.push_span(ink.dim(match d.locked {
+                0 => " in huge pages".to_owned(),
+                all if all == d.held => " page-locked".to_owned(),
+                some => format!(", {} page-locked", bare_bytes(some)),
+            }));
+            sections.push(section(14, false, vec![line]));
+        }
     }
     let line = Line::from(vec![
         ink.label("free"),

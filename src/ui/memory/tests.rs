@@ -89,6 +89,18 @@ fn a_device_shows_its_memory_and_what_goes_up() {
     session.state.gauges(&Gauges { device: Some(device), ..session.stream.gauges() });
     let text = session.text(&mono(), (54, 48), 0);
     assert!(text.contains("of 8.00 GiB, 87 % busy") && text.contains("3 queued, bus 1.17 GiB/s"), "{text}");
+    assert!(!text.contains("held"), "read from the file");
+    for (held, locked, shown) in [
+        (3 << 30, 3 << 30, "held      3.00 GiB of 20.0 GiB page-locked"),
+        (20 << 30, 15 << 30, "held      20.0 GiB, 15.0 GiB page-locked"),
+        (20 << 30, 20 << 30, "held      20.0 GiB page-locked"),
+        (20 << 30, 0, "held      20.0 GiB in huge pages"),
+    ] {
+        let device = DeviceGauges { held, locked, to_hold: 20 << 30, ..device };
+        session.state.gauges(&Gauges { device: Some(device), ..session.stream.gauges() });
+        let text = session.text(&mono(), (54, 48), 0);
+        assert!(text.contains(shown), "{text}");
+    }
     assert!(!self::session().text(&mono(), (88, 24), 0).contains("VRAM"), "nothing of the kind on the CPU");
 }
 
