@@ -191,6 +191,8 @@ pub struct VramTier {
     later: Vec<Due>,
     couriers: Couriers,
     held: Holding,
+    /// What may be held.
+    hold: Hold,
     /// Whether the rates were measured here, and may be again.
     probed: bool,
     refused: Vec<(usize, u16)>,
@@ -232,7 +234,8 @@ impl VramTier {
             "expert slots on {}",
             tier.device.facts().name
         );
-        tier.begin_to_hold(options.hold);
+        tier.hold = options.hold;
+        tier.begin_to_hold();
         Ok(tier)
     }
 
@@ -290,6 +293,7 @@ impl VramTier {
             later: Vec::new(),
             couriers,
             held: Holding::default(),
+            hold: options.hold,
             probed: false,
             refused: Vec::new(),
             step: DeviceStep::default(),
@@ -298,7 +302,7 @@ impl VramTier {
             store,
             pool,
         };
-        tier.begin_to_hold(options.hold);
+        tier.begin_to_hold();
         Ok(tier)
     }
 
@@ -328,6 +332,7 @@ impl VramTier {
             self.tables.enter(m.layer, m.expert, m.to, after.clone());
         }
         self.slots = granted;
+        self.begin_to_hold();
         Ok(granted)
     }
 

@@ -233,8 +233,12 @@ impl Holding {
 }
 
 impl VramTier {
-    /// Begin to copy the experts into memory of our own.
-    pub(super) fn begin_to_hold(&mut self, hold: Hold) {
+    /// Begin to copy the experts into memory of our own, if that is of use: not while every expert has a slot, but for who insists.
+    pub(super) fn begin_to_hold(&mut self) {
+        let hold = self.hold;
+        if !self.held.is_none() || self.slots >= self.store.experts && !hold.insists() {
+            return;
+        }
         let layouts: Vec<Layout> = self.slabs.iter().map(|s| s.layout).collect();
         self.held = Holding::start(&self.device, &self.store, &layouts, hold, &self.traffic);
     }

@@ -46,6 +46,11 @@ impl Hold {
         }
     }
 
+    /// Whether the experts are held whatever it is good for.
+    pub(super) fn insists(&self) -> bool {
+        self.room == u64::MAX
+    }
+
     /// Whether the copying is to end, since the machine can't give more without going short.
     pub(super) fn is_short(&self, obtainable: impl FnOnce() -> u64) -> bool {
         self.reserve > 0 && obtainable() < self.reserve
