@@ -192,7 +192,7 @@ DEVICE void put_row(const MatJob& job, uint32_t row, float result) {
 }
 
 /// One token, in tiles: `1 << tile_share` warps have every so many-th superblock of a tile.
-DEVICE void matvec_tiles(const Block& block, const MatVec& p, const MatJob& job, TileSums& room) {
+DEVICE void matvec_tiles(const Block& block, const MatVec& p, const MatJob& job, TileRoom& room) {
     const uint32_t share = tile_share(p.cols), apart_by = 1 << share, supers = p.cols / SUPER, tiles = TILE_WARPS >> share;
     const uint32_t first = (block.x - job.first_block) * tiles * TILE_ROWS;
     PerThread<Few<float, 2>> sums;
@@ -200,21 +200,18 @@ DEVICE void matvec_tiles(const Block& block, const MatVec& p, const MatJob& job,
     with_tile(job.ty, [&](auto format) INLINE {
         using F = decltype(format);
         tile_products<F>(block, (supers + apart_by - 1) >> share, true, [&](int t, uint32_t i) INLINE {
-            const uint32_t warp = t / LANES, super = i * apart_by + (warp & (apart_by - 1));
-            const uint32_t row = first + (warp >> share) * TILE_ROWS + t % LANES / 4;
-            const size_t bytes = (size_t)supers * F::BYTES;
-            TileUnit u = {{job.weight, job.weight}, p.x + super * SUPER, p.gate ? p.gate + super * SUPER : nullptr, 1.0f, super < supers && first + (warp >> share) * TILE_ROWS < job.rows};
-            // Rows beyond the end repeat the last one.
-#pragma unroll
-            for (int r = 0; r < 2; r++) u.row[r] += (row + 8 * r < job.rows ? row + 8 * r : job.rows - 1) * bytes + super * F::BYTES;
-            return u;
-        }, sums);
+            const uint32_t warp = t / LANES, super = i * apart_by + (warp & (apart_by - 1)), row = first + (warp >> share) * TILE_ROWS;
+            const uint32_t ninth = row + 8 < job.rows ? row + 8 : job.rows - 1, stride = supers * F::BYTES;
+            const uint8_t* weight = job.weight + super * F::BYTES;
+            return TileUnit{{weight + (size_t)row * stride, weight + (size_t)ninth * stride}, stride, {more_rows(row, job.rows), more_rows(row + 8, job.rows)},
+                            p.x + super * SUPER, p.gate ? p.gate + super * SUPER : nullptr, 1.0f, super < supers && row < job.rows};
+        }, room.stage, sums);
     });
-    put_tile_sums(block, sums, room);
+    put_tile_sums(block, sums, room.sums);
     apart(block, [&](int t) INLINE {
         if (t >= (int)(tiles * TILE_ROWS)) return;
         float sum = 0;
-        for (uint32_t w = 0; w < apart_by; w++) sum += room.of_warp[(t / TILE_ROWS << share) + w][t % TILE_ROWS];
+        for (uint32_t w = 0; w < apart_by; w++) sum += room.sums.of_warp[(t / TILE_ROWS << share) + w][t % TILE_ROWS];
         put_row(job, first + t, sum);
     });
 }
@@ -222,7 +219,7 @@ DEVICE void matvec_tiles(const Block& block, const MatVec& p, const MatJob& job,
 DEVICE void matvec_block(const Block& block, const MatVec& p) {
     union Room {
         WarpSums<ROWS_ONE> warps;
-        TileSums tiles;
+        TileRoom tiles;
     };
     SHARED(Room, room);
     const MatJob& job = job_of(block, p);
@@ -242,7 +239,7 @@ DEVICE void matvec_few_block(const Block& block, const MatVec& p) {
 DEVICE const uint8_t* of_slot(const uint8_t* slab, uint32_t slot, uint64_t slot_bytes, uint64_t at) { return slab + slot * slot_bytes + at; }
 
 /// A tile has eight rows of gate and the same eight of up.
-DEVICE void experts_up_tiles(const Block& block, const ExpertsUp& p, const uint8_t* gate, const uint8_t* up, const float* x, TileSums& room) {
+DEVICE void experts_up_tiles(const Block& block, const ExpertsUp& p, const uint8_t* gate, const uint8_t* up, const float* x, TileRoom& room) {
     const uint32_t share = tile_share(p.cols), apart_by = 1 << share, supers = p.cols / SUPER, tiles = TILE_WARPS >> share;
     const uint32_t first = block.x * tiles * 8;
     PerThread<Few<float, 2>> sums;
@@ -250,18 +247,19 @@ DEVICE void experts_up_tiles(const Block& block, const ExpertsUp& p, const uint8
     with_tile(p.gate_ty, [&](auto format) INLINE {
         using F = decltype(format);
         tile_products<F>(block, (supers + apart_by - 1) >> share, false, [&](int t, uint32_t i) INLINE {
-            const uint32_t warp = t / LANES, super = i * apart_by + (warp & (apart_by - 1)), row = first + (warp >> share) * 8 + t % LANES / 4;
-            const size_t at = (row < p.rows ? row : p.rows - 1) * ((size_t)supers * F::BYTES) + super * F::BYTES;
-            return TileUnit{{gate + at, up + at}, x + super * SUPER, nullptr, 1.0f, super < supers && first + (warp >> share) * 8 < p.rows};
-        }, sums);
+            const uint32_t warp = t / LANES, super = i * apart_by + (warp & (apart_by - 1)), row = first + (warp >> share) * 8, stride = supers * F::BYTES;
+            const uint32_t more = more_rows(row, p.rows);
+            const size_t at = (size_t)row * stride + super * F::BYTES;
+            return TileUnit{{gate + at, up + at}, stride, {more, more}, x + super * SUPER, nullptr, 1.0f, super < supers && row < p.rows};
+        }, room.stage, sums);
     });
-    put_tile_sums(block, sums, room);
+    put_tile_sums(block, sums, room.sums);
     apart(block, [&](int t) INLINE {
         const uint32_t row = first + t;
         if (t >= (int)tiles * 8 || row >= p.rows) return;
         float g = 0, u = 0;
         for (uint32_t w = 0; w < apart_by; w++) {
-            const float* of_warp = room.of_warp[(t / 8 << share) + w];
+            const float* of_warp = room.sums.of_warp[(t / 8 << share) + w];
             g += of_warp[t % 8], u += of_warp[t % 8 + 8];
         }
         p.inner[(size_t)block.y * p.rows + row] = silu(g) * u;
@@ -278,7 +276,7 @@ DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
     const float* x = p.x + (size_t)(pair / p.top_k) * p.x_stride;
     union Room {
         WarpSums<4> warps;
-        TileSums tiles;
+        TileRoom tiles;
     };
     SHARED(Room, shared);
     if (p.gate_ty == p.up_ty && tiled(p.gate_ty, p.cols)) return experts_up_tiles(block, p, gate, up, x, shared.tiles);
@@ -344,7 +342,7 @@ DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
 #define DOWN_ROWS 4
 
 /// A warp has every eighth superblock of a token's experts, one expert after the other.
-DEVICE void experts_down_tiles(const Block& block, const ExpertsDown& p, TileSums& room) {
+DEVICE void experts_down_tiles(const Block& block, const ExpertsDown& p, TileRoom& room) {
     const uint32_t token = block.y, supers = p.cols / SUPER, units = p.top_k * supers, first = block.x * TILE_ROWS;
     PerThread<Few<float, 2>> sums;
     PerThread<float> before;
@@ -355,23 +353,23 @@ DEVICE void experts_down_tiles(const Block& block, const ExpertsDown& p, TileSum
     with_tile(p.ty, [&](auto format) INLINE {
         using F = decltype(format);
         tile_products<F>(block, (units + TILE_WARPS - 1) / TILE_WARPS, false, [&](int t, uint32_t i) INLINE {
-            const uint32_t unit = i * TILE_WARPS + t / LANES, j = token * p.top_k + unit / supers, super = unit % supers, row = first + t % LANES / 4;
+            const uint32_t unit = i * TILE_WARPS + t / LANES, j = token * p.top_k + unit / supers, super = unit % supers, stride = supers * F::BYTES;
+            const uint32_t ninth = first + 8 < p.rows ? first + 8 : p.rows - 1;
             const int slot = unit < units ? p.slots[j] : -1;
-            TileUnit u = {{p.slab, p.slab}, p.inner, nullptr, 0, slot >= 0};
+            TileUnit u = {{p.slab, p.slab}, stride, {more_rows(first, p.rows), more_rows(first + 8, p.rows)}, p.inner, nullptr, 0, slot >= 0};
             if (slot < 0) return u;
             u.by = p.weights[j];
             u.x = p.inner + (size_t)j * p.cols + super * SUPER;
             const uint8_t* down = of_slot(p.slab, slot, p.slot_bytes, p.down_at) + super * F::BYTES;
-#pragma unroll
-            for (int r = 0; r < 2; r++) u.row[r] = down + (row + 8 * r < p.rows ? row + 8 * r : p.rows - 1) * ((size_t)supers * F::BYTES);
+            u.eight[0] = down + (size_t)first * stride, u.eight[1] = down + (size_t)ninth * stride;
             return u;
-        }, sums);
+        }, room.stage, sums);
     });
-    put_tile_sums(block, sums, room);
+    put_tile_sums(block, sums, room.sums);
     apart(block, [&](int t) INLINE {
         if (t >= TILE_ROWS || first + t >= p.rows) return;
         float sum = 0;
-        for (uint32_t w = 0; w < TILE_WARPS; w++) sum += room.of_warp[w][t];
+        for (uint32_t w = 0; w < TILE_WARPS; w++) sum += room.sums.of_warp[w][t];
         p.y[(size_t)token * p.y_stride + first + t] = before[t] + sum;
     });
 }
@@ -385,7 +383,7 @@ DEVICE void experts_down_block(const Block& block, const ExpertsDown& p) {
     };
     union Room {
         Parts parts;
-        TileSums tiles;
+        TileRoom tiles;
     };
     SHARED(Room, room);
     if (tiled(p.ty, p.cols)) return experts_down_tiles(block, p, room.tiles);

@@ -66,6 +66,9 @@ DEVICE void in_turn() {
 
 template <class F> DEVICE void apart(const Block&, F f) { f((int)threadIdx.x); }
 
+/// The threads of each warp wait for each other.
+DEVICE void warps_wait(const Block&) { __syncwarp(); }
+
 template <class F> DEVICE void phase(const Block&, F f) {
     f((int)threadIdx.x);
     __syncthreads();
@@ -131,6 +134,10 @@ DEVICE uint16_t float_half(float f) {
     return h;
 }
 template <class T> DEVICE T read_only(const T* p) { return __ldg(p); }
+template <class T> DEVICE T read_only_four(const T* p) {
+    const uint4 v = __ldg((const uint4*)p);
+    return {v.x, v.y, v.z, v.w};
+}
 /// What follows from the value is computed after this place.
 DEVICE void keep_here(uint32_t& v) { asm volatile("" : "+r"(v)); }
 DEVICE void set_bit(uint32_t* p, uint32_t bit) { atomicOr(p, bit); }
@@ -144,6 +151,7 @@ inline bool backwards = false;
 }
 
 inline void in_turn() {}
+inline void warps_wait(const Block&) {}
 
 template <class T> struct PerThread {
     T v[MOST_THREADS];
@@ -227,6 +235,7 @@ inline uint16_t float_half(float f) {
     return (uint16_t)(sign | ((rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13));
 }
 template <class T> T read_only(const T* p) { return *p; }
+template <class T> T read_only_four(const T* p) { return *p; }
 inline void keep_here(uint32_t&) {}
 inline void set_bit(uint32_t* p, uint32_t bit) { *p |= bit; }
 

@@ -44,10 +44,11 @@ DEVICE float scaled_pair(const Word4& head, int t, float high_unit, const Pair& 
 }
 
 // A format says how many sums it keeps apart (`SUMS`: one per 32 columns, or two), where in a sub-block a lane's two times four columns are (`at`), which
-// bytes of a superblock lane column t has of a row (`load`), what its eight weights of sub-block n are (`pairs`), and what sums mean (`value`).
+// bytes of a superblock lane column t has of a row (`load`), what its eight weights of sub-block n are (`pairs`), and what sums mean (`value`). Where a lane's bytes lie in many narrow pieces,
+// the warp brings its whole superblock in pieces of sixteen bytes (`CHUNKS` for each of 16 rows) to shared memory first: a cache gives one line of a row at a time, however little of it is wanted.
 
 struct TileQ4K {
-    static constexpr int BYTES = Q4_K::BYTES, SUMS = 1;
+    static constexpr int BYTES = Q4_K::BYTES, SUMS = 1, CHUNKS = 0;
     struct Part {
         Word4 head;
         Word2 q[4];
@@ -69,7 +70,7 @@ struct TileQ4K {
 };
 
 struct TileQ5K {
-    static constexpr int BYTES = Q5_K::BYTES, SUMS = 1;
+    static constexpr int BYTES = Q5_K::BYTES, SUMS = 1, CHUNKS = 0;
     struct Part {
         Word4 head;
         Word2 q[4], high;
@@ -95,7 +96,7 @@ struct TileQ5K {
 
 /// Sixteen elements have a scale: the first word of a lane belongs to the first sixteen of a sub-block, the second to the others.
 struct TileQ6K {
-    static constexpr int BYTES = Q6_K::BYTES, SUMS = 2;
+    static constexpr int BYTES = Q6_K::BYTES, SUMS = 2, CHUNKS = 0;
     struct Part {
         // [half of the superblock][which 32 of its 64 bytes][first or last sixteen]
         uint32_t low[2][2][2], high[2][2];
@@ -142,41 +143,31 @@ struct TileQ6K {
     }
 };
 
-/// Eight blocks of 32.
+/// Eight blocks of 32. A lane reads them in shared memory when it multiplies them.
 struct TileQ80 {
-    static constexpr int BYTES = 8 * Q8_0::BYTES, SUMS = 1;
+    static constexpr int BYTES = 8 * Q8_0::BYTES, SUMS = 1, CHUNKS = BYTES / 16;
     struct Part {
-        Word2 q[8];
-        uint32_t d[2];
+        const uint8_t* row;
+        uint32_t t;
     };
     static DEVICE uint32_t at(uint32_t t, int i) { return 8 * t + 4 * i; }
-    static DEVICE Part load(const uint8_t* b, uint32_t t) {
-        Part p;
-#pragma unroll
-        for (int n = 0; n < 8; n++) {
-            const uint8_t* from = b + 34 * n + 8 * t;
-            if (n & 1) {
-                // An odd block's numbers begin at a multiple of four, an even one's between two.
-                p.q[n] = words_at<4>(from + 2);
-            } else {
-                const uint32_t v = word32(from), w = word32(from + 4), x = word32(from + 8);
-                p.q[n] = {byte_perm(v, w, 0x5432), byte_perm(w, x, 0x5432)};
-            }
-        }
-        p.d[0] = word16(b + 68 * t), p.d[1] = word16(b + 68 * t + 34);
-        return p;
-    }
+    static DEVICE Part load(const uint8_t* b, uint32_t t) { return {b, t}; }
     static DEVICE void pairs(const Part& p, int n, uint32_t (&out)[4]) {
-        const uint32_t x = p.q[n].x ^ 0x80808080, y = p.q[n].y ^ 0x80808080;
+        const uint32_t* from = (const uint32_t*)(p.row + 8 * p.t) + (34 * n + 2) / 4;
+        uint32_t x, y;
+        if (n & 1) {
+            x = from[0], y = from[1];
+        } else {
+            // An even block's numbers begin between two multiples of four.
+            x = byte_perm(from[0], from[1], 0x5432), y = byte_perm(from[1], from[2], 0x5432);
+        }
+        x ^= 0x80808080, y ^= 0x80808080;
         out[0] = even_bytes(x, 0x00ff00ff), out[1] = odd_bytes(x, 0x00ff00ff), out[2] = even_bytes(y, 0x00ff00ff), out[3] = odd_bytes(y, 0x00ff00ff);
     }
-    static DEVICE float value(const Part& p, int, const Pair (&pair)[SUMS]) {
-        float sum = 0;
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            sum = fmaf(half_float((uint16_t)p.d[n]), fmaf(pair[0].sum[n], pair[0].unit[n], -128.0f * pair[0].total[n]), sum);
-        }
-        return sum;
+    static DEVICE float value(const Part& p, int t, const Pair (&pair)[SUMS]) {
+        const uint16_t* d = (const uint16_t*)(p.row + 68 * t);
+        return fmaf(half_float(d[0]), fmaf(pair[0].sum[0], pair[0].unit[0], -128.0f * pair[0].total[0]),
+                    half_float(d[17]) * fmaf(pair[0].sum[1], pair[0].unit[1], -128.0f * pair[0].total[1]));
     }
 };
 
@@ -196,22 +187,56 @@ template <class F> DEVICE void with_tile(uint32_t ty, F f) {
 /// `1 << tile_share` warps share the columns of a tile of so many: two superblocks or more each, if that many warps there are. `params.rs` says the same.
 DEVICE uint32_t tile_share(uint32_t cols) { return cols < 4 * SUPER ? 0 : cols < 8 * SUPER ? 1 : cols < 16 * SUPER ? 2 : 3; }
 
-/// One superblock of sixteen rows: where the two rows of a lane and the activations begin, which are multiplied by silu of their `gate` if there is one; and by what the product
+/// One superblock of sixteen rows: where the first and the ninth of them and the activations begin, which are multiplied by silu of their `gate` if there is one; and by what the product
 /// is multiplied.
 struct TileUnit {
-    const uint8_t* row[2];
+    const uint8_t* eight[2];
+    /// From a row to the next, of which so many follow the first and the ninth; rows beyond repeat the last.
+    uint32_t stride, more[2];
     const float *x, *gate;
     float by;
     /// Else it counts as zeros, and nothing is read.
     bool in;
+
+    /// Row r of the first or the second eight.
+    DEVICE const uint8_t* row(uint32_t r, int half) const { return eight[half] + (size_t)(r < more[half] ? r : more[half]) * stride; }
+};
+
+/// The rows of a tile that begins with row `first` of so many; the ninth follows the eighth.
+DEVICE uint32_t more_rows(uint32_t first, uint32_t rows) { return first < rows ? rows - 1 - first : 0; }
+
+/// Superblocks on their way to their lanes, one of each warp.
+struct alignas(16) TileStage {
+    Word4 of_warp[TILE_WARPS][TILE_ROWS * TileQ80::CHUNKS];
+};
+
+/// Sums of the tile's rows, one of every warp.
+struct TileSums {
+    float of_warp[TILE_WARPS][TILE_ROWS];
+};
+
+union TileRoom {
+    TileStage stage;
+    TileSums sums;
+};
+
+/// What a lane has loaded of a unit: its part of two rows, or every fourth piece of them.
+template <class F, bool STAGED> struct TileLoad {
+    typename F::Part part[2];
+};
+template <class F> struct TileLoad<F, true> {
+    Word4 piece[2][(F::CHUNKS + 3) / 4];
 };
 
 /// The products of a warp's units, `of(t, i)` being the i-th of `count`: every lane of four gets the sums of rows `t % 32 / 4` and eight more.
 ///
 /// A unit is loaded while the one before it is worked on. `constant`: the weights are written by no kernel, so the first are loaded before `in_turn`, which is then called here.
-template <class F, class Of> DEVICE void tile_products(const Block& block, uint32_t count, bool constant, Of of, PerThread<Few<float, 2>>& sums) {
+template <class F, class Of> DEVICE void tile_products(const Block& block, uint32_t count, bool constant, Of of, TileStage& stage, PerThread<Few<float, 2>>& sums) {
     constexpr int SUMS = F::SUMS;
-    PerThread<Few<typename F::Part, 2>> next, part;
+    constexpr bool STAGED = F::CHUNKS > 0;
+    typedef TileLoad<F, STAGED> Load;
+    PerThread<Load> next;
+    PerThread<Few<typename F::Part, 2>> part;
     PerThread<Few<Float4, 2>> next_x;
     PerThread<float> next_by, by;
     PerThread<Few<float, 8>> x;
@@ -223,10 +248,21 @@ template <class F, class Of> DEVICE void tile_products(const Block& block, uint3
     const auto load_weights = [&](uint32_t i) INLINE {
         apart(block, [&](int t) INLINE {
             const TileUnit u = of(t, i);
-            next[t] = Few<typename F::Part, 2>{};
+            next[t] = Load{};
             if (!u.in) return;
 #pragma unroll
-            for (int r = 0; r < 2; r++) next[t][r] = F::load(u.row[r], t % 4);
+            for (int r = 0; r < 2; r++) {
+                const uint8_t* row = u.row(t % LANES / 4, r);
+                if constexpr (STAGED) {
+#pragma unroll
+                    for (uint32_t k = 0; k < sizeof(Load) / sizeof(Word4) / 2; k++) {
+                        const uint32_t piece = 4 * k + t % 4;
+                        if (piece < F::CHUNKS) next[t].piece[r][k] = read_only4(row + 16 * piece);
+                    }
+                } else {
+                    next[t].part[r] = F::load(row, t % 4);
+                }
+            }
         });
     };
     const auto load_row = [&](uint32_t i) INLINE {
@@ -251,8 +287,30 @@ template <class F, class Of> DEVICE void tile_products(const Block& block, uint3
     load_row(0);
 #pragma unroll 1
     for (uint32_t i = 0; i < count; i++) {
+        if constexpr (STAGED) {
+            // Everybody has read what was there before.
+            warps_wait(block);
+            apart(block, [&](int t) INLINE {
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+#pragma unroll
+                    for (uint32_t k = 0; k < sizeof(Load) / sizeof(Word4) / 2; k++) {
+                        const uint32_t piece = 4 * k + t % 4;
+                        if (piece < F::CHUNKS) stage.of_warp[t / LANES][(t % LANES / 4 + 8 * r) * F::CHUNKS + piece] = next[t].piece[r][k];
+                    }
+                }
+            });
+            warps_wait(block);
+        }
         apart(block, [&](int t) INLINE {
-            part[t] = next[t];
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                if constexpr (STAGED) {
+                    part[t][r] = F::load((const uint8_t*)&stage.of_warp[t / LANES][(t % LANES / 4 + 8 * r) * F::CHUNKS], t % 4);
+                } else {
+                    part[t][r] = next[t].part[r];
+                }
+            }
             by[t] = next_by[t];
             x[t][0] = next_x[t][0].x, x[t][1] = next_x[t][0].y, x[t][2] = next_x[t][0].z, x[t][3] = next_x[t][0].w;
             x[t][4] = next_x[t][1].x, x[t][5] = next_x[t][1].y, x[t][6] = next_x[t][1].z, x[t][7] = next_x[t][1].w;
@@ -333,13 +391,9 @@ template <class F, class Of> DEVICE void tile_products(const Block& block, uint3
     sum_among(block, sums, 4);
 }
 
-/// Sums of the tile's rows, one of every warp.
-struct TileSums {
-    float of_warp[TILE_WARPS][TILE_ROWS];
-};
-
-/// Every warp's sixteen sums to shared memory; the block has waited.
+/// Every warp's sixteen sums to shared memory, where the superblocks were; the block has waited.
 DEVICE void put_tile_sums(const Block& block, PerThread<Few<float, 2>>& sums, TileSums& room) {
+    phase(block, [](int) INLINE {});
     phase(block, [&](int t) INLINE {
         if (t % 4) return;
         room.of_warp[t / LANES][t % LANES / 4] = sums[t][0];
