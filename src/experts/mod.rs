@@ -163,8 +163,6 @@ pub struct Experts {
     /// Place of an expert in `routed`, by id, while a prompt chunk is counted.
     place: Vec<u16>,
     resident: resident::Resident,
-    /// The layer of `routed`, while curve and heat have not heard of it.
-    untold: Option<usize>,
 }
 
 impl Experts {
@@ -218,7 +216,6 @@ impl Experts {
             routed: Vec::with_capacity(experts),
             place: vec![u16::MAX; experts],
             resident: resident::Resident::default(),
-            untold: None,
         }
     }
 
@@ -337,9 +334,12 @@ impl Experts {
         if bad.is_some() || layer >= self.expert_bytes.len() {
             return Err(ExpertError::Routing { layer, expert: bad.copied().unwrap_or(0), experts });
         }
-        self.take_note();
         self.count(routing);
-        self.untold = Some(layer);
+        // What the curve is for, a spread of slots over layers, is not for devices; and there every microsecond of a tick is one in which the device waits.
+        if matches!(self.tier, Place::Host(_)) {
+            self.curve.tick(layer, &self.routed, self.phase);
+        }
+        self.heat.note(layer, &self.routed);
         let plan = self.scheduler.tick(layer, &self.routed);
         let source = |p: &schedule::Placed| match p.outcome {
             Outcome::Hit => Source::Slot(p.slot),
@@ -364,14 +364,6 @@ impl Experts {
         let left = plan.swaps.iter().filter_map(|s| s.evicted);
         tally.evicted.extend(left.map(|expert| Eviction { layer: layer as u16, expert }));
         Ok(())
-    }
-
-    /// Curve and heat hear of the latest tick. Nothing waits for this, so on a device it is done where the host waits anyway.
-    pub fn take_note(&mut self) {
-        if let Some(layer) = self.untold.take() {
-            self.curve.tick(layer, &self.routed, self.phase);
-            self.heat.note(layer, &self.routed);
-        }
     }
 
     /// One entry per routed expert: in the router's order for a single token, by rising id otherwise.
@@ -406,7 +398,6 @@ impl Experts {
 
     /// Begin a step; what happens until [`Experts::end_step`] goes into one record.
     pub fn begin_step(&mut self, phase: Phase, tokens: usize) {
-        self.take_note();
         if let Place::Device(tier) = &mut self.tier {
             tier.begin_step();
         }
@@ -426,7 +417,6 @@ impl Experts {
 
     /// Fill the expert part of the step's record (routing, occupancy, bytes, expert times).
     pub fn end_step(&mut self, record: &mut StepRecord) {
-        self.take_note();
         self.curve.end_step(self.tokens as u32);
         if let Place::Device(tier) = &mut self.tier {
             match tier.end_step() {
@@ -670,7 +660,7 @@ impl Experts {
         &self.scheduler
     }
 
-    /// Predicted hit rates for every slot count.
+    /// Predicted hit rates for every slot count. Nothing on a device: what it is for here is a spread of slots over layers.
     #[must_use]
     pub fn curve(&self) -> &Curve {
         &self.curve

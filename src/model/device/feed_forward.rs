@@ -194,7 +194,6 @@ impl DeviceMoe {
         if let Some((weight, shared)) = &self.shared {
             again.play(pass, || shared.forward(pass, Some(weight)))?;
         }
-        experts.take_note();
         device.sync(&known)?;
         let done = work.routing(tokens, |ids, weights, host| {
             let routing = Routing { top_k, ids: ids.to_vec(), weights: weights.to_vec() };
