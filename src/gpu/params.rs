@@ -68,9 +68,9 @@ params! {
     MatJob { weight: Address, bias: Address, y: Address, scale: Address, ty: u32, rows: u32, y_stride: u32, accumulate: u32, scale_stride: u32, first_block: u32 }
 
     /// Up to six maps over the same 1 to 8 rows `x[t * x_stride..][..cols]`; block b belongs to the last job whose `first_block <= b`
-    /// and computes some rows of it ([`MatVec::blocks_of`]). `2^split` warps share a row, at most four, but in types that are [`tiled`].
+    /// and computes some rows of it ([`MatVec::blocks_of`]). `2^split` warps share a row, at most four, but in types that are [`MatVec::tiled`].
     ///
-    /// `gate` is 0, or one token's row beside `x`, whose maps are all [`tiled`]: they get `silu(gate) * x` then.
+    /// `gate` is 0, or one token's row beside `x`, whose maps are all [`MatVec::tiled`]: they get `silu(gate) * x` then.
     MatVec { x: Address, gate: Address, cols: u32, tokens: u32, x_stride: u32, jobs: u32, blocks: u32, split: u32, job: [MatJob; 6] }
 
     /// The same for any number of rows, in tiles of [`MatMul::ROWS`] weight rows by [`MatMul::TILE`] tokens; one map. Beside quantized weights, both the
@@ -178,6 +178,13 @@ fn tiles(cols: u32) -> u32 {
 }
 
 impl MatVec {
+    /// Whether such a map of one token goes in tiles. Not in Q6_K, as experts in that type do: a matrix that takes the device many microseconds is read by it in pieces of two bytes, and
+    /// a warp that goes along a row has them from its cache sooner (97 against 123 us for 131,072 x 2,048).
+    #[must_use]
+    pub fn tiled(ty: u32, cols: u32) -> bool {
+        ty != 14 && tiled(ty, cols)
+    }
+
     /// Most tokens.
     pub const TOKENS: u32 = 8;
     /// Most maps.
@@ -200,7 +207,7 @@ impl MatVec {
     /// Weight rows of a block: a few tiles, or four of every warp for one token, two for a few; they share the activations that are read.
     fn rows_of_block(&self, ty: u32) -> u32 {
         match self.tokens {
-            1 if tiled(ty, self.cols) => TILE_ROWS * tiles(self.cols),
+            1 if Self::tiled(ty, self.cols) => TILE_ROWS * tiles(self.cols),
             1 => (WARPS * 4) >> self.split,
             _ => (WARPS_FEW * 2) >> self.split,
         }

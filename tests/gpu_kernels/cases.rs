@@ -2,7 +2,7 @@
 
 use crate::host::Arena;
 use rotary::gguf::GgmlType;
-use rotary::gpu::params::*;
+use rotary::gpu::params::{tiled as tiled_row, *};
 use rotary::gpu::Address;
 
 const NONE: Address = Address::NONE;
@@ -32,8 +32,8 @@ fn tiled(types: &[GgmlType]) -> f32 {
 
 /// What products of one row of activations may differ by: of halves, an error of 2e-4 of a typical sum, six times that at worst, where the greatest of a few
 /// rows is hardly more than a typical one.
-fn of_one_row(ty: GgmlType, cols: usize) -> f32 {
-    if rotary::gpu::params::tiled(ty.number(), cols as u32) {
+fn of_one_row(tiled: bool) -> f32 {
+    if tiled {
         2.0 * HALVES
     } else {
         SUM
@@ -59,8 +59,7 @@ fn weights_have_the_values_of_the_cpu_tier_bit_for_bit_where_nothing_is_added() 
         rotary::kernels::dequantize(ty, &w, &mut exact).unwrap();
         let scale = exact.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         let mut x = vec![0.0f32; n];
-        // Those of a superblock of Q6_K are scaled together.
-        let offsets = matches!(ty, GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q2K | GgmlType::Q4K | GgmlType::Q5K | GgmlType::Q6K);
+        let offsets = matches!(ty, GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q2K | GgmlType::Q4K | GgmlType::Q5K);
         for c in 0..n {
             x.fill(0.0);
             x[c] = 1.0;
@@ -109,7 +108,7 @@ fn matvec_of_every_type_with_one_to_eight_tokens() {
                     first_block: k.blocks,
                 });
                 k.blocks += k.blocks_of(ty.number(), rows as u32);
-                outputs.push(a.output(y, 8 * y_stride, if tokens == 1 { of_one_row(ty, cols) } else { SUM }));
+                outputs.push(a.output(y, 8 * y_stride, of_one_row(tokens == 1 && MatVec::tiled(ty.number(), cols as u32))));
             }
             k.jobs = jobs.len() as u32;
             jobs.resize(6, MatJob::default());
@@ -121,7 +120,7 @@ fn matvec_of_every_type_with_one_to_eight_tokens() {
 
 #[test]
 fn a_row_times_silu_of_another_goes_through_tiles() {
-    for ty in types().into_iter().filter(|ty| rotary::gpu::params::tiled(ty.number(), 256)) {
+    for ty in types().into_iter().filter(|ty| MatVec::tiled(ty.number(), 256)) {
         for cols in [256usize, 1280, 2304] {
             let a = &mut Arena::new(cols as u64);
             let rows = 45;
@@ -131,7 +130,7 @@ fn a_row_times_silu_of_another_goes_through_tiles() {
             let mut k =
                 MatVec { x, gate, cols: cols as u32, tokens: 1, x_stride: cols as u32, jobs: 1, job: [job; 6], ..MatVec::default() };
             k.blocks = k.blocks_of(job.ty, job.rows);
-            let out = a.output(y, rows, of_one_row(ty, cols));
+            let out = a.output(y, rows, of_one_row(true));
             a.check(&k, &[out]);
         }
     }
@@ -253,7 +252,7 @@ fn experts_in_slots_one_token_to_eight() {
                 pad: 0,
             };
             // A product of two such sums.
-            let close = if ty == up_ty { of_one_row(ty, hidden) } else { SUM };
+            let close = of_one_row(ty == up_ty && tiled_row(ty.number(), hidden as u32));
             let out = a.output(inner, tokens * top_k * rows, close.max(2.0 * close - SUM));
             a.check(&up, &[out]);
             let inner = a.noise(tokens * top_k * rows, 1.0);
@@ -273,7 +272,7 @@ fn experts_in_slots_one_token_to_eight() {
                 ty: ty.number(),
                 y_stride: 24,
             };
-            let out = a.output(y, tokens * 24, of_one_row(ty, rows));
+            let out = a.output(y, tokens * 24, of_one_row(tiled_row(ty.number(), rows as u32)));
             a.check(&down, &[out]);
         }
     }

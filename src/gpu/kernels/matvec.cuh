@@ -223,7 +223,8 @@ DEVICE void matvec_block(const Block& block, const MatVec& p) {
     };
     SHARED(Room, room);
     const MatJob& job = job_of(block, p);
-    if (tiled(job.ty, p.cols)) return matvec_tiles(block, p, job, room.tiles);
+    // `MatVec::tiled` in params.rs says the same, and why.
+    if (job.ty != 14 && tiled(job.ty, p.cols)) return matvec_tiles(block, p, job, room.tiles);
     in_turn();
     matvec_tokens<ROWS_ONE, 1>(block, p, job, 0, room.warps);
 }

@@ -1,7 +1,7 @@
 //! Maps of activations.
 
 use super::{dot, sigmoid, Host, Meaning, ReferenceError};
-use crate::gpu::params::{self, MatJob, MatMul, MatVec};
+use crate::gpu::params::{MatJob, MatMul, MatVec};
 
 /// One map over rows `x[t]`.
 fn map(host: &mut Host<'_>, job: &MatJob, x: &[Vec<f32>], cols: u32) -> Result<(), ReferenceError> {
@@ -46,7 +46,7 @@ impl Meaning for MatVec {
         }
         let mut x = inputs(host, self.x, self.x_stride, self.cols, self.tokens)?;
         if self.gate.0 != 0 {
-            let tiled = jobs.iter().all(|j| params::tiled(j.ty, self.cols));
+            let tiled = jobs.iter().all(|j| Self::tiled(j.ty, self.cols));
             host.demand(self.tokens == 1 && tiled, "a gate for one token, and types that go in tiles")?;
             host.aligned("gate", self.gate)?;
             let gate = host.f32s("gate", self.gate, 0, self.cols as usize)?;

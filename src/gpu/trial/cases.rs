@@ -28,9 +28,9 @@ fn tiled(ty: GgmlType) -> f64 {
     }
 }
 
-/// The same of one row of activations, of which there are few results: the greatest is hardly more than a typical one.
-fn one_row(ty: GgmlType, cols: u32) -> f64 {
-    if params::tiled(ty.number(), cols) {
+/// The same of one row of activations, if it goes in tiles. There are few results: the greatest is hardly more than a typical one.
+fn one_row(tiled: bool) -> f64 {
+    if tiled {
         2.0 * HALVES
     } else {
         CLOSE
@@ -64,10 +64,12 @@ pub fn all(scale: u32) -> Vec<Trial> {
         out.push(matmul(r, ty, 3, 512, 70));
         out.push(matmul(r, ty, 70, 512 * scale, 150));
         out.extend([1, 3].map(|tokens| experts(r, ty, tokens, 512 * scale, 4, 256)));
-        if params::tiled(ty.number(), 256) {
-            // Superblocks that warps share unevenly.
+        // Superblocks that warps share unevenly.
+        if MatVec::tiled(ty.number(), 256) {
             out.extend([256, 1280, 2304].map(|cols| matvec(r, ty, 1, cols, 40)));
             out.push(gated(r, ty, 1280, 70));
+        }
+        if params::tiled(ty.number(), 256) {
             out.push(experts(r, ty, 1, 1280, 10, 768));
         }
         out.push(grouped(r, ty, 256));
@@ -377,7 +379,7 @@ fn matvec(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial
     let x = l.input("x", &numbers(r, (tokens * (cols + 4)) as usize));
     let (w, w2) = (l.input("weight", &weights(r, ty, rows, cols)), l.input("weight 2", &weights(r, ty, few, cols)));
     let (bias, scale) = (l.input("bias", &numbers(r, few as usize)), l.input("scale", &numbers(r, (tokens * 3) as usize)));
-    let close = if tokens == 1 { one_row(ty, cols) } else { CLOSE };
+    let close = one_row(tokens == 1 && MatVec::tiled(ty.number(), cols));
     let y = l.output("y", (tokens * (rows + 2)) as usize, Judge::F32(close));
     let y2 = l.changed("y 2", &numbers(r, (tokens * few) as usize), close);
     l.trial(MatVec::NAME, format!("{ty}, {tokens} x {cols} to {rows} and {few}"), move |b| {
@@ -407,7 +409,7 @@ fn gated(r: &mut Rng, ty: GgmlType, cols: u32, rows: u32) -> Trial {
     let mut l = Layout::new();
     let (x, gate) = (l.input("x", &numbers(r, cols as usize)), l.input("gate", &numbers(r, cols as usize)));
     let w = l.input("weight", &weights(r, ty, rows, cols));
-    let y = l.changed("y", &numbers(r, rows as usize), one_row(ty, cols));
+    let y = l.changed("y", &numbers(r, rows as usize), one_row(MatVec::tiled(ty.number(), cols)));
     l.trial(MatVec::NAME, format!("{ty}, gated, {cols} to {rows}"), move |b| {
         let mut kernel = MatVec { x: x.of(b), gate: gate.of(b), cols, tokens: 1, x_stride: cols, jobs: 1, ..MatVec::default() };
         kernel.job[0] = MatJob { weight: w.of(b), y: y.of(b), ty: ty.number(), rows, y_stride: rows, accumulate: 1, ..MatJob::default() };
@@ -473,7 +475,7 @@ fn experts(r: &mut Rng, ty: GgmlType, tokens: u32, hidden: u32, top_k: u32, inne
     let x = l.input("x", &numbers(r, (tokens * (hidden + 4)) as usize));
     let w = l.input("weights", &numbers(r, pairs as usize));
     // A product of two such sums; what comes of it after that is summed again.
-    let (up, down) = (one_row(ty, hidden), one_row(ty, inner));
+    let [up, down] = [hidden, inner].map(|cols| one_row(params::tiled(ty.number(), cols)));
     let mid = l.output("inner", (pairs * inner) as usize, Judge::F32(up.max(2.0 * up - CLOSE)));
     let y = l.changed("y", &numbers(r, (tokens * (hidden + 2)) as usize), down.max(3.0 * down - 2.0 * CLOSE));
     let name = ExpertsUp::NAME;

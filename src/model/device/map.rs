@@ -3,7 +3,7 @@
 use super::super::linear::Linear;
 use super::super::norm::RmsNorm;
 use super::super::ModelError;
-use crate::gpu::params::{self, launch, MatJob, MatMul, MatVec, RmsNorm as RmsNormKernel};
+use crate::gpu::params::{launch, MatJob, MatMul, MatVec, RmsNorm as RmsNormKernel};
 use crate::gpu::{Address, Device, Lane, Memory};
 
 /// A buffer of the workspace: rows of `stride` values from `at` on.
@@ -114,7 +114,7 @@ pub(super) fn apply(device: &dyn Device, x: Rows, tokens: usize, maps: &[(&Map, 
 
 /// Whether such a map of one token takes its row as the product of two others.
 pub(super) fn takes_gate(map: &Map, tokens: usize) -> bool {
-    tokens == 1 && params::tiled(map.ty, map.cols as u32)
+    tokens == 1 && MatVec::tiled(map.ty, map.cols as u32)
 }
 
 /// The same of `silu(gate) * x`, if there is a gate: only where [`takes_gate`] says so.
