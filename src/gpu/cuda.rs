@@ -7,21 +7,24 @@
 //!
 //! Memory is allocated and freed in the order of the compute stream. The copy lane uses it too, so it waits for an
 //! allocation, and a free waits for it. Kernels come as one fat binary inside the program; see `build.rs`.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `probe` | what GPUs there are |
+//! | `lanes` | both streams, marks, memory of the device |
+//! | `locked`, `in_place` | page-locked memory: the driver's own, and the program's locked where it lies |
 
 #![allow(unsafe_code)]
 
-use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, PinnedBytes, Recording, Touch, Watched};
+use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, Recording, Touch, Watched};
 use super::driver;
 use super::nvml::Monitor;
 use super::params::Shape;
 use crate::gguf::Frozen;
 use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
-use candle_core::cuda_backend::cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
-use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, PinnedHostSlice,
-};
+use candle_core::cuda_backend::cudarc::driver::sys::{self, CUresult};
+use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream};
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
-use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ops::Range;
@@ -30,7 +33,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 mod in_place;
+mod lanes;
+mod locked;
+mod probe;
+
+pub use probe::{probe, Probe};
+
 use in_place::LockedInPlace;
+use lanes::{event, Lanes, Owned, Passing};
+use locked::{locked, Locked, Ring};
+use probe::{driver_release, facts};
 
 /// Machine code of the kernels for every GPU generation, made by `build.rs`.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rotary.fatbin"));
@@ -53,259 +65,6 @@ fn foreign(what: &str) -> GpuError {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What this machine offers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Probe {
-    /// Newest CUDA release that the driver knows, as in "13.0"; `None` without a driver.
-    pub driver: Option<String>,
-    /// The GPUs, in the order of their numbers.
-    pub gpus: Vec<Facts>,
-    /// Why there is none, in two or three words: "no CUDA driver".
-    pub lacks: Option<String>,
-    /// The same with what to do about it.
-    pub remedy: Option<String>,
-}
-
-impl Probe {
-    fn lacking(driver: Option<String>, lacks: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { driver, gpus: Vec::new(), lacks: Some(lacks.into()), remedy: Some(remedy.into()) }
-    }
-}
-
-/// Look for GPUs. Takes nothing of their memory and never panics.
-#[must_use]
-pub fn probe() -> Probe {
-    std::panic::catch_unwind(look).unwrap_or_else(|_| Probe::lacking(None, "the CUDA driver is broken", "reinstall NVIDIA's driver"))
-}
-
-fn look() -> Probe {
-    if let Err(e) = driver::load() {
-        let remedy = match e {
-            GpuError::Library { why, remedy, .. } => format!("{why}; {remedy}"),
-            other => other.to_string(),
-        };
-        return Probe::lacking(None, "no CUDA driver", remedy);
-    }
-    let driver = driver_release();
-    match result::init() {
-        Ok(()) => {}
-        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => {
-            return Probe::lacking(driver, "no NVIDIA GPU", "the driver finds none: in a container, start it with access to the GPU");
-        }
-        Err(e) => return Probe::lacking(driver, "the CUDA driver does not start", said(e)),
-    }
-    let gpus: Vec<Facts> = (0..result::device::get_count().unwrap_or(0)).filter_map(|i| facts(i).ok()).collect();
-    if gpus.is_empty() {
-        return Probe::lacking(driver, "no NVIDIA GPU", "the driver shows none: CUDA_VISIBLE_DEVICES may hide it");
-    }
-    Probe { driver, gpus, lacks: None, remedy: None }
-}
-
-/// "13.0".
-fn driver_release() -> Option<String> {
-    let mut version: c_int = 0;
-    // SAFETY: it writes one number, and may be called before anything else.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().ok()?;
-    Some(format!("{}.{}", version / 1000, version % 1000 / 10))
-}
-
-fn facts(ordinal: c_int) -> Result<Facts, DriverError> {
-    let device = result::device::get(ordinal)?;
-    // SAFETY: `device` is one that the driver has just named.
-    let attribute = |a| unsafe { result::device::get_attribute(device, a) };
-    let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-    let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    Ok(Facts {
-        name: result::device::get_name(device)?,
-        capability: u32::try_from(major * 10 + minor).unwrap_or(0),
-        // SAFETY: as above.
-        memory: unsafe { result::device::total_mem(device) }? as u64,
-        processors: u32::try_from(attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?).unwrap_or(0),
-    })
-}
-
-/// Both streams; everything that must be in order with them has a share.
-struct Lanes {
-    context: Arc<CudaContext>,
-    compute: Arc<CudaStream>,
-    copy: Arc<CudaStream>,
-    /// Events that no mark uses now: making one costs more than recording it.
-    spare: Mutex<Vec<CudaEvent>>,
-}
-
-impl Lanes {
-    fn stream(&self, lane: Lane) -> &CudaStream {
-        match lane {
-            Lane::Compute => &self.compute,
-            Lane::Copy => &self.copy,
-        }
-    }
-
-    /// An event, with times: [`Device::between`] may be asked about any mark.
-    fn event(&self) -> Result<CudaEvent, DriverError> {
-        let spare = lock(&self.spare).pop();
-        spare.map_or_else(|| self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)), Ok)
-    }
-
-    fn recorded(&self, lane: Lane) -> Result<CudaEvent, DriverError> {
-        let event = self.event()?;
-        event.record(self.stream(lane))?;
-        Ok(event)
-    }
-
-    /// What `lane` is given from now on comes after all that `other` has been given so far.
-    fn after(&self, lane: Lane, other: Lane) -> Result<(), DriverError> {
-        let event = self.recorded(other)?;
-        let waits = self.stream(lane).wait(&event);
-        lock(&self.spare).push(event);
-        waits
-    }
-
-    fn finish(&self) -> Result<(), DriverError> {
-        self.compute.synchronize()?;
-        self.copy.synchronize()
-    }
-}
-
-/// Device memory; freed on the compute stream, after what either lane has been given until then.
-struct Owned {
-    slice: Option<CudaSlice<u8>>,
-    lanes: Arc<Lanes>,
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        // A failure is kept by the context and told by its next call.
-        self.lanes.context.record_err(self.lanes.after(Lane::Compute, Lane::Copy));
-        self.slice = None;
-    }
-}
-
-/// Page-locked memory. The ranges that the host has in hand are kept, so that no two calls see the same bytes while one writes.
-struct Locked {
-    bytes: *mut u8,
-    len: usize,
-    held: Mutex<Vec<(Range<usize>, bool)>>,
-    lanes: Arc<Lanes>,
-    slice: Option<PinnedHostSlice<u8>>,
-}
-
-// SAFETY: the bytes belong to this value alone, and `hold` keeps readers and writers of the host apart.
-unsafe impl Send for Locked {}
-// SAFETY: as above.
-unsafe impl Sync for Locked {}
-
-/// Gives the range back, also when the caller's function panics.
-struct Held<'a>(&'a Locked, Range<usize>, bool);
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        let mut held = lock(&self.0.held);
-        if let Some(i) = held.iter().position(|(r, w)| *r == self.1 && *w == self.2) {
-            held.swap_remove(i);
-        }
-    }
-}
-
-impl Locked {
-    fn hold(&self, at: &Range<usize>, writes: bool) -> Held<'_> {
-        assert!(at.start <= at.end && at.end <= self.len, "{at:?} of {}", self.len);
-        let mut held = lock(&self.held);
-        let clash = |r: &Range<usize>| r.start < at.end && at.start < r.end;
-        assert!(!held.iter().any(|(r, w)| clash(r) && (*w || writes)), "{at:?} is in use");
-        held.push((at.clone(), writes));
-        Held(self, at.clone(), writes)
-    }
-
-    /// A place the driver may copy from or to.
-    fn place(&self, at: &Range<usize>) -> *mut u8 {
-        assert!(at.start <= at.end && at.end <= self.len, "{at:?} of {}", self.len);
-        // SAFETY: inside the allocation, as just checked.
-        unsafe { self.bytes.add(at.start) }
-    }
-}
-
-impl PinnedBytes for Locked {
-    fn len(&self) -> usize {
-        self.len
-    }
-    fn read(&self, at: Range<usize>, f: &mut dyn FnMut(&[u8])) {
-        let held = self.hold(&at, false);
-        // SAFETY: inside the allocation, zeroed when it was made; `held` keeps writers of the host away, and whoever calls has waited
-        // for the copies of the device.
-        f(unsafe { std::slice::from_raw_parts(self.bytes.add(at.start), at.len()) });
-        drop(held);
-    }
-    fn write(&self, at: Range<usize>, f: &mut dyn FnMut(&mut [u8])) {
-        let held = self.hold(&at, true);
-        // SAFETY: as for reading, and nobody else of the host has these bytes.
-        f(unsafe { std::slice::from_raw_parts_mut(self.bytes.add(at.start), at.len()) });
-        drop(held);
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        // Copies that use it may still be queued on either lane.
-        self.lanes.context.record_err(self.lanes.finish());
-        self.slice = None;
-    }
-}
-
-/// What a [`Mark`] of this device holds.
-struct Passing {
-    event: Option<CudaEvent>,
-    lanes: Arc<Lanes>,
-}
-
-impl Drop for Passing {
-    fn drop(&mut self) {
-        if let Some(event) = self.event.take() {
-            lock(&self.lanes.spare).push(event);
-        }
-    }
-}
-
-fn event<'a>(mark: &'a Mark, lanes: &Arc<Lanes>) -> Result<&'a CudaEvent, GpuError> {
-    let passing = mark.0.downcast_ref::<Passing>().filter(|p| Arc::ptr_eq(&p.lanes, lanes));
-    passing.and_then(|p| p.event.as_ref()).ok_or_else(|| foreign("a mark"))
-}
-
-/// A small page-locked ring through which ordinary host memory goes up. The driver could copy from such memory itself, but
-/// whether it is done with it on return depends on the system.
-struct Ring {
-    memory: Locked,
-    /// Which quarter is being filled, and how far.
-    quarter: usize,
-    used: usize,
-    /// Per quarter and lane: passed when the copies out of it are done.
-    done: [[Option<CudaEvent>; 2]; 4],
-}
-
-impl Ring {
-    const QUARTER: usize = 4 << 20;
-    /// Largest piece: the host fills the next while this one travels.
-    const PIECE: usize = 1 << 20;
-
-    /// Room for `bytes` more; waits for copies out of the oldest quarter if there is none.
-    fn room(&mut self, bytes: usize, lanes: &Lanes) -> Result<Range<usize>, DriverError> {
-        if self.used + bytes > Self::QUARTER {
-            self.quarter = (self.quarter + 1) % self.done.len();
-            self.used = 0;
-            for event in self.done[self.quarter].iter_mut().filter_map(Option::take) {
-                event.synchronize()?;
-                lock(&lanes.spare).push(event);
-            }
-        }
-        let begin = self.quarter * Self::QUARTER + self.used;
-        self.used += bytes.next_multiple_of(64);
-        Ok(begin..begin + bytes)
-    }
 }
 
 /// What a [`Recording`] of this device holds: a graph, with the context that it belongs to.
@@ -357,8 +116,7 @@ pub fn open(ordinal: usize) -> Result<Arc<Cuda>, GpuError> {
     let copy = context.new_stream().map_err(|e| failed(what(), e))?;
     let lanes = Arc::new(Lanes { context: context.clone(), compute, copy, spare: Mutex::default() });
     let module = context.load_module(Ptx::from_binary(KERNELS.to_vec())).map_err(|e| kernels_refused(&facts, e))?;
-    let ring = locked(&lanes, Ring::QUARTER * 4).ok();
-    let ring = Mutex::new(ring.map(|memory| Ring { memory, quarter: 0, used: 0, done: Default::default() }));
+    let ring = Mutex::new(Ring::new(&lanes));
     Ok(Arc::new(Cuda {
         early: facts.capability >= EARLY,
         facts,
@@ -381,17 +139,6 @@ fn kernels_refused(facts: &Facts, error: DriverError) -> GpuError {
         what: format!("loading the kernels (built by CUDA {release}) on {}, capability {major}.{minor}", facts.name),
         why: format!("{}; the driver is for CUDA {driver}: a newer driver helps, or a build with an older toolkit", said(error)),
     }
-}
-
-fn locked(lanes: &Arc<Lanes>, bytes: usize) -> Result<Locked, GpuError> {
-    let refused = |e| GpuError::Pinned { bytes: bytes as u64, why: said(e) };
-    // Not write-combined: the host reads from it too, which that makes crawl.
-    // SAFETY: it is filled with zeros below, before anyone sees it.
-    let mut slice = unsafe { lanes.context.alloc_pinned_with_flags::<u8>(bytes.max(1), sys::CU_MEMHOSTALLOC_PORTABLE) }.map_err(refused)?;
-    let start = slice.as_mut_ptr().map_err(refused)?;
-    // SAFETY: the allocation has at least this many bytes, and nobody else has it.
-    unsafe { start.write_bytes(0, bytes) };
-    Ok(Locked { bytes: start, len: bytes, held: Mutex::default(), lanes: lanes.clone(), slice: Some(slice) })
 }
 
 impl Cuda {
@@ -455,22 +202,6 @@ impl Cuda {
         let raw = found.cu_function();
         self.functions.write().unwrap_or_else(PoisonError::into_inner).insert(name, found);
         Ok(raw)
-    }
-
-    /// Upload a piece of ordinary memory.
-    fn stage(&self, lane: Lane, to: Address, from: &[u8], ring: &mut Ring) -> Result<(), DriverError> {
-        let stream = self.lanes.stream(lane);
-        let at = ring.room(from.len(), &self.lanes)?;
-        ring.memory.write(at.clone(), &mut |bytes| bytes.copy_from_slice(from));
-        let place = ring.memory.place(&at);
-        // SAFETY: the ring keeps these bytes until its event, recorded below, has passed; the caller vouches for the device's side.
-        unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, place.cast(), from.len(), stream.cu_stream()) }.result()?;
-        // The last copy of the lane out of this quarter counts.
-        let event = self.lanes.recorded(lane)?;
-        if let Some(before) = ring.done[ring.quarter][lane as usize].replace(event) {
-            lock(&self.lanes.spare).push(before);
-        }
-        Ok(())
     }
 }
 
@@ -539,7 +270,7 @@ impl Device for Cuda {
         if let Some(ring) = ring.as_mut() {
             let mut at = to;
             for piece in from.chunks(Ring::PIECE) {
-                self.stage(lane, at, piece, ring).map_err(|e| failed("upload", e))?;
+                ring.stage(&self.lanes, lane, at, piece).map_err(|e| failed("upload", e))?;
                 at = at.plus(piece.len());
             }
             return Ok(());
@@ -689,23 +420,5 @@ impl Drop for Cuda {
     fn drop(&mut self) {
         // The ring's events go before its memory, whose own drop waits for both lanes.
         self.lanes.context.record_err(self.lanes.finish());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_machine_without_a_gpu_is_told_what_it_lacks() {
-        let probe = probe();
-        match &probe.lacks {
-            Some(lacks) => {
-                assert!(lacks.contains("driver") || lacks.contains("GPU"), "{probe:?}");
-                assert!(probe.gpus.is_empty() && probe.remedy.is_some(), "{probe:?}");
-                assert!(open(0).is_err());
-            }
-            None => assert!(!probe.gpus.is_empty(), "{probe:?}"),
-        }
     }
 }

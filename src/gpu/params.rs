@@ -230,7 +230,7 @@ impl ExpertsUp {
         if self.gate_ty == self.up_ty && tiled(self.gate_ty, self.cols) {
             return TILE_ROWS / 2 * tiles(self.cols);
         }
-        2 * WARPS
+        (2 * WARPS)
             >> match self.cols {
                 0..2048 => 0,
                 2048..4096 => 1,
