@@ -68,7 +68,12 @@ pub fn table(plan: &Plan) -> String {
     if plan.device.is_some() {
         line("host", plan.host, "in host memory: tokenizer, page-locked buffers, the program itself");
     }
-    line("experts", plan.experts, "all routed experts; those without a slot stay in the mapped file");
+    let note = if plan.device.is_some() && plan.slots_per_layer < plan.max_slots {
+        "all routed experts; copied into RAM where there is room for all (--hold), else read from the file"
+    } else {
+        "all routed experts; those without a slot stay in the mapped file"
+    };
+    line("experts", plan.experts, note);
     out
 }
 

@@ -232,7 +232,7 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &ExpertsState, context: &PaneCo
         }
         grid.make
     };
-    line(buf, parts.step, &words::step(state, context, theme));
+    line(buf, parts.step, &words::step(state, context, theme, area.width));
     if context.focused {
         line(buf, parts.facts, &words::facts(state, theme, area.width));
     } else if state.pause().is_some() && !gates_are_told {

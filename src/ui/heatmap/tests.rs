@@ -45,6 +45,20 @@ fn text(buf: &Buffer) -> String {
     text
 }
 
+#[test]
+fn what_came_ahead_is_told_whole_or_not_at_all() {
+    use crate::events::{Ahead, Outcome, RoutedExpert, NO_SLOT};
+    let mut state = ExpertsState::new(1, 4, 2);
+    let routed = [(1, Outcome::Hit), (3, Outcome::Miss)].map(|(expert, outcome)| RoutedExpert { expert, tokens: 1, weight: 0.5, outcome });
+    let ahead = [1, 2, 3].map(|expert| Ahead { layer: 0, expert });
+    let slot_of = vec![NO_SLOT, 0, 1, 2];
+    state.apply(&StepRecord { tokens: 1, ends: vec![2], routed: routed.into(), ahead: ahead.into(), slot_of, ..StepRecord::default() });
+    let theme = Theme::built_in("mono", ColorDepth::Mono, false);
+    assert!(text(&drawn(&state, &theme, (88, 37, true))).contains("(3 ahead, 2 asked)"));
+    let narrow = text(&drawn(&state, &theme, (54, 16, false)));
+    assert!(narrow.contains(" out") && !narrow.contains("ahead"), "{narrow}");
+}
+
 /// The text, and below it each cell's pair of colours as a letter, in order of appearance.
 fn text_and_colors(buf: &Buffer) -> String {
     let mut keys: BTreeMap<String, char> = BTreeMap::new();

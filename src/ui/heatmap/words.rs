@@ -140,8 +140,8 @@ fn sample(make: Make, mark: Mark, theme: &Theme) -> Span<'static> {
     }
 }
 
-/// What the latest step did. Numbers keep their places.
-pub(super) fn step(state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme) -> Line<'static> {
+/// What the latest step did. Numbers keep their places; what came ahead is told where all of it fits.
+pub(super) fn step(state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme, width: u16) -> Line<'static> {
     let Some((step, phase)) = state.latest() else {
         return Line::from(theme.span(Face::Dim, "no step yet"));
     };
@@ -169,8 +169,9 @@ pub(super) fn step(state: &ExpertsState, context: &PaneContext<'_>, theme: &Them
     if state.misfits() > 0 {
         line.push_span(theme.span(Face::Notice, format!("  {} misfits", state.misfits())));
     }
-    if total.ahead > 0 {
-        line.push_span(theme.span(Face::Dim, format!(" ({} ahead, {} asked)", total.ahead, total.asked)));
+    let ahead = format!(" ({} ahead, {} asked)", total.ahead, total.asked);
+    if total.ahead > 0 && line.width() + ahead.len() <= usize::from(width) {
+        line.push_span(theme.span(Face::Dim, ahead));
     }
     line
 }
