@@ -443,9 +443,15 @@ impl App {
         terminal::leave();
     }
 
-    /// Takes the terminal again, whatever became of it meanwhile.
+    /// Takes the terminal again, whatever became of it meanwhile. It may be gone: a hang-up also wakes whoever is stopped, and that may be heard of first.
     fn reclaim(&mut self) -> color_eyre::Result<()> {
-        terminal::enter().wrap_err("the terminal can't be taken again")?;
+        match terminal::enter() {
+            Err(_) if terminal::is_gone() => {
+                self.hang_up();
+                return Ok(());
+            }
+            entered => entered.wrap_err("the terminal can't be taken again")?,
+        }
         self.input = Some(EventStream::new());
         self.take_size();
         self.redraw()
