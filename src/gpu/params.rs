@@ -154,7 +154,7 @@ params! {
 const WARPS: u32 = 8;
 const WARPS_FEW: u32 = 4;
 
-/// Whether one row of activations is multiplied with rows of this type (its GGUF number) and length on tensor cores, in tiles of [`TILE_ROWS`] rows of weights. Activations
+/// Whether one row of activations is multiplied with rows of this type (its GGUF number) and length on tensor cores, in tiles of sixteen rows of weights. Activations
 /// may then be rounded to f16, after scaling by a power of two of their own 16 or 32 columns.
 #[must_use]
 pub fn tiled(ty: u32, cols: u32) -> bool {
