@@ -19,7 +19,7 @@
 use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, Recording, Touch, Watched};
 use super::driver;
 use super::nvml::Monitor;
-use super::params::Shape;
+use super::params::{Add, Kernel, Shape};
 use crate::gguf::Frozen;
 use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
 use candle_core::cuda_backend::cudarc::driver::sys::{self, CUresult};
@@ -94,8 +94,15 @@ pub struct Cuda {
     early: bool,
 }
 
-/// GPUs that can do this, by capability.
-const EARLY: u32 = 90;
+/// From which generation on kernels wait for those before them, if they were compiled for it.
+const EARLY: i32 = 90;
+
+/// Whether they do. A GPU that no machine code is for translates portable code of an older generation, in which they don't, however new it is itself: there each kernel
+/// must begin when the one before is done. A driver that can't tell counts as one.
+fn waits_in_turn(module: &Arc<CudaModule>) -> bool {
+    let known = module.load_function(Add::NAME).and_then(|f| f.get_attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION));
+    known.is_ok_and(|generation| generation >= EARLY)
+}
 
 /// Open the GPU with this number. Takes a few hundred MB of its memory for the driver's context.
 ///
@@ -118,7 +125,7 @@ pub fn open(ordinal: usize) -> Result<Arc<Cuda>, GpuError> {
     let module = context.load_module(Ptx::from_binary(KERNELS.to_vec())).map_err(|e| kernels_refused(&facts, e))?;
     let ring = Mutex::new(Ring::new(&lanes));
     Ok(Arc::new(Cuda {
-        early: facts.capability >= EARLY,
+        early: waits_in_turn(&module),
         facts,
         lanes,
         module,
