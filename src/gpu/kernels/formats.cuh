@@ -12,7 +12,6 @@
 
 DEVICE uint32_t word16(const uint8_t* p) { return read_only((const uint16_t*)p); }
 DEVICE uint32_t word32(const uint8_t* p) { return read_only((const uint32_t*)p); }
-DEVICE Word4 read_only4(const uint8_t* p) { return read_only_four((const Word4*)p); }
 DEVICE float half_at(const uint8_t* p) { return half_float((uint16_t)word16(p)); }
 
 /// Four bytes from an address that is a multiple of ALIGN, 2 at least.

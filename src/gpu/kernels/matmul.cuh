@@ -13,6 +13,7 @@
 #include "formats.cuh"
 #include "mma.cuh"
 #include "params.cuh"
+#include "results.cuh"
 
 #define TILE 64
 #define DEPTH 32
@@ -356,14 +357,6 @@ union Room {
     HalfTiles halves;
     FloatTiles floats;
 };
-
-DEVICE void put_product(const MatJob& job, uint32_t token, uint32_t row, float sum) {
-    if (row >= job.rows) return;
-    if (job.bias) sum += job.bias[row];
-    if (job.scale) sum *= sigmoid(job.scale[(size_t)token * job.scale_stride]);
-    float* y = job.y + (size_t)token * job.y_stride + row;
-    *y = job.accumulate ? *y + sum : sum;
-}
 
 DEVICE void matmul_block(const Block& block, const MatMul& p) {
     const MatJob& job = p.job;

@@ -3,12 +3,13 @@
 // A warp has R rows of weights and keeps R * T sums per lane; the lanes go over the row in units (see `formats.cuh`), neighbours side by
 // side, a few units ahead in registers before the first is used. Activations come through L1: for Q4_K that is 4 bytes of L1 for each 0.56 bytes
 // of memory, which four rows per warp make one. Matrices of few rows have several warps to a row (`split`), or there would not be enough on its way. In flight
-// per SM, at 80 registers a thread (24 warps): 24 warps * 32 lanes * 4 rows * 8 bytes = 24 KiB of nibbles; a card with 270 GB/s on 24 SMs needs
-// 7 KiB to hide 600 ns, one with 1 TB/s on 128 SMs 5 KiB, an H100 15 KiB.
+// per SM, at 128 registers a thread (16 warps): 16 warps * 32 lanes * 4 rows * 8 bytes = 16 KiB of nibbles; a card with 270 GB/s on 24 SMs needs
+// 7 KiB to hide 600 ns, one with 1 TB/s on 128 SMs 5 KiB, an H100 15 KiB. One token in the types of `tiles.cuh` goes another way.
 #pragma once
 
 #include "formats.cuh"
 #include "params.cuh"
+#include "results.cuh"
 #include "tiles.cuh"
 
 #include <type_traits>
@@ -167,12 +168,8 @@ template <int R, int T> DEVICE void matvec_tokens(const Block& block, const MatV
     apart(block, [&](int t) INLINE {
         const int lane = t % LANES, warp = t / LANES;
         const uint32_t row = first + (warp >> p.split) * R + lane / T, token = from + lane % T;
-        if (lane >= R * T || (warp & ((1 << p.split) - 1)) || row >= job.rows || token >= p.tokens) return;
-        float result = sum[t];
-        if (job.bias) result += job.bias[row];
-        if (job.scale) result *= sigmoid(job.scale[(size_t)token * job.scale_stride]);
-        float* y = job.y + (size_t)token * job.y_stride + row;
-        *y = job.accumulate ? *y + result : result;
+        if (lane >= R * T || (warp & ((1 << p.split) - 1)) || token >= p.tokens) return;
+        put_product(job, token, row, sum[t]);
     });
 }
 
@@ -181,14 +178,6 @@ DEVICE const MatJob& job_of(const Block& block, const MatVec& p) {
     uint32_t j = 0;
     while (j + 1 < p.jobs && p.job[j + 1].first_block <= block.x) j++;
     return p.job[j];
-}
-
-/// A row's result where it belongs.
-DEVICE void put_row(const MatJob& job, uint32_t row, float result) {
-    if (row >= job.rows) return;
-    if (job.bias) result += job.bias[row];
-    if (job.scale) result *= sigmoid(job.scale[0]);
-    job.y[row] = job.accumulate ? job.y[row] + result : result;
 }
 
 /// One token, in tiles: `1 << tile_share` warps have every so many-th superblock of a tile.
@@ -212,7 +201,7 @@ DEVICE void matvec_tiles(const Block& block, const MatVec& p, const MatJob& job,
         if (t >= (int)(tiles * TILE_ROWS)) return;
         float sum = 0;
         for (uint32_t w = 0; w < apart_by; w++) sum += room.sums.of_warp[(t / TILE_ROWS << share) + w][t % TILE_ROWS];
-        put_row(job, first + t, sum);
+        put_product(job, 0, first + t, sum);
     });
 }
 
@@ -267,7 +256,7 @@ DEVICE void experts_up_tiles(const Block& block, const ExpertsUp& p, const uint8
     });
 }
 
-/// A warp has two rows of gate and two of up, which share their activations. `ExpertsUp::split` in params.rs says the same.
+/// A warp has two rows of gate and two of up, which share their activations. `ExpertsUp::rows_of_block` in params.rs says the same.
 DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
     const uint32_t pair = block.y, split = p.cols < 2048 ? 0 : p.cols < 4096 ? 1 : 2, lanes = LANES << split, warps = block.threads / LANES;
     const int slot = p.slots[pair];

@@ -88,15 +88,7 @@ template <int N, class G> DEVICE void butterfly(const Block&, PerThread<Few<floa
 }
 
 /// Sums over neighbours whose thread numbers differ in the bits below `width`; all of them get the sums.
-template <int N> DEVICE void sum_among(const Block&, PerThread<Few<float, N>>& a, int width) {
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-#pragma unroll
-        for (int o = width / 2; o; o /= 2) a.v[i] += __shfl_xor_sync(0xffffffffu, a.v[i], o);
-    }
-}
-
-/// The same of the first M values alone.
+/// Of the first M values alone.
 template <int M, int N> DEVICE void sum_first_among(const Block&, PerThread<Few<float, N>>& a, int width) {
 #pragma unroll
     for (int i = 0; i < M; i++) {
@@ -104,6 +96,9 @@ template <int M, int N> DEVICE void sum_first_among(const Block&, PerThread<Few<
         for (int o = width / 2; o; o /= 2) a.v[i] += __shfl_xor_sync(0xffffffffu, a.v[i], o);
     }
 }
+
+/// The same of all.
+template <int N> DEVICE void sum_among(const Block& b, PerThread<Few<float, N>>& a, int width) { sum_first_among<N>(b, a, width); }
 
 /// The greatest among such neighbours; a NaN counts as none.
 template <int N> DEVICE void max_among(const Block&, PerThread<Few<float, N>>& a, int width) {
@@ -134,6 +129,7 @@ DEVICE uint16_t float_half(float f) {
     return h;
 }
 template <class T> DEVICE T read_only(const T* p) { return __ldg(p); }
+/// Sixteen bytes from a multiple of sixteen.
 template <class T> DEVICE T read_only_four(const T* p) {
     const uint4 v = __ldg((const uint4*)p);
     return {v.x, v.y, v.z, v.w};
@@ -185,13 +181,11 @@ template <int N, class G> void butterfly(const Block& b, PerThread<Few<float, N>
     for (int i = 0; i < N; i++) butterfly_steps(b, LANES, [&](int t) -> float& { return a.v[t][i]; }, g);
 }
 
-template <int N> void sum_among(const Block& b, PerThread<Few<float, N>>& a, int width) {
-    for (int i = 0; i < N; i++) butterfly_steps(b, width, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return p + q; });
-}
-
 template <int M, int N> void sum_first_among(const Block& b, PerThread<Few<float, N>>& a, int width) {
     for (int i = 0; i < M; i++) butterfly_steps(b, width, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return p + q; });
 }
+
+template <int N> void sum_among(const Block& b, PerThread<Few<float, N>>& a, int width) { sum_first_among<N>(b, a, width); }
 
 template <int N> void max_among(const Block& b, PerThread<Few<float, N>>& a, int width) {
     for (int i = 0; i < N; i++) butterfly_steps(b, width, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return fmaxf(p, q); });

@@ -8,8 +8,8 @@
 // multiply like any other (Fasi et al., "Numerical behavior of NVIDIA tensor cores", 2021). Activations are rounded to halves, scaled by a power of two of
 // their own 32 columns, so the largest error is 2^-12 of the largest of those; offsets use the sums of what was rounded.
 //
-// Beside multiplying eight weights at once in registers, this is a tenth of the instructions, and a twentieth of the code: decoding kernels run once
-// through their code, and fetching it took them longer than fetching weights (measured on an H200, see docs/performance.md).
+// That is 2 to 4 instructions per weight where f32 takes 8 to 10, in a loop instead of a long line of code: decoding kernels run once through their code, and fetching
+// it took them longer than fetching weights (measured on an H200, see docs/performance.md).
 #pragma once
 
 #include "formats.cuh"
@@ -257,7 +257,7 @@ template <class F, class Of> DEVICE void tile_products(const Block& block, uint3
 #pragma unroll
                     for (uint32_t k = 0; k < sizeof(Load) / sizeof(Word4) / 2; k++) {
                         const uint32_t piece = 4 * k + t % 4;
-                        if (piece < F::CHUNKS) next[t].piece[r][k] = read_only4(row + 16 * piece);
+                        if (piece < F::CHUNKS) next[t].piece[r][k] = read_only_four((const Word4*)(row + 16 * piece));
                     }
                 } else {
                     next[t].part[r] = F::load(row, t % 4);
