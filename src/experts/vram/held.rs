@@ -10,7 +10,7 @@ mod room;
 pub use room::Hold;
 
 use super::slabs::Layout;
-use super::{probe, Rates, Traffic, VramTier};
+use super::{probe, staging, Rates, Traffic, VramTier};
 use crate::experts::store::{ExpertStore, HostExpert};
 use crate::experts::ExpertError;
 use crate::gpu::{Address, Device, GpuError, Lane, Mark, Pinned};
@@ -71,7 +71,7 @@ pub(super) struct Holding {
     held: Held,
     /// Regions that a step boundary adopts at most.
     per_step: usize,
-    /// Of copies from locked memory, in the order of the lane.
+    /// Of the last copies from locked memory, in the order of the lane.
     under_way: VecDeque<Mark>,
 }
 
@@ -219,11 +219,15 @@ impl Holding {
         let Place { memory, at } = self.places.get(layer)?[usize::from(expert)].as_ref()?;
         let queued = device.upload(Lane::Copy, to, memory, *at..at + layout.bytes);
         let mark = queued.and_then(|()| device.mark(Lane::Copy));
+        // The gauge looks once per step, and a prompt sends thousands: the last tell enough, and marks that nobody keeps can be used again.
+        if self.under_way.len() == staging::MOST {
+            self.under_way.pop_front();
+        }
         self.under_way.extend(mark.iter().cloned());
         Some(mark)
     }
 
-    /// Copies from locked memory that are under way.
+    /// Copies from locked memory that are under way, of the last [`staging::MOST`].
     pub(super) fn queued(&mut self, device: &dyn Device) -> usize {
         while self.under_way.front().is_some_and(|mark| device.passed(mark).unwrap_or(true)) {
             self.under_way.pop_front();
