@@ -98,6 +98,9 @@ fn a_device_is_chosen_by_name_and_a_missing_gpu_is_said_with_the_remedy() {
     assert_eq!(cpu.out, simulated.out, "the same words from the GPU's code, played by the CPU");
     let plan = p.run(&["plan", "demo", "--device", "simulated", "--vram", "64MiB"]);
     assert!(plan.out.contains("memory plan, on ") && plan.out.contains("of a budget of 64.0 MiB"), "{plan:?}");
+    assert!(!plan.out.contains("--hold"), "every expert has a slot: {plan:?}");
+    let some = p.run(&["plan", "demo", "--device", "simulated", "--slots", "12"]);
+    assert!(some.out.contains("copied into RAM where there is room for all (--hold)"), "{some:?}");
     let little = p.run(&["plan", "demo", "--device", "simulated", "--vram", "2MiB"]);
     assert!(little.code == 4 && little.err.contains("raise --vram"), "{little:?}");
     assert!(p.run(&["plan", "demo", "--device", "tpu"]).err.contains("auto, cpu, gpu or simulated"));

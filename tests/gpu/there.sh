@@ -126,7 +126,7 @@ if wanted sanitizer; then
       if with_packages timeout "${sanitizer_limit:-600}" "$sanitizer" --tool "$tool" --error-exitcode 9 "$rotary" gpu-check --device gpu --scale 1 ${among:+--only "$among"} >"$log" 2>&1; then
         passed "sanitizer: $tool $among"
       else
-        wrong "sanitizer: $tool $among; see $(basename "$log")"
+        wrong "sanitizer: $tool $among (status $?; 124: longer than \$sanitizer_limit, ${sanitizer_limit:-600} s); see $(basename "$log")"
         grep -E '^=+ (ERROR|Invalid|Race|Barrier|Uninit)' "$log" | head -3 | tee -a "$out/summary.txt"
       fi
     done
