@@ -1,6 +1,6 @@
 use super::stream::Stream;
 use super::*;
-use crate::events::{Eviction, RoutedExpert};
+use crate::events::{Eviction, Outcome, RoutedExpert, StepRecord};
 use proptest::prelude::*;
 
 fn record(step: u64, routed: &[(u16, Outcome)], evicted: &[u16], slot_of: &[u16]) -> StepRecord {
