@@ -1,33 +1,31 @@
 //! The command line: what can be asked for, and with which exit code it ends.
 
-use crate::config::{self, parse_bytes, Folders};
-use crate::engine::EngineError;
-use crate::events::{DeviceChoice, FailureKind, HoldChoice, LoadOptions, MissChoice, ModelSource, Sampling};
+mod check;
+mod draw;
+mod failure;
+mod inspect;
+mod load;
+mod models;
+mod pull;
+
+pub use draw::Draw;
+pub use failure::{exit, Failure};
+pub(crate) use load::device_name;
+pub use load::Load;
+pub use models::{downloaded, find_model};
+
+use crate::config::{self, Folders};
+use crate::events::LoadOptions;
 use crate::report;
 use crate::trace::record::Recorder;
 use crate::ui::palette::ColorDepth;
 use crate::ui::{self, Opening, Resume, UiOptions};
 use clap::{Args, Parser, Subcommand};
 use color_eyre::eyre;
+use failure::{code_of, one_chain};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// Exit codes that a script can rely on; `--help` lists them.
-pub mod exit {
-    /// A check that failed its acceptance, or a generation that ended in an error.
-    pub const FAILED: u8 = 1;
-    /// Arguments, configuration or input that make no sense.
-    pub const USAGE: u8 = 2;
-    /// The model file is missing, damaged, or of a kind that can't be run.
-    pub const MODEL_FILE: u8 = 3;
-    /// The budget or the machine has too little memory.
-    pub const MEMORY: u8 = 4;
-    /// A download failed.
-    pub const DOWNLOAD: u8 = 5;
-    /// Cancelled from the keyboard, as shells report SIGINT.
-    pub const CANCELLED: u8 = 130;
-}
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -98,11 +96,11 @@ enum Verb {
     /// Show the memory plan for a model without loading it
     Plan(report::plan::PlanArgs),
     /// Show what is in a model file, what of it can't be run, and the memory plan
-    Inspect(InspectArgs),
+    Inspect(inspect::InspectArgs),
     /// Download a model file by name
-    Pull(PullArgs),
+    Pull(pull::PullArgs),
     /// Compare a model's logits, routes and greedy text with a reference
-    Check(CheckArgs),
+    Check(check::CheckArgs),
     /// Answer as `run` does, and record text, routing and times into a file
     Record(RecordArgs),
     /// Play a recorded session or a routing trace in the app, with no model
@@ -118,50 +116,6 @@ enum Verb {
     GpuCheck(report::gpu_check::GpuCheckArgs),
 }
 
-/// Arguments of `rotary inspect`.
-#[derive(Debug, Args)]
-struct InspectArgs {
-    /// Path, downloaded name, or demo
-    model: String,
-    #[command(flatten)]
-    load: Load,
-    /// One JSON object instead of text
-    #[arg(long)]
-    json: bool,
-}
-
-/// Arguments of `rotary pull`.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  rotary pull Qwen/Qwen3-30B-A3B-GGUF Qwen3-30B-A3B-Q4_K_M.gguf\n\n\
-    The file lies under XDG_DATA_HOME/rotary/models afterwards and is opened by its name. A cut download goes\n\
-    on where it was cut. HF_TOKEN opens private repositories, HF_ENDPOINT names another hub.")]
-struct PullArgs {
-    /// OWNER/REPO on the hub
-    repo: String,
-    /// A .gguf file of it; any part of a split set stands for the whole set
-    file: String,
-}
-
-/// Arguments of `rotary check`.
-#[derive(Debug, Args)]
-struct CheckArgs {
-    /// Path, downloaded name, or demo
-    model: String,
-    /// An .npz that tests/reference/make_fixtures.py wrote
-    reference: PathBuf,
-    /// Pass if no logit differs by more than this, instead of the built-in acceptance
-    #[arg(long, value_name = "X")]
-    tolerance: Option<f32>,
-    /// Change the slots per layer after every chunk, to these in turn
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = at_least_one)]
-    resize: Vec<usize>,
-    #[command(flatten)]
-    load: Load,
-    /// One JSON object instead of text
-    #[arg(long)]
-    json: bool,
-}
-
 /// Arguments of `rotary record`.
 #[derive(Debug, Args)]
 struct RecordArgs {
@@ -169,201 +123,6 @@ struct RecordArgs {
     file: PathBuf,
     #[command(flatten)]
     run: report::run::RunArgs,
-}
-
-/// How a model is loaded.
-#[derive(Clone, Debug, Default, Args)]
-pub struct Load {
-    /// Memory that the whole process may use; context and slots are derived from it
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub ram: Option<u64>,
-    /// Expert slots per layer [default: as many as fit]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
-    pub slots: Option<usize>,
-    /// Whether every layer has as many slots (equal), or those that gain more from a slot have more (layer), in the same bytes
-    #[arg(long, value_name = "HOW", value_parser = ["equal", "layer"], default_value = "equal")]
-    pub slots_by: String,
-    /// Context length in tokens [default: what fits, at most what the model knows]
-    #[arg(long, visible_alias = "context", value_name = "N", value_parser = at_least_one)]
-    pub ctx: Option<usize>,
-    /// Threads that compute [default: physical cores]
-    #[arg(long, value_name = "N", value_parser = thread_count)]
-    pub threads: Option<usize>,
-    /// Which experts keep their slots: rotary, decay, lru or lfu
-    #[arg(long, value_name = "NAME", value_parser = policy_name)]
-    pub policy: Option<String>,
-    /// Keep keys and values in 32-bit floats instead of 16-bit
-    #[arg(long)]
-    pub kv_f32: bool,
-    /// Begin with empty slots, and keep nothing for the next start
-    #[arg(long)]
-    pub cold: bool,
-    /// Folder that keeps which experts were used [default: a folder of the user's, but for `run demo`]
-    #[arg(long, value_name = "DIR", conflicts_with = "cold")]
-    pub heat: Option<PathBuf>,
-    /// What computes: auto (a GPU if this build can use one), cpu, gpu, or simulated (the GPU's code played by the CPU, slowly)
-    #[arg(long, value_name = "NAME", value_parser = device_name)]
-    pub device: Option<DeviceChoice>,
-    /// GPU memory for weights, context, buffers and slots; context and slots are derived from it [default: what is free, less a reserve]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub vram: Option<u64>,
-    /// Who computes experts without a slot on the GPU: gpu (copied there first), cpu, or auto (both, as fast as each was measured)
-    #[arg(long, value_name = "NAME", value_parser = miss_name)]
-    pub miss: Option<MissChoice>,
-    /// On a GPU, whether all experts are copied into RAM in huge pages, page-locked up to half of the RAM, so that misses and copies are quick: auto (if the RAM has room), always, or never (read from the mapped file)
-    #[arg(long, value_name = "WHEN", value_parser = hold_name)]
-    pub hold: Option<HoldChoice>,
-    /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1 on a GPU whose link is fast enough once all experts are page-locked (--hold), else 0]
-    #[arg(long, value_name = "N")]
-    pub ahead: Option<usize>,
-}
-
-pub(crate) fn device_name(name: &str) -> Result<DeviceChoice, String> {
-    DeviceChoice::from_name(name).ok_or_else(|| "write auto, cpu, gpu or simulated".to_owned())
-}
-
-fn miss_name(name: &str) -> Result<MissChoice, String> {
-    MissChoice::from_name(name).ok_or_else(|| "write auto, gpu or cpu".to_owned())
-}
-
-fn hold_name(name: &str) -> Result<HoldChoice, String> {
-    HoldChoice::from_name(name).ok_or_else(|| "write auto, always or never".to_owned())
-}
-
-impl Load {
-    /// Flags laid over the configuration.
-    #[must_use]
-    pub fn options(&self, config: &config::Config) -> LoadOptions {
-        LoadOptions {
-            ram: self.ram.or(config.ram),
-            slots: self.slots,
-            context: self.ctx,
-            threads: self.threads.or(config.threads),
-            policy: self.policy.clone().or_else(|| config.policy.clone()),
-            kv_f32: self.kv_f32,
-            heat: None,
-            spread: self.slots_by == "layer",
-            device: self.device.or(config.device).unwrap_or_default(),
-            vram: self.vram.or(config.vram),
-            miss: self.miss.unwrap_or_default(),
-            hold: self.hold.or(config.hold).unwrap_or_default(),
-            ahead: self.ahead,
-        }
-    }
-}
-
-impl Load {
-    /// Where heat is kept: the folder that was named, else the user's unless he wants none. Commands that measure don't ask.
-    #[must_use]
-    pub fn heat_folder(&self, config: &config::Config, usual: impl FnOnce() -> PathBuf) -> Option<PathBuf> {
-        if self.cold {
-            return None;
-        }
-        self.heat.clone().or_else(|| config.warm_start.then(usual))
-    }
-}
-
-/// How tokens are drawn. What is not given comes from the configuration, else from the model file, else from the program.
-#[derive(Clone, Debug, Default, Args)]
-pub struct Draw {
-    /// Always take the most likely token (the same as --temperature 0)
-    #[arg(long, conflicts_with = "temperature")]
-    pub greedy: bool,
-    /// Flatten (above 1) or sharpen (below 1) the probabilities; 0 is greedy
-    #[arg(long, value_name = "X")]
-    pub temperature: Option<f32>,
-    /// Draw among the K most likely tokens; 0 is all
-    #[arg(long, value_name = "K")]
-    pub top_k: Option<usize>,
-    /// Draw among the smallest set with this probability; 1 is all
-    #[arg(long, value_name = "P")]
-    pub top_p: Option<f32>,
-    /// Drop tokens less than this fraction as likely as the best; 0 is none
-    #[arg(long, value_name = "P")]
-    pub min_p: Option<f32>,
-    /// Make tokens that have occurred less likely; 1 is off
-    #[arg(long, value_name = "X")]
-    pub repetition_penalty: Option<f32>,
-    /// Subtract this from the logits of tokens that the answer has used; 0 is off
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    pub presence_penalty: Option<f32>,
-    /// Seed of the random draw; the same seed gives the same answer
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-}
-
-impl Draw {
-    /// Flags laid over `base`.
-    #[must_use]
-    pub fn over(&self, base: Sampling) -> Sampling {
-        Sampling {
-            temperature: if self.greedy { 0.0 } else { self.temperature.unwrap_or(base.temperature) },
-            top_k: self.top_k.unwrap_or(base.top_k),
-            top_p: self.top_p.unwrap_or(base.top_p),
-            min_p: self.min_p.unwrap_or(base.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(base.presence_penalty),
-            seed: self.seed.or(base.seed),
-            max_tokens: base.max_tokens,
-        }
-    }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(n) => Ok(n),
-        Err(_) => Err("write a whole number".into()),
-    }
-}
-
-fn thread_count(text: &str) -> Result<usize, String> {
-    match at_least_one(text)? {
-        n if n > 1024 => Err("more than 1024 threads can't be meant".into()),
-        n => Ok(n),
-    }
-}
-
-fn policy_name(text: &str) -> Result<String, String> {
-    text.parse::<crate::experts::policy::Policy>().map(|p| p.name().to_owned()).map_err(|e| e.to_string())
-}
-
-/// An error whose exit code is known where it arises.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Failure {
-    /// Exit code.
-    pub code: u8,
-    /// What to print.
-    pub message: String,
-}
-
-impl Failure {
-    /// Wrong arguments or input.
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self { code: exit::USAGE, message: message.into() }
-    }
-    /// A failed check or generation.
-    pub fn failed(message: impl Into<String>) -> Self {
-        Self { code: exit::FAILED, message: message.into() }
-    }
-    /// A load that ended as the engine reported it.
-    pub fn load(kind: FailureKind, message: impl Into<String>) -> Self {
-        let code = match kind {
-            FailureKind::File => exit::MODEL_FILE,
-            FailureKind::Memory => exit::MEMORY,
-            FailureKind::Options => exit::USAGE,
-            FailureKind::Cancelled => exit::CANCELLED,
-            FailureKind::Other => exit::FAILED,
-        };
-        Self { code, message: message.into() }
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(e: EngineError) -> Self {
-        Self::load(e.kind(), e.to_string())
-    }
 }
 
 /// Parse the command line, do what it asks, and print what went wrong.
@@ -404,86 +163,13 @@ fn dispatch(cli: Cli) -> eyre::Result<ExitCode> {
         Some(Verb::Plan(args)) => report::plan::run(&args),
         Some(Verb::Doctor(args)) => report::doctor::run(&args),
         Some(Verb::GpuCheck(args)) => report::gpu_check::run(&args),
-        Some(Verb::Inspect(args)) => inspect(&args),
-        Some(Verb::Pull(args)) => pull(&args),
-        Some(Verb::Check(args)) => check(&args),
+        Some(Verb::Inspect(args)) => inspect::inspect(&args),
+        Some(Verb::Pull(args)) => pull::pull(&args),
+        Some(Verb::Check(args)) => check::check(&args),
         Some(Verb::Convert(args)) => report::convert::run(&args),
         Some(Verb::Simulate(args)) => report::simulate::run(&args),
         Some(Verb::Replay(args)) => replay(&args),
     }
-}
-
-fn inspect(args: &InspectArgs) -> eyre::Result<ExitCode> {
-    let config = configuration();
-    let gguf = crate::engine::open::map(&find_model(&args.model, &config)?).map_err(Failure::from)?;
-    let seen = report::inspect::inspect(&gguf);
-    let available = crate::engine::gauges::process_memory().available;
-    // A file that can't be run has no plan; the reasons are in the report.
-    let plan = crate::model::plan(&gguf, &args.load.options(&config), available);
-    let mut out = io::stdout().lock();
-    if args.json {
-        let plan = plan.as_ref().map_err(ToString::to_string);
-        let (plan, why) = (plan.as_ref().ok(), plan.as_ref().err());
-        serde_json::to_writer(&mut out, &serde_json::json!({ "file": seen, "plan": plan, "no_plan": why })).map_err(io::Error::from)?;
-        writeln!(out)?;
-    } else {
-        writeln!(out, "{seen}")?;
-        match plan {
-            Ok(plan) => write!(out, "{}", report::plan::table(&plan))?,
-            Err(why) => writeln!(out, "no memory plan: {why}")?,
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(feature = "hub")]
-fn pull(args: &PullArgs) -> eyre::Result<ExitCode> {
-    use report::pull::{line, Pull, PullError};
-    let models = config::Folders::find().data.join("models");
-    let mut err = io::stderr().lock();
-    let mut last = None;
-    let pulled = Pull::new(&args.repo, &args.file, &models).run(&mut |progress| {
-        if let Some(line) = line(&progress, &mut last) {
-            let _ = write!(err, "{line}").and_then(|()| err.flush());
-        }
-    });
-    match pulled {
-        Ok(path) => {
-            let name = path.strip_prefix(&models).unwrap_or(&path).with_extension("");
-            writeln!(io::stdout().lock(), "{}", name.display())?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(e @ PullError::Name { .. }) => Err(Failure::usage(e.to_string()).into()),
-        Err(e) => Err(Failure { code: exit::DOWNLOAD, message: e.to_string() }.into()),
-    }
-}
-
-#[cfg(not(feature = "hub"))]
-fn pull(args: &PullArgs) -> eyre::Result<ExitCode> {
-    let message = format!("this rotary was built without the feature `hub`, so it can't fetch {} of {}", args.file, args.repo);
-    Err(Failure { code: exit::DOWNLOAD, message }.into())
-}
-
-fn check(args: &CheckArgs) -> eyre::Result<ExitCode> {
-    use report::check::{check_file, CheckError, CheckOptions};
-    let config = configuration();
-    let gguf = crate::engine::open::map(&find_model(&args.model, &config)?).map_err(Failure::from)?;
-    let reference = report::reference::Reference::read(&args.reference).map_err(|e| Failure::usage(e.to_string()))?;
-    let load = args.load.options(&config);
-    let options = CheckOptions { tolerance: args.tolerance, load, resize: args.resize.clone(), ..CheckOptions::default() };
-    let checked = check_file(&gguf, &reference, &options).map_err(|e| match e {
-        CheckError::Reference(_) | CheckError::OtherModel(_) => Failure::usage(e.to_string()),
-        CheckError::Gguf(e) => EngineError::from(e).into(),
-        CheckError::Model(e) => EngineError::from(e).into(),
-    })?;
-    let mut out = io::stdout().lock();
-    if args.json {
-        serde_json::to_writer(&mut out, &checked).map_err(io::Error::from)?;
-        writeln!(out)?;
-    } else {
-        write!(out, "{checked}")?;
-    }
-    Ok(ExitCode::from(if checked.passed() { 0 } else { exit::FAILED }))
 }
 
 fn replay(args: &report::replay::ReplayArgs) -> eyre::Result<ExitCode> {
@@ -539,76 +225,6 @@ pub fn configuration() -> config::Config {
     loaded.config
 }
 
-/// What MODEL means: `demo`, a path, or the name of a downloaded model.
-pub fn find_model(name: &str, config: &config::Config) -> Result<ModelSource, Failure> {
-    let path = PathBuf::from(name);
-    // A path wins over everything, so that a file that happens to be called `demo` stays reachable as ./demo.
-    if name == "demo" {
-        return Ok(ModelSource::Demo);
-    }
-    if path.exists() || name.contains(std::path::MAIN_SEPARATOR) && name.ends_with(".gguf") {
-        return Ok(ModelSource::Path(path));
-    }
-    let known = downloaded(config);
-    let wanted = name.strip_suffix(".gguf").unwrap_or(name);
-    let matches: Vec<&(String, PathBuf)> =
-        known.iter().filter(|(n, _)| n == wanted || n.rsplit('/').next().is_some_and(|last| last == wanted)).collect();
-    match matches.as_slice() {
-        [(_, path)] => Ok(ModelSource::Path(path.clone())),
-        [] => {
-            let have = if known.is_empty() {
-                "no model has been downloaded".to_owned()
-            } else {
-                format!("downloaded are: {}", known.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", "))
-            };
-            Err(Failure {
-                code: exit::MODEL_FILE,
-                message: format!(
-                    "{}: no such file, and no downloaded model of this name; {have}; `demo` is always there, and `rotary pull` downloads",
-                    crate::gguf::shown(name)
-                ),
-            })
-        }
-        several => Err(Failure::usage(format!(
-            "several downloaded models are called `{}`: {}; write one of these names in full",
-            crate::gguf::shown(name),
-            several.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")
-        ))),
-    }
-}
-
-/// Downloaded models by name (path below its folder, without `.gguf`), later parts of split sets left out.
-pub fn downloaded(config: &config::Config) -> Vec<(String, PathBuf)> {
-    let mut out = Vec::new();
-    let own = config::Folders::find().data.join("models");
-    for root in config.model_dirs.iter().chain([&own]) {
-        let mut folders = vec![(root.clone(), 0)];
-        while let Some((folder, depth)) = folders.pop() {
-            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-            for entry in entries.flatten().take(10_000) {
-                let path = entry.path();
-                if path.is_dir() && depth < 3 {
-                    folders.push((path, depth + 1));
-                } else if path.extension().is_some_and(|e| e == "gguf") && !is_later_part(&path) {
-                    if let Ok(name) = path.strip_prefix(root) {
-                        out.push((name.with_extension("").to_string_lossy().into_owned(), path));
-                    }
-                }
-            }
-        }
-    }
-    out.sort();
-    out
-}
-
-/// `...-0000K-of-0000N.gguf` with K above 1.
-fn is_later_part(path: &Path) -> bool {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let Some((head, total)) = stem.rsplit_once("-of-") else { return false };
-    let number = head.rsplit('-').next().unwrap_or_default();
-    total.len() == 5 && number.len() == 5 && number.parse::<u32>().is_ok_and(|n| n > 1)
-}
-
 /// Panics of the program itself are reported with a request to tell us; panics that the engine catches are events.
 fn install_hooks() {
     let hooks = color_eyre::config::HookBuilder::default()
@@ -625,33 +241,6 @@ fn install_hooks() {
             print(info);
         }
     }));
-}
-
-fn code_of(report: &eyre::Report) -> u8 {
-    for cause in report.chain() {
-        if let Some(f) = cause.downcast_ref::<Failure>() {
-            return f.code;
-        }
-        if let Some(e) = cause.downcast_ref::<EngineError>() {
-            return Failure::load(e.kind(), "").code;
-        }
-    }
-    exit::FAILED
-}
-
-/// The causes, outermost first, without those that the message before already contains.
-fn one_chain(report: &eyre::Report) -> String {
-    let mut out = String::new();
-    for cause in report.chain() {
-        let text = cause.to_string();
-        if !out.contains(&text) {
-            if !out.is_empty() {
-                out += ": ";
-            }
-            out += &text;
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -684,30 +273,5 @@ mod tests {
             let e = Cli::try_parse_from(&args).unwrap_err().to_string();
             assert!(e.contains(says), "{args:?}: {e}");
         }
-    }
-
-    #[test]
-    fn flags_are_stronger_than_what_the_file_or_the_configuration_says() {
-        let base = Sampling { temperature: 0.6, top_k: 20, seed: Some(1), ..Sampling::default() };
-        let draw = Draw { greedy: true, top_k: Some(5), ..Draw::default() };
-        let got = draw.over(base.clone());
-        assert_eq!((got.temperature, got.top_k, got.top_p, got.seed), (0.0, 5, base.top_p, Some(1)));
-    }
-
-    #[test]
-    fn only_the_first_part_of_a_split_model_is_a_model() {
-        let later = |s: &str| is_later_part(Path::new(s));
-        assert!(later("a/m-00002-of-00003.gguf"));
-        assert!(!later("a/m-00001-of-00003.gguf"));
-        assert!(!later("a/best-of-breed.gguf"));
-    }
-
-    #[test]
-    fn a_chain_of_errors_repeats_nothing() {
-        let inner = Failure::failed("the disk is full");
-        let report = eyre::Report::from(inner).wrap_err("m.gguf");
-        assert_eq!(one_chain(&report), "m.gguf: the disk is full");
-        let twice = eyre::Report::from(Failure::failed("no")).wrap_err("no: no");
-        assert_eq!(one_chain(&twice), "no: no");
     }
 }

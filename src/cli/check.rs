@@ -1,0 +1,53 @@
+//! `rotary check`: a model against a reference.
+
+use super::load::at_least_one;
+use super::{configuration, exit, find_model, Failure, Load};
+use crate::engine::EngineError;
+use crate::report;
+use clap::Args;
+use color_eyre::eyre;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Arguments of `rotary check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Path, downloaded name, or demo
+    model: String,
+    /// An .npz that tests/reference/make_fixtures.py wrote
+    reference: PathBuf,
+    /// Pass if no logit differs by more than this, instead of the built-in acceptance
+    #[arg(long, value_name = "X")]
+    tolerance: Option<f32>,
+    /// Change the slots per layer after every chunk, to these in turn
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = at_least_one)]
+    resize: Vec<usize>,
+    #[command(flatten)]
+    load: Load,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn check(args: &CheckArgs) -> eyre::Result<ExitCode> {
+    use report::check::{check_file, CheckError, CheckOptions};
+    let config = configuration();
+    let gguf = crate::engine::open::map(&find_model(&args.model, &config)?).map_err(Failure::from)?;
+    let reference = report::reference::Reference::read(&args.reference).map_err(|e| Failure::usage(e.to_string()))?;
+    let load = args.load.options(&config);
+    let options = CheckOptions { tolerance: args.tolerance, load, resize: args.resize.clone(), ..CheckOptions::default() };
+    let checked = check_file(&gguf, &reference, &options).map_err(|e| match e {
+        CheckError::Reference(_) | CheckError::OtherModel(_) => Failure::usage(e.to_string()),
+        CheckError::Gguf(e) => EngineError::from(e).into(),
+        CheckError::Model(e) => EngineError::from(e).into(),
+    })?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &checked).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{checked}")?;
+    }
+    Ok(ExitCode::from(if checked.passed() { 0 } else { exit::FAILED }))
+}
