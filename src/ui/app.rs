@@ -1,10 +1,15 @@
 //! The loop around the pure part: waits for whatever happens, lets [`update`] change the state, carries out
 //! its effects, draws when a frame is due.
 
-use super::clipboard;
-use super::editor;
+mod effects;
+mod lanes;
+mod leaving;
+mod options;
+
+pub use options::{Opening, Resume, UiOptions};
+
 use super::frames::Pacer;
-use super::message::{Effect, Message, Moment, PlayerAction};
+use super::message::{Effect, Message, Moment};
 use super::palette::{ColorDepth, DepthSources};
 use super::replay_fold::ReplayFold;
 use super::saver::{Job, Saver};
@@ -17,13 +22,14 @@ use super::theme::Theme;
 use super::update::update;
 use super::view;
 use super::writer::{FrameBackend, FramePipe};
-use crate::config::{Folders, Loaded};
-use crate::engine::{self, EngineHandle};
-use crate::events::{Command, Event, LoadOptions, ModelSource, RequestId, Role, StepRecord};
+use crate::config::Folders;
+use crate::engine::EngineHandle;
+use crate::events::{Command, Event, RequestId, StepRecord};
 use crate::trace::player::PlayerControl;
 use crate::trace::record::Recorder;
 use color_eyre::eyre::WrapErr;
 use crossterm::event::{Event as Input, EventStream};
+use lanes::{changed, receive};
 use ratatui::layout::Size;
 use ratatui::Terminal;
 use std::future::{pending, poll_fn};
@@ -32,82 +38,11 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::{error::TryRecvError, unbounded_channel, Receiver, UnboundedReceiver};
-use tokio::sync::watch;
+use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver};
 use tokio_stream::Stream;
 
-/// How long the thread that reads keys may take to end.
-const READER_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
-/// How long leaving waits for the chat to reach the disk.
-const SAVE_WAIT: Duration = Duration::from_millis(900);
 /// How long leaving waits for the last frame.
 const FRAME_WAIT: Duration = Duration::from_millis(300);
-/// Most lane entries that are taken between two looks at the keyboard.
-const BATCH: usize = 256;
-
-/// What to show.
-pub enum Opening {
-    /// Nothing yet; `/model` opens one.
-    Nothing,
-    /// Open this model.
-    Model(ModelSource),
-    /// Play what this handle gives; it can't be asked.
-    Replay(EngineHandle, PlayerControl<ReplayFold>),
-}
-
-/// Which saved chat to take up.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Resume {
-    /// None: a new chat.
-    #[default]
-    No,
-    /// The last one.
-    Last,
-    /// Show the list.
-    Pick,
-    /// The one of this name.
-    Named(String),
-}
-
-/// How to start.
-pub struct UiOptions {
-    /// What to show.
-    pub opening: Opening,
-    /// How models are loaded.
-    pub load: LoadOptions,
-    /// The configuration, and what was wrong with it.
-    pub config: Loaded,
-    /// Where chats, themes and the log are.
-    pub folders: Folders,
-    /// Name of the theme, instead of the configuration's.
-    pub theme: Option<String>,
-    /// Colours, instead of what the configuration and the environment say.
-    pub color: Option<ColorDepth>,
-    /// Plain ASCII, whatever the locale says.
-    pub ascii: bool,
-    /// Which chat to take up.
-    pub resume: Resume,
-    /// Records what the engine reports and what the person asks.
-    pub trace: Option<Recorder>,
-}
-
-impl UiOptions {
-    /// A new chat with this model, everything else by configuration and environment.
-    #[must_use]
-    pub fn new(opening: Opening) -> Self {
-        Self {
-            opening,
-            load: LoadOptions::default(),
-            config: crate::config::load(),
-            folders: Folders::find(),
-            theme: None,
-            color: None,
-            ascii: false,
-            resume: Resume::No,
-            trace: None,
-        }
-    }
-}
 
 /// Runs the app until the person leaves; returns the exit status.
 ///
@@ -357,137 +292,6 @@ impl App {
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
-        match effect {
-            Effect::Engine(command) => self.command(command.0),
-            Effect::Play(action) => {
-                if let Some(player) = &self.player {
-                    match action {
-                        PlayerAction::Toggle => player.toggle(),
-                        PlayerAction::Turn => player.turn(),
-                        PlayerAction::Step(steps) => player.step(steps),
-                        PlayerAction::Speed(factor) => player.speed(factor),
-                    }
-                }
-            }
-            Effect::Cancel => {
-                if let Some(engine) = &self.engine {
-                    engine.signals.cancel_turn(self.asked);
-                }
-            }
-            Effect::WantSlots(slots) => {
-                if let Some(engine) = &self.engine {
-                    engine.signals.want_slots(slots);
-                }
-            }
-            Effect::WantSpread(on) => {
-                if let Some(engine) = &self.engine {
-                    engine.signals.want_spread(on);
-                }
-            }
-            Effect::Save(id, chat) => self.saver.give(Job::Save(id, chat)),
-            Effect::ListChats(show) => self.saver.give(Job::List(show)),
-            Effect::ReadChat(id) => self.saver.give(Job::Read(id)),
-            Effect::Export(path, text) => self.saver.give(Job::Export(path, text)),
-            Effect::Copy(text) => match clipboard::sequence(&text) {
-                Ok(sequence) => {
-                    self.extra.extend(sequence);
-                    self.send(Message::Say(format!("{} characters to the clipboard (OSC 52)", text.chars().count())));
-                }
-                Err(most) => self.send(Message::Complain(format!(
-                    "{} bytes are more than terminals take ({most}); /copy N takes one code block, /save PATH all",
-                    text.len()
-                ))),
-            },
-            Effect::ReadTheme(name, ascii) => {
-                let theme = Theme::load(&name, Some(&self.folders.themes()), self.depth, ascii);
-                self.send(Message::ThemeRead(theme.map(Box::new).map_err(|e| e.to_string())));
-            }
-            Effect::Redraw | Effect::Edit(_) | Effect::Suspend => self.later.push(effect),
-            Effect::Quit(status) => self.status = Some(status),
-        }
-    }
-
-    /// Effects that give the terminal away, or need it.
-    async fn carry_out_later(&mut self) -> color_eyre::Result<()> {
-        for effect in std::mem::take(&mut self.later) {
-            match effect {
-                Effect::Redraw => self.redraw()?,
-                Effect::Edit(text) => {
-                    self.release();
-                    let edited = editor::edit(&text);
-                    self.reclaim()?;
-                    self.send(Message::Edited(edited));
-                }
-                Effect::Suspend => {
-                    self.release();
-                    let stopped = self.signals.stop_self().await;
-                    self.reclaim()?;
-                    if let Err(error) = stopped {
-                        self.send(Message::Complain(format!("the program could not be stopped: {error}")));
-                    }
-                }
-                other => self.carry_out(other),
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives the terminal to another program.
-    fn release(&mut self) {
-        // The reader of keys must not take what is typed there. Its thread ends when it is next scheduled; until then it
-        // could swallow the news of a key that is meant for the reader after it.
-        self.input = None;
-        let _ = crossterm::event::poll(READER_WAIT);
-        let _ = self.pipe.wait(FRAME_WAIT);
-        terminal::leave();
-    }
-
-    /// Takes the terminal again, whatever became of it meanwhile. It may be gone: a hang-up also wakes whoever is stopped, and that may be heard of first.
-    fn reclaim(&mut self) -> color_eyre::Result<()> {
-        match terminal::enter() {
-            Err(_) if terminal::is_gone() => {
-                self.hang_up();
-                return Ok(());
-            }
-            entered => entered.wrap_err("the terminal can't be taken again")?,
-        }
-        self.input = Some(EventStream::new());
-        self.take_size();
-        self.redraw()
-    }
-
-    fn take_size(&mut self) {
-        if let Some(size) = terminal::size() {
-            self.terminal.backend_mut().resize(size);
-            self.send(Message::Resize(size.width, size.height));
-        }
-    }
-
-    fn redraw(&mut self) -> color_eyre::Result<()> {
-        self.terminal.backend_mut().forget_cursor();
-        self.terminal.clear()?;
-        self.pacer.now(Instant::now());
-        Ok(())
-    }
-
-    fn command(&mut self, command: Command) {
-        if let Command::Generate { id, .. } | Command::Complete { id, .. } = &command {
-            self.asked = *id;
-        }
-        if let (Command::Generate { id, messages, .. }, Some(recorder)) = (&command, &mut self.recorder) {
-            let question = messages.iter().rev().find(|m| m.role == Role::User);
-            recorder.question(*id, question.map_or("", |m| m.content.as_str()));
-        }
-        let engine = self.engine.get_or_insert_with(|| {
-            self.telemetry_open = true;
-            self.gauges_open = true;
-            engine::spawn()
-        });
-        // If the thread has ended, the closed lane says so at once.
-        let _ = engine.commands.send(command);
-    }
-
     fn draw_if_due(&mut self) -> color_eyre::Result<()> {
         let now = Instant::now();
         if self.pacer.take_fold(now) {
@@ -554,30 +358,6 @@ impl App {
         self.status = Some(HANGUP_STATUS);
     }
 
-    /// Ends in order: the engine stops, the chat reaches the disk, the last frame the terminal.
-    fn end(&mut self) {
-        let id = self.state.chat_id.clone();
-        let chat = self.state.saved_chat(Moment::now());
-        let said = !chat.messages.is_empty() && self.state.replay.is_none();
-        if said {
-            self.saver.give(Job::Save(id, Box::new(chat)));
-        }
-        if let Some(engine) = &self.engine {
-            engine.signals.cancel();
-            let _ = engine.commands.try_send(Command::Shutdown);
-        }
-        if self.saver.flush(SAVE_WAIT) {
-            self.farewell = farewell(&self.state).filter(|_| said);
-        } else {
-            tracing::error!("the chat did not reach the disk in time");
-        }
-        if let Some(Err(error)) = self.recorder.take().map(Recorder::finish) {
-            tracing::error!("the recording is not whole: {error}");
-        }
-        self.input = None;
-        let _ = self.pipe.wait(FRAME_WAIT);
-    }
-
     fn take_input(&mut self, input: Option<std::io::Result<Input>>) {
         let Some(Ok(input)) = input else {
             // No more keys can come: the terminal is gone.
@@ -590,102 +370,5 @@ impl App {
             Input::FocusGained | Input::FocusLost | Input::Mouse(_) => return,
         }
         self.pacer.now(Instant::now());
-    }
-
-    fn take_event(&mut self, event: Option<Event>) {
-        let mut next = event;
-        for _ in 0..BATCH {
-            let Some(event) = next else {
-                self.engine = None;
-                self.send(Message::EngineGone);
-                break;
-            };
-            if let Some(recorder) = &mut self.recorder {
-                recorder.event(&event);
-            }
-            // What belongs to the old model must be folded before the new one takes over.
-            if matches!(event, Event::Ready { .. }) {
-                self.send(Message::Fold);
-            }
-            self.send(Message::Engine(event));
-            next = match self.engine.as_mut().map(|e| e.events.try_recv()) {
-                Some(Ok(event)) => Some(event),
-                Some(Err(TryRecvError::Disconnected)) => None,
-                Some(Err(TryRecvError::Empty)) | None => break,
-            };
-        }
-        self.pacer.soon(Instant::now());
-    }
-
-    fn take_step(&mut self, step: Option<StepRecord>) {
-        let mut next = step;
-        for _ in 0..BATCH {
-            let Some(step) = next else {
-                self.telemetry_open = false;
-                break;
-            };
-            if let Some(recorder) = &mut self.recorder {
-                recorder.step(&step);
-            }
-            self.send(Message::Step(Box::new(step)));
-            next = match self.engine.as_mut().map(|e| e.telemetry.try_recv()) {
-                Some(Ok(step)) => Some(step),
-                Some(Err(TryRecvError::Disconnected)) => None,
-                Some(Err(TryRecvError::Empty)) | None => break,
-            };
-        }
-        self.pacer.telemetry(Instant::now());
-    }
-
-    /// Empties the telemetry lane whatever the loop woke up for, so that keys and frames cost no records.
-    fn take_waiting_steps(&mut self) {
-        let first = self.engine.as_mut().filter(|_| self.telemetry_open).and_then(|e| e.telemetry.try_recv().ok());
-        if first.is_some() {
-            self.take_step(first);
-        }
-    }
-
-    fn take_gauges(&mut self, open: bool) {
-        self.gauges_open = open;
-        let gauges = self.engine.as_mut().map(|e| e.gauges.borrow_and_update().clone());
-        if let Some(gauges) = gauges {
-            self.send(Message::Gauges(gauges));
-            self.pacer.telemetry(Instant::now());
-        }
-    }
-}
-
-/// How to go on with this chat, if it was saved.
-fn farewell(state: &State) -> Option<String> {
-    if state.unsaved.is_some() {
-        return None;
-    }
-    let model = match state.source.as_ref()? {
-        ModelSource::Demo => "demo".to_owned(),
-        ModelSource::Path(path) => {
-            let name = path.to_string_lossy();
-            let plain = name.chars().all(|c| c.is_alphanumeric() || "/._-+".contains(c));
-            if plain {
-                name.into_owned()
-            } else {
-                format!("'{}'", super::sanitize::line(&name, 400).replace('\'', "'\\''"))
-            }
-        }
-    };
-    Some(format!("The chat is saved. To go on with it: rotary {model} --resume {}", state.chat_id))
-}
-
-async fn receive<T>(lane: Option<&mut Receiver<T>>) -> Option<T> {
-    match lane {
-        Some(lane) => lane.recv().await,
-        None => pending().await,
-    }
-}
-
-/// False when no more gauges will come.
-async fn changed<T>(gauges: Option<&mut watch::Receiver<T>>) -> bool {
-    match gauges {
-        Some(gauges) => gauges.changed().await.is_ok(),
-        None => pending().await,
     }
 }

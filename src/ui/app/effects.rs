@@ -1,0 +1,148 @@
+//! Effects of the update, carried out; those that need the terminal, or give it away, between two frames.
+
+use super::{App, FRAME_WAIT};
+use crate::engine;
+use crate::events::{Command, Role};
+use crate::ui::message::{Effect, Message, PlayerAction};
+use crate::ui::saver::Job;
+use crate::ui::theme::Theme;
+use crate::ui::{clipboard, editor, terminal};
+use color_eyre::eyre::WrapErr;
+use crossterm::event::EventStream;
+use std::time::{Duration, Instant};
+
+/// How long the thread that reads keys may take to end.
+const READER_WAIT: Duration = Duration::from_millis(50);
+
+impl App {
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Engine(command) => self.command(command.0),
+            Effect::Play(action) => {
+                if let Some(player) = &self.player {
+                    match action {
+                        PlayerAction::Toggle => player.toggle(),
+                        PlayerAction::Turn => player.turn(),
+                        PlayerAction::Step(steps) => player.step(steps),
+                        PlayerAction::Speed(factor) => player.speed(factor),
+                    }
+                }
+            }
+            Effect::Cancel => {
+                if let Some(engine) = &self.engine {
+                    engine.signals.cancel_turn(self.asked);
+                }
+            }
+            Effect::WantSlots(slots) => {
+                if let Some(engine) = &self.engine {
+                    engine.signals.want_slots(slots);
+                }
+            }
+            Effect::WantSpread(on) => {
+                if let Some(engine) = &self.engine {
+                    engine.signals.want_spread(on);
+                }
+            }
+            Effect::Save(id, chat) => self.saver.give(Job::Save(id, chat)),
+            Effect::ListChats(show) => self.saver.give(Job::List(show)),
+            Effect::ReadChat(id) => self.saver.give(Job::Read(id)),
+            Effect::Export(path, text) => self.saver.give(Job::Export(path, text)),
+            Effect::Copy(text) => match clipboard::sequence(&text) {
+                Ok(sequence) => {
+                    self.extra.extend(sequence);
+                    self.send(Message::Say(format!("{} characters to the clipboard (OSC 52)", text.chars().count())));
+                }
+                Err(most) => self.send(Message::Complain(format!(
+                    "{} bytes are more than terminals take ({most}); /copy N takes one code block, /save PATH all",
+                    text.len()
+                ))),
+            },
+            Effect::ReadTheme(name, ascii) => {
+                let theme = Theme::load(&name, Some(&self.folders.themes()), self.depth, ascii);
+                self.send(Message::ThemeRead(theme.map(Box::new).map_err(|e| e.to_string())));
+            }
+            Effect::Redraw | Effect::Edit(_) | Effect::Suspend => self.later.push(effect),
+            Effect::Quit(status) => self.status = Some(status),
+        }
+    }
+
+    /// Effects that give the terminal away, or need it.
+    pub(super) async fn carry_out_later(&mut self) -> color_eyre::Result<()> {
+        for effect in std::mem::take(&mut self.later) {
+            match effect {
+                Effect::Redraw => self.redraw()?,
+                Effect::Edit(text) => {
+                    self.release();
+                    let edited = editor::edit(&text);
+                    self.reclaim()?;
+                    self.send(Message::Edited(edited));
+                }
+                Effect::Suspend => {
+                    self.release();
+                    let stopped = self.signals.stop_self().await;
+                    self.reclaim()?;
+                    if let Err(error) = stopped {
+                        self.send(Message::Complain(format!("the program could not be stopped: {error}")));
+                    }
+                }
+                other => self.carry_out(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the terminal to another program.
+    pub(super) fn release(&mut self) {
+        // The reader of keys must not take what is typed there. Its thread ends when it is next scheduled; until then it
+        // could swallow the news of a key that is meant for the reader after it.
+        self.input = None;
+        let _ = crossterm::event::poll(READER_WAIT);
+        let _ = self.pipe.wait(FRAME_WAIT);
+        terminal::leave();
+    }
+
+    /// Takes the terminal again, whatever became of it meanwhile. It may be gone: a hang-up also wakes whoever is stopped, and that may be heard of first.
+    pub(super) fn reclaim(&mut self) -> color_eyre::Result<()> {
+        match terminal::enter() {
+            Err(_) if terminal::is_gone() => {
+                self.hang_up();
+                return Ok(());
+            }
+            entered => entered.wrap_err("the terminal can't be taken again")?,
+        }
+        self.input = Some(EventStream::new());
+        self.take_size();
+        self.redraw()
+    }
+
+    pub(super) fn take_size(&mut self) {
+        if let Some(size) = terminal::size() {
+            self.terminal.backend_mut().resize(size);
+            self.send(Message::Resize(size.width, size.height));
+        }
+    }
+
+    pub(super) fn redraw(&mut self) -> color_eyre::Result<()> {
+        self.terminal.backend_mut().forget_cursor();
+        self.terminal.clear()?;
+        self.pacer.now(Instant::now());
+        Ok(())
+    }
+
+    pub(super) fn command(&mut self, command: Command) {
+        if let Command::Generate { id, .. } | Command::Complete { id, .. } = &command {
+            self.asked = *id;
+        }
+        if let (Command::Generate { id, messages, .. }, Some(recorder)) = (&command, &mut self.recorder) {
+            let question = messages.iter().rev().find(|m| m.role == Role::User);
+            recorder.question(*id, question.map_or("", |m| m.content.as_str()));
+        }
+        let engine = self.engine.get_or_insert_with(|| {
+            self.telemetry_open = true;
+            self.gauges_open = true;
+            engine::spawn()
+        });
+        // If the thread has ended, the closed lane says so at once.
+        let _ = engine.commands.send(command);
+    }
+}
