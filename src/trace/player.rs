@@ -13,20 +13,24 @@
 //! them; from then on its hits and slots are simulated, its times are left out, and a notice says so. A change belongs to its
 //! place: before it everything is as it was, and behind it it holds again, until another one is made further ahead of it.
 
-use super::difference::Difference;
-use super::marks::Marks;
+mod control;
+mod sources;
+mod walk;
+
 pub use super::moment::Fold;
+pub use control::{Frame, PlayerControl, Status};
+pub use sources::{card_of, compare, from_entries, from_routes, from_session, Other};
+
+use super::marks::Marks;
 use super::moment::{Moment, Source, Story, What};
-use super::open::Trace;
-use super::routes::{Routes, RoutesHead, Trunk};
-use super::second::{Second, Simulation};
-use super::session::{Entry, Session, Timed};
+use super::second::Second;
 use crate::engine::{EngineHandle, Signals};
-use crate::events::{Command, Event, FailureKind, FinishReason, Gauges, ModelCard, Plan, Sampling, StepRecord, TurnStats};
+use crate::events::{Command, Event, FailureKind, FinishReason, Gauges, TurnStats};
 use crate::experts::policy::Policy;
-use crossbeam_channel::{Receiver, Sender};
+use control::{lock, Action, Shared};
+use crossbeam_channel::Receiver;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch, Notify};
 
@@ -36,10 +40,6 @@ const EVENT_ROOM: usize = 256;
 const LOOK: Duration = Duration::from_millis(30);
 /// Shortest time after which a frame that nobody took is replaced.
 const FRAME: Duration = Duration::from_millis(20);
-/// Bytes that the copies of earlier places may take.
-const MARK_BYTES: usize = 192 << 20;
-/// Most copies.
-const MOST_MARKS: usize = 128;
 
 /// How to play.
 #[derive(Clone, Debug)]
@@ -59,227 +59,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { speed: 1.0, paused: false, longest_wait: Duration::from_secs(2), step_interval: Duration::from_millis(100), simulate: None }
-    }
-}
-
-/// Where the player is.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Status {
-    /// Steps shown so far.
-    pub step: usize,
-    /// Steps in the session.
-    pub steps: usize,
-    /// Time within the session.
-    pub at: Duration,
-    /// Length of the session.
-    pub length: Duration,
-    /// Nothing moves until it is told to.
-    pub paused: bool,
-    /// It plays, or would play if it were not paused, from the end to the beginning.
-    pub backwards: bool,
-    /// Factor of the speed.
-    pub speed: f64,
-    /// Everything was played.
-    pub ended: bool,
-    /// Hits and slots are those of this policy at these slots per layer, not recorded ones.
-    pub simulated: Option<(Policy, usize)>,
-    /// The policy under which it was recorded, if that is known.
-    pub recorded: Option<Policy>,
-}
-
-/// A place in the session and all that is shown there.
-#[derive(Clone, Debug)]
-pub struct Frame<F> {
-    /// Which place.
-    pub status: Status,
-    /// What the listener has made of everything up to it.
-    pub fold: F,
-    /// The comparison with the other side as it stands; `None` without one.
-    pub difference: Option<Arc<Difference>>,
-}
-
-enum Action {
-    Pause(bool),
-    Toggle,
-    Turn,
-    Speed(f64),
-    Step(i64),
-    Seek(usize),
-}
-
-/// What player and controls share.
-struct Shared<F> {
-    status: Mutex<Status>,
-    frame: Mutex<Option<Box<Frame<F>>>>,
-    news: Notify,
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A remote control; clones control the same player. It does nothing once the player is gone.
-pub struct PlayerControl<F> {
-    actions: Sender<Action>,
-    shared: Arc<Shared<F>>,
-}
-
-impl<F> Clone for PlayerControl<F> {
-    fn clone(&self) -> Self {
-        Self { actions: self.actions.clone(), shared: self.shared.clone() }
-    }
-}
-
-impl<F> PlayerControl<F> {
-    /// Stop or go on.
-    pub fn pause(&self, paused: bool) {
-        self.send(Action::Pause(paused));
-    }
-    /// Stop if it plays, go on if it is paused.
-    pub fn toggle(&self) {
-        self.send(Action::Toggle);
-    }
-    /// Play in the other direction from now on. At the beginning it stops, and plays forwards again.
-    pub fn turn(&self) {
-        self.send(Action::Turn);
-    }
-    /// Play at `factor` times the speed at which it happened; more than 0, or it is ignored.
-    pub fn speed(&self, factor: f64) {
-        self.send(Action::Speed(factor));
-    }
-    /// Pause, `steps` further on (or back, if negative).
-    pub fn step(&self, steps: i64) {
-        self.send(Action::Step(steps));
-    }
-    /// Go to where `step` steps have been shown; playing or paused as before.
-    pub fn seek(&self, step: usize) {
-        self.send(Action::Seek(step));
-    }
-    /// Where the player is.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        lock(&self.shared.status).clone()
-    }
-    /// The latest frame, if there is one that was not taken yet.
-    #[must_use]
-    pub fn frame(&self) -> Option<Box<Frame<F>>> {
-        lock(&self.shared.frame).take()
-    }
-    /// Waits until there is a frame to take.
-    pub async fn news(&self) {
-        self.shared.news.notified().await;
-    }
-    fn send(&self, action: Action) {
-        // A player that is gone has nothing to control.
-        let _ = self.actions.send(action);
-    }
-}
-
-/// Play a recorded session; `fold` is what the listener has before the first entry.
-#[must_use]
-pub fn from_session<F: Fold>(session: Session, options: Options, fold: F) -> (EngineHandle, PlayerControl<F>) {
-    start(Source::File(Box::new(session)), None, options, None, fold)
-}
-
-/// Play entries that are in memory.
-#[must_use]
-pub fn from_entries<F: Fold>(entries: Vec<Timed>, options: Options, fold: F) -> (EngineHandle, PlayerControl<F>) {
-    start(Source::List(entries), None, options, None, fold)
-}
-
-/// Play routing without occupancy. Without `options.simulate` a quarter of the experts get slots, under `rotary`.
-#[must_use]
-pub fn from_routes<F: Fold>(routes: &Routes, options: Options, fold: F) -> (EngineHandle, PlayerControl<F>) {
-    let options = simulating(routes, options);
-    start(listed(routes, &options), None, options, None, fold)
-}
-
-fn simulating(routes: &Routes, options: Options) -> Options {
-    let slots = (routes.head.experts / 4).max(1);
-    Options { simulate: options.simulate.or(Some((slots, Policy::default()))), ..options }
-}
-
-fn listed(routes: &Routes, options: &Options) -> Source {
-    let records = (0..routes.len()).map(|i| routes.record(i));
-    let slots = options.simulate.map_or(1, |s| s.0);
-    Source::List(timed(card_of(&routes.head, slots), records, options.step_interval))
-}
-
-/// What a session is compared with.
-pub enum Other {
-    /// Its own routing, simulated.
-    Itself(Simulation),
-    /// Another trace; what it is called; simulated, or as it was recorded. Routing without occupancy must be simulated.
-    Trace(Box<Trace>, String, Option<Simulation>),
-}
-
-/// Play a trace beside another side. The model's shape must be the same in both; steps of another shape are left out.
-#[must_use]
-pub fn compare<F: Fold>(trace: Trace, other: Other, options: Options, fold: F) -> (EngineHandle, PlayerControl<F>) {
-    let (options, source) = match trace {
-        Trace::Session(session) => (options, Source::File(session)),
-        Trace::Routes(routes) => {
-            let options = simulating(&routes, options);
-            let source = listed(&routes, &options);
-            (options, source)
-        }
-    };
-    let (other, second) = match other {
-        Other::Itself(simulation) => (None, Second::new(Some(simulation), String::new())),
-        Other::Trace(trace, name, simulation) => {
-            let (source, simulation) = match *trace {
-                Trace::Session(session) => (Source::File(session), simulation),
-                Trace::Routes(routes) => {
-                    let same = Simulation { slots: None, policy: Policy::default() };
-                    (listed(&routes, &options), simulation.or(Some(same)))
-                }
-            };
-            let name = if simulation.is_some() { format!("{name}, ") } else { name };
-            (Some(source), Second::new(simulation, name))
-        }
-    };
-    start(source, other, options, Some(second), fold)
-}
-
-fn timed(card: ModelCard, records: impl Iterator<Item = StepRecord>, interval: Duration) -> Vec<Timed> {
-    let interval = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
-    let ready = Timed { at: 0, entry: Entry::Event(Event::Ready { card: Box::new(card) }) };
-    let steps = records.enumerate().map(|(i, r)| Timed { at: interval.saturating_mul(i as u64), entry: Entry::Step(Box::new(r)) });
-    std::iter::once(ready).chain(steps).collect()
-}
-
-/// A card for routing whose model is not at hand.
-#[must_use]
-pub fn card_of(head: &RoutesHead, slots: usize) -> ModelCard {
-    let bytes = |l: usize| head.expert_bytes.get(l).copied().unwrap_or(0);
-    let slot_step: u64 = (0..head.layers).map(bytes).fold(0, u64::saturating_add);
-    ModelCard {
-        name: head.model.rsplit(['/', '\\']).next().unwrap_or_default().to_owned(),
-        arch: head.arch.clone(),
-        toy: false,
-        layers: head.layers,
-        experts: head.experts,
-        top_k: head.top_k,
-        vocab: 0,
-        context: 0,
-        expert_bytes: (0..head.layers).map(bytes).collect(),
-        plan: Plan {
-            trunk: match head.trunk() {
-                Trunk::Plan(bytes) | Trunk::Layers(bytes) => bytes,
-                Trunk::Unknown => 0,
-            },
-            slots: slot_step.saturating_mul(slots as u64),
-            slot_step,
-            experts: slot_step.saturating_mul(head.experts as u64),
-            slots_per_layer: slots,
-            min_slots: 1,
-            max_slots: head.experts,
-            ..Plan::default()
-        },
-        sampling: Sampling::default(),
-        can_think: false,
-        template_fallback: false,
-        device: "replay of a trace, slots simulated".into(),
     }
 }
 
@@ -471,64 +250,6 @@ impl<F: Fold> Player<F> {
     fn until(&self, due: f64) -> Duration {
         let micros = (due - self.at).abs() / self.options.speed;
         LOOK.min(Duration::from_secs_f64((micros / 1e6).clamp(0.0, 1.0)))
-    }
-
-    /// Tell one entry. False at the end.
-    fn forwards(&mut self) -> bool {
-        let shown = self.now.stage.shown;
-        let told = self.now.advance(&self.story);
-        self.fresh |= told;
-        if self.now.stage.shown > shown && self.marks.wants(shown + 1, shown + 1) {
-            self.marks.set_room((MARK_BYTES / self.now.bytes().max(1)).min(MOST_MARKS));
-            self.marks.put(shown + 1, self.now.mark(), shown + 1);
-        }
-        told
-    }
-
-    /// Go to where `step` steps have been shown, with the text that followed the last of them.
-    fn go(&mut self, step: usize) {
-        let step = step.min(self.times.len());
-        self.returning = step < self.now.stage.shown;
-        if self.returning {
-            self.marks.cut(step);
-            self.walker = self.walker.take().filter(|w| w.stage.shown < step);
-            let (at, mark) = self.marks.before(step);
-            let before = self.before.take().filter(|b| (*at..=step).contains(&b.stage.shown));
-            self.now.back_to(before.as_ref().unwrap_or(mark));
-        }
-        while self.now.stage.cursor < self.story.source.len()
-            && (self.now.stage.shown < step || !self.story.source.is_step(self.now.stage.cursor))
-            && self.forwards()
-        {}
-        self.now.settle(&self.story);
-        self.fresh = true;
-    }
-
-    /// One step of the work of laying out copies behind the present. False if there is nothing to do.
-    fn lay_out(&mut self) -> bool {
-        let shown = self.now.stage.shown;
-        if let Some(wanted) = shown.checked_sub(1).filter(|_| self.returning) {
-            let (at, mark) = self.marks.before(wanted);
-            let near = self.before.take().filter(|b| (*at..=wanted).contains(&b.stage.shown));
-            let before = self.before.insert(near.unwrap_or_else(|| mark.mark()));
-            if before.stage.shown < wanted && before.walk(&self.story) {
-                return true;
-            }
-        }
-        let Some((from, to)) = self.marks.gap(shown) else {
-            self.walker = None;
-            return false;
-        };
-        let mut walker = match self.walker.take() {
-            Some(walker) if (from..to).contains(&walker.stage.shown) => walker,
-            _ => self.marks.before(from).1.mark(),
-        };
-        walker.walk(&self.story);
-        if self.marks.wants(walker.stage.shown, to) {
-            self.marks.put(walker.stage.shown, walker.mark(), shown);
-        }
-        self.walker = Some(walker);
-        true
     }
 
     fn answer(&self, event: Event) -> Result<(), Gone> {

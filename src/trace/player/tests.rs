@@ -1,8 +1,11 @@
+use super::sources::timed;
 use super::*;
-use crate::events::{Outcome, Phase, RoutedExpert, StepTime, TextKind, NO_SLOT};
+use crate::events::{Outcome, Phase, RoutedExpert, Sampling, StepRecord, StepTime, TextKind, NO_SLOT};
 use crate::experts::policy::Admission;
-use crate::trace::routes::RoutesStep;
-use crate::trace::session::Question;
+use crate::trace::open::Trace;
+use crate::trace::routes::{Routes, RoutesHead, RoutesStep};
+use crate::trace::second::Simulation;
+use crate::trace::session::{Entry, Question, Session, Timed};
 use proptest::prelude::*;
 use std::sync::atomic::AtomicUsize;
 
