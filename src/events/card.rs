@@ -1,0 +1,96 @@
+//! What is loaded, and the memory plan that the load followed.
+
+use super::Sampling;
+use serde::{Deserialize, Serialize};
+
+/// What is loaded, for titles, the memory pane and the cursor card.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// `general.name` or the file's stem.
+    pub name: String,
+    /// `general.architecture`.
+    pub arch: String,
+    /// A toy that must be labelled as one.
+    pub toy: bool,
+    /// Layers that have routed experts, in order of appearance; index = "layer" everywhere in the telemetry.
+    pub layers: usize,
+    /// Routed experts per layer.
+    pub experts: usize,
+    /// Experts that one token uses in a layer.
+    pub top_k: usize,
+    /// Vocabulary size.
+    pub vocab: usize,
+    /// Context length granted, in tokens.
+    pub context: usize,
+    /// Bytes of one expert, per layer (types may differ between layers).
+    pub expert_bytes: Vec<u64>,
+    /// The plan that the load followed.
+    pub plan: Plan,
+    /// Sampling defaults of the file (`general.sampling.*`) laid over the program's.
+    pub sampling: Sampling,
+    /// The template knows `enable_thinking`.
+    pub can_think: bool,
+    /// The file has no chat template and the built-in ChatML is used.
+    pub template_fallback: bool,
+    /// What computes: "CPU, AVX2, 2 threads".
+    pub device: String,
+}
+
+impl ModelCard {
+    /// No routed experts: every weight is used for every token, and there is nothing to rotate.
+    #[must_use]
+    pub fn is_dense(&self) -> bool {
+        self.layers == 0 || self.experts == 0
+    }
+}
+
+/// The memory plan, computed and shown before anything is loaded. All sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The budget that was kept to; `None` if none was asked for.
+    pub budget: Option<u64>,
+    /// Weights that every token uses.
+    pub trunk: u64,
+    /// The part of `trunk` of which a token reads one row only: embeddings that are not the head as well.
+    #[serde(default)]
+    pub looked_up: u64,
+    /// Keys, values and recurrent state at the granted context.
+    pub cache: u64,
+    /// Activations, logits and the process itself.
+    pub buffers: u64,
+    /// All slots of all layers.
+    pub slots: u64,
+    /// One slot in every layer.
+    pub slot_step: u64,
+    /// All routed experts of the file.
+    pub experts: u64,
+    /// Slots per layer.
+    pub slots_per_layer: usize,
+    /// Fewest slots per layer that can be set.
+    pub min_slots: usize,
+    /// Most slots per layer: the number of experts.
+    pub max_slots: usize,
+    /// Context length in tokens.
+    pub context: usize,
+    /// The part of `cache` that recurrent states and the copies of them take, whatever the context.
+    #[serde(default)]
+    pub states: u64,
+    /// One slot, by layer: files mix types, so layers differ.
+    #[serde(default)]
+    pub slot_bytes: Vec<LayerSlot>,
+    /// The sizes above are of this device's memory; `None`: of host memory.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// Host memory that the process keeps beside a device: tokenizer, embedding rows, page-locked buffers, the program itself.
+    #[serde(default)]
+    pub host: u64,
+}
+
+/// One slot of one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerSlot {
+    /// Block number in the file.
+    pub layer: usize,
+    /// Bytes of one of its experts: gate, up and down.
+    pub bytes: u64,
+}
