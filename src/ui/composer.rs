@@ -1,45 +1,20 @@
 //! The input: several lines of text with a cursor, history and its search.
 //!
-//! The cursor moves by graphemes and, up and down, by rows as they are shown. Pastes come in two ways: as one
-//! bracketed paste, or, in terminals without that, as a burst of keys. In a burst, Enter must not send: it is
-//! held back for a moment, and if more keys follow at typing-machine speed it was a line break of the paste.
+//! The cursor moves by graphemes and, up and down, by rows as they are shown.
 
-use super::sanitize;
-use super::wrap::{columns, fit};
-use std::time::{Duration, Instant};
+mod burst;
+mod history;
+mod rows;
+
+pub use burst::Enter;
+pub use history::Search;
+pub use rows::Rows;
+
+use burst::Burst;
 use unicode_segmentation::UnicodeSegmentation;
 
-/// Keys closer together than this were not typed by hand.
-const BURST_GAP: Duration = Duration::from_millis(8);
-/// How long an Enter at the end of a burst waits for more keys.
-const ENTER_HOLD: Duration = Duration::from_millis(40);
-/// Keys in a row that make a burst.
-const BURST_KEYS: u32 = 3;
 /// Most bytes of input; a longer paste is cut, and the person is told.
 pub const MAX_INPUT: usize = 1 << 20;
-/// Remembered inputs.
-const MAX_HISTORY: usize = 500;
-
-/// Keeps typed text apart from pasted text by the time between keys.
-#[derive(Clone, Debug, Default)]
-struct Burst {
-    last_key: Option<Instant>,
-    fast_keys: u32,
-    held_enter: Option<Instant>,
-    /// A held Enter of this burst has turned out to be a line break.
-    is_paste: bool,
-    /// The terminal marks its pastes, so bursts mean nothing.
-    off: bool,
-}
-
-/// Search through the history, as Ctrl-R starts it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Search {
-    /// What is looked for.
-    pub query: String,
-    /// The entry found, by its place in the history.
-    pub found: Option<usize>,
-}
 
 /// The input and everything that belongs to it.
 #[derive(Clone, Debug, Default)]
@@ -54,24 +29,6 @@ pub struct Composer {
     walk: Option<(usize, String)>,
     search: Option<Search>,
     burst: Burst,
-}
-
-/// What became of an Enter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Enter {
-    /// Send now.
-    Send,
-    /// Wait: ask again at [`Composer::deadline`].
-    Held,
-}
-
-/// How the text lies on the screen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rows {
-    /// Byte ranges of the text, one per row.
-    pub rows: Vec<std::ops::Range<usize>>,
-    /// Row and column of the cursor.
-    pub cursor: (usize, usize),
 }
 
 impl Composer {
@@ -108,83 +65,6 @@ impl Composer {
         self.walk = None;
         self.search = None;
         self.burst.held_enter = None;
-    }
-
-    /// Adds an input to the history, unless it repeats the newest.
-    pub fn remember(&mut self, text: &str) {
-        if !text.trim().is_empty() && self.history.last().is_none_or(|h| h != text) {
-            self.history.push(text.to_owned());
-            if self.history.len() > MAX_HISTORY {
-                self.history.remove(0);
-            }
-        }
-    }
-
-    /// A character was typed.
-    pub fn type_char(&mut self, c: char, now: Instant) {
-        if let Some(search) = &mut self.search {
-            search.query.push(c);
-            self.find(self.history.len());
-            return;
-        }
-        let fast = self.burst.last_key.is_some_and(|t| now.duration_since(t) < BURST_GAP);
-        self.burst.fast_keys = if fast { self.burst.fast_keys + 1 } else { 0 };
-        if !fast {
-            self.burst.is_paste = false;
-        }
-        self.burst.last_key = Some(now);
-        if self.burst.held_enter.take().is_some() {
-            self.burst.is_paste = true;
-            self.insert("\n");
-        }
-        let mut buffer = [0; 4];
-        self.insert(c.encode_utf8(&mut buffer));
-    }
-
-    /// Enter was pressed.
-    pub fn enter(&mut self, now: Instant) -> Enter {
-        let fast = self.burst.last_key.is_some_and(|t| now.duration_since(t) < BURST_GAP);
-        if self.burst.off || !fast || self.burst.fast_keys < BURST_KEYS {
-            return Enter::Send;
-        }
-        self.burst.last_key = Some(now);
-        if self.burst.is_paste || self.burst.held_enter.is_some() {
-            self.insert("\n");
-            self.burst.is_paste = true;
-            self.burst.held_enter = None;
-        } else {
-            self.burst.held_enter = Some(now);
-        }
-        Enter::Held
-    }
-
-    /// When a held Enter is to be decided with [`Composer::held_enter_is_due`].
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.burst.held_enter.map(|t| t + ENTER_HOLD)
-    }
-
-    /// No key followed a held Enter, so it was one: send.
-    pub fn held_enter_is_due(&mut self, now: Instant) -> bool {
-        let due = self.deadline().is_some_and(|t| now >= t);
-        if due {
-            self.burst.held_enter = None;
-        }
-        due
-    }
-
-    /// The terminal marked a paste. Returns false if it had to be cut.
-    pub fn paste(&mut self, text: &str) -> bool {
-        self.burst.off = true;
-        self.search = None;
-        let clean = sanitize::text(text);
-        let room = MAX_INPUT.saturating_sub(self.text.len());
-        let mut end = room.min(clean.len());
-        while !clean.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.insert(&clean[..end]);
-        end == clean.len()
     }
 
     /// Inserts text at the cursor.
@@ -292,142 +172,13 @@ impl Composer {
         let end = if self.cursor == start { self.after() } else { self.cursor };
         self.cut(start, end);
     }
-
-    /// One row up, or one entry back in the history from the first row.
-    pub fn up(&mut self, width: usize) {
-        let rows = self.rows(width);
-        if rows.cursor.0 == 0 {
-            self.older();
-        } else {
-            self.go_to_row(&rows, rows.cursor.0 - 1);
-        }
-    }
-
-    /// One row down, or one entry forward in the history from the last row.
-    pub fn down(&mut self, width: usize) {
-        let rows = self.rows(width);
-        if rows.cursor.0 + 1 >= rows.rows.len() {
-            self.newer();
-        } else {
-            self.go_to_row(&rows, rows.cursor.0 + 1);
-        }
-    }
-
-    fn go_to_row(&mut self, rows: &Rows, row: usize) {
-        let goal = self.goal.unwrap_or(rows.cursor.1);
-        let range = rows.rows[row].clone();
-        let text = &self.text[range.clone()];
-        let mut at = range.start + fit(text, goal).len();
-        // The end of a wrapped row is the start of the next one: stay before its last grapheme.
-        if at == range.end && rows.rows.get(row + 1).is_some_and(|next| next.start == at) && at > range.start {
-            at = range.start + text.grapheme_indices(true).next_back().map_or(0, |(i, _)| i);
-        }
-        self.cursor = at;
-        self.goal = Some(goal);
-    }
-
-    fn older(&mut self) {
-        let at = self.walk.as_ref().map_or(self.history.len(), |(at, _)| *at);
-        if at > 0 {
-            let draft = self.walk.take().map_or_else(|| self.text.clone(), |(_, draft)| draft);
-            self.set(self.history[at - 1].clone());
-            self.walk = Some((at - 1, draft));
-        }
-    }
-
-    fn newer(&mut self) {
-        if let Some((at, draft)) = self.walk.take() {
-            if at + 1 < self.history.len() {
-                self.set(self.history[at + 1].clone());
-                self.walk = Some((at + 1, draft));
-            } else {
-                self.set(draft);
-            }
-        }
-    }
-
-    /// The search that is going on.
-    #[must_use]
-    pub fn search(&self) -> Option<&Search> {
-        self.search.as_ref()
-    }
-
-    /// The history entry that the search found.
-    #[must_use]
-    pub fn found(&self) -> Option<&str> {
-        self.history.get(self.search.as_ref()?.found?).map(String::as_str)
-    }
-
-    /// Starts the search, or goes on to an older entry.
-    pub fn search_older(&mut self) {
-        match &self.search {
-            None => {
-                self.search = Some(Search::default());
-                self.find(self.history.len());
-            }
-            Some(search) => {
-                let from = search.found.unwrap_or(self.history.len());
-                self.find(from);
-            }
-        }
-    }
-
-    fn find(&mut self, before: usize) {
-        let Some(search) = &mut self.search else { return };
-        let wanted = search.query.to_lowercase();
-        let found = self.history[..before.min(self.history.len())].iter().rposition(|h| h.to_lowercase().contains(&wanted));
-        if found.is_some() || before == self.history.len() {
-            search.found = found;
-        }
-    }
-
-    /// Ends the search, taking what was found or leaving the input as it was.
-    pub fn end_search(&mut self, take: bool) {
-        let found = self.found().map(str::to_owned);
-        self.search = None;
-        if let (true, Some(found)) = (take, found) {
-            self.set(found);
-        }
-    }
-
-    /// Lays the text out in rows of `width` columns. Rows break after spaces where they can; spaces may hang
-    /// over the edge.
-    #[must_use]
-    pub fn rows(&self, width: usize) -> Rows {
-        let width = width.max(1);
-        let mut rows = Vec::new();
-        let mut line_start = 0;
-        for line in self.text.split('\n') {
-            let mut start = line_start;
-            let mut used = 0;
-            let mut space: Option<(usize, usize)> = None;
-            for (offset, grapheme) in line.grapheme_indices(true) {
-                let at = line_start + offset;
-                let wide = columns(grapheme);
-                if grapheme != " " && used + wide > width && at > start {
-                    let (next, rest) = space.take().map_or((at, 0), |(next, before)| (next, used - before));
-                    rows.push(start..next);
-                    start = next;
-                    used = rest;
-                }
-                used += wide;
-                if grapheme == " " {
-                    space = Some((at + 1, used));
-                }
-            }
-            rows.push(start..line_start + line.len());
-            line_start += line.len() + 1;
-        }
-        let row = rows.iter().rposition(|r| r.start <= self.cursor).unwrap_or(0);
-        let column = columns(&self.text[rows[row].start..self.cursor]).min(width - 1);
-        Rows { rows, cursor: (row, column) }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::{Duration, Instant};
 
     fn with(text: &str) -> Composer {
         let mut c = Composer::default();
