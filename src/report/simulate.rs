@@ -1,160 +1,28 @@
 //! `rotary simulate`: what other policies and slot counts would have done with recorded routing, and how fast a described
 //! machine would be with it; as text with curves, CSV or JSON.
 
-use super::curves::{self, Canvas, Curve};
+mod args;
+mod table;
+
+pub use args::{Contenders, Format, SimulateArgs, Slots};
+pub(super) use table::quoted;
+pub use table::{csv, text};
+
 use super::diff;
 use crate::cli::Failure;
-use crate::config::{parse_bytes, Folders};
 use crate::experts::policy::{Overlay, Policy};
 use crate::experts::schedule::comes_in_time;
 use crate::trace::open::open_routes;
-use crate::trace::profile::{self, Misses, Profile};
+use crate::trace::profile::{Misses, Profile};
 use crate::trace::roofline::{estimate, Demand, Estimate};
 use crate::trace::routes::{Routes, RoutesHead, Trunk};
 use crate::trace::scheduling::under;
 use crate::trace::simulate::spread::SpreadTally;
 use crate::trace::simulate::{Contender, Prepared, Tally};
-use crate::ui::palette::{ColorDepth, DepthSources};
-use crate::ui::theme::glyphs::environment_is_utf8;
-use clap::{Args, ValueEnum};
 use serde::Serialize;
-use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
-
-/// Most slot counts in one table.
-const MAX_COUNTS: usize = 1024;
-
-/// Arguments of `rotary simulate`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  rotary simulate talk.rotary --slots 8..128 --policy all --profile rtx-4060-laptop
-  rotary simulate a.csv b.csv --slots 16,32,64 --format csv
-  rotary simulate talk.rotary --diff rotary@32 lru@48
-  rotary simulate --diff monday.rotary tuesday.rotary
-
-A side of --diff is a policy, slots, or both (lru, slots=48, lru@48), `recorded` for what happened, or the file of
-another recorded session. `rotary bench --profile` measures this machine; docs/profiles.md explains profiles.")]
-pub struct SimulateArgs {
-    /// Recorded sessions or route_trace v1 CSV files
-    #[arg(required_unless_present = "diff", value_name = "FILE")]
-    pub files: Vec<PathBuf>,
-    /// Slots per layer: `16,24,32`, `8..128` or `8..128:8` [default: an eighth to a half of the experts]
-    #[arg(long, value_name = "LIST", value_parser = slot_list)]
-    pub slots: Option<Slots>,
-    /// Policies to compare, by commas: rotary, decay, lru, lfu, belady (knows the future), chance; or all
-    #[arg(long, value_name = "NAMES", value_parser = contenders, default_value = "all")]
-    pub policy: Contenders,
-    /// Replace a resident only by a newcomer with more than its worth times this (policies rotary and decay)
-    #[arg(long, value_name = "X")]
-    pub margin: Option<f64>,
-    /// Replace at most this many residents per layer and token
-    #[arg(long, value_name = "N")]
-    pub cap: Option<usize>,
-    /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1]
-    #[arg(long, value_name = "N")]
-    pub ahead: Option<usize>,
-    /// Estimate tokens/s on this machine: the name of a profile, or a .toml file
-    #[arg(long, value_name = "NAME")]
-    pub profile: Option<String>,
-    /// What the machine does with misses, instead of what its profile says
-    #[arg(long, value_enum, value_name = "HOW", requires = "profile")]
-    pub misses: Option<Misses>,
-    /// Weights that every token reads, instead of what the trace says, such as 2GB
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
-    pub trunk: Option<u64>,
-    /// Where two policies, slot counts or recorded sessions differ: in total, by layer and by expert
-    #[arg(long, num_args = 2, value_names = ["A", "B"])]
-    pub diff: Option<Vec<String>>,
-    /// Also measure slots by layer against equal slots of the same total: learned on the first half, counted on the second
-    #[arg(long)]
-    pub spread: bool,
-    /// How to print
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
-    /// No curves below the table
-    #[arg(long)]
-    pub no_curves: bool,
-    /// Draw with ASCII characters only, without colours (also by the variable NO_COLOR)
-    #[arg(long)]
-    pub ascii: bool,
-}
-
-impl SimulateArgs {
-    /// What is to be laid over the policy's own admission.
-    pub(super) fn admission(&self) -> Overlay {
-        Overlay { margin: self.margin, per_tick: self.cap, ahead: self.ahead }
-    }
-
-    /// The profile that was asked for, with what else was.
-    pub(super) fn machine(&self) -> Result<Option<Profile>, Failure> {
-        let Some(name) = &self.profile else { return Ok(None) };
-        let mut profile = profile::find(name, &Folders::find().profiles()).map_err(|e| Failure::usage(e.to_string()))?;
-        profile.misses = self.misses.unwrap_or(profile.misses);
-        Ok(Some(profile))
-    }
-
-    /// What standard output can show.
-    pub(super) fn canvas(&self) -> Canvas {
-        let terminal = io::stdout().is_terminal();
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        let unicode = !self.ascii && !no_color && environment_is_utf8();
-        let color = terminal && unicode && DepthSources::from_env(None, None).depth() > ColorDepth::Mono;
-        Canvas::new(terminal.then(|| crossterm::terminal::size().ok()).flatten(), unicode, color)
-    }
-}
-
-/// How to print a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// A row per file, policy and slot count.
-    Csv,
-    /// An array of objects, one per file.
-    Json,
-}
-
-/// Slot counts, rising.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slots(pub Vec<usize>);
-
-/// Who is compared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Contenders(pub Vec<Contender>);
-
-/// `16,24,32`, `8..128` (both ends included), `8..128:8`, and mixtures.
-fn slot_list(text: &str) -> Result<Slots, String> {
-    let number = |t: &str| t.trim().parse::<usize>().map_err(|_| format!("{t:?} is not a slot count; write 16,24,32 or 8..128:8"));
-    let mut counts = Vec::new();
-    for part in text.split(',') {
-        let Some((from, rest)) = part.split_once("..") else {
-            counts.push(number(part)?);
-            continue;
-        };
-        let (to, by) = rest.split_once(':').unwrap_or((rest, "1"));
-        let (from, to, by) = (number(from)?, number(to.trim_start_matches('='))?, number(by)?);
-        if by == 0 || to < from {
-            return Err(format!("{part:?} is no range: write FROM..TO or FROM..TO:STEP"));
-        }
-        counts.extend((from..=to).step_by(by).take(MAX_COUNTS + 1));
-    }
-    counts.sort_unstable();
-    counts.dedup();
-    if counts.len() > MAX_COUNTS {
-        return Err(format!("more than {MAX_COUNTS} slot counts"));
-    }
-    Ok(Slots(counts))
-}
-
-fn contenders(text: &str) -> Result<Contenders, String> {
-    if text == "all" {
-        return Ok(Contenders(Contender::ALL.to_vec()));
-    }
-    let names = text.split(',').map(|t| t.trim().parse::<Contender>());
-    names.collect::<Result<_, _>>().map(Contenders).map_err(|e| format!("{e}, belady, chance, all"))
-}
 
 /// A row of the table.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -343,153 +211,12 @@ pub(super) fn name(path: &Path) -> String {
     name.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// The table for people: a row per slot count; then curves if there is a canvas for them.
-///
-/// # Errors
-/// If `out` can't be written.
-pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io::Result<()> {
-    writeln!(
-        out,
-        "{}: {}, {} layers x {} experts, {} per token, {} tokens generated",
-        s.file, s.model, s.layers, s.experts, s.top_k, s.tokens
-    )?;
-    if let Some(recorded) = &s.recorded {
-        writeln!(out, "{recorded}")?;
-    }
-    let mut policies: Vec<Contender> = Vec::new();
-    s.table.iter().for_each(|t| {
-        if !policies.contains(&t.tally.policy) {
-            policies.push(t.tally.policy)
-        }
-    });
-    let mut slots: Vec<usize> = s.table.iter().map(|t| t.tally.slots).collect();
-    slots.sort_unstable();
-    slots.dedup();
-    let row = |n: usize, p: Contender| s.table.iter().find(|t| t.tally.slots == n && t.tally.policy == p);
-    let moving: Vec<Contender> = policies.iter().copied().filter(|p| *p != Contender::Chance && s.slot_bytes > 0).collect();
-    write!(out, "\n{:>5}", "")?;
-    if s.slot_bytes > 0 {
-        write!(out, "{:>10}", "")?;
-    }
-    write!(out, "  {:<width$}", "hit rate, %", width = policies.len() * 8)?;
-    if !moving.is_empty() {
-        write!(out, "  copied into slots, MiB per token")?;
-    }
-    write!(out, "\n{:>5}", "slots")?;
-    if s.slot_bytes > 0 {
-        write!(out, "{:>10}", "GiB")?;
-    }
-    write!(out, "  ")?;
-    policies.iter().try_for_each(|p| write!(out, "{:>8}", p.name()))?;
-    write!(out, "  ")?;
-    moving.iter().try_for_each(|p| write!(out, "{:>9}", p.name()))?;
-    writeln!(out)?;
-    for &n in &slots {
-        write!(out, "{n:>5}")?;
-        if s.slot_bytes > 0 {
-            write!(out, "{:>10.2}", s.slot_bytes as f64 * n as f64 / f64::from(1u32 << 30))?;
-        }
-        write!(out, "  ")?;
-        for &p in &policies {
-            write!(out, "{:>8.2}", row(n, p).map_or(0.0, |t| t.tally.hit_rate() * 100.0))?;
-        }
-        write!(out, "  ")?;
-        for &p in &moving {
-            let bytes = row(n, p).map_or(0, |t| t.tally.moved_bytes) as f64 / s.tokens.max(1) as f64;
-            write!(out, "{:>9.2}", bytes / f64::from(1u32 << 20))?;
-        }
-        writeln!(out)?;
-    }
-    if !s.spread.is_empty() {
-        writeln!(out, "\nslots by layer, rotary, hit rate of the second half in %: learned on the first half; in hindsight")?;
-        writeln!(out, "slots   equal  by layer  gain  hindsight  fewest..most")?;
-        for t in &s.spread {
-            let percent = |r: f64| r * 100.0;
-            let (equal, spread, hindsight) = (percent(t.equal), percent(t.spread), percent(t.hindsight));
-            writeln!(
-                out,
-                "{:>5}  {equal:>6.2}  {spread:>8.2}  {:>+4.1}  {hindsight:>9.2}  {}..{}",
-                t.slots,
-                spread - equal,
-                t.range.0,
-                t.range.1
-            )?;
-        }
-    }
-    writeln!(out)?;
-    let speed = |n: usize, p: Contender| row(n, p).and_then(|t| t.estimate.as_ref());
-    if let Some(profile) = &s.profile {
-        writeln!(out, "tokens/s, estimated for {}; misses: {}", profile.name, profile.misses.name())?;
-        writeln!(out, "trunk {} per token ({})", super::size(s.trunk_bytes), s.trunk)?;
-        write!(out, "\n{:>5}", "slots")?;
-        policies.iter().try_for_each(|p| write!(out, "{:>9}", p.name()))?;
-        writeln!(out)?;
-        for &n in &slots {
-            write!(out, "{n:>5}")?;
-            for &p in &policies {
-                match speed(n, p) {
-                    Some(e) => write!(out, "{:>8.1}{}", e.tokens_per_second, if e.fits { ' ' } else { '!' })?,
-                    None => write!(out, "{:>8} ", "-")?,
-                }
-            }
-            writeln!(out)?;
-        }
-        if s.table.iter().any(|t| t.estimate.as_ref().is_some_and(|e| !e.fits)) {
-            writeln!(out, "!  more than fits beside the trunk into {:.2} GB of fast memory", profile.capacity.unwrap_or(0) as f64 / 1e9)?;
-        }
-        writeln!(out)?;
-    }
-    let Some(canvas) = canvas else { return Ok(()) };
-    let curve = |p: &Contender, y: &dyn Fn(usize, Contender) -> f64| Curve {
-        name: p.name().to_owned(),
-        ys: slots.iter().map(|&n| y(n, *p)).collect(),
-    };
-    let hits = |n, p| row(n, p).map_or(f64::NAN, |t| t.tally.hit_rate() * 100.0);
-    let all: Vec<Curve> = policies.iter().map(|p| curve(p, &hits)).collect();
-    curves::draw(out, "hit rate, %", &slots, &all, canvas)?;
-    let speeds = |n, p| speed(n, p).map_or(f64::NAN, |e| e.tokens_per_second);
-    let all: Vec<Curve> = policies.iter().map(|p| curve(p, &speeds)).collect();
-    match &s.profile {
-        Some(profile) => curves::draw(out, &format!("tokens/s, estimated for {}", profile.name), &slots, &all, canvas),
-        None => Ok(()),
-    }
-}
-
-/// One row per file, policy and slot count.
-///
-/// # Errors
-/// If `out` can't be written.
-pub fn csv(out: &mut impl Write, found: &[Simulation]) -> io::Result<()> {
-    let estimates = found.iter().any(|s| s.profile.is_some());
-    write!(out, "file,policy,slots,slot_bytes,routed,hits,hit_rate,moved,moved_bytes,missed_bytes")?;
-    writeln!(out, "{}", if estimates { ",estimated_tokens_per_second,fits,trunk_bytes" } else { "" })?;
-    for s in found {
-        let file = quoted(&s.file);
-        for Row { tally: t, estimate } in &s.table {
-            let bytes = s.slot_bytes.saturating_mul(t.slots as u64);
-            let rate = t.hit_rate();
-            write!(
-                out,
-                "{file},{},{},{bytes},{},{},{rate:.6},{},{},{}",
-                t.policy, t.slots, t.routed, t.hits, t.moved, t.moved_bytes, t.missed_bytes
-            )?;
-            match estimate {
-                Some(e) => writeln!(out, ",{:.3},{},{}", e.tokens_per_second, u8::from(e.fits), s.trunk_bytes)?,
-                None => writeln!(out, "{}", if estimates { ",,," } else { "" })?,
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Quotes double within quotes (RFC 4180).
-pub(super) fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('"', "\"\""))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::args::{contenders, slot_list};
     use super::*;
+    use crate::report::curves::Canvas;
+    use crate::trace::profile;
     use crate::trace::session::Session;
 
     fn real() -> Simulation {
