@@ -13,8 +13,11 @@
 //! Between ticks, [`Scheduler::bring`] gives slots to experts that the token at hand will probably ask for.
 
 mod ahead;
+mod fill;
+mod resize;
 
 pub use ahead::comes_in_time;
+pub use resize::{Evict, Move, Resize};
 
 use super::duels::Duels;
 use super::measures::{ceiling, Measures};
@@ -65,40 +68,6 @@ pub struct LayerPlan {
     pub placed: Vec<Placed>,
     /// Copies into slots, most worthy newcomer first. The slots differ from each other and from those of the hits.
     pub swaps: Vec<Swap>,
-}
-
-/// A resident changes its slot because its old one goes away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Move {
-    /// Layer index.
-    pub layer: usize,
-    /// Who moves.
-    pub expert: u16,
-    /// Slot that goes away.
-    pub from: u16,
-    /// Slot that remains; it is empty, or its resident is among the evicted.
-    pub to: u16,
-}
-
-/// A resident loses its slot because there are fewer of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Evict {
-    /// Layer index.
-    pub layer: usize,
-    /// Who leaves.
-    pub expert: u16,
-    /// The slot it had.
-    pub slot: u16,
-}
-
-/// What a change of the slot count asks of a tier: first forget the evicted, then carry out the moves (in any order:
-/// no move reads a slot that another writes), then give back the slots beyond the new count.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resize {
-    /// Residents that leave, least worthy of each layer first.
-    pub evicted: Vec<Evict>,
-    /// Residents that stay in another slot.
-    pub moves: Vec<Move>,
 }
 
 /// Keeps the tables `expert -> slot` and `slot -> expert` of all layers and decides every swap.
@@ -299,88 +268,6 @@ impl Scheduler {
         placed.outcome = Outcome::Admitted;
         placed.slot = slot;
         self.plan.swaps.push(Swap { expert: worth.expert, slot, evicted });
-    }
-
-    /// Give empty slots of a layer to these experts, the most worthy first, as far as there are slots, as if each had just been
-    /// used once, the most worthy last. What has a slot is passed over. The caller carries the swaps out.
-    pub fn prefill(&mut self, layer: usize, experts: &[u16]) -> Vec<Swap> {
-        let base = layer * self.experts;
-        let mut swaps = Vec::new();
-        let Some(slots) = self.expert_in.get_mut(layer) else { return swaps };
-        let ceiling = ceiling(1.0, slots.len());
-        let mut newcomers = experts.iter();
-        for (slot, resident) in slots.iter_mut().enumerate().filter(|(_, resident)| **resident == EMPTY) {
-            let absent = |e: &&u16| usize::from(**e) < self.experts && self.slot_of[base + usize::from(**e)] == NO_SLOT;
-            let Some(&expert) = newcomers.find(absent) else { break };
-            *resident = expert;
-            self.slot_of[base + usize::from(expert)] = slot as u16;
-            self.occupied[layer] += 1;
-            swaps.push(Swap { expert, slot: slot as u16, evicted: None });
-        }
-        for swap in swaps.iter().rev() {
-            self.measures.note(layer, swap.expert, 1, ceiling);
-        }
-        swaps
-    }
-
-    /// Give an empty slot of a layer to an expert that has none, by number, although nobody has used it. `None` if there is no such slot or no such
-    /// expert. The caller carries the swap out.
-    pub fn fill_up(&mut self, layer: usize) -> Option<Swap> {
-        if self.occupied(layer) == self.slots(layer) {
-            return None;
-        }
-        let base = layer * self.experts;
-        let slot = self.expert_in[layer].iter().position(|&e| e == EMPTY)?;
-        let expert = (0..self.experts).find(|e| self.slot_of[base + e] == NO_SLOT)? as u16;
-        self.expert_in[layer][slot] = expert;
-        self.slot_of[base + usize::from(expert)] = slot as u16;
-        self.occupied[layer] += 1;
-        Some(Swap { expert, slot: slot as u16, evicted: None })
-    }
-
-    /// Change the slots of every layer to `slots` (at most one per expert). See [`Scheduler::resize_layers`].
-    pub fn resize(&mut self, slots: usize) -> Resize {
-        self.resize_layers(&vec![slots; self.layers()])
-    }
-
-    /// Change the slots of each layer; layers beyond the list keep theirs. Growth adds empty slots and moves nobody.
-    /// Shrinking keeps the most worthy residents by the policy's order and moves those whose slot goes away.
-    pub fn resize_layers(&mut self, slots: &[usize]) -> Resize {
-        let mut resize = Resize::default();
-        for (layer, &wanted) in slots.iter().enumerate().take(self.layers()) {
-            self.resize_layer(layer, wanted.min(self.experts), &mut resize);
-        }
-        resize
-    }
-
-    fn resize_layer(&mut self, layer: usize, slots: usize, resize: &mut Resize) {
-        let base = layer * self.experts;
-        if slots < self.expert_in[layer].len() && self.occupied[layer] > slots {
-            let mut residents: Vec<Worth> =
-                self.residents(layer).map(|(_, expert)| self.measures.worth(self.policy, layer, expert)).collect();
-            residents.sort_unstable();
-            residents.truncate(self.occupied[layer] - slots);
-            for Worth { expert, .. } in residents {
-                let slot = std::mem::replace(&mut self.slot_of[base + usize::from(expert)], NO_SLOT);
-                self.expert_in[layer][usize::from(slot)] = EMPTY;
-                self.occupied[layer] -= 1;
-                resize.evicted.push(Evict { layer, expert, slot });
-            }
-        }
-        let mut free = 0;
-        for from in slots..self.expert_in[layer].len() {
-            let expert = self.expert_in[layer][from];
-            if expert == EMPTY {
-                continue;
-            }
-            while self.expert_in[layer][free] != EMPTY {
-                free += 1;
-            }
-            self.expert_in[layer][free] = expert;
-            self.slot_of[base + usize::from(expert)] = free as u16;
-            resize.moves.push(Move { layer, expert, from: from as u16, to: free as u16 });
-        }
-        self.expert_in[layer].resize(slots, EMPTY);
     }
 
     /// A slot that the latest tick gave is empty after all: the copy into it failed.
