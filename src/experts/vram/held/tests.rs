@@ -1,3 +1,4 @@
+use super::super::slabs::Layout;
 use super::super::tests::{act, miss, order, store, Session, Setup, EXPERTS};
 use super::super::*;
 use super::copying::{pieces, taken};
