@@ -1,6 +1,6 @@
 //! Markdown to styled lines of a given width.
 //!
-//! CommonMark with tables, task lists and strikethrough is parsed by `pulldown-cmark`; this file only lays it
+//! CommonMark with tables, task lists and strikethrough is parsed by `pulldown-cmark`; here it is only laid
 //! out. Every line starts with the prefix of the blocks that it lies in (quote bars, list indentation), so a
 //! wrapped line hangs under its text. Code is cut at the width, never re-flowed. Links show their address
 //! after the text, since a terminal shows no other way where they lead.
