@@ -17,6 +17,7 @@ pub use bytes::{Advice, Bytes};
 pub(crate) use error::shown;
 pub use error::{GgufError, Place};
 pub use huge::{Frozen, Huge, HUGE_PAGE};
+#[cfg(feature = "hub")]
 pub(crate) use split::parse_name as split_name;
 pub use types::GgmlType;
 pub use value::Value;
