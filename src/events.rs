@@ -14,8 +14,8 @@ mod step;
 
 pub use card::{LayerSlot, ModelCard, Plan};
 pub use gauges::{DeviceGauges, Gauges};
-pub use load::{DeviceChoice, HoldChoice, LoadOptions, MissChoice, ModelSource};
-pub use step::{Ahead, Eviction, Outcome, Phase, RoutedExpert, StepRecord, StepTime, NO_SLOT};
+pub use load::{DeviceChoice, ForeseeChoice, HoldChoice, LoadOptions, MissChoice, ModelSource};
+pub use step::{Ahead, Eviction, Foreseen, Outcome, Phase, RoutedExpert, StepRecord, StepTime, NO_SLOT};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! Flags that say how a model is loaded, and what their values may be.
 
 use crate::config::{parse_bytes, Config};
-use crate::events::{DeviceChoice, HoldChoice, LoadOptions, MissChoice};
+use crate::events::{DeviceChoice, ForeseeChoice, HoldChoice, LoadOptions, MissChoice};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -50,6 +50,9 @@ pub struct Load {
     /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1 on a GPU whose link is fast enough once all experts are page-locked (--hold), else 0]
     #[arg(long, value_name = "N")]
     pub ahead: Option<usize>,
+    /// Whether the routers of the next layers are asked before their turn which experts a token will want: auto (where experts come ahead), always (also for a recording; on the CPU it takes time), or never
+    #[arg(long, value_name = "WHEN", value_parser = foresee_name)]
+    pub foresee: Option<ForeseeChoice>,
 }
 
 impl Load {
@@ -70,6 +73,7 @@ impl Load {
             miss: self.miss.unwrap_or_default(),
             hold: self.hold.or(config.hold).unwrap_or_default(),
             ahead: self.ahead,
+            foresee: self.foresee.unwrap_or_default(),
         }
     }
 
@@ -93,6 +97,10 @@ fn miss_name(name: &str) -> Result<MissChoice, String> {
 
 fn hold_name(name: &str) -> Result<HoldChoice, String> {
     HoldChoice::from_name(name).ok_or_else(|| "write auto, always or never".to_owned())
+}
+
+fn foresee_name(name: &str) -> Result<ForeseeChoice, String> {
+    ForeseeChoice::from_name(name).ok_or_else(|| "write auto, always or never".to_owned())
 }
 
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {

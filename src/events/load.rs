@@ -48,6 +48,9 @@ pub struct LoadOptions {
     pub hold: HoldChoice,
     /// Most experts that a look at a coming layer brings before a token asks for them; `None`: what the policy does by itself.
     pub ahead: Option<usize>,
+    /// Whether the routers of later layers are asked before their turn.
+    #[serde(default)]
+    pub foresee: ForeseeChoice,
 }
 
 /// What computes.
@@ -119,6 +122,32 @@ pub enum HoldChoice {
 }
 
 impl HoldChoice {
+    /// By the names that the command line knows.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "auto" => Self::Auto,
+            "always" => Self::Always,
+            "never" => Self::Never,
+            _ => return None,
+        })
+    }
+}
+
+/// Whether the routers of the next layers are asked before their turn which experts a token will want.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForeseeChoice {
+    /// Where experts come ahead of use.
+    #[default]
+    Auto,
+    /// For every generated token; what they say is recorded.
+    Always,
+    /// What comes ahead goes by likeness of routing alone.
+    Never,
+}
+
+impl ForeseeChoice {
     /// By the names that the command line knows.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

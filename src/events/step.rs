@@ -57,6 +57,19 @@ pub struct Ahead {
     pub expert: u16,
 }
 
+/// How likely the router of a later layer, asked before its turn, finds it that the token at hand will ask for an expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foreseen {
+    /// Layer whose expert it is.
+    pub layer: u16,
+    /// How many layers before its turn it was asked: 1 or 2.
+    pub lead: u8,
+    /// Expert id within the layer.
+    pub expert: u16,
+    /// In 255ths.
+    pub likely: u8,
+}
+
 /// Where the time of a step went, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepTime {
@@ -98,6 +111,9 @@ pub struct StepRecord {
     /// Experts that got a slot before they were asked for; those that were then asked for are hits.
     #[serde(default)]
     pub ahead: Vec<Ahead>,
+    /// What routers foresaw of the token, where they were asked: layer after layer, as it was told.
+    #[serde(default)]
+    pub foreseen: Vec<Foreseen>,
     /// Occupancy after the step: `slot_of[layer * experts + expert]`, [`NO_SLOT`] if none.
     pub slot_of: Vec<u16>,
     /// Time split.

@@ -13,6 +13,7 @@
 //! | `on_device` | a tick on a device, in its pieces |
 //! | `resident` | tokens that find every expert in a slot of a device, and how it comes to that |
 //! | [`schedule`], [`policy`] | pure: which expert gets a slot, who leaves |
+//! | [`foresight`] | what the routers of later layers say of a token before their turn |
 //! | [`measures`], [`recall`], [`duels`] | what policies know: uses, what followed similar moments, how admissions turned out |
 //! | [`curve`], [`knee`] | hit rate for every slot count, from stack distances; where it bends |
 //! | [`spread`] | slots by layer, under the same total |
@@ -23,6 +24,7 @@ pub mod budget;
 pub mod curve;
 pub mod duels;
 mod error;
+pub mod foresight;
 pub mod heat;
 pub mod knee;
 pub mod measures;
@@ -44,7 +46,7 @@ mod warm;
 pub use budget::BudgetError;
 pub use error::ExpertError;
 
-use crate::events::{Ahead, Eviction, Outcome, Phase, RoutedExpert, StepRecord};
+use crate::events::{Ahead, Eviction, Foreseen, Outcome, Phase, RoutedExpert, StepRecord};
 use candle_core::Tensor;
 use curve::Curve;
 use heat::Heat;
@@ -72,6 +74,7 @@ struct Tally {
     routed: Vec<RoutedExpert>,
     evicted: Vec<Eviction>,
     ahead: Vec<Ahead>,
+    foreseen: Vec<Foreseen>,
     time: TierTime,
     uploaded: u64,
     missed: u64,
@@ -126,6 +129,8 @@ pub struct Experts {
     tally: Tally,
     grouped: Grouped,
     routed: Vec<Routed>,
+    /// `None`: routers are not asked before their turn.
+    asking: Option<foresight::Asking>,
     /// Place of an expert in `routed`, by id, while a prompt chunk is counted.
     place: Vec<u16>,
     resident: resident::Resident,
@@ -180,6 +185,7 @@ impl Experts {
             tally: Tally::default(),
             grouped: Grouped::default(),
             routed: Vec::with_capacity(experts),
+            asking: None,
             place: vec![u16::MAX; experts],
             resident: resident::Resident::default(),
         }
@@ -302,7 +308,9 @@ impl Experts {
         t.routed.clear();
         t.evicted.clear();
         t.ahead.clear();
+        t.foreseen.clear();
         (t.time, t.uploaded, t.missed) = (TierTime::default(), 0, 0);
+        self.forget_foreseen();
         self.look_ahead(None);
     }
 
@@ -333,6 +341,7 @@ impl Experts {
         record.routed.clone_from(&t.routed);
         record.evicted.clone_from(&t.evicted);
         record.ahead.clone_from(&t.ahead);
+        record.foreseen.clone_from(&t.foreseen);
         record.slot_of.clear();
         record.slot_of.extend_from_slice(self.scheduler.slot_table());
         let micros = |d: std::time::Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX);

@@ -16,7 +16,7 @@ mod ahead;
 mod fill;
 mod resize;
 
-pub use ahead::comes_in_time;
+pub use ahead::{comes_in_time, LEAD};
 pub use resize::{Evict, Move, Resize};
 
 use super::duels::Duels;
@@ -95,7 +95,10 @@ pub struct Scheduler {
     /// Most empty slots that a tick fills, in decode and in prefill.
     fill: [usize; 2],
     victims: Vec<Reverse<Worth>>,
-    /// See [`Scheduler::bring`]: candidates, and those that came.
+    /// See [`Scheduler::foresee`]; layers that follow each other have a place each.
+    foreseen: [ahead::Foreseen; ahead::LEAD],
+    /// See [`Scheduler::bring`]: how likely each expert is, `[experts]`, candidates, and those that came.
+    soon: Vec<f32>,
     likely: Vec<u16>,
     ahead: Vec<Swap>,
 }
@@ -134,6 +137,8 @@ impl Scheduler {
             newcomers: Vec::with_capacity(experts),
             fill: [usize::MAX; 2],
             victims: Vec::with_capacity(experts),
+            foreseen: Default::default(),
+            soon: Vec::with_capacity(experts),
             likely: Vec::with_capacity(experts),
             ahead: Vec::with_capacity(experts),
         }
@@ -144,6 +149,7 @@ impl Scheduler {
         self.phase = phase;
         self.tokens = tokens.max(1);
         self.measures.begin_step(phase, tokens);
+        self.foreseen.iter_mut().for_each(ahead::Foreseen::forget);
     }
 
     /// Plan one layer of the step at hand. In decode the routed experts come best gate first; of two experts of one tick

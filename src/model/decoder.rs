@@ -138,6 +138,11 @@ impl Decoder {
         Self { parts, layers, context: settings.context, token_bytes, state_bytes, compute, len: 0, marks: Vec::new() }
     }
 
+    /// Have routers asked before their turn, where the experts want it.
+    pub(super) fn ask_early(&mut self) -> Result<(), ModelError> {
+        super::early::ask_early(&mut self.layers)
+    }
+
     /// What a device takes over: the parts around the layers, the layers, and room in tokens, bytes of cache per token and of recurrent state.
     pub(super) fn into_parts(self) -> (Parts, Vec<Layer>, usize, u64, u64) {
         (self.parts, self.layers, self.context, self.token_bytes, self.state_bytes)

@@ -96,6 +96,8 @@ pub enum FeedForward {
         index: usize,
         /// Added to what the routed experts give.
         shared: Option<Box<SharedExpert>>,
+        /// The routers of the next layers with experts, as [`super::early`] makes them; `None`: they are not asked before their turn.
+        early: Option<Linear>,
     },
 }
 
@@ -107,8 +109,15 @@ impl FeedForward {
     pub fn forward(&self, compute: &mut Compute, experts: &mut Experts, x: &Tensor) -> Result<Tensor, ModelError> {
         match self {
             Self::Dense(dense) => dense.forward(compute, x),
-            Self::Moe { router, index, shared } => {
-                let routing = router.forward(compute, x)?;
+            Self::Moe { router, index, shared, early } => {
+                let routing = match early.as_ref().filter(|_| experts.asks_routers()) {
+                    None => router.forward(compute, x)?,
+                    Some(early) => {
+                        let (routing, scores, early) = router.forward_with(compute, early, x)?;
+                        with_rows(&scores, |own| with_rows(&early, |early| experts.foresee(*index, own, early, &routing.ids)))??;
+                        routing
+                    }
+                };
                 let routed = experts.forward(*index, x, &routing)?;
                 match shared {
                     Some(shared) => Ok((routed + shared.forward(compute, x)?)?),

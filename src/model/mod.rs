@@ -9,6 +9,7 @@ pub mod config;
 pub mod decoder;
 pub mod delta_net;
 pub mod device;
+mod early;
 pub mod embedding;
 mod error;
 mod expert_weights;

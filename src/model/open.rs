@@ -5,7 +5,7 @@ use super::decoder::Decoder;
 use super::device::DeviceDecoder;
 use super::weights::Weights;
 use super::{expert_weights, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
-use crate::events::{LoadOptions, Plan};
+use crate::events::{ForeseeChoice, LoadOptions, Plan};
 use crate::experts::budget::{self, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
 use crate::experts::slots::CpuTier;
@@ -219,7 +219,11 @@ pub fn open_on(
     };
     let (plan, longest) = planned(gguf, &config, options, crate::kernels::memory::available(), device.as_deref())?;
     let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, pool: pool.clone() };
-    let (decoder, store, config) = bind(gguf, &settings)?;
+    let (mut decoder, store, config) = bind(gguf, &settings)?;
+    // On the CPU nothing comes ahead.
+    if options.foresee == ForeseeChoice::Always {
+        decoder.ask_early()?;
+    }
     let (expert_bytes, experts) = (store.expert_bytes(), config.experts);
     let name = device.as_ref().map(|d| d.facts().name.clone());
     let (mut traffic, mut chunk) = (None, None);
@@ -248,5 +252,6 @@ pub fn open_on(
     };
     let mut experts = experts;
     experts.set_ahead(options.ahead);
+    experts.ask_routers(options.foresee, config.top_k);
     Ok(Opened { model, experts, config, plan, expert_bytes, device: name, traffic, chunk, lacks: None })
 }

@@ -85,7 +85,7 @@ fn moe(
         false => None,
     };
     experts.push(expert_weights::load(weights, block, sizes)?);
-    Ok(FeedForward::Moe { router, index: block, shared })
+    Ok(FeedForward::Moe { router, index: block, shared, early: None })
 }
 
 fn delta_net(weights: &Weights<'_>, config: &ModelConfig, hybrid: &Hybrid, block: usize) -> Result<DeltaNet, ModelError> {

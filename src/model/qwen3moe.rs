@@ -42,7 +42,7 @@ pub(super) fn load_with(
         } else {
             let router = Router::new(weights.linear(&name("ffn_gate_inp"), config.hidden, config.experts)?, gating);
             experts.push(expert_weights::load(weights, block, sizes)?);
-            FeedForward::Moe { router, index: experts.len() - 1, shared: None }
+            FeedForward::Moe { router, index: experts.len() - 1, shared: None, early: None }
         };
         layers.push(Layer { mixer_norm, mixer: Mixer::Attention(Box::new(attention)), ff_norm, feed_forward });
     }

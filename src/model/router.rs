@@ -46,6 +46,16 @@ impl Router {
     }
 }
 
+impl Router {
+    /// The same for one row, with the scores `[1, experts]` that it comes from and what `beside`, another map of the row, makes of it.
+    pub(super) fn forward_with(&self, compute: &mut Compute, beside: &Linear, x: &Tensor) -> Result<(Routing, Tensor, Tensor), ModelError> {
+        let [scores, other] = Linear::many(compute, [&self.scores, beside], x)?;
+        let (_, experts) = scores.dims2()?;
+        let routing = with_rows(&scores, |values| route(values, experts, self.gating))?;
+        Ok((routing, scores, other))
+    }
+}
+
 /// Softmax over each row of `scores` `[tokens, experts]`, then the best `top_k`; of equal scores the lower id wins.
 fn route(scores: &[f32], experts: usize, gating: Gating) -> Routing {
     let k = gating.top_k.min(experts);

@@ -1,6 +1,7 @@
 //! Experts that come before they are asked for.
 //!
-//! A token's routing in the layers so far tells much of its routing in the layers to come ([`super::super::recall`]). What is likely and
+//! A token's routing in the layers so far tells much of its routing in the layers to come ([`super::super::recall`]), and the routers of those layers, asked before
+//! their turn, tell more ([`super::super::foresight`]). What is likely and
 //! absent is *brought ahead*: it gets a slot one or two layers before its tick, so that the copy runs while those layers are computed, and the
 //! tick finds a hit where a miss would have been. A wrong guess costs a copy and, for a while, the slot of the resident that was least likely
 //! to be asked for.
@@ -14,7 +15,7 @@ use crate::experts::policy::{Policy, Worth};
 use std::ops::Range;
 
 /// How many layers a tick looks ahead. Each layer is looked at so often: first with more time for the copy, last with more knowledge.
-const LEAD: usize = 2;
+pub const LEAD: usize = 2;
 /// How likely an expert must be to be brought. Some six in ten of those that are get used (`docs/scheduling.md`).
 const LIKELY: f32 = 0.4;
 
@@ -28,6 +29,20 @@ pub fn comes_in_time(expert_bytes: u64, link: f64) -> bool {
     expert_bytes as f64 <= SENT * link
 }
 
+/// What was told of a layer whose tick is still to come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Foreseen {
+    layer: Option<usize>,
+    /// Expert and likelihood in 255ths.
+    likely: Vec<(u16, u8)>,
+}
+
+impl Foreseen {
+    pub(super) fn forget(&mut self) {
+        self.layer = None;
+    }
+}
+
 impl Scheduler {
     /// The layers to look ahead at after the tick of `layer` in a step of one token; `None`: after the step has begun.
     #[must_use]
@@ -37,14 +52,37 @@ impl Scheduler {
         next.min(layers)..(next + LEAD).min(layers)
     }
 
+    /// How likely the token at hand is to ask for experts of `layer`, whose tick is still to come, in 255ths; of experts that are left out, hardly. From somebody who knows
+    /// more than the routing so far: until something newer is told, [`Scheduler::bring`] goes by it.
+    pub fn foresee(&mut self, layer: usize, likely: impl Iterator<Item = (u16, u8)>) {
+        let experts = self.experts;
+        let foreseen = &mut self.foreseen[layer % LEAD];
+        foreseen.layer = Some(layer);
+        foreseen.likely.clear();
+        foreseen.likely.extend(likely.filter(|(expert, _)| usize::from(*expert) < experts));
+    }
+
+    /// Fill `soon` with what is known of a layer whose tick is still to come.
+    fn look_ahead(&mut self, layer: usize) {
+        self.soon.clear();
+        let foreseen = &self.foreseen[layer % LEAD];
+        if foreseen.layer == Some(layer) {
+            self.soon.resize(self.experts, 0.0);
+            foreseen.likely.iter().for_each(|&(expert, p)| self.soon[usize::from(expert)] = f32::from(p) / 255.0);
+        } else {
+            self.measures.look_ahead(layer);
+            self.soon.extend_from_slice(self.measures.soon());
+        }
+    }
+
     /// Fill `likely` with the experts without a slot that the token at hand will probably ask of `layer`, whose tick is still to come: the most likely
     /// first, at most [`super::super::policy::Admission::ahead`].
     fn find_likely(&mut self, layer: usize) {
         self.likely.clear();
         let wanted = self.policy == Policy::Rotary && self.admission.ahead > 0 && self.phase == Phase::Decode;
         if wanted && layer < self.layers() && self.occupied[layer] < self.experts {
-            self.measures.look_ahead(layer);
-            let soon = self.measures.soon();
+            self.look_ahead(layer);
+            let soon = &self.soon;
             let absent = &self.slot_of[layer * self.experts..][..self.experts];
             for (expert, (&p, &slot)) in soon.iter().zip(absent).enumerate() {
                 if p >= LIKELY && slot == NO_SLOT {
@@ -83,7 +121,7 @@ impl Scheduler {
         if self.occupied[layer] < residents.len() {
             return residents.iter().position(|&e| e == EMPTY);
         }
-        let soon = |e: u16| f64::from(self.measures.soon()[usize::from(e)]);
+        let soon = |e: u16| f64::from(self.soon[usize::from(e)]);
         let claim = |(slot, &e): (usize, &u16)| {
             let worth = self.measures.worth(self.policy, layer, e);
             (Worth { uses: worth.uses + soon(e), ..worth }, slot)

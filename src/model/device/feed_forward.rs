@@ -82,7 +82,7 @@ impl DeviceFeedForward {
     pub(super) fn new(device: &dyn Device, layer: &FeedForward) -> Result<Self, ModelError> {
         Ok(match layer {
             FeedForward::Dense(dense) => Self::Dense(Box::new(DeviceDenseOnly(DeviceDense::new(device, dense)?))),
-            FeedForward::Moe { router, index, shared } => {
+            FeedForward::Moe { router, index, shared, .. } => {
                 let (scores, gating) = router.parts();
                 let shared = shared.as_ref().map(|s| -> Result<_, ModelError> {
                     let (weight, expert) = s.parts();

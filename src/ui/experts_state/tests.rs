@@ -184,6 +184,7 @@ pub(in crate::ui) fn any_record() -> impl Strategy<Value = StepRecord> {
             routed,
             evicted,
             ahead,
+            foreseen: Vec::new(),
             slot_of,
             time: crate::events::StepTime {
                 total_us: t[0],
