@@ -73,6 +73,8 @@ pub(super) struct DeviceDenseOnly(DeviceDense);
 /// A router, and the expert that every token uses, if there is one.
 pub(super) struct DeviceMoe {
     scores: Map,
+    /// The routers of the next layers; see [`super::super::early`].
+    early: Option<Map>,
     gating: Gating,
     index: usize,
     shared: Option<(Map, DeviceDense)>,
@@ -82,16 +84,22 @@ impl DeviceFeedForward {
     pub(super) fn new(device: &dyn Device, layer: &FeedForward) -> Result<Self, ModelError> {
         Ok(match layer {
             FeedForward::Dense(dense) => Self::Dense(Box::new(DeviceDenseOnly(DeviceDense::new(device, dense)?))),
-            FeedForward::Moe { router, index, shared, .. } => {
+            FeedForward::Moe { router, index, shared, early } => {
                 let (scores, gating) = router.parts();
+                let early = early.as_ref().map(|e| Map::new(device, e)).transpose()?;
                 let shared = shared.as_ref().map(|s| -> Result<_, ModelError> {
                     let (weight, expert) = s.parts();
                     Ok((Map::new(device, weight)?, DeviceDense::new(device, expert)?))
                 });
                 let shared = shared.transpose()?;
-                Self::Moe(Box::new(DeviceMoe { scores: Map::new(device, scores)?, gating, index: *index, shared }))
+                Self::Moe(Box::new(DeviceMoe { scores: Map::new(device, scores)?, early, gating, index: *index, shared }))
             }
         })
+    }
+
+    /// Whether it has the routers of later layers.
+    pub(super) fn foresees(&self) -> bool {
+        matches!(self, Self::Moe(moe) if moe.early.is_some())
     }
 
     /// Where the device finds the layer's experts; for [`DeviceFeedForward::begin`].
@@ -108,8 +116,8 @@ impl DeviceFeedForward {
         match self {
             Self::Dense(dense) => dense.0.forward(pass, None),
             Self::Moe(moe) => {
-                moe.route(pass, table, pass.work.choice(pass.tokens), std::iter::empty())?;
-                Ok(pass.work.fetch_routing(pass.device, pass.tokens)?)
+                moe.route(pass, table, pass.work.choice(pass.tokens), moe.asked(pass))?;
+                Ok(pass.work.fetch_routing(pass.device, pass.tokens, moe.scores_asked(pass))?)
             }
         }
     }
@@ -144,6 +152,20 @@ impl DeviceMoe {
         self.gating.top_k.min(self.scores.rows)
     }
 
+    /// The routers of the next layers, if this token asks them. Their scores lie behind the layer's own.
+    fn asked<'a>(&'a self, pass: &Pass<'_>) -> impl Iterator<Item = (&'a Map, Target)> {
+        let (asks, behind) = (pass.asks, pass.work.scores(pass.tokens).right(self.scores.rows));
+        self.early.iter().filter(move |_| asks).map(move |early| (early, Target::set(behind)))
+    }
+
+    /// How many scores the host wants to see. The last layer has nobody to ask, but what was said of it is learned from.
+    fn scores_asked(&self, pass: &Pass<'_>) -> usize {
+        match pass.asks {
+            true => self.scores.rows + self.early.as_ref().map_or(0, |e| e.rows),
+            false => 0,
+        }
+    }
+
     /// `beside`: more maps of `h`, which take the same launch.
     fn route<'a>(
         &'a self,
@@ -153,10 +175,11 @@ impl DeviceMoe {
         beside: impl Iterator<Item = (&'a Map, Target)>,
     ) -> Result<(), ModelError> {
         let Pass { device, work, tokens, .. } = *pass;
-        let maps: Vec<_> = [(&self.scores, Target::set(work.scores))].into_iter().chain(beside).collect();
+        let scores = work.scores(tokens);
+        let maps: Vec<_> = [(&self.scores, Target::set(scores))].into_iter().chain(beside).collect();
         apply(device, pass.h, tokens, &maps)?;
         let route = Route {
-            scores: work.scores.at,
+            scores: scores.at,
             table,
             ids: choice.ids,
             weights: choice.weights,
@@ -195,9 +218,13 @@ impl DeviceMoe {
             again.play(pass, || shared.forward(pass, Some(weight)))?;
         }
         device.sync(&known)?;
-        let done = work.routing(tokens, |ids, weights, host| {
-            let routing = Routing { top_k, ids: ids.to_vec(), weights: weights.to_vec() };
-            experts.device_rest(self.index, &rows, host, &routing)
+        let done = work.routing(tokens, self.scores_asked(pass), |fetched| {
+            if pass.asks {
+                let (own, early) = fetched.scores.split_at(self.scores.rows);
+                experts.foresee(self.index, own, early, fetched.ids);
+            }
+            let routing = Routing { top_k, ids: fetched.ids.to_vec(), weights: fetched.weights.to_vec() };
+            experts.device_rest(self.index, &rows, fetched.rows, &routing)
         });
         Ok(done.unwrap_or(Ok(()))?)
     }

@@ -54,6 +54,8 @@ struct Pass<'a> {
     half: usize,
     /// What is queued is the same as in the last pass of this kind, down to the addresses.
     again: bool,
+    /// The routers of later layers are asked before their turn.
+    asks: bool,
 }
 
 /// A stretch of a layer's launches, recorded when it is first queued again. Some ten launches of a token become one: queueing them one by one takes a host
@@ -121,6 +123,10 @@ pub struct DeviceDecoder {
     marks: Vec<usize>,
     /// A pass of one token has been queued launch by launch, so the device knows every kernel of it.
     known: bool,
+    /// There are routers of later layers to be asked before their turn.
+    foresees: bool,
+    /// Whether the last token asked them. What is recorded of a layer up to its routing does, or does not.
+    asked: bool,
     whole: WholeToken,
 }
 
@@ -164,6 +170,8 @@ impl DeviceDecoder {
             file: parts.file,
             embedding: parts.embedding,
             rope: parts.rope,
+            foresees: taken.iter().any(|l| l.feed_forward.foresees()),
+            asked: false,
             layers: taken,
             norm,
             output,
@@ -198,13 +206,18 @@ impl DeviceDecoder {
 
     /// All layers of one pass of at most [`DeviceDecoder::chunk`] tokens. False if it was stopped.
     fn layers(&mut self, tokens: &[u32], experts: &mut Experts, stop: &dyn Fn() -> bool) -> Result<bool, ModelError> {
+        let count = tokens.len();
+        let asks = count == 1 && self.foresees && experts.asks_routers();
+        if count == 1 && std::mem::replace(&mut self.asked, asks) != asks {
+            self.layers.iter_mut().for_each(|l| l.recorded[0] = Recorded::default());
+        }
         let device = &*self.device;
-        let (work, count) = (&self.work, tokens.len());
+        let work = &self.work;
         let angles = self.rope.angles(self.len, count);
         let embedding = &self.embedding;
         work.begin(device, count, self.len, angles.table(), &mut |rows| embedding.fill(tokens, rows))?;
         let (x, h) = (work.x(count), work.h(count));
-        let pass = Pass { device, work, tokens: count, x, h, half: self.rope.half(), again: count == 1 && self.known };
+        let pass = Pass { device, work, tokens: count, x, h, half: self.rope.half(), again: count == 1 && self.known, asks };
         // As on the CPU: a single token that were given up half way would cost all that a recurrent state has read.
         let whole = count == 1 && self.state_bytes > 0;
         let watched = count > UNWATCHED;

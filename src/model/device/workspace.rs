@@ -2,6 +2,7 @@
 
 use super::super::{ModelConfig, ModelError};
 use super::map::Rows;
+use crate::experts::schedule::LEAD;
 use crate::gpu::{Address, Device, GpuError, Lane, Memory, Pinned};
 use crate::kernels::attention::Heads;
 
@@ -81,7 +82,7 @@ impl Widths {
     /// Where the parts of the page-locked memory begin, after what goes up: what comes down in each layer, logits, flags, choices.
     fn pinned_parts(&self) -> [usize; 4] {
         let routed = Sent::of(self, self.chunk).end.next_multiple_of(ALIGN);
-        let logits = (routed + Routed::of(self, self.chunk).end).next_multiple_of(ALIGN);
+        let logits = (routed + Routed::most(self)).next_multiple_of(ALIGN);
         let flags = logits + HEAD_ROWS * self.vocab * 4;
         [routed, logits, flags, flags + 8 * self.layers]
     }
@@ -93,7 +94,7 @@ impl Widths {
 
     /// Bytes of device memory that a workspace of these widths takes.
     pub(crate) fn bytes(&self) -> u64 {
-        (Sent::of(self, self.chunk).end + Routed::of(self, self.chunk).end + self.buffers().iter().sum::<usize>() + 2 * ALIGN) as u64
+        (Sent::of(self, self.chunk).end + Routed::most(self) + self.buffers().iter().sum::<usize>() + 2 * ALIGN) as u64
     }
 }
 
@@ -112,10 +113,13 @@ impl Sent {
     }
 }
 
-/// The same for what comes down in one copy in each layer with routed experts: ids, gate weights, normalised rows.
+/// The same for what comes down in one copy in each layer with routed experts: ids, gate weights, normalised rows and, of one token, the scores of the layer's
+/// router and of the next layers' routers that are asked early. Scores are last, so that a token whose routers are not asked leaves them behind.
 struct Routed {
     weights: usize,
     rows: usize,
+    scores: usize,
+    /// Without scores.
     end: usize,
 }
 
@@ -123,8 +127,34 @@ impl Routed {
     fn of(w: &Widths, tokens: usize) -> Self {
         let pairs = tokens * w.top_k * 4;
         let rows = (2 * pairs).next_multiple_of(ALIGN);
-        Self { weights: pairs, rows, end: rows + tokens * w.hidden * 4 }
+        let end = rows + tokens * w.hidden * 4;
+        Self { weights: pairs, rows, scores: end.next_multiple_of(ALIGN), end }
     }
+
+    /// Where a copy ends that brings so many scores along.
+    fn with(&self, scores: usize) -> usize {
+        match scores {
+            0 => self.end,
+            scores => self.scores + scores * 4,
+        }
+    }
+
+    /// Bytes of the longest, for passes of any number of tokens.
+    fn most(w: &Widths) -> usize {
+        Self::of(w, w.chunk).end.max(Self::of(w, 1).with((1 + LEAD) * w.experts))
+    }
+}
+
+/// What has come down for a layer.
+pub(super) struct Fetched<'a> {
+    /// `[tokens, top_k]`
+    pub(super) ids: &'a [u32],
+    /// `[tokens, top_k]`
+    pub(super) weights: &'a [f32],
+    /// `[tokens, hidden]`
+    pub(super) rows: &'a [f32],
+    /// Of one token, if they were asked for: those of the layer, then those of the next layers.
+    pub(super) scores: &'a [f32],
 }
 
 /// Where a router puts its choice.
@@ -152,8 +182,8 @@ pub(super) struct Workspace {
     middle: Address,
     heads: Address,
     pub(super) partial: Address,
-    /// `[chunk, experts]`
-    pub(super) scores: Rows,
+    /// Of passes of several tokens, `[chunk, experts]`.
+    scores: Address,
     pub(super) slots: Address,
     logits: Address,
     flags: Address,
@@ -163,7 +193,7 @@ pub(super) struct Workspace {
 impl Workspace {
     pub(super) fn new(device: &dyn Device, widths: Widths) -> Result<Self, ModelError> {
         let memory = device.alloc(widths.bytes() as usize)?;
-        let (sent_bytes, routed_bytes) = (Sent::of(&widths, widths.chunk).end, Routed::of(&widths, widths.chunk).end);
+        let (sent_bytes, routed_bytes) = (Sent::of(&widths, widths.chunk).end, Routed::most(&widths));
         let mut at = memory.address();
         let mut take = |bytes: usize| {
             let here = at;
@@ -174,7 +204,6 @@ impl Workspace {
         let [wide, middle, heads, partial, scores, slots, logits, flags, choices] = widths.buffers().map(take);
         let [routed_at, logits_at, flags_at, choices_at] = widths.pinned_parts();
         let pinned = device.pinned(widths.pinned_bytes() as usize)?;
-        let scores = Rows { at: scores, stride: widths.experts };
         Ok(Self {
             widths,
             _memory: memory,
@@ -205,6 +234,12 @@ impl Workspace {
     /// Normalised input of a half layer, `[tokens, hidden]`.
     pub(super) fn h(&self, tokens: usize) -> Rows {
         Rows { at: self.routed.plus(Routed::of(&self.widths, tokens).rows), stride: self.widths.hidden }
+    }
+
+    /// Scores of a layer's router, `[tokens, experts]`. Behind those of one token is room for the scores of [`LEAD`] layers more.
+    pub(super) fn scores(&self, tokens: usize) -> Rows {
+        let at = if tokens == 1 { self.routed.plus(Routed::of(&self.widths, 1).scores) } else { self.scores };
+        Rows { at, stride: self.widths.experts }
     }
 
     /// Position of the first token, u32.
@@ -277,20 +312,22 @@ impl Workspace {
         Ok(device.upload(Lane::Compute, self.sent, &self.pinned, 0..sent.end)?)
     }
 
-    /// Queue the routing and the normalised rows of a layer for the host.
-    pub(super) fn fetch_routing(&self, device: &dyn Device, tokens: usize) -> Result<(), GpuError> {
-        let end = self.routed_at + Routed::of(&self.widths, tokens).end;
+    /// Queue the routing and the normalised rows of a layer for the host and, of one token, so many scores: see [`Workspace::scores`].
+    pub(super) fn fetch_routing(&self, device: &dyn Device, tokens: usize, scores: usize) -> Result<(), GpuError> {
+        let end = self.routed_at + Routed::of(&self.widths, tokens).with(scores);
         device.download(Lane::Compute, self.routed, &self.pinned, self.routed_at..end)
     }
 
-    /// What [`Workspace::fetch_routing`] brought, when its mark has been passed: ids, weights `[tokens, top_k]`, rows `[tokens, hidden]`.
-    pub(super) fn routing<R>(&self, tokens: usize, f: impl FnOnce(&[u32], &[f32], &[f32]) -> R) -> Option<R> {
+    /// What [`Workspace::fetch_routing`] brought, when its mark has been passed.
+    pub(super) fn routing<R>(&self, tokens: usize, scores: usize, f: impl FnOnce(&Fetched<'_>) -> R) -> Option<R> {
         let at = Routed::of(&self.widths, tokens);
         let (mut f, mut result) = (Some(f), None);
-        self.pinned.read(self.routed_at..self.routed_at + at.end, &mut |bytes| {
+        self.pinned.read(self.routed_at..self.routed_at + at.with(scores), &mut |bytes| {
             let Some(f) = f.take() else { return };
-            let (ids, weights) = (&bytes[..at.weights], &bytes[at.weights..2 * at.weights]);
-            result = Some(f(bytemuck::cast_slice(ids), bytemuck::cast_slice(weights), bytemuck::cast_slice(&bytes[at.rows..])));
+            let (ids, weights, rows) = (&bytes[..at.weights], &bytes[at.weights..2 * at.weights], &bytes[at.rows..at.end]);
+            let scores = &bytes[bytes.len() - scores * 4..];
+            let [weights, rows, scores] = [weights, rows, scores].map(bytemuck::cast_slice);
+            result = Some(f(&Fetched { ids: bytemuck::cast_slice(ids), weights, rows, scores }));
         });
         result
     }
