@@ -4,10 +4,11 @@ use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::device::DeviceDecoder;
 use super::weights::Weights;
-use super::{expert_weights, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
+use super::{early, expert_weights, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
 use crate::events::{ForeseeChoice, LoadOptions, Plan};
 use crate::experts::budget::{self, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
+use crate::experts::schedule::comes_in_time;
 use crate::experts::slots::CpuTier;
 use crate::experts::store::ExpertStore;
 use crate::experts::vram::{self, Hold, Traffic, VramOptions, VramTier};
@@ -103,7 +104,33 @@ pub fn plan(gguf: &Gguf, options: &LoadOptions, available: u64) -> Result<Plan, 
 /// See [`plan`].
 pub fn plan_on(gguf: &Gguf, options: &LoadOptions, available: u64, device: Option<&dyn Device>) -> Result<Plan, ModelError> {
     let (_, config) = read(gguf)?;
-    Ok(planned(gguf, &config, options, available, device)?.0)
+    Ok(planned(gguf, &config, options, available, device)?.plan)
+}
+
+/// A plan, and what follows from it.
+struct Planned {
+    plan: Plan,
+    /// Most tokens of a pass.
+    chunk: usize,
+    /// The routers of later layers are made to be asked before their turn: the plan counts them.
+    foresees: bool,
+}
+
+/// The fastest link that is reckoned with before it has been measured: sixteen lanes of PCIe 5.0, bytes per second.
+const FAST_LINK: f64 = 64e9;
+
+/// Whether experts could come ahead of use on a device. How fast its link is, and how much memory the machine will give, is known only when the plan has been followed, so where nobody says how
+/// many come this goes by the best that both can be.
+fn comes_ahead(options: &LoadOptions, needs: &Needs) -> bool {
+    let other = options.policy.as_ref().is_some_and(|p| p.parse().ok() != Some(Policy::Rotary));
+    if let Some(ahead) = options.ahead.filter(|_| !other) {
+        return ahead > 0;
+    }
+    let ram = crate::kernels::memory::total();
+    let hold = Hold::on(options.hold, ram, ram, options.ram, vram::pin_budget(ram));
+    let all = needs.expert_bytes.iter().sum::<u64>() * needs.experts as u64;
+    let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0);
+    !other && comes_in_time(largest, FAST_LINK) && all <= hold.room.min(hold.lock)
 }
 
 fn planned(
@@ -112,13 +139,41 @@ fn planned(
     options: &LoadOptions,
     available: u64,
     device: Option<&dyn Device>,
-) -> Result<(Plan, usize), ModelError> {
+) -> Result<Planned, ModelError> {
     // The toy is so small that all its experts would fit anywhere; fewer slots let it show what the program is about.
     let toy = options.ram.is_none() && options.vram.is_none() && crate::demo::is_it(gguf);
     let slots = options.slots.or(toy.then_some(crate::demo::SLOTS.min(config.experts)));
     let wish = Wish { ram: options.ram, slots, context: options.context, available };
     let needs = needs(gguf, config, options.kv_f32);
-    let Some(device) = device else { return Ok((budget::plan(&needs, &wish)?, CHUNK as usize)) };
+    let with = |early: u64| -> Result<(Plan, usize), ModelError> {
+        let needs = Needs { trunk: needs.trunk + early, ..needs.clone() };
+        match device {
+            None => Ok((budget::plan(&needs, &wish)?, CHUNK as usize)),
+            Some(device) => planned_on(gguf, config, options, &wish, needs, device),
+        }
+    };
+    let early = early::bytes(needs.expert_bytes.len(), config.experts, config.hidden);
+    let without = with(0)?;
+    let useful = |plan: &Plan| plan.slots_per_layer < plan.max_slots && comes_ahead(options, &needs);
+    let asking = match options.foresee {
+        ForeseeChoice::Always => Some(with(early)?),
+        // On the CPU nothing comes ahead, nor where every expert has a slot. And a model that only just fits does without.
+        ForeseeChoice::Auto if device.is_some() && useful(&without.0) => with(early).ok(),
+        _ => None,
+    };
+    let foresees = asking.is_some();
+    let (plan, chunk) = asking.unwrap_or(without);
+    Ok(Planned { plan, chunk, foresees })
+}
+
+fn planned_on(
+    gguf: &Gguf,
+    config: &ModelConfig,
+    options: &LoadOptions,
+    wish: &Wish,
+    needs: Needs,
+    device: &dyn Device,
+) -> Result<(Plan, usize), ModelError> {
     let free = device.free()?;
     let room = options.vram.unwrap_or(free).min(free) / CHUNK_SHARE;
     let fits = |chunk: &usize| device_buffers(config, &needs, *chunk) <= room;
@@ -128,7 +183,7 @@ fn planned(
     let staging = vram::staging_bytes(largest, vram::pin_budget(crate::kernels::memory::total()));
     let pinned = staging + DeviceDecoder::pinned_bytes(config, chunk);
     let room = DeviceRoom { name: device.facts().name.clone(), free, budget: options.vram, pinned };
-    Ok((budget::plan_on_device(&needs, &wish, &room)?, chunk))
+    Ok((budget::plan_on_device(&needs, wish, &room)?, chunk))
 }
 
 /// Bytes of device memory besides weights, context and slots, for passes of so many tokens.
@@ -217,11 +272,11 @@ pub fn open_on(
         Some(name) => name.parse::<Policy>().map_err(ExpertError::from)?,
         None => Policy::default(),
     };
-    let (plan, longest) = planned(gguf, &config, options, crate::kernels::memory::available(), device.as_deref())?;
+    let Planned { plan, chunk: longest, foresees } =
+        planned(gguf, &config, options, crate::kernels::memory::available(), device.as_deref())?;
     let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, pool: pool.clone() };
     let (mut decoder, store, config) = bind(gguf, &settings)?;
-    // On the CPU nothing comes ahead.
-    if options.foresee == ForeseeChoice::Always {
+    if foresees {
         decoder.ask_early()?;
     }
     let (expert_bytes, experts) = (store.expert_bytes(), config.experts);
