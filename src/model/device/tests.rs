@@ -1,5 +1,7 @@
 //! The decoder on the simulated device against the same model on the CPU.
 
+mod foresee;
+
 use super::super::{open_on, Logits, Opened};
 use crate::events::{HoldChoice, LoadOptions, MissChoice, Phase, StepRecord};
 use crate::gguf::Gguf;
@@ -20,15 +22,22 @@ fn options(slots: usize) -> LoadOptions {
     LoadOptions { slots: Some(slots), kv_f32: true, context: Some(64), hold: HoldChoice::Never, ..LoadOptions::default() }
 }
 
+fn demo_file() -> Gguf {
+    Gguf::from_static(crate::demo::gguf(), "demo").unwrap()
+}
+
 fn demo(options: &LoadOptions) -> Opened {
-    open_on(&Gguf::from_static(crate::demo::gguf(), "demo").unwrap(), options, Pool::new(2), None, &mut |_, _| true).unwrap()
+    open_on(&demo_file(), options, Pool::new(2), None, &mut |_, _| true).unwrap()
+}
+
+fn on_device(gguf: &Gguf, options: &LoadOptions, order: Order) -> OnDevice {
+    let device = Simulated::new(Options { order, ..Options::default() });
+    let model = open_on(gguf, options, Pool::new(2), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
+    OnDevice { model, device }
 }
 
 fn demo_on_device(options: &LoadOptions, order: Order) -> OnDevice {
-    let device = Simulated::new(Options { order, ..Options::default() });
-    let gguf = Gguf::from_static(crate::demo::gguf(), "demo").unwrap();
-    let model = open_on(&gguf, options, Pool::new(2), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
-    OnDevice { model, device }
+    on_device(&demo_file(), options, order)
 }
 
 fn step(m: &mut Opened, tokens: &[u32], phase: Phase, logits: Logits) -> (Vec<f32>, StepRecord) {
