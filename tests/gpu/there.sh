@@ -86,7 +86,8 @@ if wanted models; then
     half=$(((${experts:-0} + 1) / 2))
     ways=("--slots 1" "--slots $half" "--slots $experts" "--slots $half --miss gpu" "--slots $half --miss cpu" "--slots 1 --miss gpu"
       "--slots 1 --miss cpu" "--slots $half --resize 1,$experts,$half" "--slots $experts --miss cpu --resize $half,1,$experts"
-      "--slots $experts --resize $experts,$experts,$experts,$experts,$half" "--slots $half --hold never" "--slots $half --miss gpu --hold never --ahead 1")
+      "--slots $experts --resize $experts,$experts,$experts,$experts,$half" "--slots $half --hold never" "--slots $half --miss gpu --hold never --ahead 1"
+      "--slots $half --ahead 1 --foresee always")
     # A model without experts has no slots.
     [ $half = 0 ] && ways=("")
     for how in "${ways[@]}"; do
@@ -216,6 +217,8 @@ if wanted bench && large bench; then
   gen=256 bench file "${cap[@]}" --hold never
   # Whether experts that come before their use pay: none, the usual one per look, two.
   for ahead in 0 1 2; do gen=256 bench "ahead-$ahead" "${cap[@]}" --ahead $ahead; done
+  # And whether it pays to ask the routers of the next layers which: ahead-1 does.
+  gen=256 bench foresee-never "${cap[@]}" --ahead 1 --foresee never
 fi
 # Everything resident.
 if wanted resident && large resident; then
