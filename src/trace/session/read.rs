@@ -5,7 +5,8 @@
 use super::bytes::{crc32, Payload};
 use super::{Ending, Entry, SessionError, Timed};
 use super::{CHOSEN, DECODE, END, EVENT, FRAME, HEADER, KEY, MAGIC, MAX_FILE, MAX_PAYLOAD, MAX_TABLE, QUESTION, SCHEDULING, STEP, VERSION};
-use crate::events::{Ahead, Event, Eviction, ModelCard, Outcome, Phase, RoutedExpert, Scheduling, StepRecord, StepTime, NO_SLOT};
+use crate::events::{Ahead, Event, Eviction, Foreseen, ModelCard, Outcome, Phase, RoutedExpert, Scheduling, StepRecord, StepTime, NO_SLOT};
+use crate::experts::schedule::LEAD;
 use crate::trace::routes::{Routes, RoutesHead, MAX_LAYERS};
 use half::f16;
 use std::path::Path;
@@ -303,5 +304,30 @@ fn step(mut p: Payload<'_>, table: &mut Vec<u16>) -> Option<Timed> {
             r.ahead.push(Ahead { layer: p.small()?, expert: p.small()? });
         }
     }
+    // And files that were written before routers were asked ahead of their turn, here.
+    if !p.bytes.is_empty() {
+        r.foreseen = foreseen(&mut p)?;
+    }
     Some(Timed { at, entry: Entry::Step(Box::new(r)) })
+}
+
+/// What routers foresaw, group after group: a layer from a distance.
+fn foreseen(p: &mut Payload<'_>) -> Option<Vec<Foreseen>> {
+    let mut said = Vec::new();
+    for _ in 0..p.count(2, MAX_TABLE)? {
+        let code: u32 = p.small()?;
+        let (layer, lead) = (u16::try_from(code >> 2).ok()?, (code & 3) as u8);
+        if !(1..=LEAD).contains(&usize::from(lead)) {
+            return None;
+        }
+        let experts = p.count(2, u64::from(u16::MAX))?;
+        said.reserve(experts);
+        let mut expert = 0u16;
+        for _ in 0..experts {
+            expert = expert.checked_add(p.small()?)?;
+            let [likely] = p.take()?;
+            said.push(Foreseen { layer, lead, expert, likely });
+        }
+    }
+    Some(said)
 }

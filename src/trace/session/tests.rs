@@ -1,7 +1,7 @@
 use super::bytes::{crc32, put};
 use super::*;
 use crate::events::{
-    Ahead, Eviction, FinishReason, Outcome, Phase, RoutedExpert, Scheduling, StepRecord, StepTime, TextKind, TurnStats, NO_SLOT,
+    Ahead, Eviction, FinishReason, Foreseen, Outcome, Phase, RoutedExpert, Scheduling, StepRecord, StepTime, TextKind, TurnStats, NO_SLOT,
 };
 use proptest::prelude::*;
 
@@ -30,7 +30,32 @@ fn record(step: u64, seed: u64) -> StepRecord {
     }
     r.evicted.push(Eviction { layer: 1, expert: 15 });
     r.ahead.push(Ahead { layer: 1, expert: 3 });
+    // As it is told, and in no order at all.
+    for _ in 0..rng.usize(0..3) {
+        let (lead, mut expert) = (rng.u8(1..=2), 0);
+        for _ in 0..rng.usize(1..6) {
+            expert = if rng.u8(0..8) == 0 { rng.u16(..) } else { rng.u16(expert..=expert.saturating_add(20)) };
+            r.foreseen.push(Foreseen { layer: rng.u16(..), lead, expert, likely: rng.u8(..) });
+        }
+        let layer = rng.u16(0..40);
+        r.foreseen.extend((0..rng.u16(0..4)).map(|expert| Foreseen { layer, lead, expert, likely: rng.u8(..) }));
+    }
     r
+}
+
+/// A session of one frame with this payload; and the payload of the frame that a step is written as.
+fn one_frame(kind: u8, payload: &[u8]) -> Session {
+    let mut w = Writer::new(Vec::new()).unwrap();
+    w.begin(kind);
+    w.frame.extend_from_slice(payload);
+    w.end().unwrap();
+    Session::from_bytes(w.finish().unwrap()).unwrap()
+}
+
+fn payload(r: &StepRecord) -> Vec<u8> {
+    let mut w = Writer::new(Vec::new()).unwrap();
+    w.step(0, r).unwrap();
+    w.frame[5..w.frame.len() - 4].to_vec()
 }
 
 fn session(steps: u64) -> Vec<Timed> {
@@ -149,6 +174,52 @@ fn a_reader_of_before_passes_over_the_policy() {
     let ends = frame_ends(&with);
     assert!(with[HEADER] > QUESTION);
     assert_eq!([&with[..HEADER], &with[ends[0]..]].concat(), write(&session(9)));
+}
+
+#[test]
+fn steps_end_where_older_writers_end_them_and_what_later_ones_add_is_passed_over() {
+    let plain = StepRecord { foreseen: Vec::new(), ..record(1, 1) };
+    let bytes = payload(&plain);
+    let read = |bytes: &[u8]| one_frame(STEP, bytes).get(0).map(|t| t.entry);
+    let whole = Some(Entry::Step(Box::new(plain.clone())));
+    // Without what was foreseen; without that and what came ahead (one expert); with something more.
+    assert_eq!(read(&bytes[..bytes.len() - 1]), whole);
+    let before = StepRecord { ahead: Vec::new(), ..plain };
+    assert_eq!(read(&bytes[..bytes.len() - 4]), Some(Entry::Step(Box::new(before))));
+    assert_eq!(read(&[&bytes[..], &[3, 1, 2]].concat()), whole);
+}
+
+#[test]
+fn what_was_foreseen_is_checked_before_it_is_believed() {
+    let bytes = payload(&StepRecord::default());
+    let (end, start) = (Ending::Damaged { at: HEADER }, &bytes[..bytes.len() - 1]);
+    // No such distance; no expert beyond 65,535; more groups, or experts, than there are bytes; cut.
+    let id = [0xff, 0xff, 0x03];
+    let beyond = [&[1, 5, 2][..], &id, &[9, 1, 9]].concat();
+    for odd in [&[1, 4, 1, 0, 9][..], &[1, 7, 1, 0, 9], &beyond, &[0x7f, 5, 1, 0, 9], &[1, 5, 0x7f, 0, 9], &[1, 5, 1, 0]] {
+        assert_eq!(one_frame(STEP, &[start, odd].concat()).ending(), end, "{odd:?}");
+    }
+    let mut sound = one_frame(STEP, &[start, &[2, 5, 1], &id, &[9, 6, 0]].concat());
+    let Entry::Step(read) = sound.get(0).unwrap().entry else { panic!("a step") };
+    assert_eq!(read.foreseen, [Foreseen { layer: 1, lead: 1, expert: u16::MAX, likely: 9 }]);
+}
+
+/// `docs/trace-format.md` names it.
+#[test]
+fn what_is_foreseen_of_a_token_takes_less_than_two_kilobytes() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut r = StepRecord::default();
+    let without = payload(&r).len();
+    for at in 0..40 {
+        for lead in (1..=2).filter(|lead| at + lead < 40) {
+            let mut ids = rng.choose_multiple(0..256, 10);
+            ids.sort_unstable();
+            r.foreseen.extend(ids.iter().map(|&expert| Foreseen { layer: at + lead, lead: lead as u8, expert, likely: rng.u8(13..) }));
+        }
+    }
+    let bytes = payload(&r).len() - without;
+    println!("{bytes} bytes for {} experts", r.foreseen.len());
+    assert!((1700..1900).contains(&bytes), "{bytes}");
 }
 
 #[test]

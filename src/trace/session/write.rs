@@ -3,7 +3,7 @@
 use super::bytes::{crc32, put};
 use super::{Entry, Question, Timed};
 use super::{CHOSEN, DECODE, END, EVENT, HEADER, KEY, KEY_EVERY, MAGIC, MAX_PAYLOAD, QUESTION, SCHEDULING, STEP, VERSION};
-use crate::events::{Event, Outcome, Phase, StepRecord, NO_SLOT};
+use crate::events::{Event, Foreseen, Outcome, Phase, StepRecord, NO_SLOT};
 use crate::trace::player::card_of;
 use crate::trace::routes::Routes;
 use half::f16;
@@ -135,6 +135,7 @@ impl<W: Write> Writer<W> {
             put(out, a.layer.into());
             put(out, a.expert.into());
         }
+        put_foreseen(out, &r.foreseen);
         self.end()
     }
 
@@ -172,6 +173,22 @@ impl<W: Write> Writer<W> {
         self.frame.extend_from_slice(&sum.to_le_bytes());
         // One call per frame: a cut file ends inside a frame only if the system cut it.
         self.out.write_all(&self.frame)
+    }
+}
+
+/// What routers foresaw: most of a step where they are asked, so layer and distance are written once for all experts of rising id.
+fn put_foreseen(out: &mut Vec<u8>, said: &[Foreseen]) {
+    let groups = said.chunk_by(|a, b| (a.layer, a.lead) == (b.layer, b.lead) && a.expert <= b.expert);
+    put(out, groups.clone().count() as u64);
+    for group in groups {
+        put(out, u64::from(group[0].layer) << 2 | u64::from(group[0].lead & 3));
+        put(out, group.len() as u64);
+        let mut last = 0;
+        for f in group {
+            put(out, u64::from(f.expert - last));
+            out.push(f.likely);
+            last = f.expert;
+        }
     }
 }
 
