@@ -4,6 +4,7 @@
 //! - [`record`]: the sink that writes it while a session runs;
 //! - [`csv`]: reader and writer of the `route_trace v1` format that other projects publish;
 //! - [`routes`]: the routing alone, as any of these sources gives it;
+//! - [`foretold`]: what routers foresaw of it;
 //! - [`simulate`]: what other policies and slot counts would have done with that routing;
 //! - [`profile`], [`roofline`]: a machine, and the tokens per second that it would make of that;
 //! - [`open`]: tells the formats apart;
@@ -15,6 +16,7 @@
 
 pub mod csv;
 pub mod difference;
+pub mod foretold;
 mod marks;
 mod moment;
 pub mod open;

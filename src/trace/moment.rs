@@ -4,6 +4,7 @@
 //! same place are the same, whichever way they came: what the person changed on the way (slots, policy) is part of the story
 //! and happens again where it happened.
 
+use super::foretold;
 use super::routes::{MAX_EXPERTS, MAX_LAYERS};
 use super::scheduling;
 use super::second::Second;
@@ -311,5 +312,6 @@ pub(super) fn fits(card: &ModelCard, r: &StepRecord) -> bool {
         && r.routed.iter().all(|x| expert(x.expert))
         && r.evicted.iter().all(|e| usize::from(e.layer) < card.layers && expert(e.expert))
         && r.ahead.iter().all(|a| usize::from(a.layer) < card.layers && expert(a.expert))
+        && foretold::fits(&r.foreseen, card.layers, card.experts)
         && (r.slot_of.is_empty() || r.slot_of.len() == card.layers * card.experts)
 }

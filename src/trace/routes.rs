@@ -1,5 +1,6 @@
 //! The routing of a session, without its text: what the scheduler saw.
 
+use super::foretold::{self, Foretold};
 use crate::events::{ModelCard, Outcome, Phase, RoutedExpert, Scheduling, StepRecord};
 
 /// Most layers that a trace may have.
@@ -88,13 +89,15 @@ pub struct Routes {
     /// `[steps * layers]`: end of each layer's experts in `routed`.
     ends: Vec<usize>,
     routed: Vec<RoutedExpert>,
+    foretold: Foretold,
 }
 
 impl Routes {
     /// No steps yet.
     #[must_use]
     pub fn new(head: RoutesHead) -> Self {
-        Self { head, steps: Vec::new(), measured: Vec::new(), ends: Vec::new(), routed: Vec::new() }
+        let foretold = Foretold::new(head.layers);
+        Self { head, steps: Vec::new(), measured: Vec::new(), ends: Vec::new(), routed: Vec::new(), foretold }
     }
 
     /// What a model card says, as the head of its routes.
@@ -132,10 +135,12 @@ impl Routes {
         }
     }
 
-    /// Add a step of a recorded session. Experts beyond the head's count are left out.
+    /// Add a step of a recorded session, unless it names experts beyond the head's count.
     pub fn push_record(&mut self, turn: u32, record: &StepRecord) {
         let step = RoutesStep { turn, phase: record.phase, step: record.step, tokens: record.tokens };
-        if record.routed.iter().all(|r| usize::from(r.expert) < self.head.experts) {
+        let known = record.routed.iter().all(|r| usize::from(r.expert) < self.head.experts);
+        if known && foretold::fits(&record.foreseen, self.head.layers, self.head.experts) {
+            self.foretold.push(self.steps.len(), &record.foreseen);
             self.push(step, (0..record.layers()).map(|l| record.layer(l)));
             self.measured.resize(self.steps.len() - 1, Measured::default());
             self.measured.push(Measured { total_us: record.time.total_us, slots: record.slots });
@@ -183,6 +188,17 @@ impl Routes {
         &self.routed[start..self.ends[i]]
     }
 
+    /// What routers foresaw, where they were asked before their turn.
+    #[must_use]
+    pub fn foretold(&self) -> &Foretold {
+        &self.foretold
+    }
+
+    /// As if no router had been asked before its turn.
+    pub fn forget_foretold(&mut self) {
+        self.foretold.clear();
+    }
+
     /// Bytes of one expert of a layer; 0 if unknown.
     #[must_use]
     pub fn expert_bytes(&self, layer: usize) -> u64 {
@@ -195,6 +211,7 @@ impl Routes {
         self.measured.truncate(steps);
         self.ends.truncate(self.steps.len() * self.head.layers);
         self.routed.truncate(self.ends.last().copied().unwrap_or(0));
+        self.foretold.truncate(steps);
     }
 
     /// A step as a record of the telemetry lane, without slots, times and occupancy: those are of the session that was
@@ -207,6 +224,7 @@ impl Routes {
             record.routed.extend(self.tick(step, layer).iter().map(|r| RoutedExpert { outcome: Outcome::Miss, ..*r }));
             record.ends.push(record.routed.len() as u32);
         }
+        record.foreseen.extend(self.foretold.said(step));
         record
     }
 }

@@ -8,6 +8,8 @@
 //! occupancy before the tick. The prompt at the beginning only warms the slots, and every layer gets the same warm-up: a
 //! layer's first `P` ticks, with `P` the steps of that prompt. (Some traces lack the last layer in the prompt, because
 //! engines skip what no logit needs; that layer's warm-up is then taken from its first generated tokens.)
+//!
+//! Where routers were asked before their turn, `rotary` is told what they said when the engine was told it, before each layer's tick.
 
 mod belady;
 mod contender;
@@ -17,6 +19,7 @@ mod tally;
 pub use contender::Contender;
 pub use tally::{ByExpert, LayerTally, Tally};
 
+use super::foretold::Foretold;
 use super::routes::Routes;
 use crate::events::{Outcome, Phase};
 use crate::experts::policy::{Admission, Overlay, Policy};
@@ -35,6 +38,7 @@ pub struct Prepared {
     outcomes: Vec<Outcome>,
     /// Per entry of `routed`: the step in which its layer uses the expert next; `u32::MAX` if never.
     next_use: Vec<u32>,
+    foretold: Foretold,
 }
 
 #[derive(Clone, Copy)]
@@ -85,6 +89,7 @@ impl Prepared {
             routed,
             outcomes,
             next_use,
+            foretold: routes.foretold().clone(),
         }
     }
 
@@ -123,6 +128,7 @@ impl Prepared {
             bring(&mut scheduler, None, &mut ahead);
             for (layer, t) in tallies.iter_mut().enumerate() {
                 let tick = self.ticks[step * self.layers + layer];
+                self.foretold.tell(step, layer, &mut scheduler);
                 scheduler.tick(layer, &self.routed[tick.start..tick.end]);
                 bring(&mut scheduler, Some(layer), &mut ahead);
                 let plan = scheduler.plan();

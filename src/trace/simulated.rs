@@ -1,5 +1,6 @@
 //! What the scheduler does with recorded routing, step by step, in place of what was recorded.
 
+use super::foretold::Foretold;
 use crate::events::{Ahead, Eviction, ModelCard, Outcome, RoutedExpert, StepRecord, StepTime};
 use crate::experts::policy::{Admission, Policy};
 use crate::experts::schedule::{Routed, Scheduler};
@@ -10,6 +11,8 @@ pub(super) struct Simulated {
     pub(super) scheduler: Scheduler,
     bytes: Vec<u64>,
     tick: Vec<Routed>,
+    /// Of the step at hand.
+    foretold: Foretold,
 }
 
 impl Simulated {
@@ -19,6 +22,7 @@ impl Simulated {
             scheduler: Scheduler::new(card.layers, card.experts, slots, policy, admission),
             bytes: card.expert_bytes.clone(),
             tick: Vec::new(),
+            foretold: Foretold::new(card.layers),
         }
     }
 
@@ -49,6 +53,8 @@ impl Simulated {
         record.evicted.clear();
         record.ahead.clear();
         (record.bytes_uploaded, record.bytes_missed) = (0, 0);
+        self.foretold.clear();
+        self.foretold.push(0, &record.foreseen);
         self.bring(None, record);
         let mut start = 0;
         for layer in 0..record.ends.len() {
@@ -56,6 +62,7 @@ impl Simulated {
             self.tick.clear();
             self.tick.extend(routed[start..end].iter().map(|r| Routed { expert: r.expert, tokens: r.tokens, weight: r.weight }));
             start = end;
+            self.foretold.tell(0, layer, &mut self.scheduler);
             let plan = self.scheduler.tick(layer, &self.tick);
             let bytes = self.bytes.get(layer).copied().unwrap_or(0);
             for p in &plan.placed {
