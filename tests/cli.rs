@@ -447,6 +447,37 @@ fn a_trace_whose_name_ends_in_csv_holds_the_routing_and_no_words() {
 }
 
 #[test]
+fn what_routers_foresee_is_recorded_and_simulations_of_it_hit_more() {
+    let p = Program::new();
+    let path = |name: &str| p.home.path().join(name).to_str().unwrap().to_owned();
+    let (talk, bare, csv) = (path("talk.rotary"), path("bare.rotary"), path("talk.csv"));
+    let args = ["run", "demo", "-p", "Tell me a story about a fox.", "-n", "80", "--greedy", "--quiet", "--slots", "8"];
+    let (with, without) = (p.run(&[&args[..], &["--foresee", "always", "--trace", &talk]].concat()), p.run(&args));
+    assert!(with.code == 0 && with.out == without.out, "it changes no word: {with:?}");
+    let simulated = |file: &str, foresee: &str| {
+        let o = p.run(&["simulate", file, "--slots", "6", "--policy", "rotary,lru,belady", "--foresee", foresee, "--format", "json"]);
+        assert_eq!(o.code, 0, "{o:?}");
+        let found: serde_json::Value = serde_json::from_str(&o.out).unwrap();
+        let hits = [0, 1, 2].map(|i| found[0]["table"][i]["hits"].as_f64().unwrap());
+        (found[0]["foreseen"].as_u64(), hits)
+    };
+    let ((tokens, foreseen), (none, blind)) = (simulated(&talk, "auto"), simulated(&talk, "never"));
+    assert!(tokens.is_some_and(|n| n > 40) && none.is_none(), "{tokens:?} {none:?}");
+    assert!(foreseen[0] > 1.15 * blind[0] && foreseen[1..] == blind[1..], "{foreseen:?} {blind:?}");
+    let o = p.run(&["simulate", &talk, "--no-curves"]);
+    contains_all(&o.out, &[&format!("routers asked before their turn: {} tokens\n", tokens.unwrap())]);
+    contains_all(&p.run(&["replay", "--summary", &talk]).out, &["foreseen    ", "asked before their turn"]);
+    // A session without its words keeps it; a CSV has no place for it.
+    for (to, tokens) in [(&bare, tokens), (&csv, None)] {
+        assert_eq!(p.run(&["convert", &talk, to]).code, 0);
+        let (kept, hits) = simulated(to, "auto");
+        assert_eq!(kept, tokens);
+        assert!(kept.is_none() || hits == foreseen, "{hits:?}");
+    }
+    assert_eq!(p.run(&["simulate", &talk, "--foresee", "always"]).code, 2);
+}
+
+#[test]
 fn a_recording_that_is_killed_is_readable_and_can_be_simulated() {
     let p = Program::new();
     let file = p.home.path().join("killed.rotary");

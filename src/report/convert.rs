@@ -15,7 +15,8 @@ use std::process::ExitCode;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Routing alone is kept: what was said is left out, so a session can be given to others. A session keeps gate weights in half\n\
-precision; a CSV has no column for the tokens of a chunk of the prompt, which becomes one step. docs/trace-format.md has both.")]
+precision; a CSV has no column for the tokens of a chunk of the prompt, which becomes one step,\n\
+and none for what routers foresaw. docs/trace-format.md has both.")]
 pub struct ConvertArgs {
     /// A recorded session, or a route_trace v1 CSV
     #[arg(value_name = "FILE")]

@@ -7,7 +7,6 @@ use super::simulate::{generated, name, on_machine, trunk_of, Format, SimulateArg
 use crate::cli::Failure;
 use crate::events::Phase;
 use crate::experts::policy::Overlay;
-use crate::trace::open::open_routes;
 use crate::trace::profile::Profile;
 use crate::trace::roofline::{estimate, Demand, Estimate};
 use crate::trace::routes::Routes;
@@ -241,7 +240,7 @@ pub(super) fn run(args: &SimulateArgs, sides: &[String], profile: Option<&Profil
         trunk: args.trunk,
     };
     let read = |path: &Path| -> Result<(String, Routes, Prepared), Failure> {
-        let routes = open_routes(path).map_err(|e| Failure::usage(e.to_string()))?;
+        let routes = args.routes(path)?;
         let prepared = Prepared::new(&routes);
         Ok((name(path), routes, prepared))
     };

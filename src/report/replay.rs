@@ -175,7 +175,7 @@ pub fn summary(args: &ReplayArgs, out: &mut impl Write) -> color_eyre::Result<()
 
 fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()> {
     let (mut prompts, mut generated, mut turns, mut questions) = (0u64, 0u64, 0u64, 0u64);
-    let (mut hits, mut routed, mut last) = (0u64, 0u64, 0u64);
+    let (mut hits, mut routed, mut foreseen, mut last) = (0u64, 0u64, 0u64, 0u64);
     let mut policies: Vec<Scheduling> = Vec::new();
     for i in 0..session.len() {
         let Some(timed) = session.get(i) else { break };
@@ -188,6 +188,7 @@ fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()
             Entry::Step(r) if r.phase == Phase::Prefill => prompts += 1,
             Entry::Step(r) => {
                 generated += 1;
+                foreseen += u64::from(!r.foreseen.is_empty());
                 hits += r.routed.iter().filter(|x| x.outcome == Outcome::Hit).count() as u64;
                 routed += r.routed.len() as u64;
             }
@@ -210,6 +211,9 @@ fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()
     writeln!(out, "length      {:.1} s", last as f64 / 1e6)?;
     writeln!(out, "turns       {turns} finished, {questions} asked")?;
     writeln!(out, "steps       {prompts} of prompts, {generated} generated")?;
+    if foreseen > 0 {
+        writeln!(out, "foreseen    {foreseen} tokens: routers were asked before their turn")?;
+    }
     if routed > 0 {
         writeln!(out, "hit rate    {:.1} % of {routed} routed experts while generating", hits as f64 / routed as f64 * 100.0)?;
     }

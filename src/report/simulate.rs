@@ -4,7 +4,7 @@
 mod args;
 mod table;
 
-pub use args::{Contenders, Format, SimulateArgs, Slots};
+pub use args::{Contenders, Foresee, Format, SimulateArgs, Slots};
 pub(super) use table::quoted;
 pub use table::{csv, text};
 
@@ -12,7 +12,6 @@ use super::diff;
 use crate::cli::Failure;
 use crate::experts::policy::{Overlay, Policy};
 use crate::experts::schedule::comes_in_time;
-use crate::trace::open::open_routes;
 use crate::trace::profile::{Misses, Profile};
 use crate::trace::roofline::{estimate, Demand, Estimate};
 use crate::trace::routes::{Routes, RoutesHead, Trunk};
@@ -65,6 +64,9 @@ pub struct Simulation {
     pub top_k: usize,
     /// Tokens generated.
     pub tokens: usize,
+    /// Tokens for which routers were asked before their turn, if there are any and what they said is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreseen: Option<usize>,
     /// One slot in every layer, bytes; 0 if unknown.
     pub slot_bytes: u64,
     /// Weights that every token reads, bytes; 0 if unknown.
@@ -144,6 +146,7 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
         recorded: head.scheduling.as_ref().map(under),
         top_k: head.top_k,
         tokens: generated(routes),
+        foreseen: Some((0..routes.len()).filter(|&i| routes.foretold().has(i)).count()).filter(|n| *n > 0),
         slot_bytes,
         trunk_bytes,
         trunk,
@@ -176,7 +179,7 @@ pub fn run(args: &SimulateArgs) -> color_eyre::Result<ExitCode> {
     };
     let mut found = Vec::new();
     for path in &args.files {
-        let routes = open_routes(path).map_err(|e| Failure::usage(e.to_string()))?;
+        let routes = args.routes(path)?;
         let mut simulation = simulate(&name(path), &routes, &wish);
         if simulation.table.is_empty() {
             let experts = simulation.experts;

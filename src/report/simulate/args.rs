@@ -4,13 +4,15 @@ use crate::cli::Failure;
 use crate::config::{parse_bytes, Folders};
 use crate::experts::policy::Overlay;
 use crate::report::curves::Canvas;
+use crate::trace::open::open_routes;
 use crate::trace::profile::{self, Misses, Profile};
+use crate::trace::routes::Routes;
 use crate::trace::simulate::Contender;
 use crate::ui::palette::{ColorDepth, DepthSources};
 use crate::ui::theme::glyphs::environment_is_utf8;
 use clap::{Args, ValueEnum};
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Most slot counts in one table.
 const MAX_COUNTS: usize = 1024;
@@ -22,6 +24,7 @@ Examples:
   rotary simulate talk.rotary --slots 8..128 --policy all --profile rtx-4060-laptop
   rotary simulate a.csv b.csv --slots 16,32,64 --format csv
   rotary simulate talk.rotary --diff rotary@32 lru@48
+  rotary simulate talk.rotary --policy rotary --foresee never
   rotary simulate --diff monday.rotary tuesday.rotary
 
 A side of --diff is a policy, slots, or both (lru, slots=48, lru@48), `recorded` for what happened, or the file of
@@ -45,6 +48,9 @@ pub struct SimulateArgs {
     /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1]
     #[arg(long, value_name = "N")]
     pub ahead: Option<usize>,
+    /// Whether what comes ahead goes by what routers said before their turn: auto (where a file has it, see `rotary run --foresee always`) or never
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Foresee::Auto)]
+    pub foresee: Foresee,
     /// Estimate tokens/s on this machine: the name of a profile, or a .toml file
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
@@ -77,6 +83,15 @@ impl SimulateArgs {
         Overlay { margin: self.margin, per_tick: self.cap, ahead: self.ahead }
     }
 
+    /// The routing of a file, with what was foreseen of it unless that is not wanted.
+    pub(in crate::report) fn routes(&self, path: &Path) -> Result<Routes, Failure> {
+        let mut routes = open_routes(path).map_err(|e| Failure::usage(e.to_string()))?;
+        if self.foresee == Foresee::Never {
+            routes.forget_foretold();
+        }
+        Ok(routes)
+    }
+
     /// The profile that was asked for, with what else was.
     pub(in crate::report) fn machine(&self) -> Result<Option<Profile>, Failure> {
         let Some(name) = &self.profile else { return Ok(None) };
@@ -93,6 +108,15 @@ impl SimulateArgs {
         let color = terminal && unicode && DepthSources::from_env(None, None).depth() > ColorDepth::Mono;
         Canvas::new(terminal.then(|| crossterm::terminal::size().ok()).flatten(), unicode, color)
     }
+}
+
+/// Whether experts come ahead by what routers foresaw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Foresee {
+    /// Where it was recorded.
+    Auto,
+    /// By likeness of routing alone.
+    Never,
 }
 
 /// How to print a table.

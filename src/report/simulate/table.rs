@@ -19,6 +19,9 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
     if let Some(recorded) = &s.recorded {
         writeln!(out, "{recorded}")?;
     }
+    if let Some(n) = s.foreseen {
+        writeln!(out, "routers asked before their turn: {n} token{}", if n == 1 { "" } else { "s" })?;
+    }
     let mut policies: Vec<Contender> = Vec::new();
     s.table.iter().for_each(|t| {
         if !policies.contains(&t.tally.policy) {
