@@ -478,6 +478,20 @@ fn what_routers_foresee_is_recorded_and_simulations_of_it_hit_more() {
 }
 
 #[test]
+fn what_came_ahead_on_a_device_is_what_a_simulation_of_the_recording_brings() {
+    let p = Program::new();
+    let file = p.home.path().join("device.rotary");
+    let file = file.to_str().unwrap();
+    let args = ["run", "demo", "--device", "simulated", "--slots", "8", "--ahead", "1", "--foresee", "always", "--trace", file];
+    let o = p.run(&[&args[..], &["-p", "Tell me a story.", "-n", "24", "--greedy", "--quiet"]].concat());
+    assert_eq!(o.code, 0, "{o:?}");
+    let o = p.run(&["simulate", file, "--ahead", "1", "--diff", "recorded", "rotary@8", "--format", "json"]);
+    let d: serde_json::Value = serde_json::from_str(&o.out).unwrap();
+    assert!(d[0]["a"]["hit_rate"].as_f64().unwrap() > 0.3, "{}", o.out);
+    assert_eq!(d[0]["a"]["hit_rate"], d[0]["b"]["hit_rate"], "{}", o.out);
+}
+
+#[test]
 fn a_recording_that_is_killed_is_readable_and_can_be_simulated() {
     let p = Program::new();
     let file = p.home.path().join("killed.rotary");
