@@ -8,7 +8,7 @@
 //! - A hit is judged against the occupancy *before* the tick.
 //! - Nothing that is used in a tick is evicted in it, neither hits nor newcomers.
 //! - A miss need not be admitted; it is then computed from the host tier.
-//! - The plan is a function of the routing so far (and of resizes and policy changes), of nothing else.
+//! - The plan is a function of the routing so far (and of resizes and policy changes, and of what it is told to foresee), of nothing else.
 //!
 //! Between ticks, [`Scheduler::bring`] gives slots to experts that the token at hand will probably ask for.
 
@@ -137,7 +137,7 @@ impl Scheduler {
             newcomers: Vec::with_capacity(experts),
             fill: [usize::MAX; 2],
             victims: Vec::with_capacity(experts),
-            foreseen: Default::default(),
+            foreseen: std::array::from_fn(|_| ahead::Foreseen::with_room(experts)),
             soon: Vec::with_capacity(experts),
             likely: Vec::with_capacity(experts),
             ahead: Vec::with_capacity(experts),

@@ -110,13 +110,12 @@ impl FeedForward {
         match self {
             Self::Dense(dense) => dense.forward(compute, x),
             Self::Moe { router, index, shared, early } => {
-                let routing = match early.as_ref().filter(|_| experts.asks_routers()) {
-                    None => router.forward(compute, x)?,
-                    Some(early) => {
-                        let (routing, scores, early) = router.forward_with(compute, early, x)?;
-                        with_rows(&scores, |own| with_rows(&early, |early| experts.foresee(*index, own, early, &routing.ids)))??;
-                        routing
-                    }
+                let routing = if experts.asks_routers() {
+                    let (routing, own, early) = router.forward_with(compute, early.as_ref(), x)?;
+                    experts.foresee(*index, &own, &early, &routing.ids);
+                    routing
+                } else {
+                    router.forward(compute, x)?
                 };
                 let routed = experts.forward(*index, x, &routing)?;
                 match shared {

@@ -47,12 +47,23 @@ impl Router {
 }
 
 impl Router {
-    /// The same for one row, with the scores `[1, experts]` that it comes from and what `beside`, another map of the row, makes of it.
-    pub(super) fn forward_with(&self, compute: &mut Compute, beside: &Linear, x: &Tensor) -> Result<(Routing, Tensor, Tensor), ModelError> {
-        let [scores, other] = Linear::many(compute, [&self.scores, beside], x)?;
+    /// The same for one row, with the scores `[experts]` that it comes from, and what `beside`, another map of the row, makes of it.
+    pub(super) fn forward_with(
+        &self,
+        compute: &mut Compute,
+        beside: Option<&Linear>,
+        x: &Tensor,
+    ) -> Result<(Routing, Vec<f32>, Vec<f32>), ModelError> {
+        let (scores, other) = match beside {
+            Some(beside) => {
+                let [scores, other] = Linear::many(compute, [&self.scores, beside], x)?;
+                (scores, with_rows(&other, <[f32]>::to_vec)?)
+            }
+            None => (self.scores.forward(compute, x)?, Vec::new()),
+        };
         let (_, experts) = scores.dims2()?;
-        let routing = with_rows(&scores, |values| route(values, experts, self.gating))?;
-        Ok((routing, scores, other))
+        let scores = with_rows(&scores, <[f32]>::to_vec)?;
+        Ok((route(&scores, experts, self.gating), scores, other))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whole models: the built-in one, and small made-up ones of every layout.
 
 use super::*;
-use crate::events::{LoadOptions, Outcome, Phase, StepRecord};
+use crate::events::{ForeseeChoice, LoadOptions, Outcome, Phase, StepRecord};
 use crate::gguf::write::Writer;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
@@ -37,6 +37,47 @@ fn generate(m: &mut Opened, tokens: usize, mut between: impl FnMut(&mut Opened, 
         (logits, _) = step(m, &out[i..=i], Phase::Decode);
     }
     (out, bits)
+}
+
+#[test]
+fn routers_that_are_asked_early_foresee_most_of_what_is_used_and_change_no_logit() {
+    let options = |foresee| LoadOptions { slots: Some(12), foresee, ..LoadOptions::default() };
+    let said = |foresee| {
+        let mut m = demo(&options(foresee));
+        let (mut logits, first) = step(&mut m, &PROMPT, Phase::Prefill);
+        assert!(first.foreseen.is_empty(), "tokens of a prompt are read together");
+        let (mut records, mut bits) = (Vec::new(), Vec::new());
+        for _ in 0..40 {
+            let (next, record) = step(&mut m, &[best(&logits)], Phase::Decode);
+            bits.extend(next.iter().map(|l| l.to_bits()));
+            records.push(record);
+            logits = next;
+        }
+        (bits, records)
+    };
+    let (bits, records) = said(ForeseeChoice::Always);
+    let (plain, silent) = said(ForeseeChoice::Never);
+    assert_eq!(bits, plain);
+    let auto = said(ForeseeChoice::Auto).1;
+    assert!(silent.iter().chain(&auto).all(|r| r.foreseen.is_empty()), "nothing comes ahead on the CPU, so nobody is asked");
+    for (lead, least) in [(1, [0.55, 0.65]), (2, [0.4, 0.6])] {
+        let (mut right, mut told, mut used) = (0.0, 0.0, 0.0);
+        for r in &records[8..] {
+            for layer in usize::from(lead)..r.layers() {
+                let likely: Vec<u16> = r
+                    .foreseen
+                    .iter()
+                    .filter(|f| usize::from(f.layer) == layer && f.lead == lead && f.likely >= 102)
+                    .map(|f| f.expert)
+                    .collect();
+                told += likely.len() as f64;
+                used += r.layer(layer).len() as f64;
+                right += r.layer(layer).iter().filter(|e| likely.contains(&e.expert)).count() as f64;
+            }
+        }
+        let found = [right / used, right / told];
+        assert!(found.iter().zip(least).all(|(f, l)| *f > l), "lead {lead}: {found:.2?} of what is used, and of what is told");
+    }
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! Experts that come before they are asked for.
 //!
 //! A token's routing in the layers so far tells much of its routing in the layers to come ([`super::super::recall`]), and the routers of those layers, asked before
-//! their turn, tell more ([`super::super::foresight`]). What is likely and
-//! absent is *brought ahead*: it gets a slot one or two layers before its tick, so that the copy runs while those layers are computed, and the
-//! tick finds a hit where a miss would have been. A wrong guess costs a copy and, for a while, the slot of the resident that was least likely
+//! their turn, tell more ([`super::super::foresight`]). What is likely and absent is *brought ahead*: it gets a slot one or two layers before its
+//! tick, so that the copy runs while those layers are computed, and the tick finds a hit where a miss would have been. A wrong guess costs a copy and, for a while, the slot of the resident that was least likely
 //! to be asked for.
 //!
 //! Whether an expert is a hit is judged as ever, against the occupancy before the tick. No swap happens within a tick that the tick's plan
@@ -16,7 +15,7 @@ use std::ops::Range;
 
 /// How many layers a tick looks ahead. Each layer is looked at so often: first with more time for the copy, last with more knowledge.
 pub const LEAD: usize = 2;
-/// How likely an expert must be to be brought. Some six in ten of those that are get used (`docs/scheduling.md`).
+/// How likely an expert must be to be brought. Some six in ten of those that are get used, eight where routers were asked (`docs/scheduling.md`).
 const LIKELY: f32 = 0.4;
 
 /// The longest that an expert may take the link, seconds. At most two come per layer; on real text one in the mean where slots are few.
@@ -30,7 +29,7 @@ pub fn comes_in_time(expert_bytes: u64, link: f64) -> bool {
 }
 
 /// What was told of a layer whose tick is still to come.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Foreseen {
     layer: Option<usize>,
     /// Expert and likelihood in 255ths.
@@ -38,6 +37,10 @@ pub(super) struct Foreseen {
 }
 
 impl Foreseen {
+    pub(super) fn with_room(experts: usize) -> Self {
+        Self { layer: None, likely: Vec::with_capacity(experts) }
+    }
+
     pub(super) fn forget(&mut self) {
         self.layer = None;
     }
@@ -173,6 +176,39 @@ mod tests {
             assert_eq!(*outcomes, [Outcome::Hit; 2], "layer {layer}");
             assert!(brought.contains(&(layer, 0)) && brought.contains(&(layer, 1)));
         }
+    }
+
+    #[test]
+    fn who_is_foreseen_comes_without_anything_to_remember_and_is_forgotten_with_the_token() {
+        let mut s = Scheduler::new(LAYERS, 64, 6, Policy::Rotary, Policy::Rotary.admission());
+        s.begin_step(Phase::Decode, 1);
+        s.tick(0, &routed(0));
+        // One of them does not exist, one is not likely enough, and only the likeliest comes.
+        s.foresee(1, [(3, 110), (7, 250), (9, 200), (64, 255)].into_iter());
+        s.foresee(2, [(5, 90)].into_iter());
+        assert_eq!(s.bring(1).iter().map(|swap| swap.expert).collect::<Vec<_>>(), [7]);
+        assert!(s.bring(2).is_empty());
+        // What is told later counts, and who is here already need not come.
+        s.tick(1, &routed(7));
+        s.foresee(2, [(5, 250)].into_iter());
+        assert_eq!(s.bring(2).iter().map(|swap| swap.expert).collect::<Vec<_>>(), [5]);
+        assert!(s.bring(2).is_empty());
+        s.begin_step(Phase::Decode, 1);
+        for layer in 0..LAYERS {
+            assert!(s.bring(layer).is_empty(), "layer {layer}: nothing is known of this token");
+        }
+    }
+
+    #[test]
+    fn residents_that_are_foreseen_keep_their_slots() {
+        let mut s = Scheduler::new(LAYERS, 64, 2, Policy::Rotary, Policy::Rotary.admission());
+        s.begin_step(Phase::Decode, 1);
+        s.tick(1, &routed(20));
+        s.begin_step(Phase::Decode, 1);
+        s.tick(0, &routed(0));
+        s.foresee(1, [(20, 255), (30, 240)].into_iter());
+        let came = s.bring(1).to_vec();
+        assert_eq!((came.len(), came[0].expert, came[0].evicted), (1, 30, Some(21)));
     }
 
     #[test]
