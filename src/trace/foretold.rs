@@ -1,7 +1,6 @@
 //! What routers foresaw in each step of a session, in the order in which it was told.
 //!
-//! At each layer those of the next [`LEAD`] layers are asked, the nearest first. Where a step has any of it all of them were asked, and who is not named was found
-//! hardly likely. The likelihoods go by scores and routing alone, so they hold for any policy and slot count that is simulated with that routing.
+//! At each layer those of the next [`LEAD`] layers are asked, the nearest first. Who is not named beside others was found hardly likely; where nobody is named, nothing was told. The likelihoods go by scores and routing alone, so they hold for any policy and slot count that is simulated with that routing.
 
 use crate::events::Foreseen;
 use crate::experts::schedule::{Scheduler, LEAD};
@@ -99,12 +98,12 @@ impl Foretold {
 
     /// Tell a scheduler what was foreseen at `layer` of a step, as the engine does before the layer's tick.
     pub fn tell(&self, step: usize, layer: usize, scheduler: &mut Scheduler) {
-        if !self.has(step) {
-            return;
-        }
         for lead in (0..LEAD).filter(|lead| layer + lead + 1 < self.layers) {
             let place = layer * LEAD + lead;
-            scheduler.foresee(layer + lead + 1, self.likely[self.range(step, place, place + 1)].iter().copied());
+            let likely = &self.likely[self.range(step, place, place + 1)];
+            if !likely.is_empty() {
+                scheduler.foresee(layer + lead + 1, likely.iter().copied());
+            }
         }
     }
 }

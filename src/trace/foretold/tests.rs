@@ -47,7 +47,10 @@ fn engine(s: &mut Scheduler, r: &StepRecord) -> (u64, Vec<Ahead>) {
     for at in 0..LAYERS {
         for lead in (1..=LEAD).filter(|lead| !r.foreseen.is_empty() && at + lead < LAYERS) {
             let of = |f: &&Foreseen| usize::from(f.layer) == at + lead && usize::from(f.lead) == lead;
-            s.foresee(at + lead, r.foreseen.iter().filter(of).map(|f| (f.expert, f.likely)));
+            let likely: Vec<_> = r.foreseen.iter().filter(of).map(|f| (f.expert, f.likely)).collect();
+            if !likely.is_empty() {
+                s.foresee(at + lead, likely.into_iter());
+            }
         }
         let routed: Vec<Routed> = r.layer(at).iter().map(|r| Routed { expert: r.expert, tokens: r.tokens, weight: r.weight }).collect();
         hits += s.tick(at, &routed).placed.iter().filter(|p| p.outcome == Outcome::Hit).count() as u64;
