@@ -11,7 +11,7 @@ use super::ledger::{Account, Ledger};
 use crate::events::{Gauges, ModelCard, Outcome, Phase, StepRecord, StepTime, NO_SLOT};
 use crate::experts::curve::Curve;
 use crate::experts::schedule::Routed;
-use forecast::{Accuracy, Cost, Forecast, Verdict};
+use forecast::{along_curve, Accuracy, Cost, Forecast, Verdict};
 use regret::Regret;
 use std::collections::VecDeque;
 
@@ -210,7 +210,7 @@ impl MemoryState {
     /// The forecast of another count, moved along the curve to this one, with the costs of before the change.
     fn carried(&self, from: &Forecast, slots: usize) -> Option<Forecast> {
         let curve = self.curve.as_ref()?;
-        let hit_rate = (from.hit_rate + curve.hit_rate(slots)? - curve.hit_rate(from.slots)?).clamp(0.0, 1.0);
+        let hit_rate = along_curve(from.hit_rate, curve.hit_rate(from.slots)?, curve.hit_rate(slots)?, from.slots >= self.experts);
         let speed = self.cost.and_then(|c| c.speed(hit_rate));
         Some(Forecast { slots, hit_rate, speed, bytes: self.slot_bytes(slots) })
     }
@@ -366,9 +366,8 @@ impl MemoryState {
         let curve = self.curve.as_ref()?;
         let now = self.hit_rate_now()?;
         let slots = slots.min(self.experts);
-        // The curve is LRU's; the policy in force is a little better or worse. Its distance is kept.
-        let moved = now + curve.hit_rate(slots)? - curve.hit_rate(self.slots)?;
-        let hit_rate = if slots >= self.experts { moved.max(now) } else { moved }.clamp(0.0, 1.0);
+        let moved = along_curve(now, curve.hit_rate(self.slots)?, curve.hit_rate(slots)?, self.slots >= self.experts);
+        let hit_rate = if slots >= self.experts { moved.max(now) } else { moved };
         let speed = self.cost().and_then(|c| c.speed(hit_rate));
         Some(Forecast { slots, hit_rate, speed, bytes: self.slot_bytes(slots) })
     }
