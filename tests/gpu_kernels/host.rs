@@ -1,7 +1,7 @@
 //! The kernels compiled for the CPU, and memory for them in which every byte that they should not touch is watched.
 
 use rotary::gguf::GgmlType;
-use rotary::gpu::params::Kernel;
+use rotary::gpu::params::{Kernel, MatVec};
 use rotary::gpu::reference::{self, HostMemory};
 use rotary::gpu::Address;
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr, CString};
@@ -12,44 +12,74 @@ use std::sync::OnceLock;
 
 type Run = unsafe extern "C" fn(*const c_char, *const c_void, *const c_uint, c_uint, c_int) -> c_int;
 type Layout = unsafe extern "C" fn(*const c_char, *const c_char) -> i64;
-type Entries = unsafe extern "C" fn() -> *const c_char;
+type Text = unsafe extern "C" fn() -> *const c_char;
+type Fault = unsafe extern "C" fn(*const c_char, u64) -> c_int;
+type Watch = unsafe extern "C" fn(usize, usize, *const [usize; 2], usize, *const [usize; 2], usize);
 
-/// `kernels/host.cpp`, compiled and loaded once.
+/// `kernels/host.cpp`, compiled and loaded.
 pub(crate) struct Compiled {
     library: libloading::Library,
+    /// The library's file, for those who want to know what lies where in it.
+    file: tempfile::TempPath,
+}
+
+/// With phases as loops over the threads of a block.
+pub(crate) fn compiled() -> &'static Compiled {
+    static COMPILED: OnceLock<Compiled> = OnceLock::new();
+    COMPILED.get_or_init(|| Compiled::new(false))
+}
+
+/// With every thread by itself until it waits, and what they touch watched.
+pub(crate) fn together() -> &'static Compiled {
+    static COMPILED: OnceLock<Compiled> = OnceLock::new();
+    COMPILED.get_or_init(|| Compiled::new(true))
 }
 
 /// # Panics
 /// Without a C++17 compiler: the kernels can't be tested then, and that must not pass for a success.
-pub(crate) fn compiled() -> &'static Compiled {
-    static COMPILED: OnceLock<Compiled> = OnceLock::new();
-    COMPILED.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gpu/kernels/host.cpp");
-        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("gpu-kernels-{}.so", std::process::id()));
-        let wanted = std::env::var("CXX").into_iter();
-        let compiler = wanted
-            .chain(["c++", "g++", "clang++"].map(String::from))
-            .find(|c| Command::new(c).arg("--version").output().is_ok_and(|o| o.status.success()))
-            .expect(
-                "the tests of the GPU kernels need a C++17 compiler (g++ or clang++), and there is none: install one, or name it in CXX",
-            );
-        let mut command = Command::new(&compiler);
-        command.args(["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wno-unknown-pragmas"]);
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("fma") {
-            command.arg("-mfma");
-        }
-        let result = command.arg("-o").arg(&out).arg(&source).output().expect("the compiler runs");
-        assert!(result.status.success(), "{compiler} does not compile the kernels:\n{}", String::from_utf8_lossy(&result.stderr));
-        // SAFETY: the library has no initialisers; it was compiled from this repository a moment ago.
-        let library = unsafe { libloading::Library::new(&out) }.expect("the compiled kernels load");
-        let _ = std::fs::remove_file(&out);
-        Compiled { library }
-    })
+fn compiler() -> String {
+    let wanted = std::env::var("CXX").into_iter();
+    wanted
+        .chain(["c++", "g++", "clang++"].map(String::from))
+        .find(|c| Command::new(c).arg("--version").output().is_ok_and(|o| o.status.success()))
+        .expect("the tests of the GPU kernels need a C++17 compiler (g++ or clang++), and there is none: install one, or name it in CXX")
+}
+
+fn compile(arguments: &[&str], sources: &[&Path], out: &Path) {
+    let compiler = compiler();
+    let mut command = Command::new(&compiler);
+    command.args(["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]).args(arguments);
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("fma") {
+        command.arg("-mfma");
+    }
+    let result = command.arg("-o").arg(out).args(sources).output().expect("the compiler runs");
+    assert!(result.status.success(), "{compiler} does not compile the kernels:\n{}", String::from_utf8_lossy(&result.stderr));
 }
 
 impl Compiled {
-    fn run<K: Kernel>(&self, kernel: &K, backwards: bool) {
+    fn new(together: bool) -> Self {
+        let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gpu/kernels");
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder for what is compiled");
+        let file = tempfile::Builder::new().suffix(".so").tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap().into_temp_path();
+        let host = kernels.join("host.cpp");
+        if together {
+            // Only the kernels call at each access; what is called then does not.
+            let [watched, watching, faults] = ["host.o", "together.o", "faults.o"].map(|name| dir.path().join(name));
+            compile(&["-c", "-g1", "-fsanitize=thread", "-DTOGETHER"], &[&host], &watched);
+            compile(&["-c"], &[&kernels.join("together.cpp")], &watching);
+            compile(&["-c", "-g1", "-fsanitize=thread", "-DTOGETHER", &format!("-I{}", kernels.display())], &[FAULTS.as_ref()], &faults);
+            compile(&["-shared"], &[&watched, &watching, &faults], &file);
+        } else {
+            compile(&["-shared"], &[&host], &file);
+        }
+        // SAFETY: the library has no initialisers; it was compiled from this repository a moment ago.
+        let library = unsafe { libloading::Library::new(&*file) }.expect("the compiled kernels load");
+        Self { library, file }
+    }
+
+    /// Run a kernel; what was wrong with its threads, if anything.
+    fn run<K: Kernel>(&self, kernel: &K, backwards: bool) -> Result<(), String> {
         let name = CString::new(kernel.name()).unwrap();
         let shape = kernel.shape();
         // SAFETY: the name and type are those of the function in host.cpp; the parameters live through the call, and their addresses point into
@@ -58,7 +88,48 @@ impl Compiled {
             let run = self.library.get::<Run>(b"rotary_host_kernel").unwrap();
             run(name.as_ptr(), std::ptr::from_ref(kernel).cast(), shape.grid.as_ptr(), shape.threads, backwards.into())
         };
-        assert_eq!(result, 0, "`{}` {}", K::NAME, ["", "is not among the entries", "has another number of threads"][result as usize]);
+        match result {
+            0 => Ok(()),
+            1 => panic!("`{}` is not among the entries", K::NAME),
+            2 => panic!("`{}` has another number of threads", K::NAME),
+            _ => Err(self.message()),
+        }
+    }
+
+    /// Run one of `faults.cpp`, over 256 floats; what was wrong with its threads.
+    pub(crate) fn fault(&self, name: &str, out: Address, memory: Range<usize>) -> Result<(), String> {
+        self.watch(&memory, &[], &[[memory.start, memory.end]]);
+        let name = CString::new(name).unwrap();
+        // SAFETY: the name and type are those of the function in faults.cpp, which writes 256 floats from there.
+        match unsafe { self.library.get::<Fault>(b"rotary_fault").unwrap()(name.as_ptr(), out.0) } {
+            0 => Ok(()),
+            1 => panic!("there is no fault {name:?}"),
+            _ => Err(self.message()),
+        }
+    }
+
+    /// Have the threads of the next kernel that this thread runs watched: what they do to the parts of `memory` that are `written`, and before their turn to anything but
+    /// `constants`.
+    fn watch(&self, memory: &Range<usize>, constants: &[[usize; 2]], written: &[[usize; 2]]) {
+        // SAFETY: the name and type are those of the function in together.cpp, which reads the ranges during the call.
+        unsafe {
+            let watch = self.library.get::<Watch>(b"rotary_together_watch").unwrap();
+            watch(memory.start, memory.len(), constants.as_ptr(), constants.len(), written.as_ptr(), written.len());
+        }
+    }
+
+    /// What went wrong in the last kernel that this thread ran, with the line of the kernel where there is somebody to tell it.
+    fn message(&self) -> String {
+        // SAFETY: the name and type are those of the function in together.cpp; the text is this thread's and stays until its next kernel.
+        let mut message =
+            unsafe { CStr::from_ptr(self.library.get::<Text>(b"rotary_together_message").unwrap()()) }.to_string_lossy().into_owned();
+        if let Some((_, code)) = message.split_once("code at ") {
+            let line = Command::new("addr2line").arg("-pife").arg(&self.file).arg(code.trim_end_matches(')')).output();
+            if let Ok(line) = line {
+                message = format!("{message}:\n{}", String::from_utf8_lossy(&line.stdout));
+            }
+        }
+        message
     }
 
     /// Size of a C++ struct, or the offset of a field of it.
@@ -73,7 +144,7 @@ impl Compiled {
         let mut names = Vec::new();
         // SAFETY: the function returns a constant list of strings that ends with an empty one.
         unsafe {
-            let mut at = self.library.get::<Entries>(b"rotary_host_entries").unwrap()();
+            let mut at = self.library.get::<Text>(b"rotary_host_entries").unwrap()();
             while *at != 0 {
                 let name = CStr::from_ptr(at);
                 names.push(name.to_str().unwrap().to_owned());
@@ -84,6 +155,7 @@ impl Compiled {
     }
 }
 
+const FAULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gpu_kernels/faults.cpp");
 const POISON: u32 = 0xffc0_dead;
 /// Bytes of poison before an allocation.
 const GAP: usize = 512;
@@ -129,6 +201,11 @@ impl Arena {
         };
         assert_ne!(base, libc::MAP_FAILED, "no memory for the arena");
         Self { base: base.cast(), used: 0, allocations: Vec::new(), pieces: Vec::new(), rng: fastrand::Rng::with_seed(seed) }
+    }
+
+    /// Where all of its allocations are.
+    pub(crate) fn memory(&self) -> Range<usize> {
+        self.base as usize..self.base as usize + self.used * PAGE
     }
 
     fn slice(&self, range: &Range<usize>) -> &[u8] {
@@ -267,7 +344,7 @@ impl Arena {
 
     /// What a kernel as C++ writes.
     pub(crate) fn result<K: Kernel>(&mut self, kernel: &K, at: Address, len: usize) -> Vec<f32> {
-        compiled().run(kernel, false);
+        compiled().run(kernel, false).unwrap();
         bytemuck::cast_slice(std::hint::black_box(&*self).bytes(at, len * 4).unwrap()).to_vec()
     }
 
@@ -275,15 +352,21 @@ impl Arena {
     pub(crate) fn check<K: Kernel + std::fmt::Debug>(&mut self, kernel: &K, outputs: &[Output]) {
         let before = self.snapshot();
         // The kernel reads and writes through addresses: nothing may be cached across the calls.
-        compiled().run(kernel, false);
+        compiled().run(kernel, false).unwrap();
         let got = std::hint::black_box(&*self).snapshot();
         self.restore(&before);
-        compiled().run(kernel, true);
+        compiled().run(kernel, true).unwrap();
         let backwards = std::hint::black_box(&*self).snapshot();
         self.restore(&before);
         reference::run(kernel.name(), kernel.shape(), bytemuck::bytes_of(kernel), self).unwrap_or_else(|e| panic!("{e}\n{kernel:?}"));
         let want = self.snapshot();
+        self.restore(&before);
+        let written = self.whole(|i| want[i] != before[i] || got[i] != before[i]);
+        together().watch(&self.memory(), &self.constants(kernel), &written);
+        together().run(kernel, false).unwrap_or_else(|e| panic!("{e}\n{kernel:?}"));
+        let together = std::hint::black_box(&*self).snapshot();
         self.same(&got, &backwards, "the result depends on the order of threads", kernel);
+        self.same(&got, &together, "the result is another where threads run one by one", kernel);
         let mut rest = got.clone();
         for output in outputs {
             let width = if output.half { 2 } else { 4 };
@@ -304,6 +387,24 @@ impl Arena {
         }
         self.same(&rest, &want, "bytes that are not for it, or that must be exact", kernel);
         self.restore(&before);
+    }
+
+    /// What a kernel may read before those that were queued before it are done: weights that no kernel writes.
+    fn constants<K: Kernel>(&self, kernel: &K) -> Vec<[usize; 2]> {
+        if K::NAME != MatVec::NAME {
+            return Vec::new();
+        }
+        let k: MatVec = bytemuck::pod_read_unaligned(bytemuck::bytes_of(kernel));
+        let weights = k.job[..k.jobs as usize].iter().map(|job| job.weight.0 as usize);
+        let inside = |at: usize| self.allocations.iter().position(|a| a.contains(&(at - self.base as usize)));
+        let of: Vec<_> = weights.filter_map(inside).collect();
+        self.whole(|i| of.contains(&i))
+    }
+
+    /// Begin and end of the allocations with such numbers.
+    fn whole(&self, which: impl Fn(usize) -> bool) -> Vec<[usize; 2]> {
+        let at = |i: usize| [self.allocations[i].start, self.allocations[i].end].map(|a| self.base as usize + a);
+        (0..self.allocations.len()).filter(|&i| which(i)).map(at).collect()
     }
 
     fn same(&self, a: &[Vec<u8>], b: &[Vec<u8>], what: &str, kernel: &impl std::fmt::Debug) {

@@ -1,4 +1,4 @@
-// The kernels compiled for the CPU, for `tests/gpu_kernels.rs`: the same headers that nvcc compiles, run block by block.
+// The kernels compiled for the CPU, for `tests/gpu_kernels`: the same headers that nvcc compiles, run block by block.
 #include "attention.cuh"
 #include "delta.cuh"
 #include "matmul.cuh"
@@ -8,16 +8,45 @@
 
 #include <cstddef>
 
-/// Run a kernel over a grid; `backwards` runs the threads of every phase in the opposite order. 0, or 1 if there is no such kernel, 2 if the number of
-/// threads is not the kernel's.
+#ifdef TOGETHER
+/// Run a block of a kernel, the `at`-th; false if that ended in an error.
+template <class Params> bool run_block(uint32_t at, const Block& block, const Params& params, void (*kernel)(const Block&, const Params&)) {
+    struct With {
+        const Block& block;
+        const Params& params;
+        void (*kernel)(const Block&, const Params&);
+    } with = {block, params, kernel};
+    const auto thread = [](void* w) {
+        const With& with = *(const With*)w;
+        if (!WaitsItself<Params>::value) in_turn();
+        with.kernel(with.block, with.params);
+    };
+    return simt::run_block(at, block.threads, thread, &with);
+}
+#else
+template <class Params> bool run_block(uint32_t, const Block& block, const Params& params, void (*kernel)(const Block&, const Params&)) {
+    kernel(block, params);
+    return true;
+}
+#endif
+
+/// Run a kernel over a grid; `backwards` runs the threads of every phase in the opposite order, where phases are loops. 0, or 1 if there is no such kernel, 2 if
+/// the number of threads is not the kernel's, 3 after an error that `rotary_together_message` tells.
 extern "C" int rotary_host_kernel(const char* kernel, const void* params, const unsigned grid[3], unsigned threads, int backwards) {
+#ifdef TOGETHER
+    (void)backwards;
+#else
     simt::backwards = backwards != 0;
+#endif
+    uint32_t at = 0;
 #define ENTRY(name, Params, wanted, blocks)                                                              \
     if (!strcmp(kernel, #name)) {                                                                        \
         if (threads != wanted) return 2;                                                                 \
         for (unsigned z = 0; z < grid[2]; z++)                                                           \
             for (unsigned y = 0; y < grid[1]; y++)                                                       \
-                for (unsigned x = 0; x < grid[0]; x++) name##_block(Block{x, y, z, threads}, *(const Params*)params); \
+                for (unsigned x = 0; x < grid[0]; x++) {                                                  \
+                    if (!run_block(at++, Block{x, y, z, threads}, *(const Params*)params, name##_block)) return 3;   \
+                }                                                                                        \
         return 0;                                                                                        \
     }
 #include "entries.inc"

@@ -296,7 +296,7 @@ DEVICE void half_product(const Block& block, const Rows<TWO>& rows, uint32_t col
                 if (t % 8 == 0) {
                     s.grow[token] = now - before < 127 ? bits_float((uint32_t)(127 + before - now) << 23) : 0.0f;
                     s.unit[token] = bits_float((uint32_t)(now - 13) << 23);
-                    if (now != before) s.grown_at = from;
+                    if (now != before) put_alike(s.grown_at, from);
                 }
                 uint32_t h[4];
 #pragma unroll

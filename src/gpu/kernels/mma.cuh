@@ -54,6 +54,43 @@ DEVICE void fetch_ahead(const void* p) { asm volatile("prefetch.global.L2 [%0];"
 
 inline uint32_t two_halves(float low, float high) { return float_half(low) | (uint32_t)float_half(high) << 16; }
 
+#ifdef TOGETHER
+
+/// A lane gets four bytes of each matrix from where another lane says that the row is.
+template <class At> void load_halves(const Block&, At at, PerThread<Halves>& out) {
+    const int lane = simt::me() % LANES;
+    const auto row = (uintptr_t)at(simt::me());
+    simt::Shown s = {};
+    memcpy(s.word, &row, sizeof row);
+    const simt::Shown* all = simt::shown(simt::site_of<At>(), s);
+    for (int i = 0; i < 4; i++) {
+        uintptr_t theirs;
+        memcpy(&theirs, all[8 * i + lane / 4].word, sizeof theirs);
+        memcpy(&out.v[i], (const uint8_t*)theirs + 4 * (lane % 4), 4);
+    }
+}
+
+template <int N> void multiply_halves(const Block&, PerThread<Halves>& a, PerThread<Halves>& b, int half, PerThread<Few<float, N>>& sums, int at) {
+    const int lane = simt::me() % LANES;
+    // Two numbers of each word, as floats.
+    simt::Shown mine = {};
+    for (int i = 0; i < 6; i++) {
+        const uint32_t both = i < 4 ? a.v[i] : b.v[half + i - 4];
+        mine.word[2 * i] = float_bits(half_float((uint16_t)both)), mine.word[2 * i + 1] = float_bits(half_float((uint16_t)(both >> 16)));
+    }
+    const simt::Shown* all = simt::shown(simt::site_of<Halves>(), mine);
+    for (int i = 0; i < 4; i++) {
+        const int row = lane / 4 + i / 2 * 8, column = 2 * (lane % 4) + i % 2;
+        float& sum = sums.v[at + i];
+        for (int k = 0; k < 16; k++) {
+            const uint32_t p = all[row % 8 * 4 + k % 8 / 2].word[2 * (row / 8 + k / 8 * 2) + k % 2], q = all[column * 4 + k % 8 / 2].word[2 * (4 + k / 8) + k % 2];
+            sum = fmaf(bits_float(p), bits_float(q), sum);
+        }
+    }
+}
+
+#else
+
 template <class At> void load_halves(const Block& block, At at, PerThread<Halves>& out) {
     for (int t = 0; t < (int)block.threads; t++) {
         for (int i = 0; i < 4; i++) memcpy(&out[t][i], (const uint8_t*)at(t / LANES * LANES + 8 * i + t % LANES / 4) + 4 * (t % 4), 4);
@@ -78,6 +115,8 @@ template <int N> void multiply_halves(const Block& block, PerThread<Halves>& a, 
         }
     }
 }
+
+#endif
 
 inline void fetch_ahead(const void*) {}
 

@@ -6,14 +6,6 @@
 #include "matvec.cuh"
 #include "route.cuh"
 
-/// A kernel that has something to do before what comes before it is done.
-template <class Params> struct WaitsItself {
-    static constexpr bool value = false;
-};
-template <> struct WaitsItself<MatVec> {
-    static constexpr bool value = true;
-};
-
 #define ENTRY(name, Params, threads, blocks)                                                                                 \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p) {                   \
         dependents_may_come();                                                                                                \

@@ -5,7 +5,8 @@
 // on the GPU and an array on the host. `apart(block, f)` is a phase without the wait, for code that shares nothing. `warp_sum` and
 // `warp_max` are the butterfly of shuffles, on the host in the same order, so that both machines round alike.
 //
-// On the host the threads of a phase can be run in any order (`simt::backwards`): a result that depends on it is a race.
+// On the host the threads of a phase can be run in any order (`simt::backwards`): a result that depends on it is a race. There they also run
+// one by one, as a GPU has them, and what they touch is watched (`together.cuh`).
 #pragma once
 
 #include <cmath>
@@ -21,10 +22,6 @@
 #define DEVICE inline
 #define TABLE static const
 #define CONSTANT static const
-// Shared memory begins as NaN, as does what a thread keeps: whoever reads before writing is seen.
-#define SHARED(type, name) \
-    type name;             \
-    memset((void*)&name, 0xff, sizeof name)
 #endif
 
 /// For the bodies of phases: what a thread keeps stays in registers only if all of it is one function.
@@ -137,64 +134,16 @@ template <class T> DEVICE T read_only_four(const T* p) {
 /// What follows from the value is computed after this place.
 DEVICE void keep_here(uint32_t& v) { asm volatile("" : "+r"(v)); }
 DEVICE void set_bit(uint32_t* p, uint32_t bit) { atomicOr(p, bit); }
+/// Several threads may put the same there at once.
+DEVICE void put_alike(uint32_t& place, uint32_t value) { place = value; }
 
 #else
 
-#define MOST_THREADS 256
-
-namespace simt {
-inline bool backwards = false;
-}
-
-inline void in_turn() {}
-inline void warps_wait(const Block&) {}
-
-template <class T> struct PerThread {
-    T v[MOST_THREADS];
-    PerThread() { memset((void*)v, 0xff, sizeof v); }
-    T& operator[](int t) { return v[t]; }
-};
-
-template <class F> void apart(const Block& b, F f) {
-    if (simt::backwards)
-        for (int t = (int)b.threads - 1; t >= 0; t--) f(t);
-    else
-        for (int t = 0; t < (int)b.threads; t++) f(t);
-}
-
-template <class F> void phase(const Block& b, F f) { apart(b, f); }
-
-/// One step of a butterfly over any type of per-thread value.
-template <class At, class G> void butterfly_steps(const Block& b, int width, At at, G g) {
-    for (int o = width / 2; o; o /= 2) {
-        float before[MOST_THREADS];
-        for (int t = 0; t < (int)b.threads; t++) before[t] = at(t);
-        for (int t = 0; t < (int)b.threads; t++) at(t) = g(before[t], before[t ^ o]);
-    }
-}
-
-template <class G> void butterfly(const Block& b, PerThread<float>& a, G g) {
-    butterfly_steps(b, LANES, [&](int t) -> float& { return a.v[t]; }, g);
-}
-
-template <int N, class G> void butterfly(const Block& b, PerThread<Few<float, N>>& a, G g) {
-    for (int i = 0; i < N; i++) butterfly_steps(b, LANES, [&](int t) -> float& { return a.v[t][i]; }, g);
-}
-
-template <int M, int N> void sum_first_among(const Block& b, PerThread<Few<float, N>>& a, int width) {
-    for (int i = 0; i < M; i++) butterfly_steps(b, width, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return p + q; });
-}
-
-template <int N> void sum_among(const Block& b, PerThread<Few<float, N>>& a, int width) { sum_first_among<N>(b, a, width); }
-
-template <int N> void max_among(const Block& b, PerThread<Few<float, N>>& a, int width) {
-    for (int i = 0; i < N; i++) butterfly_steps(b, width, [&](int t) -> float& { return a.v[t][i]; }, [](float p, float q) { return fmaxf(p, q); });
-}
-
-template <int N, class From> void taken_from(const Block& b, PerThread<Few<float, N>>& a, From from) {
-    const auto before = a;
-    for (int t = 0; t < (int)b.threads; t++) a.v[t] = before.v[t / LANES * LANES + from(t)];
-}
+#ifdef TOGETHER
+#include "together.cuh"
+#else
+#include "loops.cuh"
+#endif
 
 inline uint32_t byte_perm(uint32_t a, uint32_t b, uint32_t s) {
     const uint64_t all = (uint64_t)b << 32 | a;
@@ -231,7 +180,6 @@ inline uint16_t float_half(float f) {
 template <class T> T read_only(const T* p) { return *p; }
 template <class T> T read_only_four(const T* p) { return *p; }
 inline void keep_here(uint32_t&) {}
-inline void set_bit(uint32_t* p, uint32_t bit) { *p |= bit; }
 
 #endif
 
