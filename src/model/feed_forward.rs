@@ -96,7 +96,7 @@ pub enum FeedForward {
         index: usize,
         /// Added to what the routed experts give.
         shared: Option<Box<SharedExpert>>,
-        /// The routers of the next layers with experts, as [`super::early`] makes them; `None`: they are not asked before their turn.
+        /// The routers of the next layers with experts, as `model::early` makes them; `None`: they are not asked before their turn.
         early: Option<Linear>,
     },
 }
