@@ -23,6 +23,9 @@ pub(super) struct CheckArgs {
     /// Change the slots per layer after every chunk, to these in turn
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = at_least_one)]
     resize: Vec<usize>,
+    /// Keep keys and values in 16 bits, as a chat does, instead of 32: logits then differ more
+    #[arg(long, conflicts_with = "kv_f32")]
+    kv_f16: bool,
     #[command(flatten)]
     load: Load,
     /// One JSON object instead of text
@@ -36,7 +39,8 @@ pub(super) fn check(args: &CheckArgs) -> eyre::Result<ExitCode> {
     let gguf = crate::engine::open::map(&find_model(&args.model, &config)?).map_err(Failure::from)?;
     let reference = report::reference::Reference::read(&args.reference).map_err(|e| Failure::usage(e.to_string()))?;
     let load = args.load.options(&config);
-    let options = CheckOptions { tolerance: args.tolerance, load, resize: args.resize.clone(), ..CheckOptions::default() };
+    let options =
+        CheckOptions { tolerance: args.tolerance, load, resize: args.resize.clone(), kv_f16: args.kv_f16, ..CheckOptions::default() };
     let checked = check_file(&gguf, &reference, &options).map_err(|e| match e {
         CheckError::Reference(_) | CheckError::OtherModel(_) => Failure::usage(e.to_string()),
         CheckError::Gguf(e) => EngineError::from(e).into(),

@@ -93,6 +93,12 @@ params! {
     Attention { q: Address, keys: Address, values: Address, partial: Address, position: Address,
                 tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, context: u32, wide: u32, splits: u32, scale: f32, pad: u32 }
 
+    /// The same of a chunk of the prompt, over caches of f16, in tiles of [`ChunkAttention::QUERIES`] queries of a group. The n positions up to the chunk's end are cut into
+    /// `splits` ranges of `ceil(n / splits)`, but at least [`ChunkAttention::LEAST`], rounded up to a multiple of 64. With more than one, `partial` is written as by [`Attention`], but a query that sees nothing
+    /// of a range has an output of zeros there; with one, `y[t][h][value_dim]` is, as [`JoinSplits`] would. Scaled queries and the keys' weights may be rounded to f16.
+    ChunkAttention { q: Address, keys: Address, values: Address, partial: Address, gate: Address, y: Address, position: Address,
+                     tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, context: u32, splits: u32, gate_stride: u32, gate_head: u32, scale: f32 }
+
     /// Joins the splits of [`Attention`] into `y[t][h][value_dim]`, times `sigmoid(gate[t * gate_stride + h * gate_head + i])` unless `gate` is 0.
     JoinSplits { partial: Address, gate: Address, y: Address, tokens: u32, heads: u32, value_dim: u32, splits: u32, gate_stride: u32, gate_head: u32 }
 
@@ -327,6 +333,39 @@ impl Kernel for Attention {
     const NAME: &'static str = "attention";
     fn shape(&self) -> Shape {
         Shape { grid: [self.heads / self.together(), self.splits, self.tokens], threads: 128 }
+    }
+}
+
+impl ChunkAttention {
+    /// Positions of the shortest range, but the last.
+    pub const LEAST: u32 = 256;
+    /// Queries of a tile.
+    pub const QUERIES: u32 = 64;
+
+    /// Whether there is room for heads of so many values: they are read sixteen bytes at a time, and lie in shared memory.
+    #[must_use]
+    pub fn fits(key_dim: u32, value_dim: u32) -> bool {
+        [key_dim, value_dim].iter().all(|dim| dim.is_multiple_of(8) && (1..=256).contains(dim))
+    }
+
+    /// Tiles of one group.
+    fn tiles(tokens: u32, heads: u32, groups: u32) -> u32 {
+        (tokens * (heads / groups.max(1))).div_ceil(Self::QUERIES)
+    }
+
+    /// In how many ranges the keys of `seen` positions are to be cut, at most `most`: few tokens after many others would keep a few blocks busy, where a GPU has room for
+    /// 128 or so.
+    #[must_use]
+    pub fn splits(tokens: u32, heads: u32, groups: u32, seen: u32, most: u32) -> u32 {
+        let busy = Attention::SPLITS / (Self::tiles(tokens, heads, groups) * groups).max(1);
+        busy.min(seen / Self::LEAST).min(most).max(1)
+    }
+}
+
+impl Kernel for ChunkAttention {
+    const NAME: &'static str = "chunk_attention";
+    fn shape(&self) -> Shape {
+        Shape { grid: [Self::tiles(self.tokens, self.heads, self.groups), self.groups, self.splits], threads: 128 }
     }
 }
 

@@ -256,8 +256,8 @@ fn near(what: &str, meant: &[(u32, f64)], got: &[(u32, f64)], limit: f64, out: &
 mod tests {
     use super::*;
     use crate::gpu::params::{
-        Add, Attention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, GroupedDown, GroupedUp, JoinSplits, MatMul,
-        MatVec, RmsNorm, Rotate, Route, SwiGlu,
+        Add, Attention, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, GroupedDown, GroupedUp,
+        JoinSplits, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu,
     };
     use crate::gpu::simulated::{Options, Simulated};
 
@@ -268,6 +268,7 @@ mod tests {
         for name in [
             Add::NAME,
             Attention::NAME,
+            ChunkAttention::NAME,
             Convolve::NAME,
             DeltaRule::NAME,
             ExpertsDown::NAME,

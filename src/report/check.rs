@@ -16,6 +16,8 @@ use std::path::Path;
 
 /// Largest difference of a logit from a float reference (whose logits spread by about 2.5).
 pub const FLOAT_TOLERANCE: f32 = 2e-3;
+/// The same where keys and values have 16 bits: that alone makes up to half of it, on the CPU.
+pub const HALF_CACHE_TOLERANCE: f32 = 5e-2;
 /// At a router margin below this, rounding alone may swap the last chosen expert for the next one.
 pub const ROUTE_MARGIN: f32 = 1e-4;
 /// On a quantized file, the best token must be the oracle's where that leads by more than this.
@@ -51,11 +53,13 @@ pub struct CheckOptions {
     pub load: LoadOptions,
     /// Slots per layer after each chunk, in turn, over and over. Empty: they stay.
     pub resize: Vec<usize>,
+    /// Keys and values of 16 bits, as chats have them, instead of 32.
+    pub kv_f16: bool,
 }
 
 impl Default for CheckOptions {
     fn default() -> Self {
-        Self { tolerance: None, chunks: vec![usize::MAX, 7, 1], load: LoadOptions::default(), resize: Vec::new() }
+        Self { tolerance: None, chunks: vec![usize::MAX, 7, 1], load: LoadOptions::default(), resize: Vec::new(), kv_f16: false }
     }
 }
 
@@ -170,7 +174,7 @@ pub fn check(model: &Path, reference: &Path, options: &CheckOptions) -> Result<R
 /// As [`check`].
 pub fn check_file(gguf: &Gguf, reference: &Reference, options: &CheckOptions) -> Result<Report, CheckError> {
     let longest = reference.prompts.iter().map(|p| p.ids.len() + p.greedy.len()).max().unwrap_or(0);
-    let load = LoadOptions { context: Some(longest + 1), kv_f32: true, ..options.load.clone() };
+    let load = LoadOptions { context: Some(longest + 1), kv_f32: !options.kv_f16, ..options.load.clone() };
     let threads = load.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let mut opened = model::open(gguf, &load, Pool::new(threads))?;
     // What is checked is what a long session does.
@@ -207,14 +211,15 @@ pub fn check_file(gguf: &Gguf, reference: &Reference, options: &CheckOptions) ->
         peer_top1,
         failures: Vec::new(),
     };
-    judge(&mut report, options.tolerance);
+    judge(&mut report, options);
     Ok(report)
 }
 
 /// Fills `failures` by the acceptance.
-fn judge(report: &mut Report, tolerance: Option<f32>) {
+fn judge(report: &mut Report, &CheckOptions { tolerance, kv_f16, .. }: &CheckOptions) {
     let mut failures = Vec::new();
-    let limit = tolerance.or((report.kind == Kind::Float).then_some(FLOAT_TOLERANCE));
+    let of_floats = if kv_f16 { HALF_CACHE_TOLERANCE } else { FLOAT_TOLERANCE };
+    let limit = tolerance.or((report.kind == Kind::Float).then_some(of_floats));
     for (i, p) in report.prompts.iter().enumerate() {
         if limit.is_some_and(|limit| p.max_abs > limit) {
             failures.push(format!("prompt {i}: a logit differs by {:.2e}, allowed {:.2e}", p.max_abs, limit.unwrap_or(0.0)));

@@ -87,9 +87,9 @@ if wanted models; then
     ways=("--slots 1" "--slots $half" "--slots $experts" "--slots $half --miss gpu" "--slots $half --miss cpu" "--slots 1 --miss gpu"
       "--slots 1 --miss cpu" "--slots $half --resize 1,$experts,$half" "--slots $experts --miss cpu --resize $half,1,$experts"
       "--slots $experts --resize $experts,$experts,$experts,$experts,$half" "--slots $half --hold never" "--slots $half --miss gpu --hold never --ahead 1"
-      "--slots $half --ahead 1 --foresee always")
+      "--slots $half --ahead 1 --foresee always" "--slots $half --kv-f16")
     # A model without experts has no slots.
-    [ $half = 0 ] && ways=("")
+    [ $half = 0 ] && ways=("" "--kv-f16")
     for how in "${ways[@]}"; do
       checks=$((checks + 1))
       if [ $running -ge "$jobs" ]; then wait -n; else running=$((running + 1)); fi

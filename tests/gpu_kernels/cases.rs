@@ -702,6 +702,69 @@ fn attention_over_splits_and_their_join() {
 }
 
 #[test]
+fn attention_of_chunks_in_tiles() {
+    let shapes = [(256, 256, 8, 1), (128, 128, 4, 1), (64, 64, 3, 3), (8, 16, 4, 2), (72, 40, 6, 2), (136, 200, 2, 1), (24, 128, 5, 1)];
+    for (case, (key_dim, value_dim, heads, groups)) in shapes.into_iter().enumerate() {
+        let chunks = [
+            (0u32, 9, 1, true),
+            (330, 20, 3, false),
+            (150, 33, 1, true),
+            (40, 11, 2, false),
+            (63, 17, 1, false),
+            (300, 10, 13, false),
+            (200, 12, 1, false),
+        ];
+        // Each shape has some of them, each of them some shapes.
+        for (position, tokens, splits, gated) in (0..2).map(|i| chunks[(case + 3 * i) % chunks.len()]) {
+            let a = &mut Arena::new(case as u64);
+            let context = position as usize + tokens + 1;
+            // What lies beyond the chunk's end may be anything, also no number.
+            let cache = |a: &mut Arena, dim: usize| -> Address {
+                let at = |i: usize| i / dim % context;
+                let value = |a: &mut Arena, i| if at(i) + 1 < context { a.below(2001) as f32 / 1000.0 - 1.0 } else { f32::NAN };
+                let values: Vec<u16> = (0..groups * context * dim).map(|i| half::f16::from_f32(value(a, i)).to_bits()).collect();
+                a.put(&values)
+            };
+            let (keys, values) = (cache(a, key_dim), cache(a, value_dim));
+            let (pieces, rows) = (tokens * heads * splits, tokens * heads);
+            let (partial, y) = (a.floats(pieces * (2 + value_dim)), a.floats(rows * value_dim));
+            let k = ChunkAttention {
+                q: a.noise(rows * key_dim, 2.0),
+                keys,
+                values,
+                partial,
+                gate: if gated { a.noise(tokens * (heads * (value_dim + 3) + 1), 3.0) } else { NONE },
+                y,
+                position: a.put(&[position]),
+                tokens: tokens as u32,
+                heads: heads as u32,
+                groups: groups as u32,
+                key_dim: key_dim as u32,
+                value_dim: value_dim as u32,
+                context: context as u32,
+                splits: splits as u32,
+                gate_stride: (heads * (value_dim + 3)) as u32 + 1,
+                gate_head: value_dim as u32 + 3,
+                scale: 2.0 / (key_dim as f32).sqrt(),
+            };
+            // A score of up to five is off as a product of halves is, and a weight by as much as its score; then the weights are rounded.
+            let mut outputs = Vec::new();
+            if splits == 1 {
+                outputs.push(a.output(y, rows * value_dim, 2.0 * HALVES));
+            } else {
+                // Each range's greatest score, sum and output by themselves: they are of different sizes.
+                for at in (0..pieces).map(|i| partial.plus(i * (2 + value_dim) * 4)) {
+                    outputs.push(a.output(at, 1, HALVES));
+                    outputs.push(a.output(at.plus(4), 1, 2.0 * HALVES));
+                    outputs.push(a.output(at.plus(8), value_dim, 4.0 * HALVES));
+                }
+            }
+            a.check(&k, &outputs);
+        }
+    }
+}
+
+#[test]
 fn convolutions_carry_their_last_inputs_on() {
     for (tokens, channels, width) in
         [(1, 1, 1), (1, 200, 4), (2, 130, 4), (7, 128, 4), (3, 5, 8), (20, 33, 2), (32, 9, 4), (33, 5, 8), (70, 3, 4), (40, 2, 1)]

@@ -27,6 +27,7 @@ layouts! {
     MatMul { x, cols, tokens, x_stride, pad, job }
     Rotate { q, k, v, q_norm, k_norm, angles, q_out, keys, values, position, tokens, heads, groups, key_dim, value_dim, half, context, wide, q_stride, q_head, k_stride, v_stride, eps, limit, limit_v, pad }
     Attention { q, keys, values, partial, position, tokens, heads, groups, key_dim, value_dim, context, wide, splits, scale, pad }
+    ChunkAttention { q, keys, values, partial, gate, y, position, tokens, heads, groups, key_dim, value_dim, context, splits, gate_stride, gate_head, scale }
     JoinSplits { partial, gate, y, tokens, heads, value_dim, splits, gate_stride, gate_head }
     Convolve { x, taps, carry, y, tokens, channels, width, x_stride }
     DeltaRule { mixed, alpha, beta, bias, rate, state, y, tokens, keys, values, key_dim, value_dim, alpha_stride, beta_stride, eps }
@@ -65,6 +66,7 @@ fn every_kernel_has_an_entry_and_every_entry_a_kernel() {
         MatMul::NAME,
         Rotate::NAME,
         Attention::NAME,
+        ChunkAttention::NAME,
         JoinSplits::NAME,
         Convolve::NAME,
         DeltaRule::NAME,

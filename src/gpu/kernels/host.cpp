@@ -1,5 +1,6 @@
 // The kernels compiled for the CPU, for `tests/gpu_kernels`: the same headers that nvcc compiles, run block by block.
 #include "attention.cuh"
+#include "chunk_attention.cuh"
 #include "delta.cuh"
 #include "matmul.cuh"
 #include "matvec.cuh"
@@ -155,6 +156,24 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(Attention, splits);
     FIELD(Attention, scale);
     FIELD(Attention, pad);
+    SIZE(ChunkAttention);
+    FIELD(ChunkAttention, q);
+    FIELD(ChunkAttention, keys);
+    FIELD(ChunkAttention, values);
+    FIELD(ChunkAttention, partial);
+    FIELD(ChunkAttention, gate);
+    FIELD(ChunkAttention, y);
+    FIELD(ChunkAttention, position);
+    FIELD(ChunkAttention, tokens);
+    FIELD(ChunkAttention, heads);
+    FIELD(ChunkAttention, groups);
+    FIELD(ChunkAttention, key_dim);
+    FIELD(ChunkAttention, value_dim);
+    FIELD(ChunkAttention, context);
+    FIELD(ChunkAttention, splits);
+    FIELD(ChunkAttention, gate_stride);
+    FIELD(ChunkAttention, gate_head);
+    FIELD(ChunkAttention, scale);
     SIZE(JoinSplits);
     FIELD(JoinSplits, partial);
     FIELD(JoinSplits, gate);

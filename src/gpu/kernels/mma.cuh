@@ -28,6 +28,13 @@ template <class At> DEVICE void load_halves(const Block&, At at, PerThread<Halve
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(h[0]), "=r"(h[1]), "=r"(h[2]), "=r"(h[3]) : "r"(from) : "memory");
 }
 
+/// The same with each matrix turned: of column `lane / 4` the two halves from row `2 (lane % 4)` on.
+template <class At> DEVICE void load_halves_turned(const Block&, At at, PerThread<Halves>& out) {
+    const uint32_t from = (uint32_t)__cvta_generic_to_shared(at((int)threadIdx.x));
+    Halves& h = out.v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(h[0]), "=r"(h[1]), "=r"(h[2]), "=r"(h[3]) : "r"(from) : "memory");
+}
+
 /// `sums[at..at + 4] += a b`: a is all four matrices (rows 0.. and 8.. of columns 0.., then those of columns 8..), b two of its four, from `half` on
 /// (columns 0.. and 8.. of eight rows, which are the columns of the product).
 template <int N> DEVICE void multiply_halves(const Block&, PerThread<Halves>& a, PerThread<Halves>& b, int half, PerThread<Few<float, N>>& sums, int at) {
@@ -56,18 +63,34 @@ inline uint32_t two_halves(float low, float high) { return float_half(low) | (ui
 
 #ifdef TOGETHER
 
+/// Where each lane says that its row is.
+template <class At> struct RowsShown {
+    const simt::Shown* all;
+    RowsShown(At at) {
+        const auto row = (uintptr_t)at(simt::me());
+        simt::Shown s = {};
+        memcpy(s.word, &row, sizeof row);
+        all = simt::shown(simt::site_of<At>(), s);
+    }
+    const uint8_t* of(int lane) const {
+        uintptr_t row;
+        memcpy(&row, all[lane].word, sizeof row);
+        return (const uint8_t*)row;
+    }
+};
+
 /// A lane gets four bytes of each matrix from where another lane says that the row is.
 template <class At> void load_halves(const Block&, At at, PerThread<Halves>& out) {
     const int lane = simt::me() % LANES;
-    const auto row = (uintptr_t)at(simt::me());
-    simt::Shown s = {};
-    memcpy(s.word, &row, sizeof row);
-    const simt::Shown* all = simt::shown(simt::site_of<At>(), s);
-    for (int i = 0; i < 4; i++) {
-        uintptr_t theirs;
-        memcpy(&theirs, all[8 * i + lane / 4].word, sizeof theirs);
-        memcpy(&out.v[i], (const uint8_t*)theirs + 4 * (lane % 4), 4);
-    }
+    const RowsShown<At> rows(at);
+    for (int i = 0; i < 4; i++) memcpy(&out.v[i], rows.of(8 * i + lane / 4) + 4 * (lane % 4), 4);
+}
+
+/// Two bytes from each of two lanes' rows.
+template <class At> void load_halves_turned(const Block&, At at, PerThread<Halves>& out) {
+    const int lane = simt::me() % LANES;
+    const RowsShown<At> rows(at);
+    for (int i = 0; i < 8; i++) memcpy((uint8_t*)&out.v[i / 2] + 2 * (i % 2), rows.of(i / 2 * 8 + 2 * (lane % 4) + i % 2) + 2 * (lane / 4), 2);
 }
 
 template <int N> void multiply_halves(const Block&, PerThread<Halves>& a, PerThread<Halves>& b, int half, PerThread<Few<float, N>>& sums, int at) {
@@ -94,6 +117,15 @@ template <int N> void multiply_halves(const Block&, PerThread<Halves>& a, PerThr
 template <class At> void load_halves(const Block& block, At at, PerThread<Halves>& out) {
     for (int t = 0; t < (int)block.threads; t++) {
         for (int i = 0; i < 4; i++) memcpy(&out[t][i], (const uint8_t*)at(t / LANES * LANES + 8 * i + t % LANES / 4) + 4 * (t % 4), 4);
+    }
+}
+
+template <class At> void load_halves_turned(const Block& block, At at, PerThread<Halves>& out) {
+    for (int t = 0; t < (int)block.threads; t++) {
+        for (int i = 0; i < 8; i++) {
+            const auto row = (const uint8_t*)at(t / LANES * LANES + i / 2 * 8 + 2 * (t % 4) + i % 2);
+            memcpy((uint8_t*)&out[t][i / 2] + 2 * (i % 2), row + 2 * (t % LANES / 4), 2);
+        }
     }
 }
 

@@ -51,6 +51,15 @@ struct Attention {
     uint32_t pad;
 };
 
+struct ChunkAttention {
+    float* q;
+    void *keys, *values;
+    float *partial, *gate, *y;
+    uint32_t* position;
+    uint32_t tokens, heads, groups, key_dim, value_dim, context, splits, gate_stride, gate_head;
+    float scale;
+};
+
 struct JoinSplits {
     float *partial, *gate, *y;
     uint32_t tokens, heads, value_dim, splits, gate_stride, gate_head;

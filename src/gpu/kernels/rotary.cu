@@ -1,5 +1,6 @@
 // The kernels by name, as `params.rs` has them. Everything else is in the headers beside this file, so that one run of nvcc compiles all.
 #include "attention.cuh"
+#include "chunk_attention.cuh"
 #include "delta.cuh"
 #include "matmul.cuh"
 #include "norm.cuh"

@@ -1,7 +1,7 @@
 //! Attention: queries and keys prepared, keys in splits, splits joined.
 
 use super::{clamp, dot, rms, sigmoid, Host, Meaning, ReferenceError};
-use crate::gpu::params::{Attention, JoinSplits, Rotate};
+use crate::gpu::params::{Attention, ChunkAttention, JoinSplits, Rotate};
 use crate::gpu::Address;
 use half::f16;
 
@@ -62,54 +62,145 @@ impl Meaning for Rotate {
     }
 }
 
-impl Attention {
-    fn cached(&self, host: &Host<'_>, field: &'static str, at: Address, first: usize, len: usize) -> Result<Vec<f32>, ReferenceError> {
-        match self.wide {
-            0 => Ok(host.get::<u16>(field, at, first, len)?.into_iter().map(|b| f16::from_bits(b).to_f32()).collect()),
-            _ => host.f32s(field, at, first, len),
+/// The caches of one group, as far as a pass has written them.
+struct Cached {
+    /// `[positions, key_dim]`
+    keys: Vec<f32>,
+    /// `[positions, value_dim]`
+    values: Vec<f32>,
+}
+
+impl Cached {
+    /// Softmax attention of one query over a range of positions: the greatest score, the sum of weights relative to it, and the weighted sum of values.
+    fn attend(&self, q: &[f32], scale: f32, range: std::ops::Range<usize>, value_dim: usize) -> (f64, f64, Vec<f64>) {
+        let scores: Vec<f64> = range.clone().map(|p| dot(q, &self.keys[p * q.len()..(p + 1) * q.len()]) * f64::from(scale)).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let (mut sum, mut out) = (0.0, vec![0.0f64; value_dim]);
+        for (p, score) in range.zip(scores) {
+            let w = (score - max).exp();
+            sum += w;
+            out.iter_mut().zip(&self.values[p * value_dim..]).for_each(|(o, v)| *o += w * f64::from(*v));
         }
+        (max, sum, out)
+    }
+}
+
+/// Values of a cache, from f32 if `wide`.
+fn cached(host: &Host<'_>, field: &'static str, at: Address, first: usize, len: usize, wide: bool) -> Result<Vec<f32>, ReferenceError> {
+    match wide {
+        false => Ok(host.get::<u16>(field, at, first, len)?.into_iter().map(|b| f16::from_bits(b).to_f32()).collect()),
+        true => host.f32s(field, at, first, len),
+    }
+}
+
+/// What [`Attention`] and [`ChunkAttention`] have in common: sizes in range, and the number of positions up to the pass's end.
+fn positions(host: &Host<'_>, k: &Attention) -> Result<usize, ReferenceError> {
+    host.demand((1..=Attention::SPLITS).contains(&k.splits), "1 to 128 ranges")?;
+    host.aligned("keys", k.keys)?;
+    host.aligned("values", k.values)?;
+    host.demand(k.groups > 0 && k.heads.is_multiple_of(k.groups), "heads are no multiple of groups")?;
+    let all = host.one::<u32>("position", k.position, 0)? as usize + k.tokens as usize;
+    host.demand(all <= k.context as usize, "positions beyond the context")?;
+    Ok(all)
+}
+
+impl Attention {
+    /// For each query its token, head, and the caches of its group.
+    fn each_query(
+        &self,
+        host: &mut Host<'_>,
+        all: usize,
+        mut f: impl FnMut(&mut Host<'_>, usize, usize, &[f32], &Cached) -> Result<(), ReferenceError>,
+    ) -> Result<(), ReferenceError> {
+        let (heads, of_group) = (self.heads as usize, (self.heads / self.groups) as usize);
+        let (dim, value_dim, context, wide) = (self.key_dim as usize, self.value_dim as usize, self.context as usize, self.wide != 0);
+        for g in 0..self.groups as usize {
+            let group = Cached {
+                keys: cached(host, "keys", self.keys, g * context * dim, all * dim, wide)?,
+                values: cached(host, "values", self.values, g * context * value_dim, all * value_dim, wide)?,
+            };
+            for (t, h) in (0..self.tokens as usize).flat_map(|t| (0..of_group).map(move |i| (t, g * of_group + i))) {
+                let q = host.f32s("q", self.q, (t * heads + h) * dim, dim)?;
+                f(host, t, h, &q, &group)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Write what a query has of one of the ranges.
+    fn put_partial(
+        &self,
+        host: &mut Host<'_>,
+        query: usize,
+        split: usize,
+        (max, sum, out): (f64, f64, Vec<f64>),
+    ) -> Result<(), ReferenceError> {
+        let row: Vec<f32> = [max, sum].iter().chain(&out).map(|v| *v as f32).collect();
+        host.put("partial", self.partial, (query * self.splits as usize + split) * (2 + self.value_dim as usize), &row)
     }
 }
 
 impl Meaning for Attention {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
-        let (heads, groups, splits) = (self.heads as usize, self.groups as usize, self.splits as usize);
-        let (dim, value_dim, context) = (self.key_dim as usize, self.value_dim as usize, self.context as usize);
-        host.demand((1..=Self::SPLITS).contains(&self.splits), "1 to 128 ranges")?;
         host.demand(self.key_dim <= Rotate::HEAD_DIM && self.value_dim <= Rotate::HEAD_DIM, "a longer head than a block has room for")?;
-        host.aligned("keys", self.keys)?;
-        host.aligned("values", self.values)?;
-        host.demand(groups > 0 && heads.is_multiple_of(groups), "heads are no multiple of groups")?;
-        let position = host.one::<u32>("position", self.position, 0)? as usize;
-        let tokens = self.tokens as usize;
-        host.demand(position + tokens <= context, "positions beyond the context")?;
-        for g in 0..groups {
-            let len = position + tokens;
-            let keys = self.cached(host, "keys", self.keys, g * context * dim, len * dim)?;
-            let values = self.cached(host, "values", self.values, g * context * value_dim, len * value_dim)?;
-            for (t, h) in (0..tokens).flat_map(|t| (0..heads / groups).map(move |i| (t, g * (heads / groups) + i))) {
-                let q = host.f32s("q", self.q, (t * heads + h) * dim, dim)?;
-                let seen = position + t + 1;
-                let each = seen.div_ceil(splits).max(Self::LEAST as usize);
+        let (all, tokens, heads, splits) = (positions(host, self)?, self.tokens as usize, self.heads as usize, self.splits as usize);
+        self.each_query(host, all, |host, t, h, q, group| {
+            let seen = all - tokens + t + 1;
+            let each = seen.div_ceil(splits).max(Self::LEAST as usize);
+            for s in 0..splits {
+                let range = (s * each).min(seen)..((s + 1) * each).min(seen);
+                let mut part = group.attend(q, self.scale, range.clone(), self.value_dim as usize);
+                if range.is_empty() {
+                    part.2.clear();
+                }
+                self.put_partial(host, t * heads + h, s, part)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Meaning for ChunkAttention {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        host.demand(Self::fits(self.key_dim, self.value_dim), "heads that are no multiple of 8, or longer than 256")?;
+        host.aligned("q", self.q)?;
+        let k = Attention {
+            q: self.q,
+            keys: self.keys,
+            values: self.values,
+            partial: self.partial,
+            position: self.position,
+            tokens: self.tokens,
+            heads: self.heads,
+            groups: self.groups,
+            key_dim: self.key_dim,
+            value_dim: self.value_dim,
+            context: self.context,
+            wide: 0,
+            splits: self.splits,
+            scale: self.scale,
+            pad: 0,
+        };
+        let (all, tokens, heads, splits, dim) =
+            (positions(host, &k)?, self.tokens as usize, self.heads as usize, self.splits as usize, self.value_dim as usize);
+        let each = all.div_ceil(splits).max(Self::LEAST as usize).next_multiple_of(64);
+        k.each_query(host, all, |host, t, h, q, group| {
+            let seen = all - tokens + t + 1;
+            if splits > 1 {
                 for s in 0..splits {
                     let range = (s * each).min(seen)..((s + 1) * each).min(seen);
-                    let scores: Vec<f64> = range.clone().map(|p| dot(&q, &keys[p * dim..(p + 1) * dim]) * f64::from(self.scale)).collect();
-                    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let (mut sum, mut out) = (0.0, vec![0.0f64; value_dim]);
-                    for (p, score) in range.clone().zip(scores) {
-                        let w = (score - max).exp();
-                        sum += w;
-                        out.iter_mut().zip(&values[p * value_dim..]).for_each(|(o, v)| *o += w * f64::from(*v));
-                    }
-                    if range.is_empty() {
-                        out.clear();
-                    }
-                    let row: Vec<f32> = [max, sum].iter().chain(&out).map(|v| *v as f32).collect();
-                    host.put("partial", self.partial, ((t * heads + h) * splits + s) * (2 + value_dim), &row)?;
+                    k.put_partial(host, t * heads + h, s, group.attend(q, self.scale, range, dim))?;
                 }
+                return Ok(());
             }
-        }
-        Ok(())
+            let (_, sum, mut out) = group.attend(q, self.scale, 0..seen, dim);
+            out.iter_mut().for_each(|o| *o /= sum);
+            if self.gate.0 != 0 {
+                let gate = host.f32s("gate", self.gate, t * self.gate_stride as usize + h * self.gate_head as usize, dim)?;
+                out.iter_mut().zip(gate).for_each(|(o, g)| *o *= sigmoid(g.into()));
+            }
+            host.put("y", self.y, (t * heads + h) * dim, &out.iter().map(|o| *o as f32).collect::<Vec<_>>())
+        })
     }
 }
 

@@ -75,6 +75,7 @@ pub fn run(kernel: &str, shape: Shape, params: &[u8], memory: &mut dyn HostMemor
         MatMul,
         Rotate,
         Attention,
+        ChunkAttention,
         JoinSplits,
         Convolve,
         DeltaRule,

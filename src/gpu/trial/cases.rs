@@ -4,8 +4,8 @@ use super::{launch, At, Judge, Layout, Trial};
 use crate::gguf::GgmlType;
 use crate::gpu::device::Address;
 use crate::gpu::params::{
-    self, Add, Attention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, Group, GroupedDown, GroupedUp,
-    JoinSplits, Kernel, MatJob, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu,
+    self, Add, Attention, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, Group, GroupedDown,
+    GroupedUp, JoinSplits, Kernel, MatJob, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu,
 };
 use crate::kernels::{random_weights, supported};
 use fastrand::Rng;
@@ -56,6 +56,16 @@ pub fn all(scale: u32) -> Vec<Trial> {
         {
             out.push(attention(r, wide, dim, value_dim, position, tokens, splits, gated));
         }
+    }
+    for (dim, value_dim, (heads, groups), position, tokens, splits, gated) in [
+        (256, 256, (16, 2), 0, 40, 1, true),
+        (256, 256, (16, 2), 1500, 70 * scale, 1, true),
+        (256, 256, (8, 2), 700, 21, 4, true),
+        (128, 128, (8, 1), 333, 90 * scale, 1, false),
+        (128, 96, (6, 2), 650, 30, 3, false),
+        (64, 48, (3, 3), 99, 75, 1, false),
+    ] {
+        out.push(chunk_attention(r, (dim, value_dim), (heads, groups), position, tokens, splits, gated));
     }
     out.extend([1, 3, 9, 75].map(|tokens| convolve(r, tokens)));
     out.extend([(1, 128, 128), (6, 128, 128), (19, 128, 128), (3, 64, 96)].map(|(tokens, dk, dv)| delta_rule(r, tokens, dk, dv)));
@@ -325,6 +335,60 @@ fn attention(r: &mut Rng, wide: bool, dim: u32, value_dim: u32, position: u32, t
             pad: 0,
         };
         vec![launch(scores), launch(join)]
+    })
+}
+
+fn chunk_attention(
+    r: &mut Rng,
+    (key_dim, value_dim): (u32, u32),
+    (heads, groups): (u32, u32),
+    position: u32,
+    tokens: u32,
+    splits: u32,
+    gated: bool,
+) -> Trial {
+    let context = position + tokens + 9;
+    let mut l = Layout::new();
+    let q = l.input("q", &numbers(r, (tokens * heads * key_dim) as usize));
+    let keys = cache(r, &mut l, "keys", (groups * context * key_dim) as usize, false);
+    let values = cache(r, &mut l, "values", (groups * context * value_dim) as usize, false);
+    let at = l.input("position", &[position]);
+    let gate = l.input("gate", &numbers(r, (tokens * heads * (value_dim + 8)) as usize));
+    let partial = (splits > 1).then(|| l.output("partial", (tokens * heads * splits * (2 + value_dim)) as usize, Judge::Between));
+    // A weight is off by as much as its score, which is a product of halves; then it is rounded itself.
+    let y = l.output("y", (tokens * heads * value_dim) as usize, Judge::F32(2.0 * HALVES));
+    let about = format!(
+        "{key_dim}/{value_dim}, {heads} heads in {groups}, {tokens} at {position}, {splits} splits{}",
+        if gated { ", gated" } else { "" }
+    );
+    l.trial(ChunkAttention::NAME, about, move |b| {
+        let (gate_stride, gate_head) = (heads * (value_dim + 8), value_dim + 8);
+        let (partial, gate, y) = (partial.map_or(Address::NONE, |p| p.of(b)), if gated { gate.of(b) } else { Address::NONE }, y.of(b));
+        let scores = ChunkAttention {
+            q: q.of(b),
+            keys: keys.of(b),
+            values: values.of(b),
+            partial,
+            gate,
+            y,
+            position: at.of(b),
+            tokens,
+            heads,
+            groups,
+            key_dim,
+            value_dim,
+            context,
+            splits,
+            gate_stride,
+            gate_head,
+            scale: 1.0 / (key_dim as f32).sqrt(),
+        };
+        let join = JoinSplits { partial, gate, y, tokens, heads, value_dim, splits, gate_stride, gate_head };
+        if splits > 1 {
+            vec![launch(scores), launch(join)]
+        } else {
+            vec![launch(scores)]
+        }
     })
 }
 

@@ -5,7 +5,7 @@ use super::super::ModelError;
 use super::map::{apply, Map, Norm, Rows, Target};
 use super::workspace::Workspace;
 use super::Pass;
-use crate::gpu::params::{launch, Attention, JoinSplits, Rotate};
+use crate::gpu::params::{launch, Attention, ChunkAttention, JoinSplits, MatVec, Rotate};
 use crate::gpu::{Address, Device, Memory};
 use crate::kernels::attention::Heads;
 
@@ -105,39 +105,70 @@ impl DeviceAttention {
         };
         launch(device, &rotate, &[])?;
 
-        let splits = Workspace::splits(tokens);
-        let attention = Attention {
-            q: queries.at,
-            keys: self.keys.address(),
-            values: self.values.address(),
-            partial: work.partial,
-            position: work.position(),
-            tokens: tokens as u32,
-            heads: query as u32,
-            groups: groups as u32,
-            key_dim: key_dim as u32,
-            value_dim: value_dim as u32,
-            context: self.context as u32,
-            wide: u32::from(self.f32),
-            splits: splits as u32,
-            scale: 1.0 / (key_dim as f32).sqrt(),
-            pad: 0,
-        };
-        launch(device, &attention, &[])?;
-
         let out = work.heads(query * value_dim);
+        let gate = if self.gated { wide.right(key_dim).at } else { Address::NONE };
+        let tiled = tokens > MatVec::TOKENS as usize && !self.f32 && ChunkAttention::fits(key_dim as u32, value_dim as u32);
+        let splits = match tiled {
+            true => ChunkAttention::splits(tokens as u32, query as u32, groups as u32, pass.seen as u32, work.most_splits(tokens)),
+            false => Workspace::splits(tokens),
+        };
         let join = JoinSplits {
             partial: work.partial,
-            gate: if self.gated { wide.right(key_dim).at } else { Address::NONE },
+            gate,
             y: out.at,
             tokens: tokens as u32,
             heads: query as u32,
             value_dim: value_dim as u32,
-            splits: splits as u32,
+            splits,
             gate_stride: wide.stride as u32,
             gate_head: 2 * key_dim as u32,
         };
-        launch(device, &join, &[])?;
+        let scale = 1.0 / (key_dim as f32).sqrt();
+        if tiled {
+            let attention = ChunkAttention {
+                q: queries.at,
+                keys: self.keys.address(),
+                values: self.values.address(),
+                partial: join.partial,
+                gate,
+                y: join.y,
+                position: work.position(),
+                tokens: join.tokens,
+                heads: join.heads,
+                groups: groups as u32,
+                key_dim: key_dim as u32,
+                value_dim: join.value_dim,
+                context: self.context as u32,
+                splits,
+                gate_stride: join.gate_stride,
+                gate_head: join.gate_head,
+                scale,
+            };
+            launch(device, &attention, &[])?;
+        } else {
+            let attention = Attention {
+                q: queries.at,
+                keys: self.keys.address(),
+                values: self.values.address(),
+                partial: join.partial,
+                position: work.position(),
+                tokens: join.tokens,
+                heads: join.heads,
+                groups: groups as u32,
+                key_dim: key_dim as u32,
+                value_dim: join.value_dim,
+                context: self.context as u32,
+                wide: u32::from(self.f32),
+                splits,
+                scale,
+                pad: 0,
+            };
+            launch(device, &attention, &[])?;
+        }
+        // One range of a chunk is the result.
+        if !tiled || splits > 1 {
+            launch(device, &join, &[])?;
+        }
         apply(device, out, tokens, &[(&self.output, Target::add(pass.x))])
     }
 }

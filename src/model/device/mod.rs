@@ -46,6 +46,8 @@ struct Pass<'a> {
     device: &'a dyn Device,
     work: &'a Workspace,
     tokens: usize,
+    /// Positions up to the pass's end. Of a recorded token it changes from pass to pass: what is queued must not depend on it then.
+    seen: usize,
     /// Residual stream.
     x: Rows,
     /// Normalised input of the half layer at hand.
@@ -217,7 +219,17 @@ impl DeviceDecoder {
         let embedding = &self.embedding;
         work.begin(device, count, self.len, angles.table(), &mut |rows| embedding.fill(tokens, rows))?;
         let (x, h) = (work.x(count), work.h(count));
-        let pass = Pass { device, work, tokens: count, x, h, half: self.rope.half(), again: count == 1 && self.known, asks };
+        let pass = Pass {
+            device,
+            work,
+            tokens: count,
+            seen: self.len + count,
+            x,
+            h,
+            half: self.rope.half(),
+            again: count == 1 && self.known,
+            asks,
+        };
         // As on the CPU: a single token that were given up half way would cost all that a recurrent state has read.
         let whole = count == 1 && self.state_bytes > 0;
         let watched = count > UNWATCHED;

@@ -149,6 +149,29 @@ fn a_shortened_context_goes_on_as_if_the_rest_had_never_been_read() {
 }
 
 #[test]
+fn chunks_over_caches_of_halves_go_through_the_tiles_and_are_those_of_the_cpu() {
+    let text: Vec<u32> = (0..512).map(|i| i * i % 4096 + 1).collect();
+    let launches = |kv_f32| {
+        let options = LoadOptions { kv_f32, context: Some(512), ..options(32) };
+        let (mut cpu, mut gpu) = (demo(&options), demo_on_device(&options, Order::Late));
+        let mut compare = |tokens: &[u32], wanted| {
+            let before = gpu.device.launches();
+            let (a, b) = (step(&mut cpu, tokens, Phase::Prefill, wanted), step(&mut gpu.model, tokens, Phase::Prefill, wanted));
+            assert!(error(&a.0, &b.0) < ROUNDING, "{} tokens: {}", tokens.len(), error(&a.0, &b.0));
+            gpu.device.launches() - before
+        };
+        let first = compare(&text[..12], Logits::All);
+        compare(&text[12..500], Logits::Last);
+        let last = compare(&text[500..], Logits::All);
+        assert_eq!(gpu.device.violations(), Vec::<String>::new());
+        (first, last)
+    };
+    // The first chunk's one range is the result; two ranges of the last one's keys are joined, in a launch more per layer.
+    let (halves, floats) = (launches(false), launches(true));
+    assert_eq!((floats.0 - halves.0, floats.1 - halves.1), (6, 0));
+}
+
+#[test]
 fn a_stopped_pass_leaves_the_context_as_it_was() {
     let OnDevice { mut model, .. } = demo_on_device(&options(32), Order::Queued);
     step(&mut model, &PROMPT, Phase::Prefill, Logits::Last);

@@ -42,7 +42,8 @@ impl DeviceDecoder {
         if whole.slots.replace(slots) != Some(slots) {
             whole.recorded = Recorded::default();
         }
-        let pass = Pass { device, work, tokens: 1, x: work.x(1), h: work.h(1), half: rope.half(), again: *known, asks: false };
+        let pass =
+            Pass { device, work, tokens: 1, seen: self.len + 1, x: work.x(1), h: work.h(1), half: rope.half(), again: *known, asks: false };
         let in_slots: &Experts = experts;
         let queued = whole.recorded.play(&pass, || {
             for (layer, &table) in layers.iter_mut().zip(&tables) {

@@ -288,8 +288,13 @@ impl Workspace {
     }
 
     /// Into how many ranges the keys are cut for so many tokens.
-    pub(super) fn splits(tokens: usize) -> usize {
-        (SPLITS / tokens.max(1)).max(1)
+    pub(super) fn splits(tokens: usize) -> u32 {
+        (SPLITS / tokens.max(1)).max(1) as u32
+    }
+
+    /// For how many ranges there is room, with so many tokens.
+    pub(super) fn most_splits(&self, tokens: usize) -> u32 {
+        (self.widths.chunk.max(SPLITS) / tokens.max(1)).max(1) as u32
     }
 
     /// Send a pass's input up: `fill` writes the hidden states `[tokens, hidden]`.

@@ -3,7 +3,7 @@
 use super::super::launch;
 use super::{Case, Place, CONTEXT, DIM, EXPERTS, FF, GROUPS, HEADS, HIDDEN, POSITIONS, RESULTS, TOP_K};
 use crate::gpu::device::Address;
-use crate::gpu::params::{Attention, Convolve, DeltaRule, GatedNorm, JoinSplits, Kernel, RmsNorm, Rotate, Route, SwiGlu};
+use crate::gpu::params::{Attention, ChunkAttention, Convolve, DeltaRule, GatedNorm, JoinSplits, Kernel, RmsNorm, Rotate, Route, SwiGlu};
 
 /// All of them.
 pub(super) fn all(place: Place) -> Vec<Case> {
@@ -12,6 +12,9 @@ pub(super) fn all(place: Place) -> Vec<Case> {
     out.extend([1, 512].map(|tokens| delta_rule(place, tokens)));
     for (position, tokens) in [(2_000, 1), (CONTEXT - 1, 1), (2_000, 512)] {
         out.push(attention(place, position, tokens));
+    }
+    for (position, tokens) in [(0, 512), (2_000, 512), (CONTEXT - 512, 512), (CONTEXT - 32, 32)] {
+        out.push(chunk_attention(place, position, tokens));
     }
     out.push(join_splits(place));
     out
@@ -110,6 +113,33 @@ fn attention(place: Place, at: u32, tokens: u32) -> Case {
         splits: (96 / tokens).max(1),
         scale: 1.0 / 16.0,
         pad: 0,
+    };
+    let seen = f64::from(tokens) * (f64::from(at) + f64::from(tokens) / 2.0);
+    let bytes = (GROUPS * (at + tokens) * DIM * 4) as usize;
+    case(format!("{tokens} tokens after {at}, {HEADS} heads of {DIM}"), bytes, 4.0 * seen * f64::from(HEADS * DIM), kernel)
+}
+
+fn chunk_attention(place: Place, at: u32, tokens: u32) -> Case {
+    let (keys, values) = caches(&place);
+    let out = place.room.plus(RESULTS);
+    let kernel = ChunkAttention {
+        q: place.room,
+        keys,
+        values,
+        partial: out,
+        gate: Address::NONE,
+        y: out,
+        position: position(&place, at),
+        tokens,
+        heads: HEADS,
+        groups: GROUPS,
+        key_dim: DIM,
+        value_dim: DIM,
+        context: CONTEXT,
+        splits: ChunkAttention::splits(tokens, HEADS, GROUPS, at + tokens, 96),
+        gate_stride: 0,
+        gate_head: 0,
+        scale: 1.0 / 16.0,
     };
     let seen = f64::from(tokens) * (f64::from(at) + f64::from(tokens) / 2.0);
     let bytes = (GROUPS * (at + tokens) * DIM * 4) as usize;
