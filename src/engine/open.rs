@@ -47,21 +47,24 @@ pub struct Bare {
 
 /// Plan and load the numbers of a mapped model.
 pub fn bare(gguf: &Gguf, options: &LoadOptions) -> Result<Bare, EngineError> {
-    bare_on(gguf, options, choose(options.device).map_err(model::ModelError::from)?, &mut |_, _| true)
+    let chosen = choose(options.device).map_err(model::ModelError::from)?;
+    let planned = model::plan_on(gguf, options, kernels::memory::available(), chosen.device.as_deref())?;
+    bare_on(gguf, options, chosen, planned, &mut |_, _| true)
 }
 
-/// The same on a device that was chosen before. `progress` is told layers of the trunk that a device has taken over, and how many there are.
+/// The same on a device that was chosen before, by a plan for it. `progress` is told layers of the trunk that a device has taken over, and how many there are.
 fn bare_on(
     gguf: &Gguf,
     options: &LoadOptions,
     chosen: Chosen,
+    planned: model::Planned,
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Bare, EngineError> {
     let pool = Pool::new(options.threads.unwrap_or(0));
     let threads = pool.threads();
     let cpu = format!("{}, {threads} {}", kernels::instruction_set(), if threads == 1 { "thread" } else { "threads" });
     let lacks = chosen.lacks.map(|why| format!(" ({why})")).unwrap_or_default();
-    let opened = model::open_on(gguf, options, pool, chosen.device, progress);
+    let opened = model::open_planned(gguf, options, planned, pool, chosen.device, progress);
     let model::Opened { model, experts, config, plan, expert_bytes, device, traffic, chunk, .. } = opened?;
     let watched = traffic.map(|(device, traffic)| WatchedDevice { device, traffic });
     let device = match device {
@@ -86,16 +89,16 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
     let gguf = map(source)?;
     // Opened once, for the plan and for the model: opening loads every kernel.
     let chosen = choose(options.device).map_err(model::ModelError::from)?;
-    let plan = model::plan_on(&gguf, options, process_memory().available, chosen.device.as_deref())?;
+    let planned = model::plan_on(&gguf, options, kernels::memory::available(), chosen.device.as_deref())?;
     go_on("reading the tokenizer", 0, 0)?;
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
     let template = ChatTemplate::from_gguf(&gguf)?;
-    if worth_warming(&gguf, &plan) {
+    if worth_warming(&gguf, &planned.plan) {
         warm(gguf.paths(), gguf.len(), &mut |done, total| go_on("reading the file", done, total))?;
     }
     go_on("binding the weights", 0, 0)?;
     let mut taken = |done: usize, of: usize| go_on("copying the trunk to the GPU", done as u64, of as u64).is_ok();
-    let Bare { mut runtime, config, plan, expert_bytes, device, watched } = bare_on(&gguf, options, chosen, &mut taken)?;
+    let Bare { mut runtime, config, plan, expert_bytes, device, watched } = bare_on(&gguf, options, chosen, planned, &mut taken)?;
     let mut notes = Vec::new();
     if options.spread && !expert_bytes.is_empty() {
         runtime.set_spread(true)?;

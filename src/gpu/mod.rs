@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`choose`] | which device a model is opened on |
 //! | [`device`] | what a device offers: memory, pinned memory, two streams, marks (events), launches |
+//! | [`link`] | how fast the way up to it is |
 //! | [`params`] | the kernels by name, their parameters and launch shapes: the border between Rust and CUDA |
 //! | [`mod@reference`] | what every kernel means, in plain Rust |
 //! | [`trial`] | every kernel of a device against its meaning, on random data |
@@ -23,6 +24,7 @@ pub mod cuda;
 pub mod device;
 #[cfg(feature = "cuda")]
 mod driver;
+pub mod link;
 #[cfg(feature = "cuda")]
 pub mod nvml;
 pub mod params;

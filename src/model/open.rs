@@ -15,6 +15,7 @@ use crate::experts::vram::{self, Hold, Traffic, VramOptions, VramTier};
 use crate::experts::{ExpertError, Experts};
 use crate::gguf::Gguf;
 use crate::gpu::choose::choose;
+use crate::gpu::link::upload_rate;
 use crate::gpu::Device;
 use crate::kernels::Pool;
 use std::sync::Arc;
@@ -95,42 +96,60 @@ fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, ExpertStore, M
 /// A file that can't be run, or a budget that can't be kept.
 pub fn plan(gguf: &Gguf, options: &LoadOptions, available: u64) -> Result<Plan, ModelError> {
     let chosen = choose(options.device)?;
-    plan_on(gguf, options, available, chosen.device.as_deref())
+    Ok(plan_on(gguf, options, available, chosen.device.as_deref())?.plan)
 }
 
-/// The same for a given device, or the CPU.
+/// The same for a given device, or the CPU, to be followed by [`open_planned`]. May send some MiB to the device, for some milliseconds: what comes ahead of use, and so what the plan counts, is a matter
+/// of its link.
 ///
 /// # Errors
 /// See [`plan`].
-pub fn plan_on(gguf: &Gguf, options: &LoadOptions, available: u64, device: Option<&dyn Device>) -> Result<Plan, ModelError> {
+pub fn plan_on(gguf: &Gguf, options: &LoadOptions, available: u64, device: Option<&dyn Device>) -> Result<Planned, ModelError> {
     let (_, config) = read(gguf)?;
-    Ok(planned(gguf, &config, options, available, device)?.plan)
+    planned(gguf, &config, options, available, device)
 }
 
 /// A plan, and what follows from it.
-struct Planned {
-    plan: Plan,
+pub struct Planned {
+    /// What takes how much.
+    pub plan: Plan,
     /// Most tokens of a pass.
     chunk: usize,
     /// The routers of later layers are made to be asked before their turn: the plan counts them.
     foresees: bool,
 }
 
-/// The fastest link that is reckoned with before it has been measured: sixteen lanes of PCIe 5.0, bytes per second.
+/// What a link is taken for that can't be measured, bytes per second: sixteen lanes of PCIe 5.0.
 const FAST_LINK: f64 = 64e9;
 
-/// Whether experts could come ahead of use on a device. How fast its link is, and how much memory the machine will give, is known only when the plan has been followed, so where nobody says how
-/// many come this goes by the best that both can be.
-fn comes_ahead(options: &LoadOptions, needs: &Needs) -> bool {
-    let other = options.policy.as_ref().is_some_and(|p| p.parse().ok() != Some(Policy::Rotary));
-    if let Some(ahead) = options.ahead.filter(|_| !other) {
+/// Bytes per second to the device.
+fn link(device: &dyn Device) -> f64 {
+    match upload_rate(device) {
+        Ok(rate) => {
+            tracing::info!(rate, "the link, before the plan");
+            rate
+        }
+        Err(why) => {
+            tracing::warn!(%why, "the link can't be measured before the plan, and is taken for a fast one");
+            FAST_LINK
+        }
+    }
+}
+
+/// Whether experts could come ahead of use on a device. How much memory the machine will give is known only when the plan has been followed, so where nobody says how many come this goes by the most
+/// that it can be.
+fn comes_ahead(options: &LoadOptions, needs: &Needs, device: &dyn Device) -> bool {
+    if options.policy.as_ref().is_some_and(|p| p.parse().ok() != Some(Policy::Rotary)) {
+        return false;
+    }
+    if let Some(ahead) = options.ahead {
         return ahead > 0;
     }
     let ram = crate::kernels::memory::total();
     let hold = Hold::on(options.hold, ram, ram, options.ram, vram::pin_budget(ram));
     let all = needs.expert_bytes.iter().sum::<u64>() * needs.experts as u64;
     let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0);
-    !other && comes_in_time(largest, FAST_LINK) && all <= hold.room.min(hold.lock)
+    all <= hold.room.min(hold.lock) && comes_in_time(largest, link(device))
 }
 
 fn planned(
@@ -145,25 +164,27 @@ fn planned(
     let slots = options.slots.or(toy.then_some(crate::demo::SLOTS.min(config.experts)));
     let wish = Wish { ram: options.ram, slots, context: options.context, available };
     let needs = needs(gguf, config, options.kv_f32);
-    let with = |early: u64| -> Result<(Plan, usize), ModelError> {
+    let with = |early: u64, foresees: bool| -> Result<Planned, ModelError> {
         let needs = Needs { trunk: needs.trunk + early, ..needs.clone() };
-        match device {
-            None => Ok((budget::plan(&needs, &wish)?, CHUNK as usize)),
-            Some(device) => planned_on(gguf, config, options, &wish, needs, device),
+        let (plan, chunk) = match device {
+            None => (budget::plan(&needs, &wish)?, CHUNK as usize),
+            Some(device) => planned_on(gguf, config, options, &wish, needs, device)?,
+        };
+        Ok(Planned { plan, chunk, foresees })
+    };
+    let without = || with(0, false);
+    let asking = || with(early::bytes(needs.expert_bytes.len(), config.experts, config.hidden), true);
+    match (options.foresee, device) {
+        (ForeseeChoice::Always, _) => asking(),
+        // On the CPU nothing comes ahead.
+        (ForeseeChoice::Never, _) | (ForeseeChoice::Auto, None) => without(),
+        // Nor where every expert has a slot, which is known by a plan without routers alone: their own bytes may be what the last slot lacks. And a model that only just fits does without.
+        (ForeseeChoice::Auto, Some(device)) => {
+            let plain = without()?;
+            let useful = plain.plan.slots_per_layer < plain.plan.max_slots && comes_ahead(options, &needs, device);
+            Ok(if useful { asking().unwrap_or(plain) } else { plain })
         }
-    };
-    let early = early::bytes(needs.expert_bytes.len(), config.experts, config.hidden);
-    let without = with(0)?;
-    let useful = |plan: &Plan| plan.slots_per_layer < plan.max_slots && comes_ahead(options, &needs);
-    let asking = match options.foresee {
-        ForeseeChoice::Always => Some(with(early)?),
-        // On the CPU nothing comes ahead, nor where every expert has a slot. And a model that only just fits does without.
-        ForeseeChoice::Auto if device.is_some() && useful(&without.0) => with(early).ok(),
-        _ => None,
-    };
-    let foresees = asking.is_some();
-    let (plan, chunk) = asking.unwrap_or(without);
-    Ok(Planned { plan, chunk, foresees })
+    }
 }
 
 fn planned_on(
@@ -267,13 +288,27 @@ pub fn open_on(
     device: Option<Arc<dyn Device>>,
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Opened, ModelError> {
-    let (_, config) = read(gguf)?;
+    let planned = plan_on(gguf, options, crate::kernels::memory::available(), device.as_deref())?;
+    open_planned(gguf, options, planned, pool, device, progress)
+}
+
+/// The same by a plan that was made for these options and this device.
+///
+/// # Errors
+/// See [`open_on`].
+pub fn open_planned(
+    gguf: &Gguf,
+    options: &LoadOptions,
+    planned: Planned,
+    pool: Arc<Pool>,
+    device: Option<Arc<dyn Device>>,
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Opened, ModelError> {
     let policy = match &options.policy {
         Some(name) => name.parse::<Policy>().map_err(ExpertError::from)?,
         None => Policy::default(),
     };
-    let Planned { plan, chunk: longest, foresees } =
-        planned(gguf, &config, options, crate::kernels::memory::available(), device.as_deref())?;
+    let Planned { plan, chunk: longest, foresees } = planned;
     let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, pool: pool.clone() };
     let (mut decoder, store, config) = bind(gguf, &settings)?;
     if foresees {

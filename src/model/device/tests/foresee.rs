@@ -5,7 +5,8 @@ use crate::events::ForeseeChoice::{self, Always, Auto, Never};
 use crate::experts::schedule::LEAD;
 use crate::experts::Experts;
 use crate::gpu::params::{MatVec, Route};
-use crate::gpu::simulated::Faults;
+use crate::gpu::simulated::{Faults, Speeds};
+use crate::model::plan_on;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -212,4 +213,59 @@ fn the_plan_counts_them_where_they_may_be_asked() {
     }
     let cpu = [Always, Auto, Never].map(|foresee| demo(&asking(foresee, options(6))).plan.trunk);
     assert_eq!(cpu.map(|trunk| trunk - cpu[2]), [bytes, 0, 0], "on the CPU only if told to");
+}
+
+/// The link's speed over which the demo model's experts come in time, times `by`.
+fn over_a_link(by: f64) -> Simulated {
+    let largest = *demo(&options(6)).expert_bytes.iter().max().unwrap();
+    let link = by * largest as f64 / 125e-6;
+    Simulated::new(Options { speeds: Speeds { link, ..Speeds::default() }, ..Options::default() })
+}
+
+#[test]
+fn routers_take_room_from_slots_only_where_the_link_brings_experts_in_time() {
+    let gguf = demo_file();
+    let within = |vram: u64, foresee| LoadOptions { slots: None, vram: Some(vram), ahead: None, ..asking(foresee, held(6, 1)) };
+    let planned = |options: &LoadOptions, device: &Simulated| plan_on(&gguf, options, u64::MAX, Some(device)).unwrap().plan;
+    let full = |p: &crate::events::Plan| p.trunk + p.cache + p.buffers + p.slots;
+
+    let vram = full(&planned(&within(16 << 20, Never), &over_a_link(1.0)));
+    let without = planned(&within(vram, Never), &over_a_link(1.0));
+    assert!(full(&without) == vram && without.slots_per_layer > 1, "no byte is left for routers: {without:?}");
+    let bytes = crate::model::early::bytes(without.slot_bytes.len(), without.max_slots, demo(&options(6)).config.hidden);
+
+    for (by, comes) in [(0.8, false), (1.25, true)] {
+        let device = over_a_link(by);
+        let opened = open_on(&gguf, &within(vram, Auto), Pool::new(1), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
+        let (trunk, slots) = if comes { (bytes, 1) } else { (0, 0) };
+        let plan = &opened.plan;
+        assert_eq!((plan.trunk - without.trunk, without.slots_per_layer - plan.slots_per_layer), (trunk, slots), "{by} of what is needed");
+        assert!(device.used() <= full(plan) && full(plan) <= vram);
+        drop(opened);
+        assert_eq!((device.used(), device.pinned_used()), (0, 0));
+    }
+
+    let unknown = over_a_link(0.01);
+    unknown.fail(Faults { pinned: Some(0), ..Faults::default() });
+    assert_eq!(planned(&within(vram, Auto), &unknown).trunk - without.trunk, bytes, "a link that can't be measured counts as fast");
+}
+
+#[test]
+fn the_link_is_measured_only_where_it_decides() {
+    let auto = LoadOptions { ahead: None, ..asking(Auto, held(6, 1)) };
+    let measured = |options: LoadOptions| {
+        let device = over_a_link(1.0);
+        plan_on(&demo_file(), &options, u64::MAX, Some(&device)).unwrap();
+        device.host_us() > 0.0
+    };
+    assert!(measured(auto.clone()));
+    for foresee in [Always, Never] {
+        assert!(!measured(asking(foresee, auto.clone())), "{foresee:?}");
+    }
+    for ahead in [0, 1] {
+        assert!(!measured(LoadOptions { ahead: Some(ahead), ..auto.clone() }), "so many come: {ahead}");
+    }
+    assert!(!measured(LoadOptions { policy: Some("lru".into()), ..auto.clone() }));
+    assert!(!measured(LoadOptions { hold: HoldChoice::Never, ..auto.clone() }), "none can be page-locked");
+    assert!(!measured(LoadOptions { slots: Some(32), ..auto }), "every expert has a slot");
 }
