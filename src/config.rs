@@ -5,7 +5,7 @@
 
 mod file;
 
-use crate::events::{DeviceChoice, HoldChoice, Sampling};
+use crate::events::{DeviceChoice, Sampling, When};
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub struct Config {
     #[serde(deserialize_with = "bytes")]
     pub vram: Option<u64>,
     /// Whether the experts of a model on a GPU are copied into RAM in huge pages: `auto`, `always` or `never`.
-    pub hold: Option<HoldChoice>,
+    pub hold: Option<When>,
     /// Worker threads.
     pub threads: Option<usize>,
     /// Replacement policy: `rotary`, `lru` or `lfu`.

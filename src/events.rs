@@ -14,7 +14,7 @@ mod step;
 
 pub use card::{LayerSlot, ModelCard, Plan};
 pub use gauges::{DeviceGauges, Gauges};
-pub use load::{DeviceChoice, ForeseeChoice, HoldChoice, LoadOptions, MissChoice, ModelSource};
+pub use load::{DeviceChoice, LoadOptions, MissChoice, ModelSource, When};
 pub use step::{Ahead, Eviction, Foreseen, Outcome, Phase, RoutedExpert, StepRecord, StepTime, NO_SLOT};
 
 use serde::{Deserialize, Serialize};

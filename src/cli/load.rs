@@ -1,7 +1,7 @@
 //! Flags that say how a model is loaded, and what their values may be.
 
 use crate::config::{parse_bytes, Config};
-use crate::events::{DeviceChoice, ForeseeChoice, HoldChoice, LoadOptions, MissChoice};
+use crate::events::{DeviceChoice, LoadOptions, MissChoice, When};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -45,14 +45,14 @@ pub struct Load {
     #[arg(long, value_name = "NAME", value_parser = miss_name)]
     pub miss: Option<MissChoice>,
     /// On a GPU, whether all experts are copied into RAM in huge pages, page-locked up to half of the RAM, so that misses and copies are quick: auto (if the RAM has room), always, or never (read from the mapped file)
-    #[arg(long, value_name = "WHEN", value_parser = hold_name)]
-    pub hold: Option<HoldChoice>,
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub hold: Option<When>,
     /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1 on a GPU whose link is fast enough once all experts are page-locked (--hold), else 0]
     #[arg(long, value_name = "N")]
     pub ahead: Option<usize>,
     /// Whether the routers of the next layers are asked before their turn which experts a token will want: auto (where experts come ahead), always (also for a recording; on the CPU it takes time), or never
-    #[arg(long, value_name = "WHEN", value_parser = foresee_name)]
-    pub foresee: Option<ForeseeChoice>,
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub foresee: Option<When>,
 }
 
 impl Load {
@@ -95,12 +95,8 @@ fn miss_name(name: &str) -> Result<MissChoice, String> {
     MissChoice::from_name(name).ok_or_else(|| "write auto, gpu or cpu".to_owned())
 }
 
-fn hold_name(name: &str) -> Result<HoldChoice, String> {
-    HoldChoice::from_name(name).ok_or_else(|| "write auto, always or never".to_owned())
-}
-
-fn foresee_name(name: &str) -> Result<ForeseeChoice, String> {
-    ForeseeChoice::from_name(name).ok_or_else(|| "write auto, always or never".to_owned())
+fn when(name: &str) -> Result<When, String> {
+    When::from_name(name).ok_or_else(|| "write auto, always or never".to_owned())
 }
 
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {

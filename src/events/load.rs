@@ -43,14 +43,16 @@ pub struct LoadOptions {
     /// Who computes the experts that are not in a slot of the device.
     #[serde(default)]
     pub miss: MissChoice,
-    /// Whether a device's experts are copied into page-locked memory in huge pages.
+    /// When all experts of a model on a device are copied out of the mapped file into memory of the process, in huge pages, and page-locked as far as a set share of the RAM goes. By itself that
+    /// is where the RAM has room for them and a reserve.
     #[serde(default)]
-    pub hold: HoldChoice,
+    pub hold: When,
     /// Most experts that a look at a coming layer brings before a token asks for them; `None`: what the policy does by itself.
     pub ahead: Option<usize>,
-    /// Whether the routers of later layers are asked before their turn.
+    /// When the routers of the next layers are asked before their turn which experts a token will want. By itself that is where experts come ahead of use; if always, for every generated token, and
+    /// what they say is recorded; if never, what comes ahead goes by likeness of routing alone.
     #[serde(default)]
-    pub foresee: ForeseeChoice,
+    pub foresee: When,
 }
 
 /// What computes.
@@ -108,46 +110,20 @@ impl MissChoice {
     }
 }
 
-/// Whether all experts of a model on a device are copied out of the mapped file into memory of the process: in huge pages, and page-locked as far as a set share of the RAM goes.
+/// When to do what pays in some places only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum HoldChoice {
-    /// If the RAM has room for them and a reserve.
+pub enum When {
+    /// Where it is likely to pay, as far as the program can tell.
     #[default]
     Auto,
-    /// Without asking for room.
+    /// Without asking whether it does.
     Always,
-    /// They are read from the mapped file.
+    /// Not at all.
     Never,
 }
 
-impl HoldChoice {
-    /// By the names that the command line knows.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "auto" => Self::Auto,
-            "always" => Self::Always,
-            "never" => Self::Never,
-            _ => return None,
-        })
-    }
-}
-
-/// Whether the routers of the next layers are asked before their turn which experts a token will want.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ForeseeChoice {
-    /// Where experts come ahead of use.
-    #[default]
-    Auto,
-    /// For every generated token; what they say is recorded.
-    Always,
-    /// What comes ahead goes by likeness of routing alone.
-    Never,
-}
-
-impl ForeseeChoice {
+impl When {
     /// By the names that the command line knows.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

@@ -15,7 +15,7 @@
 use super::policy::Policy;
 use super::schedule::LEAD;
 use super::Experts;
-use crate::events::{ForeseeChoice, Foreseen, Phase};
+use crate::events::{Foreseen, Phase, When};
 
 /// Slope and place of the logistic function for one and two layers ahead.
 const FITTED: [[f32; 2]; LEAD] = [[4.37, -0.60], [3.07, -0.70]];
@@ -167,12 +167,12 @@ pub(super) struct Asking {
 
 impl Experts {
     /// Have routers asked before their turn from now on, of a model whose tokens use `top_k` experts in a layer.
-    pub fn ask_routers(&mut self, choice: ForeseeChoice, top_k: usize) {
+    pub fn ask_routers(&mut self, choice: When, top_k: usize) {
         let foresight = || Foresight::new(self.scheduler.layers(), self.scheduler.experts(), top_k);
         self.asking = match choice {
-            ForeseeChoice::Never => None,
-            ForeseeChoice::Auto => Some(Asking { foresight: foresight(), always: false }),
-            ForeseeChoice::Always => Some(Asking { foresight: foresight(), always: true }),
+            When::Never => None,
+            When::Auto => Some(Asking { foresight: foresight(), always: false }),
+            When::Always => Some(Asking { foresight: foresight(), always: true }),
         };
     }
 

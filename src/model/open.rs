@@ -5,7 +5,7 @@ use super::decoder::Decoder;
 use super::device::DeviceDecoder;
 use super::weights::Weights;
 use super::{early, expert_weights, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
-use crate::events::{ForeseeChoice, LoadOptions, Plan};
+use crate::events::{LoadOptions, Plan, When};
 use crate::experts::budget::{self, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
 use crate::experts::schedule::comes_in_time;
@@ -175,11 +175,11 @@ fn planned(
     let without = || with(0, false);
     let asking = || with(early::bytes(needs.expert_bytes.len(), config.experts, config.hidden), true);
     match (options.foresee, device) {
-        (ForeseeChoice::Always, _) => asking(),
+        (When::Always, _) => asking(),
         // On the CPU nothing comes ahead.
-        (ForeseeChoice::Never, _) | (ForeseeChoice::Auto, None) => without(),
+        (When::Never, _) | (When::Auto, None) => without(),
         // Nor where every expert has a slot, which is known by a plan without routers alone: their own bytes may be what the last slot lacks. And a model that only just fits does without.
-        (ForeseeChoice::Auto, Some(device)) => {
+        (When::Auto, Some(device)) => {
             let plain = without()?;
             let useful = plain.plan.slots_per_layer < plain.plan.max_slots && comes_ahead(options, &needs, device);
             Ok(if useful { asking().unwrap_or(plain) } else { plain })

@@ -1,7 +1,7 @@
 //! Whole models: the built-in one, and small made-up ones of every layout.
 
 use super::*;
-use crate::events::{ForeseeChoice, LoadOptions, Outcome, Phase, StepRecord};
+use crate::events::{LoadOptions, Outcome, Phase, StepRecord, When};
 use crate::gguf::write::Writer;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
@@ -55,10 +55,10 @@ fn routers_that_are_asked_early_foresee_most_of_what_is_used_and_change_no_logit
         }
         (bits, records)
     };
-    let (bits, records) = said(ForeseeChoice::Always);
-    let (plain, silent) = said(ForeseeChoice::Never);
+    let (bits, records) = said(When::Always);
+    let (plain, silent) = said(When::Never);
     assert_eq!(bits, plain);
-    let auto = said(ForeseeChoice::Auto).1;
+    let auto = said(When::Auto).1;
     assert!(silent.iter().chain(&auto).all(|r| r.foreseen.is_empty()), "nothing comes ahead on the CPU, so nobody is asked");
     for (lead, least) in [(1, [0.55, 0.65]), (2, [0.4, 0.6])] {
         let (mut right, mut told, mut used) = (0.0, 0.0, 0.0);

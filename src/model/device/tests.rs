@@ -3,7 +3,7 @@
 mod foresee;
 
 use super::super::{open_on, Logits, Opened};
-use crate::events::{HoldChoice, LoadOptions, MissChoice, Phase, StepRecord};
+use crate::events::{LoadOptions, MissChoice, Phase, StepRecord, When};
 use crate::gguf::Gguf;
 use crate::gpu::simulated::{Options, Order, Simulated};
 use crate::gpu::Device;
@@ -19,7 +19,7 @@ struct OnDevice {
 
 fn options(slots: usize) -> LoadOptions {
     // When experts come ahead is not to depend on when a thread is done.
-    LoadOptions { slots: Some(slots), kv_f32: true, context: Some(64), hold: HoldChoice::Never, ..LoadOptions::default() }
+    LoadOptions { slots: Some(slots), kv_f32: true, context: Some(64), hold: When::Never, ..LoadOptions::default() }
 }
 
 fn demo_file() -> Gguf {
@@ -89,17 +89,17 @@ fn a_file_whose_experts_are_held_gives_the_same_logits_from_memory_of_ours() {
             let options = LoadOptions { hold, miss, ahead: Some(0), ..options(6) };
             let mut model = open_on(&gguf, &options, Pool::new(2), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
             let held = model.experts.hold_all();
-            assert_eq!(held.map(|h| (h.bytes, h.locked)), (hold == HoldChoice::Always).then(|| held.map_or((0, 0), |h| (h.of, h.of))));
+            assert_eq!(held.map(|h| (h.bytes, h.locked)), (hold == When::Always).then(|| held.map_or((0, 0), |h| (h.of, h.of))));
             let mut all = step(&mut model, &PROMPT, Phase::Prefill, Logits::Last).0;
             for token in [7, 300, 4000] {
                 all.extend(step(&mut model, &[token], Phase::Decode, Logits::Last).0);
             }
-            assert_eq!((device.violations(), device.uploads_in_place() > 0), (Vec::new(), hold == HoldChoice::Always));
+            assert_eq!((device.violations(), device.uploads_in_place() > 0), (Vec::new(), hold == When::Always));
             drop(model);
             assert_eq!((device.used(), device.pinned_used()), (0, 0), "everything is given back");
             all.iter().map(|l| l.to_bits()).collect::<Vec<_>>()
         };
-        assert_eq!(run(HoldChoice::Always), run(HoldChoice::Never), "{miss:?}");
+        assert_eq!(run(When::Always), run(When::Never), "{miss:?}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether there is room to hold the experts, and how much of it may be page-locked. Pure.
 
-use crate::events::HoldChoice;
+use crate::events::When;
 
 /// The least that is left to others, and the part of the RAM that is if that is more.
 const RESERVE: u64 = 2 << 30;
@@ -31,15 +31,15 @@ impl Hold {
 
     /// On a machine of `ram` bytes that can give `available` of them. `budget` is what the person lets the process take; `pinned`: bytes that are page-locked besides.
     #[must_use]
-    pub fn on(choice: HoldChoice, ram: u64, available: u64, budget: Option<u64>, pinned: u64) -> Self {
+    pub fn on(choice: When, ram: u64, available: u64, budget: Option<u64>, pinned: u64) -> Self {
         let reserve = RESERVE.max(ram / RESERVE_SHARE);
         let lock = (ram / LOCK_SHARE).saturating_sub(pinned);
         match choice {
-            HoldChoice::Never => Self::NEVER,
-            HoldChoice::Always => Self { room: u64::MAX, lock, ..Self::NEVER },
+            When::Never => Self::NEVER,
+            When::Always => Self { room: u64::MAX, lock, ..Self::NEVER },
             // A machine that does not say how much memory it has gets none of it taken.
-            HoldChoice::Auto if ram == 0 => Self::NEVER,
-            HoldChoice::Auto => {
+            When::Auto if ram == 0 => Self::NEVER,
+            When::Auto => {
                 let room = available.saturating_sub(reserve).min(budget.unwrap_or(u64::MAX));
                 Self { room, lock, reserve: reserve / 2, ..Self::NEVER }
             }
@@ -64,7 +64,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn auto(ram: u64, available: u64, budget: Option<u64>) -> Hold {
-        Hold::on(HoldChoice::Auto, ram * GIB, available * GIB, budget.map(|b| b * GIB), GIB / 2)
+        Hold::on(When::Auto, ram * GIB, available * GIB, budget.map(|b| b * GIB), GIB / 2)
     }
 
     #[test]
@@ -78,18 +78,18 @@ mod tests {
 
     #[test]
     fn half_of_the_ram_is_locked_at_most_whatever_is_held() {
-        for choice in [HoldChoice::Auto, HoldChoice::Always] {
+        for choice in [When::Auto, When::Always] {
             let hold = Hold::on(choice, 32 * GIB, 30 * GIB, None, GIB);
             assert_eq!(hold.lock, 15 * GIB);
         }
-        assert_eq!(Hold::on(HoldChoice::Always, GIB, 0, None, GIB).lock, 0);
+        assert_eq!(Hold::on(When::Always, GIB, 0, None, GIB).lock, 0);
     }
 
     #[test]
     fn always_does_not_ask_and_never_takes_nothing() {
-        let always = Hold::on(HoldChoice::Always, 0, 0, Some(1), 0);
+        let always = Hold::on(When::Always, 0, 0, Some(1), 0);
         assert!(always.room == u64::MAX && !always.is_short(|| 0));
-        assert_eq!(Hold::on(HoldChoice::Never, 64 * GIB, 64 * GIB, None, 0), Hold::NEVER);
+        assert_eq!(Hold::on(When::Never, 64 * GIB, 64 * GIB, None, 0), Hold::NEVER);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Routers that are asked before their turn, on the device.
 
 use super::*;
-use crate::events::ForeseeChoice::{self, Always, Auto, Never};
+use crate::events::When::{self, Always, Auto, Never};
 use crate::experts::schedule::LEAD;
 use crate::experts::Experts;
 use crate::gpu::params::{MatVec, Route};
@@ -18,13 +18,13 @@ fn reference(case: &str) -> Gguf {
     Gguf::open(&path).unwrap()
 }
 
-fn asking(foresee: ForeseeChoice, options: LoadOptions) -> LoadOptions {
+fn asking(foresee: When, options: LoadOptions) -> LoadOptions {
     LoadOptions { foresee, ..options }
 }
 
 /// With all experts in page-locked memory, from where they can come ahead without couriers.
 fn held(slots: usize, ahead: usize) -> LoadOptions {
-    LoadOptions { hold: HoldChoice::Always, ahead: Some(ahead), ..options(slots) }
+    LoadOptions { hold: When::Always, ahead: Some(ahead), ..options(slots) }
 }
 
 fn demo_held(options: &LoadOptions) -> OnDevice {
@@ -266,6 +266,6 @@ fn the_link_is_measured_only_where_it_decides() {
         assert!(!measured(LoadOptions { ahead: Some(ahead), ..auto.clone() }), "so many come: {ahead}");
     }
     assert!(!measured(LoadOptions { policy: Some("lru".into()), ..auto.clone() }));
-    assert!(!measured(LoadOptions { hold: HoldChoice::Never, ..auto.clone() }), "none can be page-locked");
+    assert!(!measured(LoadOptions { hold: When::Never, ..auto.clone() }), "none can be page-locked");
     assert!(!measured(LoadOptions { slots: Some(32), ..auto }), "every expert has a slot");
 }

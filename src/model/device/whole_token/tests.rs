@@ -1,6 +1,6 @@
 //! Tokens queued whole against the same ones queued layer by layer.
 
-use crate::events::{HoldChoice, LoadOptions, MissChoice, Phase, StepRecord, StepTime};
+use crate::events::{LoadOptions, MissChoice, Phase, StepRecord, StepTime, When};
 use crate::gguf::Gguf;
 use crate::gpu::simulated::{Faults, Options, Order, Simulated};
 use crate::gpu::Device;
@@ -27,7 +27,7 @@ impl Talk {
     /// With a slot for every expert. Of `timed_every` tokens, one goes layer by layer.
     fn new(gguf: &Gguf, miss: MissChoice, order: Order, timed_every: u32) -> Self {
         let device = Simulated::new(Options { order, ..Options::default() });
-        let options = LoadOptions { kv_f32: true, context: Some(64), miss, hold: HoldChoice::Never, ..LoadOptions::default() };
+        let options = LoadOptions { kv_f32: true, context: Some(64), miss, hold: When::Never, ..LoadOptions::default() };
         let mut model = open_on(gguf, &options, Pool::new(2), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
         model.experts.time_hits_every(timed_every);
         Self { model, device, record: StepRecord::default() }
