@@ -11,7 +11,7 @@ use crate::trace::profile::Profile;
 use crate::trace::roofline::{estimate, Demand, Estimate};
 use crate::trace::routes::Routes;
 use crate::trace::scheduling::known;
-use crate::trace::simulate::{ByExpert, Contender, LayerTally, Prepared, Tally};
+use crate::trace::simulate::{ByExpert, Contender, LayerTotals, Prepared, Tally};
 use serde::Serialize;
 use side::Side;
 use std::io::{self, Write};
@@ -184,7 +184,7 @@ fn work_out(side: &Side, source: &Source<'_>, common: &Common<'_>) -> Result<Out
 }
 
 fn layers(tally: &Tally, bytes: &[u64], time: Option<&Estimate>) -> Vec<LayerFigures> {
-    let figures = |(i, (t, &bytes)): (usize, (&LayerTally, &u64))| {
+    let figures = |(i, (t, &bytes)): (usize, (&LayerTotals, &u64))| {
         let per_token = |experts: f64| experts * bytes as f64 / t.ticks.max(1) as f64;
         LayerFigures {
             hit_rate: t.hit_rate(),

@@ -17,7 +17,7 @@ pub mod spread;
 mod tally;
 
 pub use contender::Contender;
-pub use tally::{ByExpert, LayerTally, Tally};
+pub use tally::{ByExpert, LayerTotals, Tally};
 
 use super::foretold::Foretold;
 use super::routes::Routes;
@@ -113,7 +113,7 @@ impl Prepared {
 
     /// The same; `seen` gets layer, routed expert and hit or miss of all that is counted.
     fn online_with(&self, policy: Policy, admission: Admission, slots: usize, mut seen: impl FnMut(usize, Routed, bool)) -> Tally {
-        let mut tallies = vec![LayerTally::default(); self.layers];
+        let mut tallies = vec![LayerTotals::default(); self.layers];
         let mut scheduler = Scheduler::new(self.layers, self.experts, slots, policy, admission);
         // Experts of each layer that came ahead of the step's tick.
         let mut ahead = vec![0u64; self.layers];
@@ -160,7 +160,7 @@ impl Prepared {
     }
 
     fn recorded_with(&self, slots: usize, mut seen: impl FnMut(usize, Routed, bool)) -> Tally {
-        let mut tallies = vec![LayerTally::default(); self.layers];
+        let mut tallies = vec![LayerTotals::default(); self.layers];
         for (i, tick) in self.ticks.iter().enumerate().filter(|(_, t)| t.counted && t.end > t.start) {
             let t = &mut tallies[i % self.layers];
             let (mut missed, mut moved) = (0, 0);
@@ -206,7 +206,7 @@ impl Prepared {
     /// Slots filled at random and never changed.
     #[must_use]
     pub fn chance(&self, slots: usize) -> Tally {
-        let mut tallies = vec![LayerTally::default(); self.layers];
+        let mut tallies = vec![LayerTotals::default(); self.layers];
         let p = self.odds(slots);
         for (i, tick) in self.ticks.iter().enumerate().filter(|(_, t)| t.counted && t.end > t.start) {
             let t = &mut tallies[i % self.layers];

@@ -6,7 +6,7 @@ mod fold;
 mod moment;
 
 pub use cursor::{HeatmapAction, Side};
-pub use figures::{Cell, ExpertFacts, LayerProfile, LayerTally};
+pub use figures::{Cell, ExpertFacts, LayerProfile, StepOutcomes};
 pub use moment::{Lost, Pause, Play, Shown};
 
 use super::ledger::Ledger;
@@ -57,7 +57,7 @@ pub struct ExpertsState {
     weight: Vec<f32>,
     slot: Vec<u16>,
     marks: Vec<Mark>,
-    tallies: Vec<LayerTally>,
+    tallies: Vec<StepOutcomes>,
     recent: Vec<Recent>,
     ledger: Ledger,
     order: Vec<u16>,

@@ -1,6 +1,6 @@
 //! Belady's bound in one layer, for every slot count in one walk: a stack whose first entries are what fewer slots would hold.
 
-use super::LayerTally;
+use super::LayerTotals;
 use crate::experts::schedule::Routed;
 
 /// What Belady's walk adds up in one layer for all slot counts at once.
@@ -63,7 +63,7 @@ impl Sums {
     }
 
     /// `[experts + 1]`, by slot count.
-    pub(super) fn tallies(&self) -> Vec<LayerTally> {
+    pub(super) fn tallies(&self) -> Vec<LayerTotals> {
         let routed: u64 = self.hits.iter().sum();
         let reads: u64 = self.reads.iter().sum();
         let (mut hits, mut found, mut whole, mut done, mut moved, mut copying) = (0, 0, 0, 0, 0, 0);
@@ -77,7 +77,7 @@ impl Sums {
                 }
                 moved += self.moved[s];
                 copying += self.copying[s];
-                LayerTally {
+                LayerTotals {
                     ticks: self.ticks,
                     routed,
                     hits: hits as f64,

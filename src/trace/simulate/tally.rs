@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// What one contender did in one layer, over the generated tokens that are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct LayerTally {
+pub struct LayerTotals {
     /// Ticks: generated tokens, for whole traces.
     pub ticks: u64,
     /// Routed experts, once per token that chose them.
@@ -28,7 +28,7 @@ pub struct LayerTally {
     pub copying: u64,
 }
 
-impl LayerTally {
+impl LayerTotals {
     /// Hit rate, 0 to 1; 0 if nothing was routed.
     #[must_use]
     pub fn hit_rate(&self) -> f64 {
@@ -71,7 +71,7 @@ pub struct Tally {
     pub missed_bytes: u64,
     /// The same, layer by layer.
     #[serde(skip)]
-    pub layers: Vec<LayerTally>,
+    pub layers: Vec<LayerTotals>,
 }
 
 impl Tally {
@@ -85,8 +85,8 @@ impl Tally {
         }
     }
 
-    pub(super) fn of(policy: Contender, slots: usize, layers: Vec<LayerTally>, bytes: &[u64]) -> Self {
-        let sum = |f: &dyn Fn(&LayerTally, f64) -> f64| layers.iter().zip(bytes).map(|(l, &b)| f(l, b as f64)).sum::<f64>();
+    pub(super) fn of(policy: Contender, slots: usize, layers: Vec<LayerTotals>, bytes: &[u64]) -> Self {
+        let sum = |f: &dyn Fn(&LayerTotals, f64) -> f64| layers.iter().zip(bytes).map(|(l, &b)| f(l, b as f64)).sum::<f64>();
         Self {
             policy,
             slots,

@@ -147,7 +147,7 @@ proptest! {
         let trace = Prepared::new(&routes);
         let slots: Vec<usize> = (0..=10).collect();
         for tally in trace.belady(&slots) {
-            let sum = |f: fn(&LayerTally) -> f64| tally.layers.iter().map(f).sum::<f64>() as u64;
+            let sum = |f: fn(&LayerTotals) -> f64| tally.layers.iter().map(f).sum::<f64>() as u64;
             let ticks = [sum(|l| l.missing), sum(|l| l.passing), sum(|l| l.copying as f64)];
             let found = [tally.hits as u64, tally.moved, ticks[0], ticks[1], ticks[2]];
             prop_assert_eq!(found, plain_belady(&trace, tally.slots), "{} slots", tally.slots);
@@ -212,7 +212,6 @@ fn cost_of_three_traces_over_60_slot_counts_and_all_policies() {
     }
     let took = begin.elapsed();
     println!("three traces of 45k rows, 60 slot counts, {} policies: {took:.2?}", Contender::ALL.len());
-    assert!(took.as_secs_f64() < 5.0);
 }
 
 #[test]

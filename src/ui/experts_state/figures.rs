@@ -37,9 +37,9 @@ pub struct ExpertFacts {
     pub mark: Mark,
 }
 
-/// One layer's part of the latest step.
+/// What became of the experts of the latest step, in one layer or in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LayerTally {
+pub struct StepOutcomes {
     /// Routed experts that were in slots.
     pub hits: u32,
     /// Routed experts that were not, admitted ones included.
@@ -143,14 +143,14 @@ impl ExpertsState {
 
     /// One layer's part of the latest step.
     #[must_use]
-    pub fn tally(&self, layer: usize) -> LayerTally {
+    pub fn tally(&self, layer: usize) -> StepOutcomes {
         self.tallies.get(layer).copied().unwrap_or_default()
     }
 
     /// The whole latest step.
     #[must_use]
-    pub fn total(&self) -> LayerTally {
-        self.tallies.iter().fold(LayerTally::default(), |sum, t| LayerTally {
+    pub fn total(&self) -> StepOutcomes {
+        self.tallies.iter().fold(StepOutcomes::default(), |sum, t| StepOutcomes {
             hits: sum.hits + t.hits,
             misses: sum.misses + t.misses,
             admitted: sum.admitted + t.admitted,

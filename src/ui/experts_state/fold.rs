@@ -3,7 +3,7 @@
 //! It is pure and total: a record of any shape leaves a state that can be drawn. What does not fit the model (an expert out of
 //! range, a table of the wrong length) is skipped and counted.
 
-use super::{ExpertsState, LayerTally, Mark, Recent, DECAY, MAX_CELLS, RESORT_TOKENS};
+use super::{ExpertsState, Mark, Recent, StepOutcomes, DECAY, MAX_CELLS, RESORT_TOKENS};
 use crate::events::{Outcome, Phase, RoutedExpert, StepRecord, NO_SLOT};
 use crate::ui::ledger::Ledger;
 
@@ -17,7 +17,7 @@ impl ExpertsState {
         self.weight = vec![0.0; cells];
         self.slot = vec![NO_SLOT; cells];
         self.marks = vec![Mark::Quiet; cells];
-        self.tallies = vec![LayerTally::default(); layers];
+        self.tallies = vec![StepOutcomes::default(); layers];
         self.recent = vec![Recent::default(); layers];
         self.ledger = Ledger::new(layers, experts, &[]);
         self.order = (0..layers).flat_map(|_| (0..experts).map(|e| e as u16)).collect();
@@ -37,7 +37,7 @@ impl ExpertsState {
         let left = DECAY.powi(i32::try_from(tokens).unwrap_or(i32::MAX));
         self.heat.iter_mut().for_each(|h| *h *= left);
         self.marks.fill(Mark::Quiet);
-        self.tallies.fill(LayerTally::default());
+        self.tallies.fill(StepOutcomes::default());
         for recent in &mut self.recent {
             recent.hits *= left;
             recent.routed *= left;

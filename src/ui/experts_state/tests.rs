@@ -26,7 +26,7 @@ fn a_step_marks_exactly_what_it_did_and_only_until_the_next() {
     state.apply(&record(0, &[(0, Outcome::Hit), (1, Outcome::Miss), (2, Outcome::Admitted)], &[3], &[0, NONE, 1, NONE, 2, NONE]));
     let marks: Vec<Mark> = (0..6).map(|e| state.facts(0, e).unwrap().mark).collect();
     assert_eq!(marks, [Mark::Hit, Mark::Miss, Mark::Admitted, Mark::Evicted, Mark::Quiet, Mark::Quiet]);
-    assert_eq!(state.tally(0), LayerTally { hits: 1, misses: 2, admitted: 1, evicted: 1, ..LayerTally::default() });
+    assert_eq!(state.tally(0), StepOutcomes { hits: 1, misses: 2, admitted: 1, evicted: 1, ..StepOutcomes::default() });
     assert_eq!(state.facts(0, 4).unwrap().slot, Some(2));
     state.apply(&record(1, &[(4, Outcome::Hit)], &[], &[0, NONE, 1, NONE, 2, NONE]));
     assert_eq!(state.facts(0, 0).unwrap().mark, Mark::Quiet);

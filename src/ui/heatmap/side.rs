@@ -1,7 +1,7 @@
 //! What stands beside the grid: each row's part of this step, or its character over recent tokens.
 
 use super::grid::Grid;
-use crate::ui::experts_state::{ExpertsState, LayerTally, Side};
+use crate::ui::experts_state::{ExpertsState, Side, StepOutcomes};
 use crate::ui::theme::{Face, Theme};
 use ratatui::buffer::Buffer;
 use ratatui::text::{Line, Span};
@@ -58,9 +58,9 @@ pub(super) fn draw(buf: &mut Buffer, (x, width): (u16, u16), grid: &Grid, side: 
 }
 
 fn step(layers: Range<usize>, state: &ExpertsState, theme: &Theme) -> Line<'static> {
-    let sum = layers.fold(LayerTally::default(), |sum, l| {
+    let sum = layers.fold(StepOutcomes::default(), |sum, l| {
         let t = state.tally(l);
-        LayerTally { hits: sum.hits + t.hits, misses: sum.misses + t.misses, ..sum }
+        StepOutcomes { hits: sum.hits + t.hits, misses: sum.misses + t.misses, ..sum }
     });
     let number = |n: u32, face| match n {
         0 => theme.span(Face::Track, format!("{:>5}", theme.glyphs().absent)),
