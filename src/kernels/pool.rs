@@ -374,10 +374,10 @@ mod tests {
         }
     }
 
-    /// Times depend on what else the machine does, so this one is run by hand: `cargo test --release -- --ignored --nocapture more_threads`.
+    /// Prints times, which depend on what else the machine does: `cargo test --release -- --ignored --nocapture more_threads`.
     #[test]
     #[ignore = "measures the machine"]
-    fn more_threads_than_cores_cost_less_than_half_of_the_speed() {
+    fn cost_of_more_threads_than_cores() {
         let time = |threads: usize| {
             let pool = Pool::new(threads);
             let mut best = Duration::MAX;
@@ -396,8 +396,10 @@ mod tests {
             best
         };
         let (right, many) = (time(0), time(8 * physical_cores()));
-        println!("all cores {right:?}, eight times as many threads {many:?}");
-        assert!(many < 2 * right);
+        println!(
+            "all cores {right:?}, eight times as many threads {many:?} ({:.2} times as long)",
+            many.as_secs_f64() / right.as_secs_f64()
+        );
     }
 
     #[test]

@@ -323,7 +323,6 @@ fn cost_of_a_tick_at_256_experts() {
                 }
             });
             println!("{name}, {policy}: {tick:.2} us per layer-tick");
-            assert!(tick < 20.0 || cfg!(debug_assertions), "{name}, {policy}: {tick:.2} us per layer-tick");
         }
         let stack = time(&mut |layer, r| curve.tick(layer, r, Phase::Decode));
         println!("{name}: {stack:.2} us for the curve");
