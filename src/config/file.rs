@@ -1,6 +1,7 @@
 //! Reading the configuration file field by field, so that one mistake costs one field and nothing else.
 
 use super::Config;
+use crate::text::{line_number, one_line};
 use crate::ui::palette::ColorDepth;
 use serde::de::IntoDeserializer;
 use serde::Deserialize;
@@ -10,6 +11,8 @@ use toml::{Spanned, Table, Value};
 
 /// With more lines than this that are no TOML, it is another kind of file.
 const MOST_BROKEN: usize = 20;
+/// Most characters of a line of the file, or of what is wrong with it, in a message.
+const MAX_TEXT: usize = 400;
 
 /// Reads `text`, the content of `path`. Returns what is right, with defaults for the rest, and one sentence for each mistake
 /// that names file, line, field and remedy.
@@ -65,10 +68,6 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn line_of(&self, at: usize) -> usize {
-        self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|&&b| b == b'\n').count()
-    }
-
     fn field(
         &mut self,
         at: usize,
@@ -76,7 +75,7 @@ impl Reader<'_> {
         value: Spanned<DeValue<'_>>,
         check: impl FnOnce(Value) -> Result<(), String>,
     ) -> Option<Value> {
-        let read = Value::deserialize(value.into_deserializer()).map_err(|e| one_line(e.message()));
+        let read = Value::deserialize(value.into_deserializer()).map_err(|e| one_line(e.message(), MAX_TEXT));
         match read.and_then(|value| check(value.clone()).map(|()| value)) {
             Ok(value) => Some(value),
             Err(reason) => {
@@ -98,8 +97,7 @@ impl Reader<'_> {
                 break;
             };
             let end = start + line.len();
-            let reason = one_line(error.message());
-            self.tell(self.line_of(start), "", &reason);
+            self.tell(start, "", &one_line(error.message(), MAX_TEXT));
             text.replace_range(start..end, &" ".repeat(end - start));
         }
         self.problems.push(format!("{}: this is no TOML; the defaults are used", self.path.display()));
@@ -107,15 +105,15 @@ impl Reader<'_> {
     }
 
     fn mistake(&mut self, at: usize, field: &str, reason: &str) {
-        self.tell(self.line_of(at), &format!("{field}: "), reason);
+        self.tell(at, &format!("{field}: "), reason);
     }
 
-    fn tell(&mut self, line: usize, field: &str, reason: &str) {
-        let written = self.text.lines().nth(line).unwrap_or_default().trim();
+    fn tell(&mut self, at: usize, field: &str, reason: &str) {
+        let number = line_number(self.text, at);
+        let written = one_line(self.text.lines().nth(number - 1).unwrap_or_default().trim(), MAX_TEXT);
         self.problems.push(format!(
-            "{}:{}: {field}{reason} (at \"{written}\"); correct or remove this line; the rest of the file is used",
-            self.path.display(),
-            line + 1
+            "{}:{number}: {field}{reason} (at \"{written}\"); correct or remove this line; the rest of the file is used",
+            self.path.display()
         ));
     }
 }
@@ -130,14 +128,10 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-fn one_line(text: &str) -> String {
-    text.lines().collect::<Vec<_>>().join(" ")
-}
-
 /// Whether a file with this one field in it would be right.
 fn whole(name: &str, value: Value) -> Result<(), String> {
     let file = Value::Table(Table::from_iter([(name.to_owned(), value)]));
-    let config = Config::deserialize(file).map_err(|e| one_line(e.message()))?;
+    let config = Config::deserialize(file).map_err(|e| one_line(e.message(), MAX_TEXT))?;
     if let Some(color) = config.color.as_deref().filter(|name| ColorDepth::parse(name).is_none()) {
         return Err(format!("\"{color}\" is not one of none, 16, 256, truecolor"));
     }

@@ -1,8 +1,10 @@
 //! `rotary replay`: a recorded session or a CSV trace in the app, with no model; or its facts as text.
 
+use super::simulate::name;
 use crate::engine::EngineHandle;
 use crate::events::{Event, Outcome, Phase, Scheduling};
 use crate::experts::policy::Policy;
+use crate::text::one_line;
 use crate::trace::open::{open as open_trace, play, Problem, Trace, TraceError};
 use crate::trace::player::{compare, Fold, Options, Other, PlayerControl};
 use crate::trace::scheduling::{known, words};
@@ -94,12 +96,6 @@ pub enum ReplayError {
     },
 }
 
-/// A file's name, made fit for a line.
-fn name_of(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    name.chars().filter(|c| !c.is_control()).collect()
-}
-
 /// Layers and experts of a trace; `None` if no model was open in it.
 fn shape(trace: &mut Trace) -> Option<(usize, usize)> {
     match trace {
@@ -142,12 +138,12 @@ pub fn open<F: Fold>(args: &ReplayArgs, fold: F) -> Result<(EngineHandle, Player
             let theirs = shape(&mut second).ok_or_else(|| no_routing(path))?;
             if ours != theirs {
                 let words = |(layers, experts): (usize, usize)| format!("a model with {layers} x {experts} experts");
-                let (first, second) = (name_of(&args.file), name_of(path));
+                let (first, second) = (name(&args.file), name(path));
                 return Err(ReplayError::Shape { first, second, theirs: words(theirs), ours: words(ours) });
             }
             // Routing without occupancy has no hits of its own.
             let simulation = simulation.or(matches!(second, Trace::Routes(_)).then_some(Simulation { slots: args.slots, policy }));
-            Other::Trace(Box::new(second), name_of(path), simulation)
+            Other::Trace(Box::new(second), name(path), simulation)
         }
     };
     Ok(compare(trace, other, options, fold))
@@ -194,10 +190,9 @@ fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()
             }
         }
     }
-    let plain = |s: &str| s.chars().filter(|c| !c.is_control()).collect::<String>();
     writeln!(out, "format      recorded session")?;
     if let Some(card) = session.card() {
-        writeln!(out, "model       {} ({})", plain(&card.name), plain(&card.arch))?;
+        writeln!(out, "model       {} ({})", one_line(&card.name, 200), one_line(&card.arch, 200))?;
         writeln!(out, "experts     {} layers x {}, {} per token", card.layers, card.experts, card.top_k)?;
         writeln!(out, "slots       {} per layer when it was opened", card.plan.slots_per_layer)?;
     }

@@ -209,9 +209,10 @@ pub fn run(args: &SimulateArgs) -> color_eyre::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A file's name, for a line.
 pub(super) fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    name.chars().filter(|c| !c.is_control()).collect()
+    crate::text::one_line(&name, 255)
 }
 
 #[cfg(test)]

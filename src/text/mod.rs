@@ -2,9 +2,10 @@
 //!
 //! Text in: [`ChatTemplate::render`] makes the prompt, [`Tokenizer::encode_prompt`] its token ids. Text out:
 //! [`Tokenizer::token_bytes`], then [`StreamDecoder`] (whole graphemes, nothing that could harm a terminal), then
-//! [`ThinkSplitter`] (reasoning apart from the answer).
+//! [`ThinkSplitter`] (reasoning apart from the answer). Text of whatever origin for a name or a message: [`one_line`].
 
 mod alphabet;
+mod lines;
 mod pre;
 mod stream;
 mod template;
@@ -12,6 +13,7 @@ mod think;
 mod tokenizer;
 mod vocabulary;
 
+pub use lines::{is_hostile, line_number, one_line};
 pub use pre::{known as known_pre_tokenizers, PreTokenizer};
 pub use stream::StreamDecoder;
 pub use template::ChatTemplate;

@@ -69,10 +69,8 @@ pub enum CsvError {
     TooLong,
 }
 
-/// Text of a file that may end up on a screen: no control characters, and not too much of it.
-fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
-}
+/// Most characters of a model's name or architecture.
+const MAX_NAME: usize = 200;
 
 #[cfg(test)]
 mod tests {

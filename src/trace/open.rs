@@ -5,6 +5,7 @@ use super::player::{self, Fold, Options, PlayerControl};
 use super::routes::Routes;
 use super::session::{Session, SessionError};
 use crate::engine::EngineHandle;
+use crate::text::one_line;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -48,9 +49,9 @@ pub enum Problem {
     NoRouting,
 }
 
-/// A path for a message: control characters must not reach the terminal.
+/// A path for a message.
 fn shown(path: &Path) -> String {
-    path.display().to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    one_line(&path.display().to_string(), 400)
 }
 
 /// Open a trace.

@@ -2,6 +2,7 @@
 
 use crate::events::Scheduling;
 use crate::experts::policy::{Admission, Policy};
+use crate::text::one_line;
 
 /// Largest margin that is believed.
 const MOST_MARGIN: f64 = 1e6;
@@ -20,20 +21,15 @@ pub enum OddScheduling {
     Unread(String),
 }
 
-/// Text of a file, made fit for a line.
-fn line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).take(90).collect()
-}
-
 /// The policy and its way to admit, as far as this program knows them.
 ///
 /// # Errors
 /// If it doesn't, with what is to be said of it.
 pub fn known(of: &Scheduling) -> Result<(Policy, Admission), OddScheduling> {
     if let Some(why) = &of.unread {
-        return Err(OddScheduling::Unread(line(why)));
+        return Err(OddScheduling::Unread(one_line(why, 90)));
     }
-    let policy: Policy = of.policy.parse().map_err(|_| OddScheduling::Policy(line(&of.policy)))?;
+    let policy: Policy = of.policy.parse().map_err(|_| OddScheduling::Policy(one_line(&of.policy, 90)))?;
     // Whatever the file does not name stays as it is.
     let mut admission = policy.admission();
     admission.margin = of.margin.unwrap_or(admission.margin);
@@ -150,6 +146,6 @@ mod tests {
         }
         let most = Scheduling { per_tick: Some(u32::MAX), per_prefill_tick: Some(0), ..named("lru") };
         assert!(known(&most).is_ok());
-        assert!(words(&Scheduling { unread: Some("\x07no".into()), ..named("lru") }).ends_with("can't be read: ?no"));
+        assert!(words(&Scheduling { unread: Some("\x07no".into()), ..named("lru") }).ends_with("can't be read: no"));
     }
 }

@@ -241,7 +241,7 @@ impl State {
 /// A token's text for a line: marks for line breaks, quotes around it so that its spaces are seen.
 fn shown(text: &str) -> String {
     let flat: String = text.chars().map(|c| if c == '\n' { '\u{b6}' } else { c }).collect();
-    super::sanitize::line(&flat, 24)
+    super::sanitize::one_line(&flat, 24)
 }
 
 #[cfg(test)]

@@ -58,10 +58,10 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &State) {
             let rows = chats.iter().map(|c| match &c.problem {
                 None => {
                     let detail =
-                        format!("{} message{}  {}", c.messages, if c.messages == 1 { "" } else { "s" }, sanitize::line(&c.title, 200));
+                        format!("{} message{}  {}", c.messages, if c.messages == 1 { "" } else { "s" }, sanitize::one_line(&c.title, 200));
                     (super::session::civil(&c.updated), detail, false)
                 }
-                Some(reason) => ("can't be read".to_owned(), format!("{}: {}", c.id, sanitize::line(reason, 200)), true),
+                Some(reason) => ("can't be read".to_owned(), format!("{}: {}", c.id, sanitize::one_line(reason, 200)), true),
             });
             list(area, buf, state, "saved chats: Enter takes one up, Esc closes", rows.collect(), *at);
         }

@@ -4,20 +4,13 @@
 //! the window, write to the clipboard or forge what the app says; bidirectional overrides could make code
 //! read differently from what it is. Nothing of that kind reaches the terminal.
 
+pub use crate::text::one_line;
+
+use crate::text::is_hostile;
 use std::borrow::Cow;
 
 /// Columns between tab stops.
 const TAB: &str = "    ";
-
-/// True for characters that are never drawn: C0 and C1 controls, bidirectional overrides and isolates,
-/// interlinear and tag characters, and the byte order mark.
-#[must_use]
-pub fn is_hostile(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}'
-            | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E001F}')
-}
 
 /// Text of several lines: line breaks stay (`\r\n`, `\r`, and the Unicode separators become `\n`), tabs become
 /// spaces, all other characters of [`is_hostile`] go.
@@ -57,18 +50,6 @@ pub fn text_and_map(raw: &str) -> (Cow<'_, str>, Option<Vec<usize>>) {
     (Cow::Owned(out), Some(map))
 }
 
-/// Text of one line, at most `max` characters: breaks and tabs become spaces; a longer text ends in `...`.
-#[must_use]
-pub fn line(raw: &str, max: usize) -> String {
-    let flat = raw.chars().map(|c| if matches!(c, '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}') { ' ' } else { c });
-    let mut out: String = flat.filter(|&c| !is_hostile(c)).take(max.saturating_add(1)).collect();
-    if out.chars().count() > max {
-        out = out.chars().take(max.saturating_sub(3)).collect();
-        out.push_str("...");
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,7 +64,6 @@ mod tests {
     #[test]
     fn line_breaks_of_every_kind_become_one_kind() {
         assert_eq!(text("a\r\nb\rc\u{2028}d\n"), "a\nb\nc\nd\n");
-        assert_eq!(line("a\nb\tc", 80), "a b c");
     }
 
     #[test]
@@ -98,18 +78,10 @@ mod tests {
         assert_eq!(map.unwrap(), [0, 1, 1, 1, 1, 2, 5, 6, 7, 8]);
     }
 
-    #[test]
-    fn long_lines_are_cut_with_a_mark() {
-        assert_eq!(line("abcdefgh", 6), "abc...");
-        assert_eq!(line("abcdef", 6), "abcdef");
-    }
-
     proptest! {
         #[test]
         fn no_control_character_survives(raw in any::<String>()) {
             prop_assert!(text(&raw).chars().all(|c| c == '\n' || !is_hostile(c)));
-            prop_assert!(line(&raw, 20).chars().all(|c| !is_hostile(c)));
-            prop_assert!(line(&raw, 20).chars().count() <= 20);
         }
     }
 }

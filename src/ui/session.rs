@@ -254,7 +254,7 @@ pub fn utc(time: SystemTime) -> String {
 pub fn civil(moment: &str) -> String {
     match (moment.split_once('T'), moment.len()) {
         (Some((day, time)), 20) if moment.is_ascii() => format!("{day} {} UTC", &time[..5]),
-        _ => super::sanitize::line(moment, 24),
+        _ => super::sanitize::one_line(moment, 24),
     }
 }
 

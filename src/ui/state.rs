@@ -288,7 +288,7 @@ impl State {
     }
 
     fn notify(&mut self, text: String, error: bool, now: Moment) {
-        let text = super::sanitize::line(&text, 400);
+        let text = super::sanitize::one_line(&text, 400);
         let shown = Duration::from_secs(if error { 12 } else { 5 });
         // The newest counts; older ones were seen or not, but must not pile up.
         self.notices.clear();

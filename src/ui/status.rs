@@ -72,7 +72,7 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
                 add("", "SIMULATED GPU".into(), Face::Error, 0);
             }
             // The name stands over the chat as well; the numbers stand here only.
-            add("", format!("{toy}{}", super::sanitize::line(&card.name, (width / 5).clamp(12, 28))), Face::Accent, 0);
+            add("", format!("{toy}{}", super::sanitize::one_line(&card.name, (width / 5).clamp(12, 28))), Face::Accent, 0);
         }
         (EngineState::Loading { stage, done, total }, _) => {
             let percent = if *total > 0 { format!(" {}%", (u128::from(*done) * 100 / u128::from(*total)).min(100)) } else { String::new() };

@@ -1,7 +1,8 @@
 //! Reads a trace. It trusts nothing: lines, ids and counts are checked, and an error names line and column.
 
-use super::{clean, CsvError, HEADER, MAGIC, MAX_LINE, MAX_ROWS};
+use super::{CsvError, HEADER, MAGIC, MAX_LINE, MAX_NAME, MAX_ROWS};
 use crate::events::{Outcome, Phase, RoutedExpert};
+use crate::text::one_line;
 use crate::trace::routes::{Routes, RoutesHead, RoutesStep, MAX_EXPERTS, MAX_LAYERS};
 use std::io::{BufRead, Read};
 
@@ -74,8 +75,8 @@ fn comment_line(head: &mut RoutesHead, comment: &str, line: usize) -> Result<(),
     for word in comment.split_whitespace() {
         let Some((key, value)) = word.split_once('=') else { continue };
         match key {
-            "model" => head.model = clean(value),
-            "arch" => head.arch = clean(value),
+            "model" => head.model = one_line(value, MAX_NAME),
+            "arch" => head.arch = one_line(value, MAX_NAME),
             "n_layer" => head.layers = number("n_layer", value, MAX_LAYERS as u64)? as usize,
             "n_expert" => head.experts = number("n_expert", value, MAX_EXPERTS as u64)? as usize,
             "n_expert_used" => head.top_k = number("n_expert_used", value, MAX_EXPERTS as u64)? as usize,

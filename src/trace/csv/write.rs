@@ -1,7 +1,8 @@
 //! Writes a trace: a whole one, or a session's while it runs.
 
-use super::{clean, HEADER, MAGIC};
+use super::{HEADER, MAGIC, MAX_NAME};
 use crate::events::{Event, Outcome, Phase, RoutedExpert, StepRecord};
+use crate::text::one_line;
 use crate::trace::routes::{Routes, RoutesHead, RoutesStep};
 use std::io::Write;
 
@@ -20,7 +21,7 @@ pub fn write(mut out: impl Write, routes: &Routes) -> std::io::Result<()> {
 }
 
 fn write_head(out: &mut impl Write, head: &RoutesHead) -> std::io::Result<()> {
-    let word = |s: &str| clean(s).split_whitespace().collect::<Vec<_>>().join("_");
+    let word = |s: &str| one_line(s, MAX_NAME).split_whitespace().collect::<Vec<_>>().join("_");
     let trunk = if head.trunk_bytes > 0 { format!(" trunk_bytes={}", head.trunk_bytes) } else { String::new() };
     writeln!(
         out,

@@ -4,6 +4,7 @@
 //! mistyped bandwidth would silently give wrong predictions.
 
 use super::{Bandwidth, Cost, Misses, Profile, ProfileError};
+use crate::text::{line_number, one_line};
 use serde::de::IntoDeserializer;
 use serde::Deserialize;
 use std::fmt::Write as _;
@@ -52,15 +53,14 @@ impl Profile {
 /// # Errors
 /// See [`ProfileError`].
 pub fn parse(text: &str, file: &str) -> Result<Profile, ProfileError> {
-    let line_of = |at: usize| 1 + text.as_bytes()[..at.min(text.len())].iter().filter(|&&b| b == b'\n').count();
     let document = DeTable::parse(text).map_err(|e| ProfileError::Field {
         file: file.to_owned(),
-        line: line_of(e.span().map_or(0, |s| s.start)),
+        line: line_number(text, e.span().map_or(0, |s| s.start)),
         field: "file".into(),
-        problem: format!("this is no TOML ({}); see docs/profiles.md for an example", one_line(e.message())),
+        problem: format!("this is no TOML ({}); see docs/profiles.md for an example", clean(e.message())),
     })?;
     let end = text.len();
-    let mut top = Fields { file, line_of: &line_of, table: "", at: end, fields: document.into_inner().into_iter().collect() };
+    let mut top = Fields { file, text, table: "", at: end, fields: document.into_inner().into_iter().collect() };
     let schema = top.take("schema", "write schema = 1", |v| i64::deserialize(v).ok())?;
     let (schema, at) = schema.ok_or_else(|| top.missing("schema", "write schema = 1"))?;
     if schema != SCHEMA {
@@ -105,7 +105,7 @@ pub fn parse(text: &str, file: &str) -> Result<Profile, ProfileError> {
 /// The fields of one table, taken out one by one; what is left over at the end is unknown.
 struct Fields<'a, 't> {
     file: &'a str,
-    line_of: &'a dyn Fn(usize) -> usize,
+    text: &'a str,
     table: &'static str,
     /// Where the table begins, or the end of the file.
     at: usize,
@@ -125,7 +125,12 @@ impl<'a, 't> Fields<'a, 't> {
     }
 
     fn wrong(&self, at: usize, key: &str, problem: &str) -> ProfileError {
-        ProfileError::Field { file: self.file.to_owned(), line: (self.line_of)(at), field: self.name(key), problem: problem.to_owned() }
+        ProfileError::Field {
+            file: self.file.to_owned(),
+            line: line_number(self.text, at),
+            field: self.name(key),
+            problem: problem.to_owned(),
+        }
     }
 
     fn missing(&self, key: &str, remedy: &str) -> ProfileError {
@@ -182,7 +187,7 @@ impl<'a, 't> Fields<'a, 't> {
     }
 
     fn table(&mut self, key: &'static str, required: bool) -> Result<Fields<'a, 't>, ProfileError> {
-        let empty = Fields { file: self.file, line_of: self.line_of, table: key, at: self.at, fields: Vec::new() };
+        let empty = Fields { file: self.file, text: self.text, table: key, at: self.at, fields: Vec::new() };
         let Some((place, value)) = self.pick(key) else {
             let missing = self.missing(key, &format!("write a table [{key}], see docs/profiles.md"));
             return if required { Err(missing) } else { Ok(empty) };
@@ -200,11 +205,7 @@ impl<'a, 't> Fields<'a, 't> {
     }
 }
 
-/// Text of a file that may end up on a screen: no control characters, and not too much of it.
+/// Text of a file, or about it, for a line.
 pub(super) fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
-}
-
-fn one_line(text: &str) -> String {
-    text.lines().collect::<Vec<_>>().join(" ")
+    one_line(text, MAX_TEXT)
 }

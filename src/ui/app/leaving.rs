@@ -51,7 +51,7 @@ fn farewell(state: &State) -> Option<String> {
             if plain {
                 name.into_owned()
             } else {
-                format!("'{}'", sanitize::line(&name, 400).replace('\'', "'\\''"))
+                format!("'{}'", sanitize::one_line(&name, 400).replace('\'', "'\\''"))
             }
         }
     };

@@ -307,7 +307,7 @@ fn signed(points: f32, digits: usize) -> String {
 }
 
 fn names(difference: &Difference, theme: &Theme, width: u16) -> Line<'static> {
-    let name = |i: usize| crate::ui::sanitize::line(&difference.names[i], 40);
+    let name = |i: usize| crate::ui::sanitize::one_line(&difference.names[i], 40);
     let mut line = Line::from(vec![
         theme.span(Face::SideA, "A "),
         theme.span(Face::Text, name(0)),

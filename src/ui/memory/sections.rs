@@ -159,7 +159,7 @@ fn slots(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<S
         _ => None,
     };
     if let Some((why, face)) = why {
-        let why: String = why.chars().filter(|c| !c.is_control()).collect();
+        let why = crate::text::one_line(why, 200);
         sections.push(section(4, false, vec![Line::from(ink.theme.span(face, why))]));
     }
     let room = ink.width.saturating_sub(LABEL + 22).min(40);

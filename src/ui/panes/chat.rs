@@ -14,7 +14,7 @@ use ratatui::widgets::Widget;
 /// Draws the pane and says where the cursor belongs.
 pub fn draw(areas: &ChatAreas, buf: &mut Buffer, state: &State) -> Option<Position> {
     if areas.framed {
-        let name = state.card.as_ref().map_or_else(String::new, |c| crate::ui::sanitize::line(&c.name, 40));
+        let name = state.card.as_ref().map_or_else(String::new, |c| crate::ui::sanitize::one_line(&c.name, 40));
         let title = if name.is_empty() { "chat".to_owned() } else { format!("chat {} {name}", state.theme.glyphs().dot) };
         state.theme.block(title, state.context(Focus::Chat).focused).render(areas.frame, buf);
     }
@@ -54,7 +54,7 @@ fn welcome(area: Rect, buf: &mut Buffer, state: &State) {
     let mut lines = vec![Line::from(theme.span(Face::Title, "Rotary")), Line::default()];
     match (&state.engine, &state.card) {
         (EngineState::Ready, Some(card)) => {
-            let name = crate::ui::sanitize::line(&card.name, 60);
+            let name = crate::ui::sanitize::one_line(&card.name, 60);
             lines.push(Line::from(theme.span(Face::Text, name)));
             if card.toy {
                 lines.push(dim("a toy: it shows how things work and is often wrong"));

@@ -212,7 +212,7 @@ fn find(name: &str, folder: Option<&Path>, asked: Option<&At<()>>) -> Result<(bo
     if let Some((_, text)) = EMBEDDED.iter().find(|(n, _)| *n == name) {
         return Ok((false, format!("{name} (built in)"), (*text).to_owned()));
     }
-    let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+    let shown = crate::text::one_line(name, 64);
     let known = names(folder).join(", ");
     Err(match asked {
         None => ThemeError::Unknown { name: shown, known },

@@ -12,7 +12,7 @@ use crate::ui::transcript::{Item, Kind, Thinking};
 pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<Effect>) {
     match event {
         Event::Loading { stage, done, total } => {
-            state.engine = EngineState::Loading { stage: crate::ui::sanitize::line(&stage, 60), done, total };
+            state.engine = EngineState::Loading { stage: crate::ui::sanitize::one_line(&stage, 60), done, total };
         }
         Event::Ready { card } => ready(state, *card, now, out),
         Event::LoadFailed { message, .. } => {
@@ -122,7 +122,7 @@ fn text(state: &mut State, id: RequestId, text: &str, (kind, step): (TextKind, u
 }
 
 fn slots(state: &mut State, asked: usize, granted: usize, why: Option<String>, now: Moment) {
-    let why = why.map(|w| crate::ui::sanitize::line(&w, 200));
+    let why = why.map(|w| crate::ui::sanitize::one_line(&w, 200));
     if granted != asked || why.is_some() {
         let reason = why.as_deref().unwrap_or("no reason given");
         state.say(format!("asked for {asked} slots per layer, {granted} granted: {reason}"), now);

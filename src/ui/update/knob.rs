@@ -131,7 +131,7 @@ pub(super) fn spread(state: &mut State, on: bool, now: Moment, out: &mut Vec<Eff
 /// The engine tells the slots of each layer.
 pub(super) fn spread_is(state: &mut State, slots: Vec<u16>, why: Option<String>, now: Moment) {
     if let Some(why) = why {
-        state.complain(crate::ui::sanitize::line(&why, 200), now);
+        state.complain(crate::ui::sanitize::one_line(&why, 200), now);
     }
     state.memory.spread(&slots);
 }

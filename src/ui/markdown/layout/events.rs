@@ -73,7 +73,7 @@ impl Layout<'_> {
                 self.flush();
                 self.space();
                 let language = match kind {
-                    CodeBlockKind::Fenced(info) => sanitize::line(info.split_whitespace().next().unwrap_or(""), 24),
+                    CodeBlockKind::Fenced(info) => sanitize::one_line(info.split_whitespace().next().unwrap_or(""), 24),
                     CodeBlockKind::Indented => String::new(),
                 };
                 self.code = Some((language, Vec::new()));
@@ -122,7 +122,7 @@ impl Layout<'_> {
             Tag::Strikethrough => self.push_style(Style::new().add_modifier(Modifier::CROSSED_OUT)),
             Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. } => {
                 let text: String = self.pieces.iter().map(|p| p.text.as_str()).collect();
-                self.links.push((sanitize::line(&dest_url, 200), text));
+                self.links.push((sanitize::one_line(&dest_url, 200), text));
                 self.push_style(Style::new().add_modifier(Modifier::UNDERLINED));
             }
             _ => {}

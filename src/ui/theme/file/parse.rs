@@ -1,6 +1,7 @@
 //! One file, field by field, with its names unresolved.
 
 use super::{Appearance, At, Layer, RawHeat, RawStyle, ThemeError, COLOR_REMEDY, LEVELS};
+use crate::text::{line_number, one_line};
 use crate::ui::ramp::{Ramp, RAMPS};
 use crate::ui::theme::face::Face;
 use ratatui::style::Modifier;
@@ -15,19 +16,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn line(&self, span: Range<usize>) -> usize {
-        let start = span.start.min(self.text.len());
-        1 + self.text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count()
-    }
-
     fn at<T>(&self, value: T, span: Range<usize>) -> At<T> {
-        At { value, file: self.file.to_owned(), line: self.line(span) }
+        At { value, file: self.file.to_owned(), line: line_number(self.text, span.start) }
     }
 
     fn fault(&self, span: Range<usize>, field: &str, problem: impl Into<String>, remedy: impl Into<String>) -> ThemeError {
         ThemeError::Invalid {
             file: self.file.to_owned(),
-            line: self.line(span),
+            line: line_number(self.text, span.start),
             field: field.to_owned(),
             problem: problem.into(),
             remedy: remedy.into(),
@@ -65,7 +61,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<(Layer, Option<At<String>>
     let mut parent = None;
     for (key, value) in doc.get_ref() {
         match key.get_ref().as_ref() {
-            "title" => layer.title = Some(r.string("title", value)?.chars().filter(|c| !c.is_control()).take(40).collect()),
+            "title" => layer.title = Some(one_line(&r.string("title", value)?, 40)),
             "inherits" => parent = Some(r.at(r.string("inherits", value)?, value.span())),
             "appearance" => {
                 layer.appearance = Some(match r.string("appearance", value)?.as_str() {

@@ -1,6 +1,7 @@
 //! Names and levels of a whole theme, turned into colours.
 
 use super::{Appearance, At, Layer, RawHeat, ThemeError, ThemeFile, COLOR_REMEDY};
+use crate::text::one_line;
 use crate::ui::palette::{Rgb, ANSI_NAMES};
 use crate::ui::ramp::{Ramp, RAMPS};
 use crate::ui::theme::face::Face;
@@ -37,7 +38,7 @@ impl Layer {
 }
 
 fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(40).collect()
+    one_line(text, 40)
 }
 
 pub(super) fn resolve(name: &str, file: &str, layer: &Layer) -> Result<ThemeFile, ThemeError> {
