@@ -3,14 +3,17 @@
 //! Standard output carries the answer alone (or the JSON records); reasoning, progress and figures go to standard
 //! error, so that `rotary run ... > file` keeps exactly the answer.
 
+mod figures;
+
 use super::size;
 use crate::cli::{configuration, exit, find_model, recorder, Draw, Failure, Load};
 use crate::engine::sampling::validate;
 use crate::engine::{self, EngineHandle};
-use crate::events::{Command, Event, FinishReason, Message, ModelCard, ModelSource, Role, Sampling, StepRecord, TextKind, TurnStats};
+use crate::events::{Command, Event, FinishReason, Message, ModelCard, ModelSource, Role, Sampling, StepRecord, TextKind};
 use crate::trace::record::Recorder;
 use clap::Args;
 use color_eyre::eyre;
+use figures::{experts_in_words, figures};
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -325,77 +328,9 @@ fn line(value: &impl Serialize) -> eyre::Result<()> {
     Ok(())
 }
 
-/// Tokens per second, or "-" for nothing in no time.
-fn rate(tokens: usize, seconds: f64) -> String {
-    if tokens == 0 || seconds <= 0.0 {
-        "-".into()
-    } else {
-        format!("{:.1}", tokens as f64 / seconds)
-    }
-}
-
-fn figures(s: &TurnStats, reason: FinishReason) -> String {
-    let read = s.prompt_tokens - s.reused_tokens;
-    let hits = if s.routed == 0 {
-        String::new()
-    } else {
-        format!(", {:.1} % of routed experts were in slots", 100.0 * s.hits as f64 / s.routed as f64)
-    };
-    let why = match reason {
-        FinishReason::Stop | FinishReason::Failed => "",
-        FinishReason::Length => "; stopped at -n",
-        FinishReason::ContextFull => "; the context is full",
-        FinishReason::Cancelled => "; cancelled",
-    };
-    format!(
-        "prompt {} tokens ({} reused), {} tokens/s; answer {} tokens, {} tokens/s{hits}; seed {}{why}",
-        s.prompt_tokens,
-        s.reused_tokens,
-        rate(read, s.prefill_s),
-        s.generated_tokens,
-        // The first token of an answer comes from the prompt's last step.
-        rate(s.generated_tokens.saturating_sub(1), s.decode_s),
-        s.seed
-    )
-}
-
-/// "48 layers x 128 experts, 20 slots per layer".
-fn experts_in_words(card: &ModelCard) -> String {
-    if card.layers == 0 {
-        return "no routed experts".to_owned();
-    }
-    format!("{} layers x {} experts, {} slots per layer", card.layers, card.experts, card.plan.slots_per_layer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_figures_count_what_was_read_and_not_what_was_reused() {
-        let stats = TurnStats {
-            prompt_tokens: 120,
-            reused_tokens: 100,
-            generated_tokens: 11,
-            prefill_s: 0.5,
-            decode_s: 2.0,
-            hits: 3,
-            routed: 4,
-            seed: 9,
-            ..TurnStats::default()
-        };
-        assert_eq!(
-            figures(&stats, FinishReason::Length),
-            "prompt 120 tokens (100 reused), 40.0 tokens/s; answer 11 tokens, 5.0 tokens/s, 75.0 % of routed experts were in slots; \
-             seed 9; stopped at -n"
-        );
-    }
-
-    #[test]
-    fn nothing_generated_is_no_division_by_zero() {
-        let text = figures(&TurnStats::default(), FinishReason::Cancelled);
-        assert!(text.contains("answer 0 tokens, - tokens/s") && text.ends_with("; cancelled"), "{text}");
-    }
 
     #[test]
     fn a_step_line_names_its_kind_beside_the_record() {
