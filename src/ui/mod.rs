@@ -14,6 +14,7 @@ pub mod panes;
 pub mod app;
 #[cfg(test)]
 mod budget;
+pub mod calendar;
 pub mod clipboard;
 pub mod command;
 pub mod composer;

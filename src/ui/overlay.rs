@@ -59,7 +59,7 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &State) {
                 None => {
                     let detail =
                         format!("{} message{}  {}", c.messages, if c.messages == 1 { "" } else { "s" }, sanitize::one_line(&c.title, 200));
-                    (super::session::civil(&c.updated), detail, false)
+                    (super::calendar::civil(&c.updated), detail, false)
                 }
                 Some(reason) => ("can't be read".to_owned(), format!("{}: {}", c.id, sanitize::one_line(reason, 200)), true),
             });

@@ -240,45 +240,6 @@ fn create_private_file(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// A moment as `2026-11-23T10:55:12Z`.
-#[must_use]
-pub fn utc(time: SystemTime) -> String {
-    let s = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (year, month, day) = civil_date(s / 86_400);
-    let (h, m, s) = (s / 3600 % 24, s / 60 % 60, s % 60);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}Z")
-}
-
-/// A moment as [`utc`] writes it, for people: `2026-11-23 10:55 UTC`. What looks otherwise is left as it is.
-#[must_use]
-pub fn civil(moment: &str) -> String {
-    match (moment.split_once('T'), moment.len()) {
-        (Some((day, time)), 20) if moment.is_ascii() => format!("{day} {} UTC", &time[..5]),
-        _ => super::sanitize::one_line(moment, 24),
-    }
-}
-
-/// A name for a new chat: when and by which process it was begun.
-#[must_use]
-pub fn new_id(time: SystemTime, process: u32) -> String {
-    let millis = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_millis());
-    let digits: String = utc(time).chars().filter(|c| c.is_ascii_digit() || *c == 'T').collect();
-    format!("{digits}.{millis:03}-{process:x}").replace('.', "-")
-}
-
-/// Year, month and day of a day since 1970-01-01 (Hinnant, "chrono-compatible low-level date algorithms").
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let day_of_era = z % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
 /// A chat as Markdown, for `/save`.
 #[must_use]
 pub fn to_markdown(chat: &SavedChat) -> String {
@@ -308,7 +269,6 @@ pub fn to_markdown(chat: &SavedChat) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     fn chat(messages: &[&str]) -> SavedChat {
         let message = |(i, text): (usize, &&str)| SavedMessage {
@@ -390,16 +350,6 @@ mod tests {
         fs::write(&file, "x").unwrap();
         let error = ChatStore::new(file.join("chats")).save("one", &chat(&[])).unwrap_err();
         assert!(error.to_string().contains("chats"), "{error}");
-    }
-
-    #[test]
-    fn times_are_civil() {
-        assert_eq!(utc(UNIX_EPOCH), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(951_782_400)), "2000-02-29T00:00:00Z");
-        assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(1_795_431_312)), "2026-11-23T10:55:12Z");
-        assert_eq!(civil(&utc(UNIX_EPOCH + Duration::from_secs(1_795_431_312))), "2026-11-23 10:55 UTC");
-        assert_eq!((civil(""), civil("T"), civil("yesterdayT at about ten")), ("".into(), "T".into(), "yesterdayT at about ten".into()));
-        assert_eq!(new_id(UNIX_EPOCH + Duration::from_millis(1_042), 255), "19700101T000001-042-ff");
     }
 
     proptest! {

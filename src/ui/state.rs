@@ -1,5 +1,6 @@
 //! Everything that the screen knows. Changed only by [`update`](super::update::update), read by the views.
 
+use super::calendar;
 use super::composer::Composer;
 use super::experts_state::ExpertsState;
 use super::inspector::Inspector;
@@ -220,8 +221,8 @@ impl State {
             dropped: 0,
             link: LinkState::default(),
             notices: VecDeque::new(),
-            chat_id: session::new_id(now.wall, process),
-            created: session::utc(now.wall),
+            chat_id: calendar::new_id(now.wall, process),
+            created: calendar::utc(now.wall),
             unsaved: None,
             editing: None,
             last_escape: None,
@@ -336,7 +337,7 @@ impl State {
         SavedChat {
             format: session::FORMAT,
             created: self.created.clone(),
-            updated: session::utc(now.wall),
+            updated: calendar::utc(now.wall),
             model: self.card.as_ref().map_or_else(String::new, |c| c.name.clone()),
             system: self.system.clone(),
             sampling: self.sampling.clone(),

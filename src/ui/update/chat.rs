@@ -1,9 +1,10 @@
 //! Turns: sending, cancelling, answering again, editing; chats: saving, taking up again.
 
 use crate::events::{Command, FinishReason, Role, TurnStats};
+use crate::ui::calendar;
 use crate::ui::command;
 use crate::ui::message::{Effect, EngineCommand, Moment};
-use crate::ui::session::{self, Listed, SavedChat};
+use crate::ui::session::{Listed, SavedChat};
 use crate::ui::state::{EngineState, State, Turn};
 use crate::ui::transcript::{Ending, Item, Kind, Thinking};
 use std::collections::VecDeque;
@@ -54,8 +55,8 @@ pub(super) fn send(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
 }
 
 fn begin_file(state: &mut State, now: Moment) {
-    state.chat_id = session::new_id(now.wall, state.process);
-    state.created = session::utc(now.wall);
+    state.chat_id = calendar::new_id(now.wall, state.process);
+    state.created = calendar::utc(now.wall);
 }
 
 /// Asks for an answer to the chat as it stands; if the model is not open yet, when it is.
@@ -239,5 +240,5 @@ pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedCha
     state.sampling = chat.sampling;
     state.own_sampling = true;
     state.thinking = chat.thinking;
-    state.say(format!("chat of {} taken up", session::civil(&chat.updated)), now);
+    state.say(format!("chat of {} taken up", calendar::civil(&chat.updated)), now);
 }
