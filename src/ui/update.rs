@@ -1,6 +1,7 @@
 //! The one place where the state changes. Pure: no clock, no file, no terminal; what has to happen outside
 //! comes back as [`Effect`]s.
 
+mod above;
 mod chat;
 mod engine;
 mod knob;
@@ -114,12 +115,12 @@ fn complete(state: &mut State) {
 fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
     let plain = key.modifiers.difference(KeyModifiers::SHIFT).is_empty();
     if state.overlay.is_some() {
-        return overlay_key(state, key, now, out);
+        return above::overlay_key(state, key, now, out);
     }
-    if state.composer.search().is_some() && search_key(state, key, now) {
+    if state.composer.search().is_some() && above::search_key(state, key, now) {
         return;
     }
-    if state.popup.is_some() && popup_key(state, key, now, out) {
+    if state.popup.is_some() && above::popup_key(state, key, now, out) {
         return;
     }
     if state.replay.is_some() {
@@ -333,79 +334,6 @@ fn interrupt(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     }
     // A second press must not quit when the first one did something else.
     state.last_interrupt = None;
-}
-
-fn search_key(state: &mut State, key: KeyEvent, now: Moment) -> bool {
-    let control = key.modifiers.contains(KeyModifiers::CONTROL);
-    match key.code {
-        KeyCode::Enter | KeyCode::Tab => state.composer.end_search(true),
-        KeyCode::Esc => state.composer.end_search(false),
-        KeyCode::Char('c' | 'g') if control => state.composer.end_search(false),
-        KeyCode::Char('r') if control => state.composer.search_older(),
-        KeyCode::Backspace => state.composer.backspace(),
-        KeyCode::Char(c) if !control => state.composer.type_char(c, now.at),
-        _ => {
-            state.composer.end_search(true);
-            return false;
-        }
-    }
-    true
-}
-
-fn popup_key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) -> bool {
-    let Some(popup) = &mut state.popup else { return false };
-    let count = popup.entries.len();
-    match key.code {
-        KeyCode::Up if key.modifiers.is_empty() => popup.selected = (popup.selected + count - 1) % count,
-        KeyCode::Down if key.modifiers.is_empty() => popup.selected = (popup.selected + 1) % count,
-        KeyCode::Esc => state.composer.clear(),
-        KeyCode::Tab | KeyCode::Enter if key.modifiers.is_empty() => {
-            let line = popup.entries[popup.selected].0.clone();
-            let typed = state.composer.text().trim_end().to_owned();
-            let completed = slash::completed(&line);
-            let is_whole = slash::is_whole(&typed);
-            if key.code == KeyCode::Enter && is_whole {
-                return false;
-            }
-            state.composer.set(completed.clone());
-            if key.code == KeyCode::Enter && !completed.ends_with(' ') {
-                chat::send(state, now, out);
-            }
-        }
-        _ => return false,
-    }
-    true
-}
-
-fn overlay_key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
-    let control = key.modifiers.contains(KeyModifiers::CONTROL);
-    let step: isize = match key.code {
-        KeyCode::Up | KeyCode::Char('k') => -1,
-        KeyCode::Down | KeyCode::Char('j') => 1,
-        KeyCode::PageUp => -10,
-        KeyCode::PageDown | KeyCode::Char(' ') => 10,
-        KeyCode::Home => isize::MIN,
-        KeyCode::End => isize::MAX,
-        KeyCode::Enter => return slash::pick(state, now, out),
-        KeyCode::Char('l') if control => return out.push(Effect::Redraw),
-        KeyCode::Char('z') if control => return out.push(Effect::Suspend),
-        KeyCode::Esc | KeyCode::Char('q' | '?') | KeyCode::F(1) => {
-            state.overlay = None;
-            return;
-        }
-        KeyCode::Char('c' | 'd' | 'p') if control => {
-            state.overlay = None;
-            return;
-        }
-        _ => return,
-    };
-    let to = |at: usize, count: usize| at.saturating_add_signed(step).min(count.saturating_sub(1));
-    match &mut state.overlay {
-        Some(Overlay::Help(at)) => *at = to(*at, super::overlay::help_lines()),
-        Some(Overlay::Palette(at)) => *at = to(*at, keys::COMMANDS.len()),
-        Some(Overlay::Chats(chats, at)) => *at = to(*at, chats.len()),
-        None => {}
-    }
 }
 
 #[cfg(test)]
