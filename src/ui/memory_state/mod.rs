@@ -5,13 +5,17 @@
 
 pub mod auto;
 pub mod forecast;
+mod recent;
 pub mod regret;
 
+pub use recent::Split;
+
 use super::ledger::{Account, Ledger};
-use crate::events::{Gauges, ModelCard, Outcome, Phase, StepRecord, StepTime, NO_SLOT};
+use crate::events::{Gauges, ModelCard, Outcome, Phase, StepRecord, NO_SLOT};
 use crate::experts::curve::Curve;
 use crate::experts::schedule::Routed;
 use forecast::{along_curve, Accuracy, Cost, Forecast, Verdict};
+use recent::Sample;
 use regret::Regret;
 use std::collections::VecDeque;
 
@@ -27,41 +31,6 @@ const SETTLE: usize = 32;
 const MIN_SAMPLES: usize = 16;
 /// Most experts, in all layers together, that a curve is kept for.
 const MAX_CELLS: usize = 1 << 20;
-
-/// One generated token, reduced to what the pane needs.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sample {
-    hits: u32,
-    /// Misses that got a slot: their copy is `upload_us`, but they are computed from the slot, so within `hits_us`.
-    admitted: u32,
-    routed: u32,
-    time: StepTime,
-    uploaded: u64,
-    missed: u64,
-}
-
-/// Mean time of a step over the recent tokens, in microseconds, by what it was spent on.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Split {
-    /// Weights that every token uses, and what nothing else accounts for.
-    pub trunk: f64,
-    /// Experts in slots.
-    pub hits: f64,
-    /// Experts computed from host memory.
-    pub misses: f64,
-    /// Copies into slots.
-    pub upload: f64,
-    /// Drawing the token.
-    pub sampling: f64,
-}
-
-impl Split {
-    /// The whole step.
-    #[must_use]
-    pub fn total(&self) -> f64 {
-        self.trunk + self.hits + self.misses + self.upload + self.sampling
-    }
-}
 
 /// What a pane without room for everything shows first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -275,36 +244,16 @@ impl MemoryState {
         self.context_used
     }
 
-    /// Generated tokens behind the numbers called "now".
-    #[must_use]
-    pub fn window(&self) -> usize {
-        self.recent.len()
-    }
-
     /// Generated tokens since the model was opened.
     #[must_use]
     pub fn session_tokens(&self) -> u64 {
         self.session_tokens
     }
 
-    /// Hits among routed experts over the recent tokens, 0..1.
-    #[must_use]
-    pub fn hit_rate_now(&self) -> Option<f64> {
-        let (hits, routed) = self.recent.iter().fold((0u64, 0u64), |(h, r), s| (h + u64::from(s.hits), r + u64::from(s.routed)));
-        (routed > 0).then(|| hits as f64 / routed as f64)
-    }
-
     /// Hits among routed experts over all generated tokens, 0..1.
     #[must_use]
     pub fn hit_rate_session(&self) -> Option<f64> {
         (self.session_routed > 0).then(|| self.session_hits as f64 / self.session_routed as f64)
-    }
-
-    /// Tokens per second over the recent tokens.
-    #[must_use]
-    pub fn speed_now(&self) -> Option<f64> {
-        let us: u64 = self.recent.iter().map(|s| u64::from(s.time.total_us)).sum();
-        (us > 0).then(|| self.recent.len() as f64 * 1e6 / us as f64)
     }
 
     /// Tokens per second over all generated tokens.
@@ -316,32 +265,6 @@ impl MemoryState {
     /// Tokens per second, token by token, oldest first; `None` where records are missing or a prompt was read.
     pub fn speeds(&self) -> impl DoubleEndedIterator<Item = Option<f32>> + '_ {
         self.speeds.iter().copied()
-    }
-
-    /// Where a step's time goes, over the recent tokens.
-    #[must_use]
-    pub fn split(&self) -> Option<Split> {
-        let n = self.recent.len() as f64;
-        let mean = |f: fn(&StepTime) -> u32| self.recent.iter().map(|s| f64::from(f(&s.time))).sum::<f64>() / n;
-        let mut split = Split {
-            trunk: 0.0,
-            hits: mean(|t| t.hits_us),
-            misses: mean(|t| t.misses_us),
-            upload: mean(|t| t.upload_us),
-            sampling: mean(|t| t.sampling_us),
-        };
-        let total = mean(|t| t.total_us);
-        // What no part accounts for belongs to the trunk, so that the bar always adds up to the step.
-        split.trunk = mean(|t| t.trunk_us).max(total - split.total());
-        (!self.recent.is_empty() && split.total() > 0.0).then_some(split)
-    }
-
-    /// Bytes per token, over the recent tokens: copied into slots, and read from host memory for misses.
-    #[must_use]
-    pub fn bytes_per_token(&self) -> Option<(u64, u64)> {
-        let n = self.recent.len() as u64;
-        let sum = |f: fn(&Sample) -> u64| self.recent.iter().fold(0u64, |sum, s| sum.saturating_add(f(s)));
-        (n > 0).then(|| (sum(|s| s.uploaded) / n, sum(|s| s.missed) / n))
     }
 
     /// Predicted hit rate for every slot count from 0, as plain LRU would have it; empty while too little was seen.
@@ -370,21 +293,6 @@ impl MemoryState {
         let hit_rate = if slots >= self.experts { moved.max(now) } else { moved };
         let speed = self.cost().and_then(|c| c.speed(hit_rate));
         Some(Forecast { slots, hit_rate, speed, bytes: self.slot_bytes(slots) })
-    }
-
-    /// What a step costs by what it does, from the recent tokens.
-    fn cost(&self) -> Option<Cost> {
-        let split = self.split()?;
-        let n = self.recent.len() as f64;
-        let mean = |f: fn(&Sample) -> u32| self.recent.iter().map(|s| f64::from(f(s))).sum::<f64>() / n;
-        let (routed, hits, admitted) = (mean(|s| s.routed), mean(|s| s.hits), mean(|s| s.admitted));
-        let misses = routed - hits;
-        // Too few of a kind give no cost to go by.
-        let cost = |us: f64, count: f64| (count * n >= 8.0).then(|| us / count);
-        // Experts admitted in a step are computed from their new slot, at the price of a hit; that price belongs to the miss.
-        let hit = cost(split.hits, hits + admitted);
-        let miss = hit.and_then(|hit| cost(split.misses + split.upload + admitted * hit, misses));
-        Some(Cost { fixed: split.trunk + split.sampling, routed, hits, hit, miss })
     }
 
     /// Estimates that were put to the test.
