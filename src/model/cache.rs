@@ -1,12 +1,12 @@
 //! Keys and values of the tokens read so far.
 
 use super::ModelError;
-use crate::kernels::attention::{Cached, Heads};
+use crate::kernels::attention::{key_at, Cached, Heads, BLOCK};
 use crate::kernels::memory::SlotMemory;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-/// The key/value cache of one layer: `[groups, context, dim]` each, so that the keys of one head lie in a row.
+/// The key/value cache of one layer, laid out as [`Cached`] says: values in rows, keys in turned blocks.
 /// Memory is reserved for the whole context and becomes resident as tokens arrive.
 pub struct KvCache {
     keys: SlotMemory,
@@ -22,16 +22,17 @@ impl KvCache {
     /// # Errors
     /// The operating system has no room for it.
     pub fn new(heads: Heads, context: usize, f32: bool) -> Result<Self, ModelError> {
-        let reserve = |dim: usize| {
+        let reserve = |dim: usize, positions: usize| {
             let bytes = heads
                 .groups
                 .checked_mul(dim)
-                .and_then(|n| n.checked_mul(context))
+                .and_then(|n| n.checked_mul(positions))
                 .and_then(|n| n.checked_mul(if f32 { 4 } else { 2 }))
                 .unwrap_or(usize::MAX / 2);
             SlotMemory::reserve(bytes).map_err(|e| ModelError::Memory { context, bytes: bytes as u64, why: e.to_string() })
         };
-        Ok(Self { keys: reserve(heads.key_dim)?, values: reserve(heads.value_dim)?, heads, context, f32 })
+        let (keys, values) = (reserve(heads.key_dim, context.next_multiple_of(BLOCK))?, reserve(heads.value_dim, context)?);
+        Ok(Self { keys, values, heads, context, f32 })
     }
 
     /// Bytes that one token takes.
@@ -44,9 +45,19 @@ impl KvCache {
     ///
     /// The caller has checked that they fit into the context.
     pub fn write(&mut self, position: usize, keys: &[f32], values: &[f32]) {
-        let (groups, context) = (self.heads.groups, self.context);
-        store(&mut self.keys, self.f32, keys, groups, self.heads.key_dim, context, position);
-        store(&mut self.values, self.f32, values, groups, self.heads.value_dim, context, position);
+        let Heads { groups, key_dim, value_dim, .. } = self.heads;
+        let context = self.context;
+        let key_of = |t: usize, g: usize| key_at(g, position + t, context, key_dim);
+        let value_of = |t: usize, g: usize| (g * context + position + t) * value_dim;
+        if self.f32 {
+            turn_heads(bytemuck::cast_slice_mut(&mut self.keys), keys, groups, key_dim, key_of, |v| v);
+            copy_heads(bytemuck::cast_slice_mut::<u8, f32>(&mut self.values), values, groups, value_dim, value_of, |to, from| {
+                to.copy_from_slice(from)
+            });
+        } else {
+            turn_heads(as_f16_mut(&mut self.keys), keys, groups, key_dim, key_of, f16::from_f32);
+            copy_heads(as_f16_mut(&mut self.values), values, groups, value_dim, value_of, |to, from| to.convert_from_f32_slice(from));
+        }
     }
 
     /// What the attention kernel reads.
@@ -77,16 +88,33 @@ fn as_f16(bytes: &[u8]) -> &[f16] {
     bytemuck::cast_slice::<u8, u16>(bytes).reinterpret_cast()
 }
 
-fn store(memory: &mut SlotMemory, f32: bool, rows: &[f32], groups: usize, dim: usize, context: usize, position: usize) {
+fn as_f16_mut(bytes: &mut [u8]) -> &mut [f16] {
     use half::slice::HalfBitsSliceExt;
+    bytemuck::cast_slice_mut::<u8, u16>(bytes).reinterpret_cast_mut()
+}
+
+/// Heads of `dim` values, those of token t and group g to `at(t, g)` on.
+fn copy_heads<T>(
+    to: &mut [T],
+    rows: &[f32],
+    groups: usize,
+    dim: usize,
+    at: impl Fn(usize, usize) -> usize,
+    copy: impl Fn(&mut [T], &[f32]),
+) {
     for (t, row) in rows.chunks_exact((groups * dim).max(1)).enumerate() {
         for (g, head) in row.chunks_exact(dim).enumerate() {
-            let at = (g * context + position + t) * dim;
-            if f32 {
-                bytemuck::cast_slice_mut::<u8, f32>(memory)[at..at + dim].copy_from_slice(head);
-            } else {
-                let halves: &mut [f16] = bytemuck::cast_slice_mut::<u8, u16>(memory).reinterpret_cast_mut();
-                halves[at..at + dim].convert_from_f32_slice(head);
+            copy(&mut to[at(t, g)..][..dim], head);
+        }
+    }
+}
+
+/// The same, with [`BLOCK`] between two values of a head.
+fn turn_heads<T>(to: &mut [T], rows: &[f32], groups: usize, dim: usize, at: impl Fn(usize, usize) -> usize, as_kept: impl Fn(f32) -> T) {
+    for (t, row) in rows.chunks_exact((groups * dim).max(1)).enumerate() {
+        for (g, head) in row.chunks_exact(dim).enumerate() {
+            for (to, &value) in to[at(t, g)..].iter_mut().step_by(BLOCK).zip(head) {
+                *to = as_kept(value);
             }
         }
     }
