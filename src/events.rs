@@ -135,6 +135,9 @@ pub struct TurnStats {
     pub prompt_tokens: usize,
     /// Of those, tokens that were already in the cache and not read again.
     pub reused_tokens: usize,
+    /// Of those, tokens that were not read because the turn ended before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unread_tokens: usize,
     /// Tokens generated, the end token not counted.
     pub generated_tokens: usize,
     /// Of those, tokens inside the thinking block.
@@ -151,7 +154,20 @@ pub struct TurnStats {
     pub seed: u64,
 }
 
-/// What kind of failure a load ended with: scripts tell them apart by exit code, the screen by the remedy it offers.
+impl TurnStats {
+    /// Tokens of the prompt that this turn read.
+    #[must_use]
+    pub fn read_tokens(&self) -> usize {
+        self.prompt_tokens.saturating_sub(self.reused_tokens).saturating_sub(self.unread_tokens)
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// What kind of failure a load or a turn ended with: scripts tell them apart by exit code, the screen by the remedy it offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailureKind {
@@ -163,6 +179,8 @@ pub enum FailureKind {
     Options,
     /// The person gave up.
     Cancelled,
+    /// The prompt of a turn is longer than the context.
+    Context,
     /// Everything else.
     #[default]
     Other,
@@ -193,7 +211,12 @@ pub enum Event {
     /// How experts get slots from now on. It comes before the `Ready` of a model, and whenever that changes.
     Scheduling(Scheduling),
     /// Something failed; the engine goes on. `id` is the turn that failed, if one did.
-    Failed { id: Option<RequestId>, message: String },
+    Failed {
+        id: Option<RequestId>,
+        message: String,
+        #[serde(default)]
+        kind: FailureKind,
+    },
     /// Something worth a line on the screen.
     Notice { message: String },
 }

@@ -46,7 +46,7 @@ impl Failure {
             FailureKind::Memory => exit::MEMORY,
             FailureKind::Options => exit::USAGE,
             FailureKind::Cancelled => exit::CANCELLED,
-            FailureKind::Other => exit::FAILED,
+            FailureKind::Context | FailureKind::Other => exit::FAILED,
         };
         Self { code, message: message.into() }
     }

@@ -31,8 +31,8 @@ pub enum EngineError {
     Setting(#[from] SettingError),
     /// A prompt that does not fit, refused before any work.
     #[error(
-        "the prompt has {prompt} tokens, but the context holds {context}: start a new chat, shorten the message, \
-         or open the model with a larger --ctx"
+        "the prompt has {prompt} tokens, which a context of {context} can't hold beside an answer: shorten the message, or open \
+         the model with a larger --ctx"
     )]
     ContextOverflow {
         /// Tokens of the rendered prompt.
@@ -64,6 +64,7 @@ impl EngineError {
             Self::File(_) | Self::Text(_) => FailureKind::File,
             Self::Setting(_) => FailureKind::Options,
             Self::Cancelled => FailureKind::Cancelled,
+            Self::ContextOverflow { .. } => FailureKind::Context,
             _ => FailureKind::Other,
         }
     }

@@ -100,6 +100,8 @@ pub(super) struct Scripted {
     /// Called in every step with the phase, before anything else.
     pub(super) on_step: Box<dyn FnMut(&StepRecord) + Send>,
     pub(super) context: Vec<u32>,
+    /// Its heat has something to say.
+    pub(super) says_when_kept: bool,
     /// Tokens answered so far in this turn.
     said: usize,
     slots: usize,
@@ -108,7 +110,16 @@ pub(super) struct Scripted {
 
 impl Scripted {
     pub(super) fn new(script: Vec<u32>) -> Self {
-        Self { script, mishap: None, on_step: Box::new(|_| {}), context: Vec::new(), said: 0, slots: 4, max_granted: 6 }
+        Self {
+            script,
+            mishap: None,
+            on_step: Box::new(|_| {}),
+            context: Vec::new(),
+            says_when_kept: false,
+            said: 0,
+            slots: 4,
+            max_granted: 6,
+        }
     }
 }
 
@@ -173,6 +184,9 @@ impl Runtime for Scripted {
         } else {
             Err(EngineError::Other(format!("no policy is called `{name}`; there are lru")))
         }
+    }
+    fn keep_heat(&mut self) -> Option<String> {
+        self.says_when_kept.then(|| "kept".into())
     }
     fn chunk(&self) -> usize {
         4

@@ -107,6 +107,17 @@ fn a_turn_streams_its_text_and_ends_with_its_counts() {
 }
 
 #[test]
+fn what_was_used_is_kept_before_a_turn_is_told_to_be_over() {
+    let mut h = start(100, || {
+        let mut model = Scripted::new(script("hello"));
+        model.says_when_kept = true;
+        model
+    });
+    let events = turn(&mut h, generate(1, vec![user("hi")]));
+    assert!(matches!(&events[events.len() - 2], Event::Notice { message } if message == "kept"), "{events:?}");
+}
+
+#[test]
 fn every_step_leaves_a_record_that_adds_up() {
     let mut h = start(100, || Scripted::new(script("abc")));
     let (_, stats) = end(&turn(&mut h, generate(1, vec![user("x")])));
@@ -198,8 +209,8 @@ fn a_prompt_beyond_the_context_is_refused_with_the_numbers_before_any_work() {
         m
     });
     let events = turn(&mut h, generate(1, vec![user(&"long ".repeat(20))]));
-    let Some(Event::Failed { id: Some(1), message }) = events.first() else { panic!("{events:?}") };
-    assert!(message.contains("119 tokens") && message.contains("holds 30"), "{message}");
+    let Some(Event::Failed { id: Some(1), message, kind: FailureKind::Context }) = events.first() else { panic!("{events:?}") };
+    assert!(message.contains("119 tokens") && message.contains("a context of 30"), "{message}");
     assert_eq!(end(&events).0, FinishReason::Failed);
     assert_eq!(steps.load(Ordering::Relaxed), 0);
 }
@@ -269,7 +280,8 @@ fn cancel_in_the_prompt_keeps_the_chunks_that_were_read() {
     h.signals.cancel();
     leave.send(()).unwrap();
     let events = until(&mut h, finished);
-    assert_eq!(end(&events).0, FinishReason::Cancelled);
+    let (reason, stats) = end(&events);
+    assert_eq!((reason, stats.read_tokens(), stats.unread_tokens), (FinishReason::Cancelled, 8, stats.prompt_tokens - 8));
     assert!(matches!(events[events.len() - 2], Event::Prefill { done: 8, .. }), "{events:?}");
 }
 
@@ -334,7 +346,7 @@ fn an_error_in_a_step_ends_the_turn_and_nothing_else() {
     let events = turn(&mut h, generate(1, vec![user("q")]));
     assert_eq!(text(&events, TextKind::Answer), "he", "what was said before the error is shown");
     let message = events.iter().find_map(|e| match e {
-        Event::Failed { id: Some(1), message } => Some(message.clone()),
+        Event::Failed { id: Some(1), message, .. } => Some(message.clone()),
         _ => None,
     });
     assert_eq!(message.as_deref(), Some("the fake model failed"));
@@ -357,7 +369,8 @@ fn a_panic_in_a_step_closes_the_model_and_another_can_be_opened() {
         m
     });
     let events = turn(&mut h, generate(1, vec![user("q")]));
-    let failed = events.iter().any(|e| matches!(e, Event::Failed { id: Some(1), message } if message.contains("the fake model panicked")));
+    let failed =
+        events.iter().any(|e| matches!(e, Event::Failed { id: Some(1), message, .. } if message.contains("the fake model panicked")));
     assert!(failed && end(&events).0 == FinishReason::Failed, "{events:?}");
     let events = turn(&mut h, generate(2, vec![user("q")]));
     assert!(matches!(&events[0], Event::Failed { message, .. } if message.contains("no model is open")), "{events:?}");
@@ -405,7 +418,7 @@ fn a_policy_is_set_by_name_and_a_wrong_name_is_told() {
     h.commands.send(Command::SetPolicy("lru".into())).unwrap();
     assert!(matches!(next(&mut h), Some(Event::Notice { message }) if message.contains("lru")));
     h.commands.send(Command::SetPolicy("best".into())).unwrap();
-    assert!(matches!(next(&mut h), Some(Event::Failed { id: None, message }) if message.contains("best")));
+    assert!(matches!(next(&mut h), Some(Event::Failed { id: None, message, .. }) if message.contains("best")));
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl<L: Loader> Worker<L> {
                         self.tell_scheduling()?;
                         self.lanes.event(Event::Notice { message: format!("replacement policy: {name}") })?;
                     }
-                    Err(e) => self.lanes.event(Event::Failed { id: None, message: e.to_string() })?,
+                    Err(e) => self.lanes.event(Event::Failed { id: None, message: e.to_string(), kind: e.kind() })?,
                 }
             }
             Some(Command::Shutdown) => return Ok(Next::Leave),
@@ -133,11 +133,12 @@ impl<L: Loader> Worker<L> {
             Some(session) => session.turn(&mut self.lanes, id, request, sampling, &mut stats),
             None => Err(Halt::Failed(EngineError::NoModel)),
         };
+        // Whoever hears that the turn is over may end the program: what is to be kept of it is kept by then.
         self.keep_heat()?;
         match outcome {
-            Ok(()) => Ok(()),
+            Ok(reason) => self.lanes.event(Event::Finished { id, reason, stats }),
             Err(Halt::Gone) => Err(Gone),
-            Err(Halt::Failed(e)) => self.failed(id, e.to_string(), stats),
+            Err(Halt::Failed(e)) => self.failed(id, e.to_string(), e.kind(), stats),
         }
     }
 
@@ -147,8 +148,8 @@ impl<L: Loader> Worker<L> {
         problem.map_or(Ok(()), |message| self.lanes.event(Event::Notice { message }))
     }
 
-    fn failed(&self, id: RequestId, message: String, stats: TurnStats) -> Result<(), Gone> {
-        self.lanes.event(Event::Failed { id: Some(id), message })?;
+    fn failed(&self, id: RequestId, message: String, kind: FailureKind, stats: TurnStats) -> Result<(), Gone> {
+        self.lanes.event(Event::Failed { id: Some(id), message, kind })?;
         self.lanes.event(Event::Finished { id, reason: FinishReason::Failed, stats })
     }
 
@@ -162,9 +163,9 @@ impl<L: Loader> Worker<L> {
         self.close();
         let message = format!("internal error: {what}. The model was closed; open it again or open another");
         match work {
-            Work::Turn(id) => self.failed(*id, message, TurnStats::default())?,
+            Work::Turn(id) => self.failed(*id, message, FailureKind::Other, TurnStats::default())?,
             Work::Load => self.lanes.event(Event::LoadFailed { message, kind: FailureKind::Other })?,
-            Work::Other => self.lanes.event(Event::Failed { id: None, message })?,
+            Work::Other => self.lanes.event(Event::Failed { id: None, message, kind: FailureKind::Other })?,
         }
         Ok(Next::Continue)
     }

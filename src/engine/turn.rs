@@ -58,8 +58,8 @@ impl Session {
         Self { opened, reader, cache: Vec::new(), steps: 0, spare: StepRecord::default() }
     }
 
-    /// Run a turn to its end. The last event is [`Event::Finished`], unless this returns `Err`; the stats gathered
-    /// so far are left in `stats` either way.
+    /// Run a turn to its end, and say why it ended; [`Event::Finished`] is left to the caller. The stats gathered so far are left in
+    /// `stats` either way.
     pub(super) fn turn(
         &mut self,
         lanes: &mut Lanes,
@@ -67,10 +67,10 @@ impl Session {
         request: &Request<'_>,
         sampling: &Sampling,
         stats: &mut TurnStats,
-    ) -> Result<(), Halt> {
+    ) -> Result<FinishReason, Halt> {
         validate(sampling)?;
         if lanes.cancelled() {
-            return Ok(self.finish(lanes, id, FinishReason::Cancelled, stats)?);
+            return Ok(FinishReason::Cancelled);
         }
         let Prompt { text, tokens: prompt } = match request {
             Request::Chat { messages, thinking } => self.reader.chat(self.opened.language.as_ref(), messages, *thinking, &self.cache)?,
@@ -92,7 +92,7 @@ impl Session {
         let first = self.prefill(lanes, id, &prompt, &mut sampler, stats);
         stats.prefill_s = begin.elapsed().as_secs_f64();
         let Some(first) = first? else {
-            return Ok(self.finish(lanes, id, FinishReason::Cancelled, stats)?);
+            return Ok(FinishReason::Cancelled);
         };
 
         let begin = Instant::now();
@@ -103,12 +103,7 @@ impl Session {
         for (kind, text, step) in answer.end() {
             lanes.event(Event::Text { id, text, kind, step })?;
         }
-        let reason = reason?;
-        Ok(self.finish(lanes, id, reason, stats)?)
-    }
-
-    fn finish(&self, lanes: &Lanes, id: RequestId, reason: FinishReason, stats: &TurnStats) -> Result<(), Gone> {
-        lanes.event(Event::Finished { id, reason, stats: stats.clone() })
+        reason
     }
 
     /// Read what is new of the prompt. Returns the first token of the answer; `None` if cancelled.
@@ -124,6 +119,7 @@ impl Session {
         let reused = self.opened.runtime.truncate(wanted).min(wanted);
         self.cache.truncate(reused);
         stats.reused_tokens = reused;
+        stats.unread_tokens = prompt.len() - reused;
         lanes.event(Event::Prefill { id, done: reused, total: prompt.len(), reused })?;
 
         self.opened.runtime.mark(&borders(self.opened.language.as_ref(), prompt));
@@ -140,6 +136,7 @@ impl Session {
                 return Ok(None);
             };
             at = end;
+            stats.unread_tokens = prompt.len() - at;
             lanes.event(Event::Prefill { id, done: at, total: prompt.len(), reused })?;
             if last {
                 return Ok(token);

@@ -7,12 +7,16 @@ use crate::experts::heat::{Heat, MAX_FILE};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Most models whose heat is kept; the ones used longest ago go first.
 const MAX_FILES: usize = 64;
 /// Name of the files' extension.
 const EXTENSION: &str = "heat";
+/// Extension of what is still being written.
+const UNFINISHED: &str = "part";
+/// A file takes milliseconds to be written: what is unfinished for so long was left by a program that was ended.
+const LEFT_BEHIND: Duration = Duration::from_secs(60);
 
 /// Where a model's heat is kept.
 #[derive(Clone, Debug)]
@@ -21,13 +25,15 @@ pub struct Keeper {
     fingerprint: String,
     /// Tokens of the heat that the file has.
     written: u64,
+    /// The folder has been looked over for what nobody needs any more.
+    tidied: bool,
 }
 
 impl Keeper {
     /// The heat of the model with this content hash, in `folder`, which need not exist yet.
     #[must_use]
     pub fn new(folder: &Path, fingerprint: String) -> Self {
-        Self { folder: folder.into(), fingerprint, written: 0 }
+        Self { folder: folder.into(), fingerprint, written: 0, tidied: false }
     }
 
     /// The file.
@@ -71,9 +77,9 @@ impl Keeper {
         if heat.tokens() == self.written {
             return Ok(());
         }
-        let first = std::mem::replace(&mut self.written, heat.tokens()) == 0;
+        self.written = heat.tokens();
         let path = self.path();
-        let beside = self.folder.join(format!(".{}.{}.part", self.fingerprint, std::process::id()));
+        let beside = self.folder.join(format!(".{}.{}.{UNFINISHED}", self.fingerprint, std::process::id()));
         let write = || -> io::Result<()> {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true);
@@ -87,22 +93,22 @@ impl Keeper {
             let _ = fs::remove_file(&beside);
             format!("{}: {e}; which experts were used is not kept for the next start", path.display())
         });
-        if first && done.is_ok() {
-            self.prune();
+        if done.is_ok() && !std::mem::replace(&mut self.tidied, true) {
+            self.tidy();
         }
         done
     }
 
-    /// Removes the files used longest ago, if there are too many.
-    fn prune(&self) {
+    /// Removes the files used longest ago, if there are too many, and what programs left unfinished.
+    fn tidy(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        let mut files: Vec<(SystemTime, PathBuf)> = entries
-            .flatten()
-            .filter(|e| e.path().extension().is_some_and(|x| x == EXTENSION))
-            .map(|e| (e.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH), e.path()))
-            .collect();
+        let mut files: Vec<(SystemTime, PathBuf)> =
+            entries.flatten().map(|e| (e.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH), e.path())).collect();
         files.sort();
-        for (_, path) in files.iter().take(files.len().saturating_sub(MAX_FILES)) {
+        let of = |extension: &'static str| files.iter().filter(move |(_, p)| p.extension().is_some_and(|x| x == extension));
+        let many = of(EXTENSION).count().saturating_sub(MAX_FILES);
+        let left = of(UNFINISHED).filter(|(at, _)| at.elapsed().is_ok_and(|age| age > LEFT_BEHIND));
+        for (_, path) in of(EXTENSION).take(many).chain(left) {
             if let Err(e) = fs::remove_file(path) {
                 tracing::debug!("{}: {e}", path.display());
             }
@@ -149,6 +155,21 @@ mod tests {
         assert!(keeper.read(1, 4).unwrap_err().contains("regular file"));
         assert!(keeper.write(&heat(10)).unwrap_err().contains("not kept"));
         assert!(keeper.write(&heat(10)).is_ok(), "said once");
+    }
+
+    #[test]
+    fn what_an_ended_program_left_unfinished_is_removed_and_what_is_being_written_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = |name: &str, age: u64| {
+            let path = folder.path().join(name);
+            fs::File::create(&path).unwrap().set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+            path
+        };
+        let (left, fresh) = (part(".0011223344556677.1.part", 3600), part(".0011223344556677.2.part", 0));
+        let (other, chat) = (part(".7766554433221100.1.part", 3600), part("mine.txt", 3600));
+        Keeper::new(folder.path(), "0011223344556677".into()).write(&heat(1)).unwrap();
+        assert!(!left.exists() && !other.exists());
+        assert!(fresh.exists() && chat.exists());
     }
 
     #[test]

@@ -265,7 +265,7 @@ impl<F: Fold> Player<F> {
                 self.answer(Event::LoadFailed { message, kind: FailureKind::Other })
             }
             Command::Generate { id, .. } | Command::Complete { id, .. } => {
-                self.answer(Event::Failed { id: Some(id), message: no.into() })?;
+                self.answer(Event::Failed { id: Some(id), message: no.into(), kind: FailureKind::Other })?;
                 self.answer(Event::Finished { id, reason: FinishReason::Failed, stats: TurnStats::default() })
             }
             Command::SetPolicy(name) => match name.parse::<Policy>() {
@@ -273,7 +273,7 @@ impl<F: Fold> Player<F> {
                     self.fresh |= self.now.change(&mut self.story, What::Policy(policy));
                     Ok(())
                 }
-                Err(e) => self.answer(Event::Failed { id: None, message: e.to_string() }),
+                Err(e) => self.answer(Event::Failed { id: None, message: e.to_string(), kind: FailureKind::Options }),
             },
             // Whatever else an engine can be asked makes no sense without a model.
             #[allow(unreachable_patterns)]

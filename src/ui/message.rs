@@ -85,6 +85,8 @@ pub enum Effect {
     WantSpread(bool),
     /// Save the chat under this name.
     Save(String, Box<SavedChat>),
+    /// Remove a saved chat in which nothing was said after all.
+    Forget(String),
     /// List the saved chats; `true` shows the list, `false` takes up the last one.
     ListChats(bool),
     /// Read a chat.

@@ -15,6 +15,8 @@ use tokio::sync::mpsc::UnboundedSender;
 pub enum Job {
     /// Save a chat.
     Save(String, Box<SavedChat>),
+    /// Remove a chat.
+    Forget(String),
     /// List the chats, see [`Message::Chats`].
     List(bool),
     /// Read a chat.
@@ -60,6 +62,10 @@ fn work(store: &ChatStore, inbox: &Receiver<Job>, replies: &UnboundedSender<Mess
     while let Ok(job) = inbox.recv() {
         let reply = match job {
             Job::Save(id, chat) => Message::Saved(store.save(&id, &chat).map_err(|e| e.to_string())),
+            Job::Forget(id) => match store.forget(&id) {
+                Ok(()) => continue,
+                Err(error) => Message::Complain(error.to_string()),
+            },
             Job::List(show) => Message::Chats(store.list(), show),
             Job::Read(id) => {
                 let chat = store.load(&id).map(Box::new).map_err(|e| e.to_string());

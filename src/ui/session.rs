@@ -152,6 +152,18 @@ impl ChatStore {
         })
     }
 
+    /// Removes a chat, if there is one.
+    ///
+    /// # Errors
+    /// [`SessionError::Io`].
+    pub fn forget(&self, id: &str) -> Result<(), SessionError> {
+        let path = self.path(id);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error(&path)(e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads a chat.
     ///
     /// # Errors
@@ -312,6 +324,9 @@ mod tests {
         store.save("one", &chat(&["a", "b"])).unwrap();
         assert_eq!(store.load("one").unwrap().messages.len(), 2);
         assert_eq!(fs::read_dir(&store.folder).unwrap().count(), 1);
+        store.forget("one").unwrap();
+        assert_eq!(fs::read_dir(&store.folder).unwrap().count(), 0);
+        store.forget("one").unwrap();
     }
 
     #[cfg(unix)]

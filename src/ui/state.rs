@@ -75,6 +75,21 @@ pub struct Turn {
     pub cancelling: bool,
 }
 
+/// What sending a message changed: if no answer comes of it, all is put back.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    /// Its place in the transcript.
+    pub(super) at: usize,
+    /// What stood there before.
+    pub(super) replaced: Vec<Item>,
+    /// The prompt that was being edited.
+    pub(super) editing: Option<usize>,
+    /// The chat before: name of its file, and when it began.
+    pub(super) chat: (String, String),
+    /// The message came from the input, and goes back there.
+    pub(super) typed: bool,
+}
+
 /// Something for the person, shown for a while.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notice {
@@ -176,6 +191,8 @@ pub struct State {
     pub unsaved: Option<String>,
     /// The prompt that is being edited, by its place in the transcript.
     pub editing: Option<usize>,
+    /// What the last message changed, until something of its answer is there.
+    pub(super) sent: Option<Sent>,
     pub(super) last_escape: Option<Instant>,
     pub(super) last_interrupt: Option<Instant>,
     pub(super) next_request: RequestId,
@@ -225,6 +242,7 @@ impl State {
             created: calendar::utc(now.wall),
             unsaved: None,
             editing: None,
+            sent: None,
             last_escape: None,
             last_interrupt: None,
             next_request: 1,

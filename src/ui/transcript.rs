@@ -59,6 +59,13 @@ impl Transcript {
         }
     }
 
+    /// Takes out all items from `index` on.
+    pub fn split_off(&mut self, index: usize) -> Vec<Item> {
+        let rest = self.items.split_off(index.min(self.items.len()));
+        self.truncate(index);
+        rest
+    }
+
     /// Drops all items from `index` on.
     pub fn truncate(&mut self, index: usize) {
         self.items.truncate(index);

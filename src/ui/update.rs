@@ -300,7 +300,7 @@ fn escape(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     } else if state.turn.is_some() {
         chat::cancel(state, out);
     } else if state.waiting {
-        chat::stop_waiting(state, now);
+        chat::stop_waiting(state, now, out);
     } else if twice {
         chat::edit_previous(state, now);
     } else if state.editing.is_some() && state.composer.is_empty() {
@@ -318,7 +318,7 @@ fn interrupt(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     if state.turn.is_some() {
         chat::cancel(state, out);
     } else if state.waiting {
-        chat::stop_waiting(state, now);
+        chat::stop_waiting(state, now, out);
     } else if !state.composer.is_empty() {
         let text = state.composer.text().to_owned();
         state.composer.remember(&text);

@@ -13,7 +13,8 @@ fn rate(tokens: usize, seconds: f64) -> String {
 
 /// What was read and said, how fast, and why it ended.
 pub(super) fn figures(s: &TurnStats, reason: FinishReason) -> String {
-    let read = s.prompt_tokens - s.reused_tokens;
+    let read = s.read_tokens();
+    let unread = if s.unread_tokens > 0 { format!(", {} not read", s.unread_tokens) } else { String::new() };
     let hits = if s.routed == 0 {
         String::new()
     } else {
@@ -26,7 +27,7 @@ pub(super) fn figures(s: &TurnStats, reason: FinishReason) -> String {
         FinishReason::Cancelled => "; cancelled",
     };
     format!(
-        "prompt {} tokens ({} reused), {} tokens/s; answer {} tokens, {} tokens/s{hits}; seed {}{why}",
+        "prompt {} tokens ({} reused{unread}), {} tokens/s; answer {} tokens, {} tokens/s{hits}; seed {}{why}",
         s.prompt_tokens,
         s.reused_tokens,
         rate(read, s.prefill_s),
@@ -67,6 +68,13 @@ mod tests {
             "prompt 120 tokens (100 reused), 40.0 tokens/s; answer 11 tokens, 5.0 tokens/s, 75.0 % of routed experts were in slots; \
              seed 9; stopped at -n"
         );
+    }
+
+    #[test]
+    fn what_was_not_read_of_a_prompt_is_not_counted_as_read() {
+        let stats = TurnStats { prompt_tokens: 429, reused_tokens: 20, unread_tokens: 209, prefill_s: 2.0, ..TurnStats::default() };
+        let text = figures(&stats, FinishReason::Cancelled);
+        assert!(text.starts_with("prompt 429 tokens (20 reused, 209 not read), 100.0 tokens/s"), "{text}");
     }
 
     #[test]

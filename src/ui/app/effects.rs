@@ -44,6 +44,7 @@ impl App {
                 }
             }
             Effect::Save(id, chat) => self.saver.give(Job::Save(id, chat)),
+            Effect::Forget(id) => self.saver.give(Job::Forget(id)),
             Effect::ListChats(show) => self.saver.give(Job::List(show)),
             Effect::ReadChat(id) => self.saver.give(Job::Read(id)),
             Effect::Export(path, text) => self.saver.give(Job::Export(path, text)),

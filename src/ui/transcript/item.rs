@@ -74,6 +74,12 @@ impl Item {
         Self { kind, text: text.into(), tokens, thought_tokens, layout: Layout::default() }
     }
 
+    /// An answer with words in it, or thoughts.
+    #[must_use]
+    pub fn says_something(&self) -> bool {
+        matches!(self.kind, Kind::Assistant { .. }) && !(self.text.is_empty() && self.thought().is_none_or(str::is_empty))
+    }
+
     /// Takes over from an earlier form of the same item what still holds: the layout, as far as the text is the same, and
     /// whether its reasoning is shown.
     pub(super) fn go_on_from(&mut self, before: Self) {

@@ -173,8 +173,9 @@ fn ending_words(ending: &Ending, dot: &str) -> Option<String> {
         }
     }
     if stats.prompt_tokens > 0 {
-        let read = stats.prompt_tokens.saturating_sub(stats.reused_tokens);
-        parts.push(format!("prompt {read} read, {} reused, {}", stats.reused_tokens, seconds(stats.prefill_s)));
+        let read = stats.read_tokens();
+        let of = if stats.unread_tokens > 0 { format!(" of {}", read + stats.unread_tokens) } else { String::new() };
+        parts.push(format!("prompt {read}{of} read, {} reused, {}", stats.reused_tokens, seconds(stats.prefill_s)));
     }
     if stats.routed > 0 {
         parts.push(format!("hits {:.1}%", 100.0 * stats.hits as f64 / stats.routed as f64));

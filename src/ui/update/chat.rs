@@ -1,11 +1,11 @@
 //! Turns: sending, cancelling, answering again, editing; chats: saving, taking up again.
 
-use crate::events::{Command, FinishReason, Role, TurnStats};
+use crate::events::{Command, FailureKind, FinishReason, Role, TurnStats};
 use crate::ui::calendar;
 use crate::ui::command;
 use crate::ui::message::{Effect, EngineCommand, Moment};
 use crate::ui::session::{Listed, SavedChat};
-use crate::ui::state::{EngineState, State, Turn};
+use crate::ui::state::{EngineState, Sent, State, Turn};
 use crate::ui::transcript::{Ending, Item, Kind, Thinking};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -44,11 +44,15 @@ pub(super) fn send(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
         }
     }
     let text = state.composer.take();
-    if let Some(at) = state.editing.take() {
+    let chat = (state.chat_id.clone(), state.created.clone());
+    let mut sent = Sent { at: state.transcript.items().len(), replaced: Vec::new(), editing: state.editing.take(), chat, typed: true };
+    if let Some(at) = sent.editing {
         // The chat as it was stays in its file; this is another one from here on.
-        state.transcript.truncate(at);
+        sent.at = at.min(sent.at);
+        sent.replaced = state.transcript.split_off(at);
         begin_file(state, now);
     }
+    state.sent = Some(sent);
     state.transcript.push(Item::new(Kind::User, text.trim().to_owned()));
     state.transcript.to_end();
     begin_turn(state, now, out);
@@ -93,21 +97,62 @@ pub(super) fn cancel(state: &mut State, out: &mut Vec<Effect>) {
 }
 
 /// The prompt that waits for a model goes back into the input.
-pub(super) fn stop_waiting(state: &mut State, now: Moment) {
+pub(super) fn stop_waiting(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     state.waiting = false;
-    if let Some(at) = state.transcript.last_prompt() {
-        let text = state.transcript.items()[at].text.clone();
-        state.transcript.truncate(at);
-        if state.composer.is_empty() {
-            state.composer.set(text);
-        }
-    }
+    take_back(state, now, out);
     state.say("taken back", now);
+}
+
+/// A turn failed. If it did before a word was answered, the message leaves the chat and goes back into the input: it would fail again
+/// with each message that follows.
+pub(super) fn failed(state: &mut State, message: String, kind: FailureKind, now: Moment, out: &mut Vec<Effect>) {
+    let answered = state.transcript.items().iter().rfind(|i| matches!(i.kind, Kind::Assistant { .. })).is_some_and(Item::says_something);
+    if answered || state.sent.is_none() {
+        note(state, message, true);
+        return finish(state, FinishReason::Failed, TurnStats::default(), now, out);
+    }
+    state.turn = None;
+    let back = take_back(state, now, out);
+    let remedy = match (kind, state.transcript.last_prompt()) {
+        (FailureKind::Context, None) => "; /new begins another chat",
+        (FailureKind::Context, Some(_)) => "; /new begins another chat, Esc Esc edits an earlier message",
+        _ => "",
+    };
+    note(state, format!("{message}. {back}{remedy}"), true);
+}
+
+/// Puts everything back to what it was before the last message was sent, but for notes. Says where the message is.
+fn take_back(state: &mut State, now: Moment, out: &mut Vec<Effect>) -> &'static str {
+    let Some(sent) = state.sent.take() else { return "" };
+    let mut after = state.transcript.split_off(sent.at);
+    let message = after.iter().position(|i| i.kind == Kind::User).map(|at| after.remove(at));
+    after.retain(|i| matches!(i.kind, Kind::Note { .. }));
+    sent.replaced.into_iter().chain(after).for_each(|item| state.transcript.push(item));
+    let new = std::mem::replace(&mut state.chat_id, sent.chat.0);
+    state.created = sent.chat.1;
+    if state.chat_id != new {
+        out.push(Effect::Forget(new));
+    } else if state.saved_chat(now).messages.is_empty() {
+        // What was saved is only what is taken back.
+        out.push(Effect::Forget(new));
+        begin_file(state, now);
+    } else {
+        save(state, now, out);
+    }
+    let Some(message) = message.filter(|_| sent.typed) else { return "The chat is as it was" };
+    state.composer.remember(&message.text);
+    if !state.composer.is_empty() {
+        return "Up brings the message back into the input";
+    }
+    state.composer.set(message.text);
+    state.editing = sent.editing;
+    "The message is back in the input"
 }
 
 /// Ends the running turn, whatever ended it.
 pub(super) fn finish(state: &mut State, reason: FinishReason, stats: TurnStats, now: Moment, out: &mut Vec<Effect>) {
     state.turn = None;
+    state.sent = None;
     let thinking_tokens = (stats.thinking_tokens > 0).then_some(stats.thinking_tokens);
     state.transcript.change_answer(|item| {
         if let Kind::Assistant { thinking, ending } = &mut item.kind {
@@ -138,7 +183,15 @@ pub(super) fn regenerate(state: &mut State, now: Moment, out: &mut Vec<Effect>) 
     let Some(prompt) = state.transcript.last_prompt() else {
         return state.say("nothing was asked yet", now);
     };
-    state.transcript.truncate(prompt + 1);
+    let mut replaced = state.transcript.split_off(prompt + 1);
+    // A prompt that was never answered is like one that was just typed.
+    let typed = !replaced.iter().any(Item::says_something);
+    if typed {
+        replaced.clear();
+    }
+    let at = if typed { prompt } else { prompt + 1 };
+    let chat = (state.chat_id.clone(), state.created.clone());
+    state.sent = Some(Sent { at, replaced, editing: None, chat, typed });
     state.transcript.to_end();
     begin_turn(state, now, out);
 }
@@ -169,6 +222,7 @@ pub(super) fn new_chat(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     save(state, now, out);
     state.waiting = false;
     state.editing = None;
+    state.sent = None;
     state.transcript.clear();
     state.context_used = 0;
     begin_file(state, now);
@@ -208,6 +262,7 @@ pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedCha
         state.transcript.push(item);
     }
     state.editing = None;
+    state.sent = None;
     state.waiting = false;
     state.context_used = 0;
     for message in &chat.messages {

@@ -20,7 +20,7 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
             state.card = None;
             chat::note(state, message, true);
             if state.waiting {
-                chat::stop_waiting(state, now);
+                chat::stop_waiting(state, now, out);
             }
         }
         Event::Prefill { id, done, total, .. } => {
@@ -39,10 +39,11 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
         // A replay's player tells what of this is to be seen; of a model that runs, the person has just said it.
         Event::Scheduling(_) => {}
         Event::Spread { slots, why } => super::knob::spread_is(state, slots, why, now),
-        Event::Failed { id, message } => {
-            chat::note(state, message, true);
+        Event::Failed { id, message, kind } => {
             if id.is_some() && state.turn.as_ref().map(|t| t.id) == id {
-                chat::finish(state, FinishReason::Failed, TurnStats::default(), now, out);
+                chat::failed(state, message, kind, now, out);
+            } else {
+                chat::note(state, message, true);
             }
         }
         Event::Notice { message } => chat::note(state, message, false),
@@ -151,6 +152,6 @@ pub(super) fn gone(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
         chat::finish(state, FinishReason::Failed, TurnStats::default(), now, out);
     }
     if state.waiting {
-        chat::stop_waiting(state, now);
+        chat::stop_waiting(state, now, out);
     }
 }

@@ -129,6 +129,97 @@ fn a_turn_is_saved_before_it_is_asked_and_when_it_ends() {
     assert_eq!(asked(&s.say("again")).unwrap(), ["hello", "hi there", "again"]);
 }
 
+/// The running turn fails as a prompt does that is longer than the context.
+fn overflow(s: &mut Script) -> Vec<Effect> {
+    let id = s.state.turn.as_ref().map(|t| t.id);
+    let mut effects = s.engine(Event::Failed { id, message: "too long".into(), kind: FailureKind::Context });
+    effects.extend(s.engine(Event::Finished { id: id.unwrap(), reason: FinishReason::Failed, stats: TurnStats::default() }));
+    effects
+}
+
+fn last_note(s: &Script) -> &str {
+    s.state.transcript.items().iter().rfind(|i| matches!(i.kind, Kind::Note { .. })).map_or("", |i| &i.text)
+}
+
+fn said(s: &Script) -> Vec<&str> {
+    s.state.transcript.items().iter().filter(|i| !matches!(i.kind, Kind::Note { .. })).map(|i| i.text.as_str()).collect()
+}
+
+#[test]
+fn a_message_that_fails_unanswered_goes_back_into_the_input_and_spoils_no_other() {
+    let mut s = Script::ready();
+    s.say("hello");
+    s.answer("hi");
+    s.finish(FinishReason::Stop);
+    s.say("far too long");
+    let effects = overflow(&mut s);
+    assert_eq!(s.state.composer.text(), "far too long");
+    assert_eq!(said(&s), ["hello", "hi"]);
+    assert_eq!(saved(&effects).unwrap().messages.len(), 2, "nor is it in the file");
+    let note = last_note(&s);
+    for part in ["too long. ", "back in the input", "/new", "Esc Esc"] {
+        assert!(note.contains(part), "{note}");
+    }
+    s.state.composer.clear();
+    assert_eq!(asked(&s.say("short")).unwrap(), ["hello", "hi", "short"]);
+}
+
+#[test]
+fn what_was_typed_meanwhile_stays_and_the_failed_message_is_in_the_history() {
+    let mut s = Script::ready();
+    s.say("first");
+    s.type_text("draft");
+    let chat = s.state.chat_id.clone();
+    let effects = overflow(&mut s);
+    assert_eq!(s.state.composer.text(), "draft");
+    assert!(last_note(&s).contains("Up brings the message back") && !last_note(&s).contains("Esc Esc"), "{}", last_note(&s));
+    assert!(effects.contains(&Effect::Forget(chat)), "a chat without a word is no file: {effects:?}");
+    s.press(KeyCode::Up);
+    assert_eq!(s.state.composer.text(), "first");
+    s.press(KeyCode::Down);
+    assert_eq!(s.state.composer.text(), "draft");
+}
+
+#[test]
+fn an_edit_or_a_second_answer_that_fails_leaves_the_chat_as_it_was() {
+    let mut s = Script::ready();
+    for text in ["one", "two"] {
+        s.say(text);
+        s.answer("yes");
+        s.finish(FinishReason::Stop);
+    }
+    let chat = s.state.chat_id.clone();
+    s.press(KeyCode::Esc);
+    s.press(KeyCode::Esc);
+    assert_eq!(s.state.composer.text(), "two");
+    s.type_text(" and more");
+    s.press(KeyCode::Enter);
+    overflow(&mut s);
+    assert_eq!((said(&s), s.state.composer.text()), (vec!["one", "yes", "two", "yes"], "two and more"));
+    assert_eq!((s.state.chat_id.as_str(), s.state.editing), (chat.as_str(), Some(2)), "still the edit of that chat");
+    s.ctrl('c');
+    s.ctrl('y');
+    assert_eq!(said(&s), ["one", "yes", "two", ""]);
+    overflow(&mut s);
+    assert_eq!((said(&s), s.state.composer.text()), (vec!["one", "yes", "two", "yes"], ""));
+    // An answer that broke off is not taken back.
+    s.say("three");
+    s.answer("so f");
+    overflow(&mut s);
+    assert_eq!(said(&s)[4..], ["three", "so f"]);
+    assert_eq!(last_note(&s), "too long");
+}
+
+#[test]
+fn a_prompt_without_an_answer_that_fails_again_goes_into_the_input() {
+    let mut s = Script::ready();
+    s.say("one");
+    s.finish(FinishReason::Cancelled);
+    s.ctrl('y');
+    overflow(&mut s);
+    assert_eq!((said(&s), s.state.composer.text()), (vec![], "one"));
+}
+
 #[test]
 fn late_text_of_a_cancelled_turn_is_told_apart() {
     let mut s = Script::ready();
@@ -549,7 +640,7 @@ fn a_replay_can_be_watched_but_not_asked() {
     let whole =
         [said("said then"), said(" and later"), Event::Finished { id: 90, reason: FinishReason::Stop, stats: TurnStats::default() }];
     assert!(s.send(replay(&whole, status.clone())).is_empty(), "a replay saves nothing");
-    s.engine(Event::Failed { id: None, message: "no such policy".into() });
+    s.engine(Event::Failed { id: None, message: "no such policy".into(), kind: FailureKind::Options });
     assert_eq!(texts(&s), ["asked then", "said then and later", "no such policy"]);
     s.send(replay(&whole[..1], status));
     assert_eq!(texts(&s), ["asked then", "said then", "no such policy"], "what the app itself said stays");
