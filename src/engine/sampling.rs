@@ -39,21 +39,11 @@ pub struct SettingError {
 /// Refuse settings outside their range, by name.
 pub fn validate(s: &Sampling) -> Result<(), SettingError> {
     let check = |name, value: f32, ok: bool, range| if ok { Ok(()) } else { Err(SettingError { name, value, range }) };
-    check("temperature", s.temperature, (0.0..=100.0).contains(&s.temperature), "between 0 (greedy) and 100")?;
+    check("temperature", s.temperature, (0.0..=10.0).contains(&s.temperature), "between 0 (greedy) and 10")?;
     check("top_p", s.top_p, s.top_p > 0.0 && s.top_p <= 1.0, "above 0 and at most 1 (1 keeps all)")?;
     check("min_p", s.min_p, (0.0..=1.0).contains(&s.min_p), "between 0 (keeps all) and 1")?;
-    check(
-        "repetition_penalty",
-        s.repetition_penalty,
-        s.repetition_penalty > 0.0 && s.repetition_penalty <= 100.0,
-        "above 0 (1 is off) and at most 100",
-    )?;
-    check(
-        "presence_penalty",
-        s.presence_penalty,
-        s.presence_penalty.is_finite() && s.presence_penalty.abs() <= 100.0,
-        "between -100 and 100 (0 is off)",
-    )
+    check("repetition_penalty", s.repetition_penalty, (0.1..=10.0).contains(&s.repetition_penalty), "between 0.1 and 10 (1 is off)")?;
+    check("presence_penalty", s.presence_penalty, (-10.0..=10.0).contains(&s.presence_penalty), "between -10 and 10 (0 is off)")
 }
 
 /// The program's defaults with the file's own `general.sampling.*` laid over them. A value of the file that is

@@ -18,6 +18,8 @@ pub const FORMAT: u32 = 1;
 const MAX_FILE: u64 = 64 << 20;
 /// Most chats in a list, newest first.
 const MAX_LISTED: usize = 200;
+/// Chats that are named when one was asked for that is none.
+const NAMED: usize = 5;
 
 /// One chat, as it lies in its file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +79,14 @@ pub enum SessionError {
         /// What it said.
         source: io::Error,
     },
+    /// There is no such chat.
+    #[error("there is no saved chat \"{}\"; {}", crate::text::one_line(id, 80), others(latest))]
+    Unknown {
+        /// What was asked for.
+        id: String,
+        /// Names of those that were saved last.
+        latest: Vec<String>,
+    },
     /// The file is not a chat.
     #[error("{path}: not a saved chat: {reason}")]
     Broken {
@@ -85,6 +95,13 @@ pub enum SessionError {
         /// What is wrong with it, with line and column.
         reason: String,
     },
+}
+
+fn others(latest: &[String]) -> String {
+    if latest.is_empty() {
+        return "none has been saved yet".into();
+    }
+    format!("the latest are {}; /resume lists all", latest.join(", "))
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> SessionError + '_ {
@@ -167,9 +184,15 @@ impl ChatStore {
     /// Reads a chat.
     ///
     /// # Errors
-    /// [`SessionError::Io`] if there is no such file; [`SessionError::Broken`] if it is not a chat.
+    /// [`SessionError::Unknown`] if there is no such file; [`SessionError::Broken`] if it is not a chat.
     pub fn load(&self, id: &str) -> Result<SavedChat, SessionError> {
-        read(&self.path(id))
+        match read(&self.path(id)) {
+            Err(SessionError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let latest = self.list().into_iter().filter(|l| l.problem.is_none()).map(|l| l.id).take(NAMED).collect();
+                Err(SessionError::Unknown { id: id.to_owned(), latest })
+            }
+            read => read,
+        }
     }
 
     /// All chats, the last saved first. Broken ones are in it, with the reason.
@@ -201,6 +224,7 @@ fn listed(path: &Path) -> Listed {
             let reason = match error {
                 SessionError::Broken { reason, .. } => reason,
                 SessionError::Io { source, .. } => source.to_string(),
+                unknown @ SessionError::Unknown { .. } => unknown.to_string(),
             };
             Listed { title: id.clone(), updated: String::new(), messages: 0, problem: Some(reason), id }
         }
@@ -229,11 +253,17 @@ fn read(path: &Path) -> Result<SavedChat, SessionError> {
     if bytes.is_empty() {
         return Err(broken("the file is empty".into()));
     }
-    let chat: SavedChat = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
-    if chat.format > FORMAT {
-        return Err(broken(format!("format {} is newer than this program knows ({FORMAT})", chat.format)));
+    // A later format may lack anything else that is known here.
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
     }
-    Ok(chat)
+    match serde_json::from_slice(&bytes) {
+        Ok(Version { format }) if format > FORMAT => {
+            Err(broken(format!("written by a newer version of this program (format {format}; this one reads {FORMAT}): use that version")))
+        }
+        _ => serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string())),
+    }
 }
 
 fn create_private_folder(path: &Path) -> io::Result<()> {
@@ -353,9 +383,19 @@ mod tests {
         let entry = |id: &str| list.iter().find(|l| l.id == id).unwrap();
         assert_eq!(entry("good").title, "first line");
         assert_eq!(entry("good").problem, None);
+        assert!(entry("later").problem.as_ref().unwrap().contains("newer version"), "{:?}", entry("later"));
         assert!(entry("empty").problem.as_ref().unwrap().contains("empty"));
         assert!(entry("cut").problem.as_ref().unwrap().contains("line 1"));
         assert_eq!(fs::read_to_string(store.path("cut")).unwrap(), broken[1].1);
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_answered_with_those_that_are() {
+        let (_folder, store) = store();
+        assert_eq!(store.load("x").unwrap_err().to_string(), "there is no saved chat \"x\"; none has been saved yet");
+        store.save("one", &chat(&["a"])).unwrap();
+        fs::write(store.path("broken"), "").unwrap();
+        assert_eq!(store.load("x").unwrap_err().to_string(), "there is no saved chat \"x\"; the latest are one; /resume lists all");
     }
 
     #[test]

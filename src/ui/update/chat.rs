@@ -1,5 +1,6 @@
 //! Turns: sending, cancelling, answering again, editing; chats: saving, taking up again.
 
+use crate::engine::sampling::validate;
 use crate::events::{Command, FailureKind, FinishReason, Role, TurnStats};
 use crate::ui::calendar;
 use crate::ui::command;
@@ -292,8 +293,10 @@ pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedCha
     state.chat_id = id;
     state.created = chat.created;
     state.system = chat.system;
-    state.sampling = chat.sampling;
-    state.own_sampling = true;
+    match validate(&chat.sampling) {
+        Ok(()) => (state.sampling, state.own_sampling) = (chat.sampling, true),
+        Err(odd) => note(state, format!("{odd} in the saved chat; its sampling is passed over, /set sets another"), true),
+    }
     state.thinking = chat.thinking;
     state.say(format!("chat of {} taken up", calendar::civil(&chat.updated)), now);
 }
