@@ -17,7 +17,7 @@ pub use models::{downloaded, find_model};
 use crate::config::{self, Folders};
 use crate::events::LoadOptions;
 use crate::report;
-use crate::trace::record::Recorder;
+use crate::trace::record::{cant_create, Recorder};
 use crate::ui::palette::ColorDepth;
 use crate::ui::{self, Opening, Resume, UiOptions};
 use clap::{Args, Parser, Subcommand};
@@ -212,8 +212,7 @@ pub fn recorder(path: &Path) -> Result<Recorder, Failure> {
 
 /// A new file that can't be made.
 pub(crate) fn cant_record(path: &Path, e: &io::Error) -> Failure {
-    let remedy = if e.kind() == io::ErrorKind::AlreadyExists { "; nothing is overwritten, choose another name" } else { "" };
-    Failure::usage(format!("{}: the file can't be written: {e}{remedy}", path.display()))
+    Failure::usage(cant_create(path, e))
 }
 
 /// The configuration, its problems told on standard error.

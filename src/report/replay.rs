@@ -1,6 +1,7 @@
 //! `rotary replay`: a recorded session or a CSV trace in the app, with no model; or its facts as text.
 
 use super::simulate::name;
+use crate::cli::Failure;
 use crate::engine::EngineHandle;
 use crate::events::{Event, Outcome, Phase, Scheduling};
 use crate::experts::policy::Policy;
@@ -104,6 +105,23 @@ fn shape(trace: &mut Trace) -> Option<(usize, usize)> {
     }
 }
 
+/// Slots with which a session is to be simulated that has no occupancy to show, as `rotary convert` makes them: those of its first step, or a
+/// quarter of the experts if it does not know. `None`: it was recorded whole.
+fn routing_alone(session: &mut Session) -> Option<usize> {
+    let card = session.card().filter(|c| c.plan.slots_per_layer == 0 && c.layers > 0)?;
+    let usual = (card.experts / 4).max(1);
+    Some(known_slots(session).unwrap_or(usual))
+}
+
+/// Slots per layer in the first step of a session, if they are known.
+fn known_slots(session: &mut Session) -> Option<usize> {
+    let step = (0..session.len()).find_map(|i| match session.get(i)?.entry {
+        Entry::Step(record) => Some(record.slots),
+        _ => None,
+    });
+    step.map(usize::from).filter(|slots| *slots > 0)
+}
+
 /// Start the player; its handle goes to the app. `fold` is what the app makes of the session, before the first entry.
 ///
 /// # Errors
@@ -116,9 +134,12 @@ pub fn open<F: Fold>(args: &ReplayArgs, fold: F) -> Result<(EngineHandle, Player
     let policy = args.policy.or(recorded).unwrap_or_default();
     let simulate = match (&mut trace, args.slots) {
         (_, Some(slots)) => Some((slots, policy)),
-        (Trace::Session(s), None) if args.policy.is_some() => s.card().map(|c| (c.plan.slots_per_layer.max(1), policy)),
+        (Trace::Session(s), None) => match routing_alone(s) {
+            Some(slots) => Some((slots, policy)),
+            None if args.policy.is_some() => s.card().map(|c| (c.plan.slots_per_layer.max(1), policy)),
+            None => None,
+        },
         (Trace::Routes(r), None) => Some(((r.head.experts / 4).max(1), policy)),
-        (Trace::Session(_), None) => None,
     };
     let options = Options {
         speed: args.speed,
@@ -149,12 +170,25 @@ pub fn open<F: Fold>(args: &ReplayArgs, fold: F) -> Result<(EngineHandle, Player
     Ok(compare(trace, other, options, fold))
 }
 
-/// What is in the file, in lines for people.
+/// What is in the file, or in both, in lines for people.
 ///
 /// # Errors
-/// If the file is no trace, or `out` can't be written.
+/// If a file is no trace, or `out` can't be written.
 pub fn summary(args: &ReplayArgs, out: &mut impl Write) -> color_eyre::Result<()> {
-    match open_trace(&args.file)? {
+    let files = || std::iter::once(&args.file).chain(&args.other);
+    let traces = files().map(|path| open_trace(path)).collect::<Result<Vec<_>, _>>().map_err(|e| Failure::usage(e.to_string()))?;
+    let several = traces.len() > 1;
+    for (i, (path, trace)) in files().zip(traces).enumerate() {
+        if several {
+            writeln!(out, "{}{}", if i > 0 { "\n" } else { "" }, name(path))?;
+        }
+        facts(trace, out)?;
+    }
+    Ok(())
+}
+
+fn facts(trace: Trace, out: &mut impl Write) -> io::Result<()> {
+    match trace {
         Trace::Session(mut session) => session_summary(&mut session, out)?,
         Trace::Routes(routes) => {
             let head = &routes.head;
@@ -190,11 +224,17 @@ fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()
             }
         }
     }
-    writeln!(out, "format      recorded session")?;
+    let alone = routing_alone(session);
+    let known = alone.and_then(|_| known_slots(session));
+    writeln!(out, "format      recorded session{}", if alone.is_some() { ", routing without text and occupancy" } else { "" })?;
     if let Some(card) = session.card() {
         writeln!(out, "model       {} ({})", one_line(&card.name, 200), one_line(&card.arch, 200))?;
         writeln!(out, "experts     {} layers x {}, {} per token", card.layers, card.experts, card.top_k)?;
-        writeln!(out, "slots       {} per layer when it was opened", card.plan.slots_per_layer)?;
+        match (alone, known) {
+            (None, _) => writeln!(out, "slots       {} per layer when it was opened", card.plan.slots_per_layer)?,
+            (Some(_), Some(slots)) => writeln!(out, "slots       {slots} per layer in the first step")?,
+            (Some(slots), None) => writeln!(out, "slots       unknown; it is played with {slots} per layer, simulated")?,
+        }
     }
     if let Some(first) = policies.first() {
         let changes = match policies.len() - 1 {
@@ -203,14 +243,19 @@ fn session_summary(session: &mut Session, out: &mut impl Write) -> io::Result<()
         };
         writeln!(out, "policy      {}{changes}", words(first))?;
     }
-    writeln!(out, "length      {:.1} s", last as f64 / 1e6)?;
+    match alone {
+        None => writeln!(out, "length      {:.1} s", last as f64 / 1e6)?,
+        Some(_) => writeln!(out, "length      unknown; it is played at a tenth of a second per step")?,
+    }
     writeln!(out, "turns       {turns} finished, {questions} asked")?;
     writeln!(out, "steps       {prompts} of prompts, {generated} generated")?;
     if foreseen > 0 {
         writeln!(out, "foreseen    {foreseen} tokens: routers were asked before their turn")?;
     }
     if routed > 0 {
-        writeln!(out, "hit rate    {:.1} % of {routed} routed experts while generating", hits as f64 / routed as f64 * 100.0)?;
+        let rate = hits as f64 / routed as f64 * 100.0;
+        let when = if alone.is_some() { "when it was recorded" } else { "while generating" };
+        writeln!(out, "hit rate    {rate:.1} % of {routed} routed experts {when}")?;
     }
     match session.ending() {
         Ending::Whole => Ok(()),
@@ -268,6 +313,37 @@ mod tests {
             assert!(text.contains(line), "{text}");
         }
         assert!(!text.contains("ending"), "{text}");
+    }
+
+    #[test]
+    fn a_summary_is_of_both_files_and_a_file_that_is_none_is_wrong_input() {
+        let two = ReplayArgs { other: Some(args("gpt-oss-120b.rotary").file), ..args("qwen3-30b-a3b.rotary") };
+        let mut out = Vec::new();
+        summary(&two, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with("qwen3-30b-a3b.rotary\n") && text.contains("\n\ngpt-oss-120b.rotary\n"), "{text}");
+        let wrong = ReplayArgs { other: Some("nothing.rotary".into()), ..two };
+        let refused = summary(&wrong, &mut Vec::new()).unwrap_err();
+        let failure = refused.downcast_ref::<Failure>().expect("a failure with an exit code");
+        assert!(failure.code == crate::cli::exit::USAGE && failure.message.contains("nothing.rotary"), "{failure:?}");
+    }
+
+    #[test]
+    fn routing_without_occupancy_is_simulated_and_its_unknown_slots_are_called_so() {
+        let routes = crate::trace::open::open_routes(&args("gpt-oss-120b.rotary").file).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("converted.rotary");
+        std::fs::write(&file, crate::trace::session::write_routes(Vec::new(), &routes).unwrap()).unwrap();
+        let converted = ReplayArgs { file, slots: None, ..args("") };
+        let mut out = Vec::new();
+        summary(&converted, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("slots       unknown; it is played with 32 per layer, simulated"), "{text}");
+        let (_handle, control) = open(&converted, Seen::default()).unwrap();
+        let played = frame(&control, |s| s.ended).fold;
+        assert!(matches!(&played.events[0], Event::Ready { card } if card.plan.slots_per_layer == 32));
+        let last = &played.steps[148];
+        assert!(last.slots == 32 && last.slot_of.len() == 36 * 128, "{} {}", last.slots, last.slot_of.len());
     }
 
     #[test]

@@ -213,13 +213,18 @@ impl<F: Fold> Moment<F> {
         self.fold.event(at, Event::Scheduling(scheduling));
     }
 
-    fn open(&mut self, at: Duration, card: Box<ModelCard>) {
+    fn open(&mut self, at: Duration, mut card: Box<ModelCard>) {
         let table = card.layers.checked_mul(card.experts);
         if card.layers > MAX_LAYERS || card.experts > MAX_EXPERTS || table.is_none_or(|n| n > MAX_TABLE) {
             let message = format!("the trace is of a model with {} x {} experts; that is too many", card.layers, card.experts);
             return self.fold.event(at, Event::LoadFailed { message, kind: FailureKind::Other });
         }
         let stage = &mut self.stage;
+        if let Some((slots, _)) = stage.simulate.filter(|_| card.plan.slots_per_layer == 0) {
+            // Routing alone: the count of the recording is not known, that of the simulation is.
+            card.plan.slots_per_layer = slots;
+            card.plan.slots = card.plan.slot_step.saturating_mul(slots as u64);
+        }
         stage.card = Some((*card).clone());
         if let Some((slots, policy)) = stage.simulate {
             stage.simulated = Some(Simulated::new(&card, slots, policy, scheduling::admission(policy, stage.recorded)));

@@ -33,7 +33,7 @@ pub struct TraceError {
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// It could not be read.
-    #[error(transparent)]
+    #[error("{0}; check the path and the permissions")]
     Io(#[from] io::Error),
     /// A session that can't be read.
     #[error(transparent)]
@@ -41,12 +41,23 @@ pub enum Problem {
     /// A CSV that can't be read.
     #[error(transparent)]
     Csv(#[from] CsvError),
+    /// A folder, or what else is no file.
+    #[error("not a file; give a recorded session or a route_trace v1 CSV")]
+    NotAFile,
     /// Something else.
-    #[error("neither a recorded session nor a route_trace v1 CSV")]
+    #[error("neither a recorded session nor a route_trace v1 CSV; `rotary record FILE MODEL -p TEXT` records one")]
     Unknown,
     /// A session without a model, or without steps of one.
     #[error("no routing is recorded in it: no model was open, or nothing was generated")]
     NoRouting,
+}
+
+/// Whether a file is a recorded session, by how it begins; false of one that can't be read.
+#[must_use]
+pub fn is_session(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(16).read_to_end(&mut head));
+    read.is_ok() && Session::is_session(&head)
 }
 
 /// A path for a message.
@@ -60,6 +71,10 @@ fn shown(path: &Path) -> String {
 /// [`TraceError`], naming the file.
 pub fn open(path: &Path) -> Result<Trace, TraceError> {
     let fail = |problem: Problem| TraceError { path: path.to_owned(), problem };
+    // Asked before opening: opening a pipe would wait for a writer.
+    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(fail(Problem::NotAFile));
+    }
     let start = || -> Result<(File, Vec<u8>), io::Error> {
         let mut file = File::open(path)?;
         let mut head = Vec::new();
@@ -112,8 +127,12 @@ mod tests {
             path
         };
         let message = |bytes: &[u8]| open_routes(&file(bytes)).unwrap_err().to_string();
-        assert!(message(b"").ends_with("neither a recorded session nor a route_trace v1 CSV"));
-        assert!(message(b"GGUF").ends_with("neither a recorded session nor a route_trace v1 CSV"));
+        for no_trace in [b"".as_slice(), b"GGUF"] {
+            let said = message(no_trace);
+            assert!(said.contains("neither a recorded session nor a route_trace v1 CSV") && said.contains("rotary record"), "{said}");
+        }
+        let folder = open_routes(dir.path()).unwrap_err().to_string();
+        assert!(folder.contains("not a file; give a recorded session"), "{folder}");
         assert!(message(b"# route_trace v1\n").contains("line 2"));
         let real = include_bytes!("../../tests/traces/gpt-oss-120b.rotary");
         let routes = open_routes(&file(real)).unwrap();

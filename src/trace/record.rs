@@ -52,6 +52,21 @@ pub fn is_csv(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"))
 }
 
+/// Why a new file can't be made, and what to do, in a sentence.
+#[must_use]
+pub fn cant_create(path: &Path, e: &io::Error) -> String {
+    let shown = crate::text::one_line(&path.display().to_string(), 400);
+    let parent = path.parent().map(|p| crate::text::one_line(&p.display().to_string(), 400)).unwrap_or_default();
+    match e.kind() {
+        _ if path.is_dir() => format!("{shown}: the file can't be written: it is a folder; name a file in it"),
+        io::ErrorKind::AlreadyExists => {
+            format!("{shown}: the file can't be written: there is one of this name, and nothing is overwritten; choose another name")
+        }
+        io::ErrorKind::NotFound => format!("{shown}: the file can't be written: there is no folder {parent}; make it, or choose another"),
+        _ => format!("{shown}: the file can't be written: {e}; choose another place or name"),
+    }
+}
+
 /// A new file; sessions hold what was said, so on Unix only the owner may read it.
 ///
 /// # Errors
@@ -276,6 +291,22 @@ mod tests {
         assert_eq!((read.len(), read.routed()), (wanted.len(), wanted.routed()));
         assert!((0..read.len()).all(|s| (0..36).all(|l| read.tick(s, l) == wanted.tick(s, l))));
         assert_eq!(read.head.trunk(), wanted.head.trunk());
+    }
+
+    #[test]
+    fn what_can_not_be_made_is_told_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        std::fs::write(&there, "mine").unwrap();
+        for (path, remedy) in [
+            (there.clone(), "choose another name"),
+            (dir.path().to_owned(), "it is a folder; name a file in it"),
+            (dir.path().join("none/x"), "make it"),
+            (there.join("x"), "choose another place"),
+        ] {
+            let said = cant_create(&path, &create_file(&path).unwrap_err());
+            assert!(said.contains(remedy) && said.starts_with(&*path.to_string_lossy()), "{said}");
+        }
     }
 
     #[test]

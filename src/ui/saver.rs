@@ -4,6 +4,7 @@
 
 use super::message::Message;
 use super::session::{ChatStore, SavedChat};
+use crate::trace::record::cant_create;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{channel, Receiver, Sender};
@@ -73,7 +74,7 @@ fn work(store: &ChatStore, inbox: &Receiver<Job>, replies: &UnboundedSender<Mess
             }
             Job::Export(path, text) => match export(&path, &text) {
                 Ok(()) => Message::Say(format!("written to {}", path.display())),
-                Err(error) => Message::Complain(format!("{}: {error}", path.display())),
+                Err(error) => Message::Complain(cant_create(&path, &error)),
             },
             Job::Flush(done) => {
                 let _ = done.send(());

@@ -167,7 +167,7 @@ pub(super) fn step(state: &ExpertsState, context: &PaneContext<'_>, theme: &Them
         line.push_span(theme.span(Face::Notice, format!("  {lost} records lost")));
     }
     if state.misfits() > 0 {
-        line.push_span(theme.span(Face::Notice, format!("  {} misfits", state.misfits())));
+        line.push_span(theme.span(Face::Notice, format!("  {} don't fit the model", state.misfits())));
     }
     let ahead = format!(" ({} ahead, {} asked)", total.ahead, total.asked);
     if total.ahead > 0 && line.width() + ahead.len() <= usize::from(width) {
