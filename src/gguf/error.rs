@@ -46,6 +46,11 @@ pub enum GgufError {
     /// The file ends before the field does.
     #[error("{at} needs {need} bytes, but the file has {have} from there on; the file is cut off or damaged, fetch it again")]
     Truncated { at: Place, need: u64, have: u64 },
+    /// A count of more things than the rest of the file can hold.
+    #[error(
+        "{at}: the count is {count}, but the file has only {have} bytes from there on; the file is cut off or damaged, fetch it again"
+    )]
+    TooFew { at: Place, count: u64, have: u64 },
     /// A count or size beyond what any real file has.
     #[error("{at}: {what} is {value}, more than the limit of {limit}; the file is damaged or made to do harm, fetch it again from a source you trust")]
     Limit { at: Place, what: &'static str, value: u64, limit: u64 },

@@ -203,10 +203,13 @@ impl<'a> Reader<'a> {
     fn count(&mut self, field: &str, least: u64, most: u64) -> Result<u64, GgufError> {
         let pos = self.pos;
         let count = self.u64(field)?;
-        let limit = (self.left() / least).min(most);
-        if count > limit {
+        if count > most {
             let (at, what) = (self.place(field, pos), "the count");
-            return Err(GgufError::Limit { at, what, value: count, limit });
+            return Err(GgufError::Limit { at, what, value: count, limit: most });
+        }
+        // A file that was cut off has an honest count and too few bytes.
+        if count > self.left() / least {
+            return Err(GgufError::TooFew { at: self.place(field, pos), count, have: self.left() });
         }
         Ok(count)
     }
