@@ -436,6 +436,18 @@ fn sigterm_gives_the_terminal_back() {
 }
 
 #[test]
+fn a_hang_up_signal_gives_a_terminal_that_is_alive_back_and_keeps_the_chat() {
+    let home = Home::new();
+    let mut pty = home.demo(80, 24);
+    pty.enter("Do you remember this?");
+    pty.until("the turn runs or ran", |s| s.contents().contains("answering") || finished_answers(&s.contents()) > 0);
+    pty.signal(rustix::process::Signal::HUP);
+    assert_eq!(pty.ends().exit_code(), 129);
+    pty.is_restored();
+    assert!(std::fs::read_to_string(&home.chats()[0]).unwrap().contains("Do you remember this?"));
+}
+
+#[test]
 fn an_idle_screen_sends_nothing() {
     let home = Home::new();
     let pty = home.demo(80, 24);

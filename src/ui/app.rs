@@ -52,10 +52,11 @@ const FRAME_WAIT: Duration = Duration::from_millis(300);
 /// If the terminal can't be used. It has been given back then.
 pub fn run(options: UiOptions) -> color_eyre::Result<ExitCode> {
     if !terminal::is_present() {
-        eprintln!(
-            "rotary: this needs a terminal for input and output.\n\
-             Without one, use: rotary run MODEL -p TEXT"
-        );
+        let instead = match options.opening {
+            Opening::Replay(..) => "rotary replay FILE --summary, or rotary simulate FILE",
+            Opening::Nothing | Opening::Model(_) => "rotary run MODEL -p TEXT",
+        };
+        eprintln!("rotary: this needs a terminal for input and output.\nWithout one, use: {instead}");
         return Ok(ExitCode::from(2));
     }
     super::signals::hold_stops();
@@ -353,7 +354,12 @@ impl App {
     }
 
     fn hang_up(&mut self) {
-        terminal::abandon();
+        // Whoever sent the signal may have left the terminal alive.
+        if terminal::is_gone() {
+            terminal::abandon();
+        } else {
+            terminal::leave();
+        }
         self.input = None;
         self.status = Some(HANGUP_STATUS);
     }

@@ -1,8 +1,8 @@
 //! Taking the terminal and giving it back.
 //!
 //! Few modes are used: raw input, the alternate screen, bracketed paste. Giving back is idempotent and goes on
-//! after an error, so that every way out (quit, panic, signal) can call it. After a hang-up nothing is written:
-//! the other end is gone, and a write could block for ever.
+//! after an error, so that every way out (quit, panic, signal) can call it. After the other end is gone nothing is written,
+//! and no write of giving back is waited for for long: a link that takes no bytes could block it for ever.
 
 use crossterm::cursor::Show;
 use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
@@ -111,11 +111,27 @@ pub fn leave() {
     };
     // If the link takes no bytes any more, writing would block: only the line discipline is set right.
     if writing.is_some() {
+        write_in_time();
+    }
+    let _ = disable_raw_mode();
+}
+
+/// Writes what gives the screen back. A thread that hangs in it is left behind: the process is about to end.
+fn write_in_time() {
+    let write = || {
         let mut out = io::stdout();
         let _ = queue!(out, ResetColor, DisableBracketedPaste, LeaveAlternateScreen, Show);
         let _ = out.flush();
+    };
+    let (done, wait) = std::sync::mpsc::channel();
+    let writer = move || {
+        write();
+        let _ = done.send(());
+    };
+    match std::thread::Builder::new().name("terminal-restore".into()).spawn(writer) {
+        Ok(_) => drop(wait.recv_timeout(FRAME_WAIT)),
+        Err(_) => write(),
     }
-    let _ = disable_raw_mode();
 }
 
 /// The terminal is in our modes: others see nothing of their own on it.
