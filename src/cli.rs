@@ -15,7 +15,7 @@ pub use load::Load;
 pub use models::{downloaded, find_model};
 
 use crate::config::{self, Folders};
-use crate::events::LoadOptions;
+use crate::events::{LoadOptions, Plan};
 use crate::report;
 use crate::trace::record::{cant_create, Recorder};
 use crate::ui::palette::ColorDepth;
@@ -222,6 +222,13 @@ pub fn configuration() -> config::Config {
         let _ = writeln!(io::stderr().lock(), "rotary: {problem}");
     }
     loaded.config
+}
+
+/// Says on standard error which options have no effect because no GPU computes.
+pub(crate) fn tell_idle(options: &LoadOptions, plan: &Plan) {
+    if let Some(idle) = options.idle_on_cpu().filter(|_| plan.device.is_none()) {
+        let _ = writeln!(io::stderr().lock(), "rotary: {idle}");
+    }
 }
 
 /// Panics of the program itself are reported with a request to tell us; panics that the engine catches are events.

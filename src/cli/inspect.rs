@@ -1,6 +1,6 @@
 //! `rotary inspect`: what is in a model file, and the memory plan.
 
-use super::{configuration, find_model, Failure, Load};
+use super::{configuration, find_model, tell_idle, Failure, Load};
 use crate::report;
 use clap::Args;
 use color_eyre::eyre;
@@ -25,7 +25,11 @@ pub(super) fn inspect(args: &InspectArgs) -> eyre::Result<ExitCode> {
     let seen = report::inspect::inspect(&gguf);
     let available = crate::engine::gauges::process_memory().available;
     // A file that can't be run has no plan; the reasons are in the report.
-    let plan = crate::model::plan(&gguf, &args.load.options(&config), available);
+    let options = args.load.options(&config);
+    let plan = crate::model::plan(&gguf, &options, available);
+    if let Ok(plan) = &plan {
+        tell_idle(&options, plan);
+    }
     let mut out = io::stdout().lock();
     if args.json {
         let plan = plan.as_ref().map_err(ToString::to_string);

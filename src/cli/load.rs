@@ -74,7 +74,18 @@ impl Load {
             hold: self.hold.or(config.hold).unwrap_or_default(),
             ahead: self.ahead,
             foresee: self.foresee.unwrap_or_default(),
+            of_a_gpu: self.of_a_gpu(),
         }
+    }
+
+    fn of_a_gpu(&self) -> Vec<String> {
+        let given = [
+            ("--vram", self.vram.is_some()),
+            ("--miss", self.miss.is_some()),
+            ("--hold", self.hold.is_some()),
+            ("--ahead", self.ahead.is_some()),
+        ];
+        given.into_iter().filter(|g| g.1).map(|(flag, _)| flag.to_owned()).collect()
     }
 
     /// Where heat is kept: the folder that was named, else the user's unless he wants none. Commands that measure don't ask.

@@ -99,7 +99,7 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
     go_on("binding the weights", 0, 0)?;
     let mut taken = |done: usize, of: usize| go_on("copying the trunk to the GPU", done as u64, of as u64).is_ok();
     let Bare { mut runtime, config, plan, expert_bytes, device, watched } = bare_on(&gguf, options, chosen, planned, &mut taken)?;
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = options.idle_on_cpu().filter(|_| plan.device.is_none()).into_iter().collect();
     if options.spread && !expert_bytes.is_empty() {
         runtime.set_spread(true)?;
     }

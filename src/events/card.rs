@@ -58,6 +58,10 @@ pub struct Plan {
     pub cache: u64,
     /// Activations, logits and the process itself.
     pub buffers: u64,
+    /// Pages of the file that misses may hold at a time under a budget of host memory; 0 without one, and in recordings of before,
+    /// whose `buffers` contain it.
+    #[serde(default)]
+    pub window: u64,
     /// All slots of all layers.
     pub slots: u64,
     /// One slot in every layer.

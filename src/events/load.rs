@@ -53,6 +53,19 @@ pub struct LoadOptions {
     /// what they say is recorded; if never, what comes ahead goes by likeness of routing alone.
     #[serde(default)]
     pub foresee: When,
+    /// What was asked for by hand that speaks of a GPU alone, as it was written: `--vram`, `--miss`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub of_a_gpu: Vec<String>,
+}
+
+impl LoadOptions {
+    /// What was asked for and has no effect because the CPU computes, in a sentence.
+    #[must_use]
+    pub fn idle_on_cpu(&self) -> Option<String> {
+        let (last, before) = self.of_a_gpu.split_last()?;
+        let (names, have) = if before.is_empty() { (last.clone(), "has") } else { (format!("{} and {last}", before.join(", ")), "have") };
+        Some(format!("{names} {have} no effect: no GPU computes here"))
+    }
 }
 
 /// What computes.

@@ -6,7 +6,7 @@ use crate::events::{LayerSlot, Plan};
 const PROCESS: u64 = 40 << 20;
 /// The tokenizer, per token of the vocabulary: the text twice, its merges and their tables.
 const PER_TOKEN_OF_VOCABULARY: u64 = 512;
-/// Pages of the file that misses may hold at a time under a budget.
+/// Pages of the file that misses may hold at a time under a budget, if the experts are as many.
 const WINDOW: u64 = 64 << 20;
 /// Slots are counted with their rounding up to pages.
 const PAGE: u64 = 4096;
@@ -65,9 +65,10 @@ pub struct Wish {
 pub enum BudgetError {
     /// Even the least does not fit.
     #[error(
-        "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {slots} slot(s) per layer {}); \
+        "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {}{slots} slot(s) per layer {}); \
          raise {knob}, lower --ctx or --slots, or take a smaller model{}",
-        gib(*budget), gib(trunk + cache + buffers + slot_bytes), gib(*trunk), gib(*cache), gib(*buffers), gib(*slot_bytes),
+        gib(*budget), gib(trunk + cache + buffers + window + slot_bytes), gib(*trunk), gib(*cache), gib(*buffers),
+        if *window > 0 { format!("file window {}, ", gib(*window)) } else { String::new() }, gib(*slot_bytes),
         if *fits > 0 { format!("; a context of at most {fits} tokens fits") } else { String::new() }
     )]
     TooSmall {
@@ -79,6 +80,8 @@ pub enum BudgetError {
         cache: u64,
         /// Buffers and the process.
         buffers: u64,
+        /// Pages of the file that misses may hold.
+        window: u64,
         /// Slots per layer that were asked for.
         slots: usize,
         /// Bytes of them.
@@ -140,12 +143,12 @@ fn gib(bytes: u64) -> String {
 /// See [`BudgetError`].
 pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
     let budget = wish.ram.unwrap_or((wish.available as f64 * COMFORT) as u64);
-    let window = match wish.ram {
-        Some(_) => WINDOW + 2 * needs.expert_bytes.iter().copied().max().unwrap_or(0),
-        None => 0,
-    };
-    let buffers = needs.buffers + process(needs) + window;
-    let place = Place { budget, given: wish.ram, buffers, align: PAGE, knob: "--ram" };
+    let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0);
+    // There is no more of the file than all experts.
+    let all = needs.expert_bytes.iter().sum::<u64>().saturating_mul(needs.experts as u64);
+    let window = wish.ram.map_or(0, |_| (WINDOW + 2 * largest).min(all));
+    let buffers = needs.buffers + process(needs);
+    let place = Place { budget, given: wish.ram, buffers, window, align: PAGE, knob: "--ram" };
     fit(needs, wish, &place)
 }
 
@@ -171,7 +174,7 @@ pub fn plan_on_device(needs: &Needs, wish: &Wish, room: &DeviceRoom) -> Result<P
         return Err(BudgetError::Vram { asked, free: room.free, device: room.name.clone() });
     }
     let budget = room.budget.unwrap_or(room.free.saturating_sub(DEVICE_RESERVE));
-    let place = Place { budget, given: Some(budget), buffers: needs.buffers, align: DEVICE_ALIGN, knob: "--vram" };
+    let place = Place { budget, given: Some(budget), buffers: needs.buffers, window: 0, align: DEVICE_ALIGN, knob: "--vram" };
     let plan = fit(needs, wish, &place)?;
     Ok(Plan { device: Some(room.name.clone()), host: process(needs) + room.pinned, ..plan })
 }
@@ -187,8 +190,14 @@ struct Place {
     /// The budget that is kept to afterwards, if any.
     given: Option<u64>,
     buffers: u64,
+    window: u64,
     align: u64,
     knob: &'static str,
+}
+
+/// Bytes of one slot in every layer.
+fn slot_step(needs: &Needs, align: u64) -> u64 {
+    needs.expert_bytes.iter().map(|b| b.next_multiple_of(align)).sum()
 }
 
 fn fit(needs: &Needs, wish: &Wish, place: &Place) -> Result<Plan, BudgetError> {
@@ -202,16 +211,16 @@ fn fit(needs: &Needs, wish: &Wish, place: &Place) -> Result<Plan, BudgetError> {
     if let Some(asked) = wish.slots.filter(|&s| s > needs.experts) {
         return Err(BudgetError::Slots { asked, most: needs.experts });
     }
-    let Place { budget, buffers, .. } = *place;
-    let slot_step: u64 = needs.expert_bytes.iter().map(|b| b.next_multiple_of(place.align)).sum();
-    let fixed = needs.trunk + buffers + needs.states;
+    let Place { budget, buffers, window, .. } = *place;
+    let slot_step = slot_step(needs, place.align);
+    let fixed = needs.trunk + buffers + window + needs.states;
     let least_slots = wish.slots.unwrap_or(min_slots).max(min_slots);
     let room = budget.saturating_sub(fixed + least_slots as u64 * slot_step);
     let tokens_in = |bytes: u64| usize::try_from(bytes / needs.cache_per_token.max(1)).unwrap_or(usize::MAX).min(needs.context);
     // Context may take a quarter of what is left; the rest is for slots.
     let context = wish.context.unwrap_or_else(|| tokens_in(room / 4).clamp(LEAST_CONTEXT, USUAL_CONTEXT).min(needs.context));
     let cache = needs.cache_per_token * context as u64 + needs.states;
-    let left = budget.checked_sub(needs.trunk + buffers + cache);
+    let left = budget.checked_sub(needs.trunk + buffers + window + cache);
     let fits = left.map(|left| usize::try_from(left.checked_div(slot_step).unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
     if fits.is_none_or(|fits| fits < least_slots) {
         return Err(BudgetError::TooSmall {
@@ -219,6 +228,7 @@ fn fit(needs: &Needs, wish: &Wish, place: &Place) -> Result<Plan, BudgetError> {
             trunk: needs.trunk,
             cache,
             buffers,
+            window,
             slots: least_slots,
             slot_bytes: slot_step * least_slots as u64,
             context,
@@ -233,6 +243,7 @@ fn fit(needs: &Needs, wish: &Wish, place: &Place) -> Result<Plan, BudgetError> {
         looked_up: needs.looked_up,
         cache,
         buffers,
+        window,
         slots: slot_step * slots as u64,
         slot_step,
         experts: needs.expert_bytes.iter().sum::<u64>() * needs.experts as u64,
@@ -251,7 +262,7 @@ fn fit(needs: &Needs, wish: &Wish, place: &Place) -> Result<Plan, BudgetError> {
 #[must_use]
 pub fn slot_limit(plan: &Plan) -> usize {
     let Some(budget) = plan.budget else { return plan.max_slots };
-    let left = budget.saturating_sub(plan.trunk + plan.cache + plan.buffers);
+    let left = budget.saturating_sub(plan.trunk + plan.cache + plan.buffers + plan.window);
     usize::try_from(left.checked_div(plan.slot_step).unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(plan.max_slots)
 }
 
@@ -287,10 +298,27 @@ mod tests {
     #[test]
     fn a_budget_is_filled_with_slots_and_never_exceeded() {
         let plan = plan(&needs(), &Wish { ram: Some(1536 * MIB), available: 20 << 30, ..Wish::default() }).unwrap();
-        let used = plan.trunk + plan.cache + plan.buffers + plan.slots;
+        let used = plan.trunk + plan.cache + plan.buffers + plan.window + plan.slots;
         assert!(used <= 1536 * MIB && used + plan.slot_step > 1536 * MIB);
         assert!((16..64).contains(&plan.slots_per_layer), "{plan:?}");
         assert_eq!(slot_limit(&plan), plan.slots_per_layer);
+    }
+
+    #[test]
+    fn the_window_for_pages_of_the_file_is_no_larger_than_all_experts() {
+        let ram = Some(1536 * MIB);
+        let large = plan(&needs(), &Wish { ram, ..Wish::default() }).unwrap();
+        assert_eq!(large.window, WINDOW + 2 * 2_867_200);
+        let small = Needs { expert_bytes: vec![50_000; 6], expert_layers: (0..6).collect(), experts: 32, trunk: 3 * MIB, ..needs() };
+        let small_plan = plan(&small, &Wish { ram, ..Wish::default() }).unwrap();
+        assert_eq!(small_plan.window, small_plan.experts);
+        assert_eq!(
+            plan(&small, &Wish { available: 20 << 30, ..Wish::default() }).unwrap().window,
+            0,
+            "without a budget nothing is dropped"
+        );
+        let refused = plan(&small, &Wish { ram: Some(50 * MIB), ..Wish::default() }).unwrap_err().to_string();
+        assert!(refused.contains("file window 9.2 MiB, 1 slot(s)"), "{refused}");
     }
 
     #[test]
@@ -344,7 +372,7 @@ mod tests {
                                         context in proptest::option::of(0usize..40_000)) {
             let wish = Wish { ram: Some(ram), slots, context, available: 0 };
             if let Ok(p) = plan(&needs(), &wish) {
-                prop_assert!(p.trunk + p.cache + p.buffers + p.slots <= ram);
+                prop_assert!(p.trunk + p.cache + p.buffers + p.window + p.slots <= ram);
                 prop_assert!(p.slots_per_layer >= p.min_slots && p.slots_per_layer <= p.max_slots);
                 prop_assert!(slot_limit(&p) >= p.slots_per_layer);
                 prop_assert!(context.is_none_or(|c| c == p.context));

@@ -160,7 +160,8 @@ fn planned(
     device: Option<&dyn Device>,
 ) -> Result<Planned, ModelError> {
     // The toy is so small that all its experts would fit anywhere; fewer slots let it show what the program is about.
-    let toy = options.ram.is_none() && options.vram.is_none() && crate::demo::is_it(gguf);
+    let budget = options.ram.is_some() || options.vram.is_some() && device.is_some();
+    let toy = !budget && crate::demo::is_it(gguf);
     let slots = options.slots.or(toy.then_some(crate::demo::SLOTS.min(config.experts)));
     let wish = Wish { ram: options.ram, slots, context: options.context, available };
     let needs = needs(gguf, config, options.kv_f32);

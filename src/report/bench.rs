@@ -5,7 +5,7 @@
 //! usually hit more.
 
 use super::{plan, size};
-use crate::cli::{configuration, find_model, recorder, Failure, Load};
+use crate::cli::{configuration, find_model, recorder, tell_idle, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
 use crate::events::{Event, ModelCard, Phase, Sampling, StepRecord, StepTime};
 use crate::experts::vram::Rates;
@@ -153,6 +153,7 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     let mut options = args.load.options(&config);
     options.context.get_or_insert(args.prompt + args.gen + 1);
     let mut model = open::bare(&gguf, &options).map_err(Failure::from)?;
+    tell_idle(&options, &model.plan);
     // Figures are those of a session that lasts.
     let held = model.runtime.hold_all();
     let needed = args.prompt + args.gen;

@@ -1,7 +1,7 @@
 //! The memory plan of a model: what goes where, before anything is loaded.
 
 use super::size;
-use crate::cli::{configuration, find_model, Failure, Load};
+use crate::cli::{configuration, find_model, tell_idle, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
 use crate::events::{LayerSlot, Plan};
 use clap::Args;
@@ -26,7 +26,9 @@ pub fn run(args: &PlanArgs) -> eyre::Result<ExitCode> {
     let config = configuration();
     let gguf = open::map(&find_model(&args.model, &config)?).map_err(Failure::from)?;
     let available = gauges::process_memory().available;
-    let plan = crate::model::plan(&gguf, &args.load.options(&config), available).map_err(|e| Failure::from(EngineError::from(e)))?;
+    let options = args.load.options(&config);
+    let plan = crate::model::plan(&gguf, &options, available).map_err(|e| Failure::from(EngineError::from(e)))?;
+    tell_idle(&options, &plan);
     let mut out = std::io::stdout().lock();
     if args.json {
         serde_json::to_writer(&mut out, &plan)?;
@@ -40,7 +42,7 @@ pub fn run(args: &PlanArgs) -> eyre::Result<ExitCode> {
 /// The plan as a table of lines.
 #[must_use]
 pub fn table(plan: &Plan) -> String {
-    let used = plan.trunk + plan.cache + plan.buffers + plan.slots;
+    let used = plan.trunk + plan.cache + plan.buffers + plan.window + plan.slots;
     let mut out = match &plan.device {
         Some(device) => format!("memory plan, on {device}\n"),
         None => String::from("memory plan\n"),
@@ -56,6 +58,9 @@ pub fn table(plan: &Plan) -> String {
         "activations, logits, tokenizer, the program itself"
     };
     line("buffers", plan.buffers, note);
+    if plan.window > 0 {
+        line("window", plan.window, "pages of the file that experts without a slot may hold at a time");
+    }
     let note = match plan.max_slots {
         0 if plan.experts == 0 && plan.trunk > 0 => "this model has no routed experts: all of it is trunk".to_owned(),
         most => format!("{} of {most} experts per layer, {} for one more", plan.slots_per_layer, size(plan.slot_step)),
@@ -118,6 +123,7 @@ mod tests {
             trunk: 1 << 30,
             cache: 1 << 29,
             buffers: 1 << 28,
+            window: 1 << 26,
             slots: 4 << 30,
             slot_step: 100 << 20,
             experts: 16 << 30,
@@ -132,8 +138,9 @@ mod tests {
           trunk         1.00 GiB  weights that every token uses
           context      512.0 MiB  keys and values of 4096 tokens
           buffers      256.0 MiB  activations, logits, tokenizer, the program itself
+          window        64.0 MiB  pages of the file that experts without a slot may hold at a time
           slots         4.00 GiB  40 of 128 experts per layer, 100.0 MiB for one more
-          together      5.75 GiB  of a budget of 8.00 GiB
+          together      5.81 GiB  of a budget of 8.00 GiB
           experts      16.00 GiB  all routed experts; those without a slot stay in the mapped file
         ");
     }
