@@ -6,6 +6,7 @@ mod failure;
 mod inspect;
 mod load;
 mod models;
+mod number;
 mod pull;
 
 pub use draw::Draw;
@@ -13,6 +14,7 @@ pub use failure::{exit, Failure};
 pub(crate) use load::device_name;
 pub use load::Load;
 pub use models::{downloaded, find_model};
+pub(crate) use number::{fraction, whole};
 
 use crate::config::{self, Folders};
 use crate::events::{LoadOptions, Plan};
@@ -20,7 +22,7 @@ use crate::report;
 use crate::trace::record::{cant_create, Recorder};
 use crate::ui::palette::ColorDepth;
 use crate::ui::{self, Opening, Resume, UiOptions};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use color_eyre::eyre;
 use failure::{code_of, one_chain};
 use std::io::{self, Write};
@@ -130,9 +132,13 @@ struct RecordArgs {
 pub fn main() -> ExitCode {
     crate::model::quiet_candle();
     install_hooks();
-    let cli = match Cli::try_parse() {
+    let cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(e) => {
+            if let Some(meant) = std::env::args().nth(1).filter(|_| e.use_stderr()).and_then(|first| meant(&first)) {
+                let _ = writeln!(io::stderr().lock(), "rotary: {meant}");
+                return ExitCode::from(exit::USAGE);
+            }
             // clap prints help to standard output and errors to standard error, each with its own code.
             let _ = e.print();
             return ExitCode::from(if e.use_stderr() { exit::USAGE } else { 0 });
@@ -152,6 +158,23 @@ pub fn main() -> ExitCode {
             ExitCode::from(code_of(&report))
         }
     }
+}
+
+/// The command line. Numbers below 0 are taken as values of their options, which say what they may be.
+fn command() -> clap::Command {
+    fn signed(command: clap::Command) -> clap::Command {
+        let takes = |a: &clap::Arg| a.get_long().is_some() && a.get_action().takes_values();
+        command.mut_args(|a| if takes(&a) { a.allow_negative_numbers(true) } else { a }).mut_subcommands(signed)
+    }
+    signed(Cli::command())
+}
+
+/// What is said of a first word that is likely a mistyped command.
+fn meant(first: &str) -> Option<String> {
+    let command = Cli::command();
+    let verbs: Vec<&str> = command.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name).collect();
+    let meant = crate::text::nearest(first, &verbs).filter(|verb| *verb != first && !Path::new(first).exists())?;
+    Some(format!("there is no command `{}`; did you mean `rotary {meant}`? rotary --help lists all", crate::gguf::shown(first)))
 }
 
 fn dispatch(cli: Cli) -> eyre::Result<ExitCode> {
@@ -187,7 +210,8 @@ fn app(args: &App) -> eyre::Result<ExitCode> {
     // Before there are threads.
     ui::signals::hold_stops();
     let config = config::load();
-    let source = find_model(args.model.as_deref().or(config.config.model.as_deref()).unwrap_or("demo"), &config.config)?;
+    let source = find_model(args.model.as_deref().or(config.config.model.as_deref()).unwrap_or("demo"), &config.config)
+        .map_err(|e| args.model.as_deref().and_then(meant).map_or(e, Failure::usage))?;
     let trace = args.trace.as_deref().map(recorder).transpose()?;
     ui::run(UiOptions {
         load: LoadOptions { heat: args.load.heat_folder(&config.config, || Folders::find().heat()), ..args.load.options(&config.config) },
@@ -252,11 +276,22 @@ fn install_hooks() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistyped_command_is_recognised_and_a_model_is_left_alone() {
+        for (typed, verb) in
+            [("simualte", "rotary simulate"), ("simulat", "rotary simulate"), ("repaly", "rotary replay"), ("rnu", "rotary run")]
+        {
+            assert!(meant(typed).is_some_and(|said| said.contains(verb) && said.contains(typed)), "{typed}: {:?}", meant(typed));
+        }
+        for other in ["demo", "qwen3", "run", "--ram", "src"] {
+            assert_eq!(meant(other), None, "{other}");
+        }
     }
 
     #[test]
@@ -275,9 +310,18 @@ mod tests {
             (vec!["rotary", "--threads", "100000"], "1024"),
             (vec!["rotary", "--policy", "best"], "lru"),
             (vec!["rotary", "run"], "MODEL"),
+            (vec!["rotary", "--ahead", "x"], "whole number from 0 up"),
+            (vec!["rotary", "run", "demo", "-n", "x"], "whole number from 0 up"),
+            (vec!["rotary", "run", "demo", "-n", "-1"], "whole number from 0 up"),
+            (vec!["rotary", "run", "demo", "--top-k", "x"], "whole number from 0 up"),
+            (vec!["rotary", "run", "demo", "--seed", "-1"], "whole number from 0 up"),
+            (vec!["rotary", "run", "demo", "--temperature", "abc"], "such as 0.7"),
+            (vec!["rotary", "simulate", "x", "--margin", "x"], "such as 0.7"),
+            (vec!["rotary", "--ram", "-1"], "8GiB"),
+            (vec!["rotary", "replay", "x", "--speed", "-1"], "0.001"),
         ] {
-            let e = Cli::try_parse_from(&args).unwrap_err().to_string();
-            assert!(e.contains(says), "{args:?}: {e}");
+            let e = command().try_get_matches_from(&args).unwrap_err().to_string();
+            assert!(e.contains(says) && !e.contains("invalid digit") && !e.contains("tip: to pass"), "{args:?}: {e}");
         }
     }
 }

@@ -204,7 +204,7 @@ fn frame_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Erro
     if (1..=60).contains(&rate) {
         Ok(rate)
     } else {
-        Err(serde::de::Error::custom(format!("frame_rate is {rate}; it must be 1 to 60")))
+        Err(serde::de::Error::custom(format!("{rate} is not 1 to 60")))
     }
 }
 
@@ -245,7 +245,13 @@ mod tests {
             ("\nframe_rate = 900\n", ":2:", "frame_rate", "1 to 60"),
             ("ram = \"lots\"\n", ":1:", "ram", "8GiB"),
             ("theme = \n", ":1:", "theme", "theme"),
-            ("model_dirs = [\n  \"a\",\n  3,\n]\n", ":1:", "model_dirs", "string"),
+            ("model_dirs = [\n  \"a\",\n  3,\n]\n", ":1:", "model_dirs", "a list of folders"),
+            ("model_dirs = \"x\"\n", ":1:", "model_dirs", "[\"/models\"]"),
+            ("hold = 1\n", ":1:", "hold: it must be", "\"never\" (at `hold = 1`)"),
+            ("threads = -1\n", ":1:", "threads", "from 1 to 1024"),
+            ("frame_rate = 0\n", ":1:", ": frame_rate: it must", "1 to 60"),
+            ("themes = \"x\"\n", ":1:", "themes", "did you mean theme?"),
+            ("zebra = 3\n", ":1:", "zebra", "docs/configuration.md"),
             ("color = \"red\"\n", ":1:", "color", "truecolor"),
             ("policy = \"best\"\n", ":1:", "policy", "lru"),
             ("hold = \"yes\"\n", ":1:", "hold", "always"),
@@ -277,8 +283,8 @@ mod tests {
         assert_eq!(l.config, want);
         let about = ["frame_rate", "threads", "colour", "sampling.top_p"];
         assert_eq!(l.problems.len(), about.len(), "{:?}", l.problems);
-        for field in about {
-            assert!(l.problems.iter().any(|p| p.contains(&format!(": {field}: "))), "{field}: {:?}", l.problems);
+        for (field, problem) in about.iter().zip(&l.problems) {
+            assert!(problem.contains(&format!(": {field}: ")), "as they stand in the file: {field}: {:?}", l.problems);
         }
     }
 

@@ -1,6 +1,6 @@
 //! `rotary check`: a model against a reference.
 
-use super::load::at_least_one;
+use super::number::{at_least_one, fraction};
 use super::{configuration, exit, find_model, Failure, Load};
 use crate::engine::EngineError;
 use crate::report;
@@ -18,7 +18,7 @@ pub(super) struct CheckArgs {
     /// An .npz that tests/reference/make_fixtures.py wrote
     reference: PathBuf,
     /// Pass if no logit differs by more than this, instead of the built-in acceptance
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>)]
     tolerance: Option<f32>,
     /// Change the slots per layer after every chunk, to these in turn
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = at_least_one)]

@@ -1,5 +1,6 @@
 //! Flags that say how tokens are drawn.
 
+use super::number::{fraction, whole};
 use crate::events::Sampling;
 use clap::Args;
 
@@ -10,25 +11,25 @@ pub struct Draw {
     #[arg(long, conflicts_with = "temperature")]
     pub greedy: bool,
     /// Flatten (above 1) or sharpen (below 1) the probabilities; 0 is greedy
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>)]
     pub temperature: Option<f32>,
     /// Draw among the K most likely tokens; 0 is all
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = whole::<usize>)]
     pub top_k: Option<usize>,
     /// Draw among the smallest set with this probability; 1 is all
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = fraction::<f32>)]
     pub top_p: Option<f32>,
     /// Drop tokens less than this fraction as likely as the best; 0 is none
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = fraction::<f32>)]
     pub min_p: Option<f32>,
     /// Make tokens that have occurred less likely; 1 is off
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>)]
     pub repetition_penalty: Option<f32>,
     /// Subtract this from the logits of tokens that the answer has used; 0 is off
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>)]
     pub presence_penalty: Option<f32>,
     /// Seed of the random draw; the same seed gives the same answer
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>)]
     pub seed: Option<u64>,
 }
 

@@ -1,5 +1,6 @@
 //! Flags that say how a model is loaded, and what their values may be.
 
+use super::number::{at_least_one, whole};
 use crate::config::{parse_bytes, Config};
 use crate::events::{DeviceChoice, LoadOptions, MissChoice, When};
 use clap::Args;
@@ -48,7 +49,7 @@ pub struct Load {
     #[arg(long, value_name = "WHEN", value_parser = when)]
     pub hold: Option<When>,
     /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1 on a GPU whose link is fast enough once all experts are page-locked (--hold), else 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub ahead: Option<usize>,
     /// Whether the routers of the next layers are asked before their turn which experts a token will want: auto (where experts come ahead), always (also for a recording; on the CPU it takes time), or never
     #[arg(long, value_name = "WHEN", value_parser = when)]
@@ -108,14 +109,6 @@ fn miss_name(name: &str) -> Result<MissChoice, String> {
 
 fn when(name: &str) -> Result<When, String> {
     When::from_name(name).ok_or_else(|| "write auto, always or never".to_owned())
-}
-
-pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(n) => Ok(n),
-        Err(_) => Err("write a whole number".into()),
-    }
 }
 
 fn thread_count(text: &str) -> Result<usize, String> {

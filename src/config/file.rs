@@ -1,7 +1,7 @@
 //! Reading the configuration file field by field, so that one mistake costs one field and nothing else.
 
 use super::Config;
-use crate::text::{line_number, one_line};
+use crate::text::{line_number, nearest, one_line};
 use crate::ui::palette::ColorDepth;
 use serde::de::IntoDeserializer;
 use serde::Deserialize;
@@ -28,7 +28,7 @@ pub(super) fn read(text: &str, path: &Path) -> (Config, Vec<String>) {
             DeValue::Table(_) => {
                 let DeValue::Table(fields) = value.into_inner() else { continue };
                 // A name that is no table, or no field at all, is one mistake and not one for each line below it.
-                if let Err(reason) = whole(&name, Value::Table(Table::new())) {
+                if let Err(reason) = whole(&name, &name, Value::Table(Table::new())) {
                     reader.mistake(at, &name, &reason);
                     continue;
                 }
@@ -36,7 +36,8 @@ pub(super) fn read(text: &str, path: &Path) -> (Config, Vec<String>) {
                 for (key, value) in fields {
                     let field = key.get_ref().to_string();
                     let below = |v| Value::Table(Table::from_iter([(field.clone(), v)]));
-                    if let Some(value) = reader.field(key.span().start, &format!("{name}.{field}"), value, |v| whole(&name, below(v))) {
+                    let dotted = format!("{name}.{field}");
+                    if let Some(value) = reader.field(key.span().start, &dotted, value, |v| whole(&name, &dotted, below(v))) {
                         kept.insert(field, value);
                     }
                 }
@@ -45,18 +46,18 @@ pub(super) fn read(text: &str, path: &Path) -> (Config, Vec<String>) {
                 }
             }
             _ => {
-                if let Some(value) = reader.field(at, &name, value, |v| whole(&name, v)) {
+                if let Some(value) = reader.field(at, &name, value, |v| whole(&name, &name, v)) {
                     right.insert(name, value);
                 }
             }
         }
     }
     match Config::deserialize(Value::Table(right)) {
-        Ok(config) => (config, reader.problems),
+        Ok(config) => (config, reader.told()),
         // Every part was read alone before.
         Err(error) => {
             reader.mistake(0, "file", error.message());
-            (Config::default(), reader.problems)
+            (Config::default(), reader.told())
         }
     }
 }
@@ -64,7 +65,8 @@ pub(super) fn read(text: &str, path: &Path) -> (Config, Vec<String>) {
 struct Reader<'a> {
     text: &'a str,
     path: &'a Path,
-    problems: Vec<String>,
+    /// With the line that each is about.
+    problems: Vec<(usize, String)>,
 }
 
 impl Reader<'_> {
@@ -100,7 +102,7 @@ impl Reader<'_> {
             self.tell(start, "", &one_line(error.message(), MAX_TEXT));
             text.replace_range(start..end, &" ".repeat(end - start));
         }
-        self.problems.push(format!("{}: this is no TOML; the defaults are used", self.path.display()));
+        self.problems.push((0, format!("{}: this is no TOML; the defaults are used", self.path.display())));
         String::new()
     }
 
@@ -111,10 +113,17 @@ impl Reader<'_> {
     fn tell(&mut self, at: usize, field: &str, reason: &str) {
         let number = line_number(self.text, at);
         let written = one_line(self.text.lines().nth(number - 1).unwrap_or_default().trim(), MAX_TEXT);
-        self.problems.push(format!(
-            "{}:{number}: {field}{reason} (at \"{written}\"); correct or remove this line; the rest of the file is used",
+        let problem = format!(
+            "{}:{number}: {field}{reason} (at `{written}`); correct or remove this line; the rest of the file is used",
             self.path.display()
-        ));
+        );
+        self.problems.push((number, problem));
+    }
+
+    /// What was found, from the top of the file to its end.
+    fn told(mut self) -> Vec<String> {
+        self.problems.sort_by_key(|(line, _)| *line);
+        self.problems.into_iter().map(|(_, problem)| problem).collect()
     }
 }
 
@@ -128,18 +137,70 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Whether a file with this one field in it would be right.
-fn whole(name: &str, value: Value) -> Result<(), String> {
+/// Every field, and what it must be.
+const FIELDS: [(&str, &str); 23] = [
+    ("theme", "the name of a theme, as \"dark\""),
+    ("ascii", "true or false"),
+    ("color", "\"none\", \"16\", \"256\" or \"truecolor\""),
+    ("frame_rate", "a whole number from 1 to 60"),
+    ("model", "a path or a name, as \"demo\""),
+    ("model_dirs", "a list of folders, as [\"/models\"]"),
+    ("ram", "a size, as \"8GiB\", or a number of bytes"),
+    ("device", "\"auto\", \"cpu\", \"gpu\" or \"simulated\""),
+    ("vram", "a size, as \"8GiB\", or a number of bytes"),
+    ("hold", "\"auto\", \"always\" or \"never\""),
+    ("threads", "a whole number from 1 to 1024"),
+    ("policy", "\"rotary\", \"decay\", \"lru\" or \"lfu\""),
+    ("warm_start", "true or false"),
+    ("thinking", "true or false"),
+    ("sampling", "a table of its own: [sampling]"),
+    ("sampling.temperature", "a number from 0 (greedy) to 10"),
+    ("sampling.top_k", "a whole number; 0 keeps all"),
+    ("sampling.top_p", "a number above 0 and at most 1"),
+    ("sampling.min_p", "a number from 0 to 1"),
+    ("sampling.repetition_penalty", "a number from 0.1 to 10; 1 is off"),
+    ("sampling.presence_penalty", "a number from -10 to 10; 0 is off"),
+    ("sampling.seed", "a whole number"),
+    ("sampling.max_tokens", "a whole number; 0 is no limit"),
+];
+
+/// Whether a file with this one field in it would be right; if not, what it must be.
+fn whole(name: &str, field: &str, value: Value) -> Result<(), String> {
     let file = Value::Table(Table::from_iter([(name.to_owned(), value)]));
-    let config = Config::deserialize(file).map_err(|e| one_line(e.message(), MAX_TEXT))?;
-    if let Some(color) = config.color.as_deref().filter(|name| ColorDepth::parse(name).is_none()) {
-        return Err(format!("\"{color}\" is not one of none, 16, 256, truecolor"));
+    let right = Config::deserialize(file).is_ok_and(|config| {
+        config.color.as_deref().is_none_or(|name| ColorDepth::parse(name).is_some())
+            && config.policy.is_none_or(|policy| policy.parse::<crate::experts::policy::Policy>().is_ok())
+            && config.threads.is_none_or(|n| (1..=1024).contains(&n))
+            && config.sampling.is_none_or(|s| crate::engine::sampling::validate(&s).is_ok())
+    });
+    if right {
+        return Ok(());
     }
-    if let Some(policy) = &config.policy {
-        policy.parse::<crate::experts::policy::Policy>().map_err(|e| e.to_string())?;
+    if let Some((_, must)) = FIELDS.iter().find(|(known, _)| *known == field) {
+        return Err(format!("it must be {must}"));
     }
-    if let Some(threads) = config.threads.filter(|n| !(1..=1024).contains(n)) {
-        return Err(format!("{threads} threads can't be meant; it must be 1 to 1024"));
+    let known = FIELDS.map(|(known, _)| known);
+    Err(match nearest(field, &known) {
+        Some(meant) => format!("there is no such field; did you mean {meant}?"),
+        None => "there is no such field; docs/configuration.md lists all".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_of_the_configuration_says_what_it_must_be() {
+        for (table, prefix) in [("none", ""), ("sampling", "sampling.")] {
+            let inner = Value::Table(Table::from_iter([("none".to_owned(), Value::Integer(1))]));
+            let value = if prefix.is_empty() { Value::Integer(1) } else { inner };
+            let error = Config::deserialize(Value::Table(Table::from_iter([(table.to_owned(), value)]))).unwrap_err();
+            let names: Vec<&str> = error.message().split('`').skip(3).step_by(2).collect();
+            assert!(names.len() > 7, "{error}");
+            for name in names {
+                assert!(FIELDS.iter().any(|(known, _)| *known == format!("{prefix}{name}")), "{prefix}{name}");
+            }
+        }
     }
-    config.sampling.as_ref().map_or(Ok(()), |s| crate::engine::sampling::validate(s).map_err(|e| e.to_string()))
 }

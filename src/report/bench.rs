@@ -5,7 +5,7 @@
 //! usually hit more.
 
 use super::{plan, size};
-use crate::cli::{configuration, find_model, recorder, tell_idle, Failure, Load};
+use crate::cli::{configuration, find_model, recorder, tell_idle, whole, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
 use crate::events::{Event, ModelCard, Phase, Sampling, StepRecord, StepTime};
 use crate::experts::vram::Rates;
@@ -41,13 +41,13 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kernels", "profile"])]
     trace: Option<PathBuf>,
     /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<usize>)]
     prompt: usize,
     /// Tokens to generate after it
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = whole::<usize>)]
     gen: usize,
     /// Runs that count, after one that warms up
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole::<usize>)]
     repeat: usize,
     /// Draw tokens that stay with a topic for a while: so many topics, by the rest of their id; tests/gpu/big_model.py has files whose
     /// routing follows them

@@ -1,12 +1,13 @@
 //! `rotary doctor`: what this machine, terminal and configuration offer, and what is wrong with them.
 
 use super::size;
-use crate::cli::{downloaded, exit};
+use crate::cli::{downloaded, exit, find_model};
 use crate::config;
 use crate::engine::{gauges, open};
 use crate::events::{LoadOptions, ModelSource};
 use crate::kernels::{self, Pool};
 use crate::ui::palette::{ColorDepth, DepthSources};
+use crate::ui::theme::Theme;
 use clap::Args;
 use color_eyre::eyre;
 use serde::Serialize;
@@ -198,9 +199,34 @@ fn files(loaded: &config::Loaded) -> Vec<Finding> {
     for p in &loaded.problems {
         out.push(wrong("config", path.display().to_string(), p.clone()));
     }
+    out.extend(named(&loaded.config, &folders));
     let models = downloaded(&loaded.config);
     let names = models.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ");
     out.push(fine("models", if models.is_empty() { "demo; `rotary pull` downloads others".into() } else { format!("demo, {names}") }));
+    out
+}
+
+/// What the configuration names: the theme, the model, and the folders of models.
+fn named(config: &config::Config, folders: &config::Folders) -> Vec<Finding> {
+    let mut out = Vec::new();
+    let (_, problem) = Theme::load_or_default(&config.theme, Some(&folders.themes()), ColorDepth::TrueColor, false);
+    let theme = crate::text::one_line(&config.theme, 200);
+    out.push(match problem {
+        None => fine("theme", theme),
+        Some(problem) => wrong("theme", theme, problem.to_string()),
+    });
+    if let Some(model) = &config.model {
+        let opens = find_model(model, config).map_err(|e| e.message).and_then(|source| open::map(&source).map_err(|e| e.to_string()));
+        let model = crate::text::one_line(model, 200);
+        out.push(match opens {
+            Ok(_) => fine("model", model),
+            Err(why) => wrong("model", model, format!("{why}; or correct `model` in the configuration")),
+        });
+    }
+    for folder in config.model_dirs.iter().filter(|f| !f.is_dir()) {
+        let shown = crate::text::one_line(&folder.display().to_string(), 200);
+        out.push(wrong("model_dirs", shown, "there is no such folder; make it, or correct `model_dirs` in the configuration"));
+    }
     out
 }
 
@@ -224,6 +250,29 @@ mod tests {
 
     fn problem<'a>(findings: &'a [Finding], about: &str) -> Option<&'a str> {
         findings.iter().find(|f| f.about == about).unwrap().problem.as_deref()
+    }
+
+    #[test]
+    fn what_the_configuration_names_and_is_not_there_is_a_problem() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        let folders = config::Folders { config: at("config"), state: at("state"), data: at("data") };
+        let fine = config::Config { model: Some("demo".into()), model_dirs: vec![home.path().into()], ..config::Config::default() };
+        assert!(named(&fine, &folders).iter().all(|f| f.problem.is_none()), "{:?}", named(&fine, &folders));
+        let none = config::Config {
+            theme: "nope".into(),
+            model: Some(at("none.gguf").display().to_string()),
+            model_dirs: vec![at("nodir")],
+            ..config::Config::default()
+        };
+        let found = named(&none, &folders);
+        assert!(problem(&found, "theme").unwrap().contains("nope"), "{found:?}");
+        assert!(problem(&found, "model").unwrap().contains("none.gguf"), "{found:?}");
+        assert!(problem(&found, "model_dirs").unwrap().contains("no such folder"), "{found:?}");
+        std::fs::create_dir_all(folders.themes()).unwrap();
+        std::fs::write(folders.themes().join("mine.toml"), "inherits = \"dark\"\n[faces]\nhitt = \"red\"\n").unwrap();
+        let mine = named(&config::Config { theme: "mine".into(), ..fine }, &folders);
+        assert!(problem(&mine, "theme").unwrap().contains("hitt"), "{mine:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 mod figures;
 
 use super::size;
-use crate::cli::{configuration, exit, find_model, recorder, Draw, Failure, Load};
+use crate::cli::{configuration, exit, find_model, recorder, whole, Draw, Failure, Load};
 use crate::engine::sampling::validate;
 use crate::engine::{self, EngineHandle};
 use crate::events::{Command, Event, FinishReason, Message, ModelCard, ModelSource, Role, Sampling, StepRecord, TextKind};
@@ -41,7 +41,7 @@ pub struct RunArgs {
     #[arg(long)]
     no_think: bool,
     /// Most tokens to generate; 0 is until the model ends its turn or the context is full
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 0, value_parser = whole::<usize>)]
     max_tokens: usize,
     #[command(flatten)]
     draw: Draw,

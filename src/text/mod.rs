@@ -6,6 +6,7 @@
 
 mod alphabet;
 mod lines;
+mod nearest;
 mod pre;
 mod stream;
 mod template;
@@ -14,6 +15,7 @@ mod tokenizer;
 mod vocabulary;
 
 pub use lines::{is_hostile, line_number, one_line};
+pub use nearest::nearest;
 pub use pre::{known as known_pre_tokenizers, PreTokenizer};
 pub use stream::StreamDecoder;
 pub use template::ChatTemplate;

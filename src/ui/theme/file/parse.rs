@@ -208,25 +208,8 @@ fn face_names() -> Vec<&'static str> {
 
 /// A remedy that names the likeliest meant word, or all of them.
 fn nearest(word: &str, known: &[&str]) -> String {
-    let best = known.iter().map(|k| (edits(word, k), *k)).min();
-    match best {
-        Some((distance, k)) if distance <= 2 => format!("did you mean `{k}`?"),
-        _ => format!("known are {}", known.join(", ")),
+    match crate::text::nearest(word, known) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("known are {}", known.join(", ")),
     }
-}
-
-/// Levenshtein distance of the first 32 bytes.
-fn edits(a: &str, b: &str) -> usize {
-    let (a, b) = (&a.as_bytes()[..a.len().min(32)], &b.as_bytes()[..b.len().min(32)]);
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
