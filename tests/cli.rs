@@ -455,7 +455,20 @@ fn what_routers_foresee_is_recorded_and_simulations_of_it_hit_more() {
     let (with, without) = (p.run(&[&args[..], &["--foresee", "always", "--trace", &talk]].concat()), p.run(&args));
     assert!(with.code == 0 && with.out == without.out, "it changes no word: {with:?}");
     let simulated = |file: &str, foresee: &str| {
-        let o = p.run(&["simulate", file, "--slots", "6", "--policy", "rotary,lru,belady", "--foresee", foresee, "--format", "json"]);
+        let o = p.run(&[
+            "simulate",
+            file,
+            "--slots",
+            "6",
+            "--policy",
+            "rotary,lru,belady",
+            "--ahead",
+            "1",
+            "--foresee",
+            foresee,
+            "--format",
+            "json",
+        ]);
         assert_eq!(o.code, 0, "{o:?}");
         let found: serde_json::Value = serde_json::from_str(&o.out).unwrap();
         let hits = [0, 1, 2].map(|i| found[0]["table"][i]["hits"].as_f64().unwrap());
@@ -485,10 +498,105 @@ fn what_came_ahead_on_a_device_is_what_a_simulation_of_the_recording_brings() {
     let args = ["run", "demo", "--device", "simulated", "--slots", "8", "--ahead", "1", "--foresee", "always", "--trace", file];
     let o = p.run(&[&args[..], &["-p", "Tell me a story.", "-n", "24", "--greedy", "--quiet"]].concat());
     assert_eq!(o.code, 0, "{o:?}");
-    let o = p.run(&["simulate", file, "--ahead", "1", "--diff", "recorded", "rotary@8", "--format", "json"]);
+    let o = p.run(&["simulate", file, "--diff", "recorded", "rotary@8", "--format", "json"]);
     let d: serde_json::Value = serde_json::from_str(&o.out).unwrap();
     assert!(d[0]["a"]["hit_rate"].as_f64().unwrap() > 0.3, "{}", o.out);
     assert_eq!(d[0]["a"]["hit_rate"], d[0]["b"]["hit_rate"], "{}", o.out);
+    assert_eq!(d[0]["b"]["label"], "rotary, 8 slots, 1 per look ahead of use");
+}
+
+#[test]
+fn a_recording_of_the_cpu_simulates_to_its_own_hit_rate_and_the_page_says_how() {
+    let p = Program::new();
+    let file = p.home.path().join("story.rotary");
+    let file = file.to_str().unwrap();
+    let o = p.run(&["record", file, "demo", "-p", "Tell me a story about a cat and a ball.", "-n", "120", "--greedy", "--quiet"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    let rates = |more: &[&str]| {
+        let o = p.run(&[&["simulate", file, "--diff", "recorded", "rotary@12", "--format", "json"], more].concat());
+        let d: serde_json::Value = serde_json::from_str(&o.out).unwrap();
+        ["a", "b"].map(|side| d[0][side]["hit_rate"].as_f64().unwrap())
+    };
+    let [recorded, same] = rates(&[]);
+    assert_eq!(recorded, same);
+    assert!(rates(&["--ahead", "1"])[1] > recorded + 0.01);
+    let o = p.run(&["simulate", file, "--slots", "12", "--no-curves"]);
+    contains_all(
+        &o.out,
+        &[
+            "recorded under rotary, margin 1, at most 4",
+            "simulated under rotary, margin 1, at most 4",
+            "; --ahead 1 brings",
+            "slots       MiB",
+        ],
+    );
+}
+
+#[test]
+fn what_a_run_used_is_on_the_disk_when_it_ends() {
+    let p = Program::new();
+    let folder = p.home.path().join("heat");
+    for run in 1..4 {
+        let o = p.run(&["run", "demo", "-p", "hi", "-n", "4", "-q", "--heat", folder.to_str().unwrap()]);
+        assert_eq!(o.code, 0, "{o:?}");
+        let kept: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(matches!(&kept[..], [one] if one.ends_with(".heat")), "run {run}: {kept:?}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
+
+#[test]
+fn options_of_a_gpu_change_nothing_on_the_cpu_and_are_told_to_be_idle() {
+    let p = Program::new();
+    let plain = p.run(&["plan", "demo", "--device", "cpu"]);
+    let idle = p.run(&["plan", "demo", "--device", "cpu", "--vram", "1GiB", "--miss", "cpu"]);
+    let slots = |o: &Outcome| o.out.lines().find(|l| l.contains("slots")).unwrap().to_owned();
+    assert_eq!(slots(&plain), slots(&idle));
+    assert!(plain.err.is_empty() && idle.err.contains("--vram and --miss have no effect"), "{plain:?} {idle:?}");
+    let o = p.run(&["run", "demo", "--device", "cpu", "-p", "hi", "-n", "1", "--ahead", "3"]);
+    assert!(o.code == 0 && o.err.contains("--ahead has no effect"), "{o:?}");
+    let o = p.run(&["plan", "demo", "--device", "simulated", "--vram", "1GiB"]);
+    assert!(o.code == 0 && o.err.is_empty(), "{o:?}");
+    // A budget of RAM counts no more pages of a small file than there are.
+    let o = p.run(&["plan", "demo", "--device", "cpu", "--ram", "100MiB"]);
+    assert!(o.code == 0 && o.out.contains("window"), "{o:?}");
+}
+
+#[test]
+fn input_that_is_none_has_one_exit_code_and_a_remedy() {
+    let p = Program::new();
+    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traces/gpt-oss-120b.rotary");
+    let garbage = p.file("g.rotary", b"garbage");
+    let garbage = garbage.to_str().unwrap();
+    let folder = p.home.path().to_str().unwrap();
+    for (file, says) in [("nofile", "nofile"), (garbage, "rotary record"), (folder, "not a file")] {
+        for args in [vec!["replay", "--summary", file], vec!["replay", real, file, "--summary"], vec!["simulate", file]] {
+            let o = p.run(&args);
+            assert_eq!(o.code, 2, "{args:?}: {o:?}");
+            contains_all(&o.err, &[says]);
+        }
+    }
+    let o = p.run(&["replay", real]);
+    assert!(o.code == 2 && o.err.contains("--summary"), "{o:?}");
+    for (args, says) in
+        [(vec!["simualte", real], "rotary simulate"), (vec!["simulat"], "rotary simulate"), (vec!["rnu", "demo"], "rotary run")]
+    {
+        let o = p.run(&args);
+        assert!(o.code == 2 && o.err.contains("did you mean") && o.err.contains(says), "{args:?}: {o:?}");
+    }
+}
+
+#[test]
+fn a_trace_can_be_converted_to_standard_output() {
+    let p = Program::new();
+    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traces/gpt-oss-120b.rotary");
+    let o = p.run(&["convert", real, "-"]);
+    assert!(o.code == 0 && o.out.starts_with("# route_trace v1\n"), "{}", o.err);
+    assert!(!p.home.path().join("-").exists());
+    let csv = p.file("a.csv", o.out.as_bytes());
+    let session = p.command(&["convert", csv.to_str().unwrap(), "-"]).output().unwrap().stdout;
+    let again = p.file("b.rotary", &session);
+    assert_eq!(p.run(&["convert", again.to_str().unwrap(), "-"]).out, o.out);
 }
 
 #[test]

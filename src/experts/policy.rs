@@ -106,7 +106,12 @@ impl Overlay {
     /// The admission of `policy` with this laid over it.
     #[must_use]
     pub fn over(self, policy: Policy) -> Admission {
-        let own = policy.admission();
+        self.laid_on(policy.admission())
+    }
+
+    /// `own` with this laid over it.
+    #[must_use]
+    pub fn laid_on(self, own: Admission) -> Admission {
         Admission {
             margin: self.margin.unwrap_or(own.margin),
             per_tick: self.per_tick.unwrap_or(own.per_tick),

@@ -6,7 +6,7 @@ mod table;
 use super::simulate::{generated, name, on_machine, trunk_of, Format, SimulateArgs};
 use crate::cli::Failure;
 use crate::events::Phase;
-use crate::experts::policy::Overlay;
+use crate::experts::policy::{Overlay, Policy};
 use crate::trace::profile::Profile;
 use crate::trace::roofline::{estimate, Demand, Estimate};
 use crate::trace::routes::Routes;
@@ -136,7 +136,8 @@ fn work_out(side: &Side, source: &Source<'_>, common: &Common<'_>) -> Result<Out
     let Source { file, routes, prepared } = source;
     let head = &routes.head;
     let generating = || (0..routes.len()).filter(|&i| routes.steps()[i].phase == Phase::Decode);
-    let recorded = head.scheduling.as_ref().and_then(|named| known(named).ok()).map(|(policy, _)| policy);
+    let named = head.scheduling.as_ref().and_then(|named| known(named).ok());
+    let recorded = named.map(|(policy, _)| policy);
     let (contender, slots) = match side {
         Side::Simulated { policy, slots } => {
             let slots = slots.or(common.slots).unwrap_or((head.experts / 4).max(1));
@@ -152,7 +153,14 @@ fn work_out(side: &Side, source: &Source<'_>, common: &Common<'_>) -> Result<Out
     if slots > head.experts {
         return Err(Failure::usage(format!("{file}: {slots} slots per layer are more than its {} experts", head.experts)));
     }
-    let (tally, by) = prepared.by_expert(contender, slots, on_machine(common.admission, common.profile, prepared.expert_bytes()));
+    let admission = on_machine(common.admission, common.profile, prepared.expert_bytes());
+    let (tally, by) = prepared.by_expert(contender, slots, admission);
+    let ahead = match contender {
+        Contender::Online(Policy::Rotary) => prepared.admission(Policy::Rotary, admission).ahead,
+        Contender::Recorded => named.map_or(0, |(_, admission)| admission.ahead),
+        _ => 0,
+    };
+    let ahead = if ahead > 0 { format!(", {ahead} per look ahead of use") } else { String::new() };
     let (trunk, _) = trunk_of(head, common.trunk);
     let bytes = prepared.expert_bytes();
     let slot_step: u64 = bytes.iter().fold(0, |sum, b| sum.saturating_add(*b));
@@ -163,7 +171,7 @@ fn work_out(side: &Side, source: &Source<'_>, common: &Common<'_>) -> Result<Out
     steps.sort_unstable();
     let median = steps.get(steps.len() / 2).map(|us| 1e6 / f64::from(*us));
     let under = recorded.map_or_else(String::new, |policy| format!(" under {policy}"));
-    let with_slots = |what: &str| if slots > 0 { format!("{what}, {slots} slots") } else { what.to_owned() };
+    let with_slots = |what: &str| if slots > 0 { format!("{what}, {slots} slots{ahead}") } else { format!("{what}{ahead}") };
     Ok(Outcome {
         label: match side {
             Side::File(_) => with_slots(&format!("{file} as recorded{under}")),
@@ -277,7 +285,7 @@ pub(super) fn run(args: &SimulateArgs, sides: &[String], profile: Option<&Profil
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experts::policy::{Admission, Policy};
+    use crate::experts::policy::Admission;
     use crate::trace::profile::included;
     use crate::trace::session::Session;
 
@@ -314,7 +322,7 @@ mod tests {
         ] {
             assert_eq!(Side::parse(text).unwrap(), side, "{text}");
         }
-        for bad in ["", "clock", "lru@", "lru@many", "slots=-1", "slots=99999999999999999999", "nothing.rotary", "lru@32@x"] {
+        for bad in ["", "clock", "lru@", "lru@0", "lru@many", "slots=-1", "slots=99999999999999999999", "nothing.rotary", "lru@32@x"] {
             let message = Side::parse(bad).unwrap_err().message;
             assert!(message.contains("lru@32") && message.contains("recorded"), "{bad}: {message}");
         }

@@ -15,7 +15,7 @@ use crate::experts::schedule::comes_in_time;
 use crate::trace::profile::{Misses, Profile};
 use crate::trace::roofline::{estimate, Demand, Estimate};
 use crate::trace::routes::{Routes, RoutesHead, Trunk};
-use crate::trace::scheduling::under;
+use crate::trace::scheduling::{told, under, words};
 use crate::trace::simulate::spread::SpreadTally;
 use crate::trace::simulate::{Contender, Prepared, Tally};
 use serde::Serialize;
@@ -60,6 +60,9 @@ pub struct Simulation {
     /// How experts got slots when it was recorded, in words, if the trace says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recorded: Option<String>,
+    /// How experts get slots under the policies that weigh newcomers, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub simulated: Vec<String>,
     /// Experts that a token uses in a layer.
     pub top_k: usize,
     /// Tokens generated.
@@ -108,11 +111,26 @@ pub(super) fn trunk_of(head: &RoutesHead, given: Option<u64>) -> (u64, &'static 
     }
 }
 
-/// A machine that copies in turn, like a CPU, brings nothing ahead, nor does one whose link is too slow for the experts, unless it is told to.
+/// A described machine brings experts ahead, whatever the one did that recorded, unless it copies in turn, like a CPU, or its link is too slow for
+/// the experts. What was asked for goes before that.
 pub(super) fn on_machine(wish: Overlay, machine: Option<&Profile>, expert_bytes: &[u64]) -> Overlay {
     let largest = expert_bytes.iter().copied().max().unwrap_or(0);
-    let without = machine.is_some_and(|m| m.misses == Misses::InTurn || !comes_in_time(largest, m.bandwidth.pcie * 1e9));
-    Overlay { ahead: wish.ahead.or(without.then_some(0)), ..wish }
+    let brings = |m: &Profile| m.misses != Misses::InTurn && comes_in_time(largest, m.bandwidth.pcie * 1e9);
+    let usual = Policy::Rotary.admission().ahead;
+    Overlay { ahead: wish.ahead.or(machine.map(|m| if brings(m) { usual } else { 0 })), ..wish }
+}
+
+/// How a policy gives slots in a simulation, in words; nothing of the textbook policies, which admit always. `decided`: whether experts come
+/// ahead was said, or follows from a machine.
+fn simulated(prepared: &Prepared, contender: Contender, admission: Overlay, decided: bool) -> Option<String> {
+    let Contender::Online(policy) = contender else { return None };
+    let admission = prepared.admission(policy, admission);
+    let hint = if policy == Policy::Rotary && admission.ahead == 0 && !decided {
+        "; --ahead 1 brings experts ahead of use, as a GPU with a fast link does"
+    } else {
+        ""
+    };
+    policy.weighs().then(|| format!("{}{hint}", words(&told(policy, admission, 0))))
 }
 
 /// Run the comparison for one trace.
@@ -130,6 +148,7 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
     // Without sizes there is nothing to read.
     let profile = wish.profile.filter(|_| slot_bytes > 0);
     let admission = on_machine(wish.admission, profile, prepared.expert_bytes());
+    let decided = wish.admission.ahead.is_some() || profile.is_some();
     let rows = prepared.table(wish.contenders, &counts, admission).into_iter().map(|tally| {
         let estimate = profile.map(|profile| {
             let time = estimate(profile, &Demand::of(&tally, prepared.expert_bytes(), trunk_bytes));
@@ -144,6 +163,7 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
         layers: head.layers,
         experts: head.experts,
         recorded: head.scheduling.as_ref().map(under),
+        simulated: wish.contenders.iter().filter_map(|c| simulated(&prepared, *c, admission, decided)).collect(),
         top_k: head.top_k,
         tokens: generated(routes),
         foreseen: Some((0..routes.len()).filter(|&i| routes.foretold().has(i)).count()).filter(|n| *n > 0),
@@ -190,8 +210,8 @@ pub fn run(args: &SimulateArgs) -> color_eyre::Result<ExitCode> {
             counts.sort_unstable();
             counts.dedup();
             let policy = Policy::default();
-            let admission = wish.admission.over(policy);
-            simulation.spread = Prepared::new(&routes).spread(policy, admission, &counts);
+            let prepared = Prepared::new(&routes);
+            simulation.spread = prepared.spread(policy, prepared.admission(policy, wish.admission), &counts);
         }
         found.push(simulation);
     }
@@ -278,9 +298,38 @@ mod tests {
         assert_eq!(slot_list("16,8").unwrap().0, [8, 16]);
         assert_eq!(slot_list("8..11").unwrap().0, [8, 9, 10, 11]);
         assert_eq!(slot_list("8..24:8,9").unwrap().0, [8, 9, 16, 24]);
-        for bad in ["", "x", "9..8", "8..9:0", "0..99999999"] {
+        for bad in ["", "x", "0", "0..4", "9..8", "8..9:0", "0..99999999"] {
             assert!(slot_list(bad).is_err(), "{bad}");
         }
+    }
+
+    /// The toy's routing, recorded under rotary with nothing ahead, as on a CPU.
+    fn recorded_on_a_cpu() -> Routes {
+        let bytes = include_bytes!("../../tests/traces/gpt-oss-120b.rotary").to_vec();
+        let mut routes = Session::from_bytes(bytes).unwrap().routes().unwrap();
+        let admission = crate::experts::policy::Admission { ahead: 0, ..Policy::Rotary.admission() };
+        routes.head.scheduling = Some(told(Policy::Rotary, admission, 16));
+        routes
+    }
+
+    #[test]
+    fn the_policy_of_the_recording_is_simulated_as_it_was_recorded_and_the_page_says_how() {
+        let routes = recorded_on_a_cpu();
+        let contenders = [Contender::Online(Policy::Rotary), Contender::Online(Policy::Lru)];
+        let of = |admission: Overlay, profile: Option<&Profile>| {
+            simulate("x", &routes, &Wish { slots: Some(&[16]), contenders: &contenders, admission, profile, trunk: Some(1) })
+        };
+        let hits = |s: &Simulation| s.table[0].tally.hit_rate() * 100.0;
+        let (own, ahead) = (of(Overlay::default(), None), of(Overlay { ahead: Some(1), ..Overlay::default() }, None));
+        assert!((hits(&own) - 67.70).abs() < 0.01 && (hits(&ahead) - 71.38).abs() < 0.01, "{} {}", hits(&own), hits(&ahead));
+        let recorded = own.recorded.clone().unwrap();
+        assert!(own.simulated[0].starts_with(recorded.strip_prefix("recorded under ").unwrap()), "{recorded}: {:?}", own.simulated);
+        assert!(own.simulated[0].contains("--ahead 1"), "{:?}", own.simulated);
+        assert!(ahead.simulated[0].ends_with("1 per look ahead of use"), "{:?}", ahead.simulated);
+        // A machine that would bring them does, whatever the recording's did.
+        let mut fast = profile::included("rtx-4060-laptop").unwrap();
+        (fast.misses, fast.bandwidth.pcie) = (Misses::Host, 1000.0);
+        assert_eq!(hits(&of(Overlay::default(), Some(&fast))), hits(&ahead));
     }
 
     #[test]

@@ -9,6 +9,9 @@
 //! layer's first `P` ticks, with `P` the steps of that prompt. (Some traces lack the last layer in the prompt, because
 //! engines skip what no logit needs; that layer's warm-up is then taken from its first generated tokens.)
 //!
+//! **How newcomers are admitted**, and whether experts come ahead, is as it was recorded where a policy is simulated that the trace was recorded
+//! under, so that at the recorded slot count it does what it did; else it is the policy's own way.
+//!
 //! Where routers were asked before their turn, `rotary` is told what they said when the engine was told it, before each layer's tick.
 
 mod belady;
@@ -21,6 +24,7 @@ pub use tally::{ByExpert, LayerTotals, Tally};
 
 use super::foretold::Foretold;
 use super::routes::Routes;
+use super::scheduling::{self, known};
 use crate::events::{Outcome, Phase};
 use crate::experts::policy::{Admission, Overlay, Policy};
 use crate::experts::schedule::{Routed, Scheduler};
@@ -39,6 +43,8 @@ pub struct Prepared {
     /// Per entry of `routed`: the step in which its layer uses the expert next; `u32::MAX` if never.
     next_use: Vec<u32>,
     foretold: Foretold,
+    /// How experts got slots when it was recorded, as far as that is known.
+    scheduling: Option<(Policy, Admission)>,
 }
 
 #[derive(Clone, Copy)]
@@ -90,6 +96,7 @@ impl Prepared {
             outcomes,
             next_use,
             foretold: routes.foretold().clone(),
+            scheduling: routes.head.scheduling.as_ref().and_then(|named| known(named).ok()),
         }
     }
 
@@ -103,6 +110,12 @@ impl Prepared {
     #[must_use]
     pub fn expert_bytes(&self) -> &[u64] {
         &self.bytes
+    }
+
+    /// How `policy` admits here unless told otherwise, with `wish` laid over it.
+    #[must_use]
+    pub fn admission(&self, policy: Policy, wish: Overlay) -> Admission {
+        wish.laid_on(scheduling::admission(policy, self.scheduling))
     }
 
     /// Run the scheduler over the trace.
@@ -231,7 +244,7 @@ impl Prepared {
         }
     }
 
-    /// One contender at one slot count, with the hits of every expert. `admission` is laid over the policy's own.
+    /// One contender at one slot count, with the hits of every expert. See [`Prepared::admission`] for what `admission` is laid over.
     #[must_use]
     pub fn by_expert(&self, contender: Contender, slots: usize, admission: Overlay) -> (Tally, ByExpert) {
         let n = self.layers * self.experts;
@@ -245,7 +258,7 @@ impl Prepared {
         };
         let tally = match contender {
             Contender::Online(policy) => {
-                self.online_with(policy, admission.over(policy), slots, |layer, r, hit| seen(layer, r, f64::from(u8::from(hit))))
+                self.online_with(policy, self.admission(policy, admission), slots, |layer, r, hit| seen(layer, r, f64::from(u8::from(hit))))
             }
             Contender::Recorded => self.recorded_with(slots, |layer, r, hit| seen(layer, r, f64::from(u8::from(hit)))),
             Contender::Chance => {
@@ -271,14 +284,14 @@ impl Prepared {
         (tally, by)
     }
 
-    /// Every contender at every slot count, contender after contender. `admission` is laid over the policies' own.
+    /// Every contender at every slot count, contender after contender. See [`Prepared::admission`] for what `admission` is laid over.
     #[must_use]
     pub fn table(&self, contenders: &[Contender], slots: &[usize], admission: Overlay) -> Vec<Tally> {
         let mut table = Vec::with_capacity(contenders.len() * slots.len());
         for &contender in contenders {
             match contender {
                 Contender::Online(policy) => {
-                    let admission = admission.over(policy);
+                    let admission = self.admission(policy, admission);
                     table.extend(slots.iter().map(|&s| self.online(policy, admission, s)));
                 }
                 Contender::Belady => table.extend(self.belady(slots)),

@@ -35,8 +35,8 @@ simulate() { # NAME ARGUMENTS...; a semicolon in the name stands for a comma
 {
     simulate decay --policy decay
     simulate 'rotary; nothing ahead' --policy rotary --ahead 0 --foresee never
-    simulate 'rotary; by likeness' --policy rotary --foresee never
-    simulate 'rotary; routers asked' --policy rotary
+    simulate 'rotary; by likeness' --policy rotary --ahead 1 --foresee never
+    simulate 'rotary; routers asked' --policy rotary --ahead 1
     simulate 'rotary; routers asked; two per look' --policy rotary --ahead 2
     simulate belady --policy belady
 } | awk -F, '

@@ -30,7 +30,7 @@ impl Side {
         }
         let (mut policy, mut slots) = (None, None);
         let mut count = |n: &str| match n.trim().parse::<usize>() {
-            Ok(n) if n <= usize::from(u16::MAX) => {
+            Ok(n) if (1..=usize::from(u16::MAX)).contains(&n) => {
                 slots = Some(n);
                 Ok(())
             }

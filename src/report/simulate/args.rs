@@ -1,6 +1,6 @@
 //! Arguments of `rotary simulate`: which slot counts, which policies, what machine, and how to print.
 
-use crate::cli::Failure;
+use crate::cli::{fraction, whole, Failure};
 use crate::config::{parse_bytes, Folders};
 use crate::experts::policy::Overlay;
 use crate::report::curves::Canvas;
@@ -39,14 +39,14 @@ pub struct SimulateArgs {
     /// Policies to compare, by commas: rotary, decay, lru, lfu, belady (knows the future), chance; or all
     #[arg(long, value_name = "NAMES", value_parser = contenders, default_value = "all")]
     pub policy: Contenders,
-    /// Replace a resident only by a newcomer with more than its worth times this (policies rotary and decay)
-    #[arg(long, value_name = "X")]
+    /// Replace a resident only by a newcomer with more than its worth times this (policies rotary and decay) [default: as recorded, else the policy's own]
+    #[arg(long, value_name = "X", value_parser = fraction::<f64>)]
     pub margin: Option<f64>,
-    /// Replace at most this many residents per layer and token
-    #[arg(long, value_name = "N")]
+    /// Replace at most this many residents per layer and token [default: as recorded, else the policy's own]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub cap: Option<usize>,
-    /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: 1]
-    #[arg(long, value_name = "N")]
+    /// Bring at most this many experts per look at a coming layer before a token asks for them (policy rotary); 0 is none [default: as recorded or as on the machine of --profile, else 1]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub ahead: Option<usize>,
     /// Whether what comes ahead goes by what routers said before their turn: auto (where a file has it, see `rotary run --foresee always`) or never
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Foresee::Auto)]
@@ -140,7 +140,10 @@ pub struct Contenders(pub Vec<Contender>);
 
 /// `16,24,32`, `8..128` (both ends included), `8..128:8`, and mixtures.
 pub(super) fn slot_list(text: &str) -> Result<Slots, String> {
-    let number = |t: &str| t.trim().parse::<usize>().map_err(|_| format!("{t:?} is not a slot count; write 16,24,32 or 8..128:8"));
+    let number = |t: &str| match t.trim().parse::<usize>() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err(format!("{t:?} is not a slot count from 1 up; write 16,24,32 or 8..128:8")),
+    };
     let mut counts = Vec::new();
     for part in text.split(',') {
         let Some((from, rest)) = part.split_once("..") else {

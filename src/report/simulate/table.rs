@@ -19,6 +19,9 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
     if let Some(recorded) = &s.recorded {
         writeln!(out, "{recorded}")?;
     }
+    for how in &s.simulated {
+        writeln!(out, "simulated under {how}")?;
+    }
     if let Some(n) = s.foreseen {
         writeln!(out, "routers asked before their turn: {n} token{}", if n == 1 { "" } else { "s" })?;
     }
@@ -42,8 +45,11 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
         write!(out, "  copied into slots, MiB per token")?;
     }
     write!(out, "\n{:>5}", "slots")?;
+    // All of a column in one unit, in which the largest has digits before the point.
+    let most = s.slot_bytes.saturating_mul(slots.last().copied().unwrap_or(0) as u64);
+    let (unit, bytes) = if most < 1 << 30 { ("MiB", f64::from(1u32 << 20)) } else { ("GiB", f64::from(1u32 << 30)) };
     if s.slot_bytes > 0 {
-        write!(out, "{:>10}", "GiB")?;
+        write!(out, "{unit:>10}")?;
     }
     write!(out, "  ")?;
     policies.iter().try_for_each(|p| write!(out, "{:>8}", p.name()))?;
@@ -53,7 +59,7 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
     for &n in &slots {
         write!(out, "{n:>5}")?;
         if s.slot_bytes > 0 {
-            write!(out, "{:>10.2}", s.slot_bytes as f64 * n as f64 / f64::from(1u32 << 30))?;
+            write!(out, "{:>10.2}", s.slot_bytes as f64 * n as f64 / bytes)?;
         }
         write!(out, "  ")?;
         for &p in &policies {

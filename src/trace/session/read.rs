@@ -193,10 +193,14 @@ impl Session {
         })
     }
 
-    /// The routing alone, turn after turn, of the first model that was open; steps that don't fit its card are left out.
+    /// The routing alone, turn after turn, of the first model that was open; steps that don't fit its card are left out. What it says of how experts
+    /// got slots is what held for most generated tokens: a device brings experts ahead only once all are in reach of its copies.
     pub fn routes(&mut self) -> Option<Routes> {
         let mut routes: Option<Routes> = None;
-        let scheduling = self.scheduling();
+        let first = self.scheduling();
+        let mut now = first.clone();
+        // Each way to give slots, with the tokens that were generated under it.
+        let mut held: Vec<(Scheduling, usize)> = Vec::new();
         let mut turn = 0;
         for i in 0..self.len() {
             match self.get(i)?.entry {
@@ -204,19 +208,30 @@ impl Session {
                     if routes.is_some() {
                         break;
                     }
-                    let scheduling = scheduling.clone();
-                    routes = Some(Routes::new(RoutesHead { scheduling, ..Routes::head_of(&card) }));
+                    routes = Some(Routes::new(Routes::head_of(&card)));
                 }
+                Entry::Event(Event::Scheduling(told)) => now = Some(told),
                 Entry::Event(Event::Finished { .. }) => turn += 1,
                 Entry::Step(record) => {
                     if let Some(routes) = &mut routes {
                         routes.push_record(turn, &record);
                     }
+                    if let (Phase::Decode, Some(now)) = (record.phase, &now) {
+                        match held.iter_mut().find(|(way, _)| way == now) {
+                            Some((_, tokens)) => *tokens += 1,
+                            None => held.push((now.clone(), 1)),
+                        }
+                    }
                 }
                 _ => {}
             }
         }
-        routes
+        let most = held.iter().map(|(_, tokens)| *tokens).max();
+        let scheduling = held.into_iter().find(|(_, tokens)| Some(*tokens) == most).map(|(way, _)| way).or(first);
+        routes.map(|mut routes| {
+            routes.head = RoutesHead { scheduling, ..routes.head };
+            routes
+        })
     }
 }
 

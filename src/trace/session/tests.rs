@@ -3,6 +3,7 @@ use super::*;
 use crate::events::{
     Ahead, Eviction, FinishReason, Foreseen, Outcome, Phase, RoutedExpert, Scheduling, StepRecord, StepTime, TextKind, TurnStats, NO_SLOT,
 };
+use crate::trace::routes::RoutesHead;
 use proptest::prelude::*;
 
 fn record(step: u64, seed: u64) -> StepRecord {
@@ -252,4 +253,21 @@ proptest! {
         let mut read = Session::from_bytes(w.finish().unwrap()).unwrap();
         let _ = (read.card(), read.routes(), all(&mut read));
     }
+}
+
+#[test]
+fn routing_says_how_slots_were_given_for_most_tokens() {
+    let told = |ahead| Scheduling { policy: "rotary".into(), ahead: Some(ahead), ..Scheduling::default() };
+    let says = |at: usize, ahead| (at, Timed { at: 0, entry: Entry::Event(Event::Scheduling(told(ahead))) });
+    let card = crate::trace::player::card_of(&RoutesHead { layers: 1, experts: 4, ..RoutesHead::default() }, 0);
+    let of = |later: usize| {
+        let mut entries = session(20);
+        // Behind the question: the model, two steps with their texts, and so on.
+        let (later, change) = says(later, 1);
+        entries.insert(later, change);
+        entries.insert(1, Timed { at: 0, entry: Entry::Event(Event::Ready { card: Box::new(card.clone()) }) });
+        entries.insert(1, says(1, 0).1);
+        Session::from_bytes(write(&entries)).unwrap().routes().unwrap().head.scheduling.unwrap().ahead
+    };
+    assert_eq!((of(5), of(37)), (Some(1), Some(0)));
 }
