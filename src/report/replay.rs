@@ -163,7 +163,11 @@ pub fn open<F: Fold>(args: &ReplayArgs, fold: F) -> Result<(EngineHandle, Player
                 return Err(ReplayError::Shape { first, second, theirs: words(theirs), ours: words(ours) });
             }
             // Routing without occupancy has no hits of its own.
-            let simulation = simulation.or(matches!(second, Trace::Routes(_)).then_some(Simulation { slots: args.slots, policy }));
+            let alone = match &mut second {
+                Trace::Routes(_) => true,
+                Trace::Session(session) => routing_alone(session).is_some(),
+            };
+            let simulation = simulation.or(alone.then_some(Simulation { slots: args.slots, policy }));
             Other::Trace(Box::new(second), name(path), simulation)
         }
     };
@@ -342,6 +346,10 @@ mod tests {
         let (_handle, control) = open(&converted, Seen::default()).unwrap();
         let played = frame(&control, |s| s.ended).fold;
         assert!(matches!(&played.events[0], Event::Ready { card } if card.plan.slots_per_layer == 32));
+        // As the second side it has hits of a simulation too.
+        let beside = ReplayArgs { other: Some(converted.file.clone()), ..args("gpt-oss-120b.rotary") };
+        let [a, b] = self::played(&beside).rates(0..36).whole.map(Option::unwrap);
+        assert!(b > 0.3 && (a - b).abs() < 1e-6, "the same routing at the same 16 slots: {a} {b}");
         let last = &played.steps[148];
         assert!(last.slots == 32 && last.slot_of.len() == 36 * 128, "{} {}", last.slots, last.slot_of.len());
     }
