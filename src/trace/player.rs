@@ -106,6 +106,12 @@ fn start<F: Fold>(
     (EngineHandle { commands, events, telemetry, gauges, signals }, PlayerControl { actions, shared })
 }
 
+/// Where a session's clock is after some more time, all in microseconds. It stops at both ends: whoever turns back at the end is not to
+/// wait for as long as they looked at it.
+fn moved(at: f64, by: f64, length: f64, backwards: bool) -> f64 {
+    (if backwards { at - by } else { at + by }).clamp(0.0, length)
+}
+
 /// The listener is gone; the thread is to end.
 struct Gone;
 
@@ -171,7 +177,7 @@ impl<F: Fold> Player<F> {
             clock += passed;
             if !self.paused && self.options.speed.is_finite() {
                 let by = passed.as_secs_f64() * 1e6 * self.options.speed;
-                self.at = if self.backwards { (self.at - by).max(0.0) } else { self.at + by };
+                self.at = moved(self.at, by, self.length as f64, self.backwards);
             }
         }
     }

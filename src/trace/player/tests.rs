@@ -418,3 +418,10 @@ proptest! {
         prop_assert_eq!(shown.difference, wanted.difference);
     }
 }
+
+#[test]
+fn the_clock_stops_at_both_ends_of_the_session() {
+    let end = super::moved(90.0, 1e12, 100.0, false);
+    assert_eq!(super::moved(end, 1.0, 100.0, true), 99.0, "turned at the end, however long it was looked at");
+    assert_eq!(super::moved(super::moved(5.0, 1e12, 100.0, true), 1.0, 100.0, false), 1.0);
+}
