@@ -36,7 +36,7 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub paused: bool,
     /// Simulate these slots per layer instead of showing what was recorded
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = slots)]
     pub slots: Option<usize>,
     /// Simulate this policy instead of showing what was recorded: rotary, decay, lru or lfu
     #[arg(long, value_name = "NAME")]
@@ -51,6 +51,10 @@ pub struct ReplayArgs {
 
 fn speed(text: &str) -> Result<f64, String> {
     text.parse::<f64>().ok().filter(|x| (1e-3..=1e6).contains(x)).ok_or_else(|| "write a number from 0.001 to 1000000".into())
+}
+
+fn slots(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a number of slots per layer from 1 up".into())
 }
 
 /// What the other side of a comparison is simulated with; what is not said is as on the first side.
@@ -83,6 +87,16 @@ pub enum ReplayError {
     /// A file is no trace.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// More slots than a layer has experts.
+    #[error("{asked} slots per layer are asked for, but a layer of {file} has {experts} experts: write a number from 1 to {experts}")]
+    Slots {
+        /// The file.
+        file: String,
+        /// Slots per layer.
+        asked: usize,
+        /// Experts of a layer.
+        experts: usize,
+    },
     /// The two files don't belong together.
     #[error("{second} is of {theirs}, {first} of {ours}: only sessions of the same shape can be compared")]
     Shape {
@@ -128,6 +142,11 @@ fn known_slots(session: &mut Session) -> Option<usize> {
 /// If a file is no trace, or the two can't be compared.
 pub fn open<F: Fold>(args: &ReplayArgs, fold: F) -> Result<(EngineHandle, PlayerControl<F>), ReplayError> {
     let mut trace = open_trace(&args.file)?;
+    let most = shape(&mut trace).map_or(usize::MAX, |(_, experts)| experts);
+    let asked = [args.slots, args.diff.and_then(|spec| spec.slots)].into_iter().flatten().max();
+    if let Some(asked) = asked.filter(|asked| *asked > most) {
+        return Err(ReplayError::Slots { file: name(&args.file), asked, experts: most });
+    }
     // What is not said is as it was recorded, where the recording says so.
     let named = if let Trace::Session(session) = &mut trace { session.scheduling() } else { None };
     let recorded = named.and_then(|named| known(&named).ok()).map(|(policy, _)| policy);
@@ -301,6 +320,11 @@ mod tests {
         let refused = open(&ReplayArgs { other, ..args("qwen3-30b-a3b.rotary") }, Seen::default()).err().unwrap().to_string();
         assert!(refused.contains("36 x 128") && refused.contains("48 x 128"), "{refused}");
         assert_eq!(spec("policy=lru, slots=24"), Ok(Spec { slots: Some(24), policy: Some(Policy::Lru) }));
+        for (slots, diff) in [(Some(129), None), (None, Some(spec("slots=129").unwrap()))] {
+            let refused = open(&ReplayArgs { slots, diff, ..args("qwen3-30b-a3b.rotary") }, Seen::default()).err().unwrap().to_string();
+            assert!(refused.contains("129 slots") && refused.contains("from 1 to 128"), "{refused}");
+        }
+        assert!(super::slots("0").is_err() && super::slots("x").is_err());
         for (wrong, word) in
             [("lru", "policy=NAME"), ("slots=0", "from 1 up"), ("policy=best", "best"), ("slots", "slots=N"), ("", "slots=N")]
         {
