@@ -8,6 +8,7 @@
 use super::origin::{extend, Piece, Row, Run};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
+use std::borrow::Cow;
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
@@ -124,6 +125,16 @@ pub fn fit(text: &str, width: usize) -> &str {
     text
 }
 
+/// `text` in at most `width` columns; what is cut off is marked with `ellipsis`.
+#[must_use]
+pub fn shortened<'a>(text: &'a str, width: usize, ellipsis: &str) -> Cow<'a, str> {
+    if columns(text) <= width {
+        return Cow::Borrowed(text);
+    }
+    let kept = fit(text, width.saturating_sub(columns(ellipsis)));
+    Cow::Owned(fit(&format!("{}{ellipsis}", kept.trim_end()), width).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +143,14 @@ mod tests {
 
     fn wrapped(text: &str, width: usize, how: Break) -> Vec<String> {
         wrap(&[Piece::new(text, Style::new())], width, how).iter().map(|row| row.line.to_string()).collect()
+    }
+
+    #[test]
+    fn what_is_cut_off_is_marked() {
+        assert_eq!(shortened("as it is", 8, "…"), "as it is");
+        assert_eq!(shortened("cut at a space", 7, "…"), "cut at…");
+        assert_eq!(shortened("你好世界", 4, "…"), "你…");
+        assert_eq!(shortened("none", 0, "…"), "");
     }
 
     #[test]

@@ -195,6 +195,9 @@ fn halves(buf: &mut Buffer, area: Rect, x: u16, y: u16, upper: Color, lower: Col
 
 /// The one colour of a cell.
 fn fill(cell: Cell, state: &ExpertsState, theme: &Theme) -> Color {
+    if state.latest().is_none() {
+        return theme.base().bg.unwrap_or(Color::Reset);
+    }
     let level = state.level(cell.heat, theme.heat_levels());
     match cell.mark {
         Mark::Quiet if cell.resident => theme.heat(level),
@@ -206,6 +209,13 @@ fn fill(cell: Cell, state: &ExpertsState, theme: &Theme) -> Color {
 /// Paints one cell with its glyph.
 pub(super) fn paint_cell(buf: &mut Buffer, at: Rect, make: Make, cell: Cell, state: &ExpertsState, theme: &Theme, under_cursor: bool) {
     if at.is_empty() {
+        return;
+    }
+    // Before the first step nothing is known of any cell, so nothing is drawn that means something.
+    if state.latest().is_none() {
+        if under_cursor {
+            buf.set_style(at, theme.style(Face::Cursor));
+        }
         return;
     }
     let glyph = glyph_of(cell, state, theme);
@@ -254,6 +264,9 @@ pub(super) fn glyph_style(cell: Cell, state: &ExpertsState, theme: &Theme) -> St
 /// The character of a cell; every state has its own.
 pub(super) fn glyph_of(cell: Cell, state: &ExpertsState, theme: &Theme) -> &'static str {
     let g = theme.glyphs();
+    if state.latest().is_none() {
+        return " ";
+    }
     match cell.mark {
         Mark::Hit => g.hit,
         Mark::Miss => g.miss,

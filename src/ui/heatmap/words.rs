@@ -143,16 +143,18 @@ fn sample(make: Make, mark: Mark, theme: &Theme) -> Span<'static> {
 /// What the latest step did. Numbers keep their places; what came ahead is told where all of it fits.
 pub(super) fn step(state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme, width: u16) -> Line<'static> {
     let Some((step, phase)) = state.latest() else {
-        return Line::from(theme.span(Face::Dim, "no step yet"));
+        return Line::from(theme.span(Face::Dim, "no step yet: the first will tell what is in slots"));
     };
     let total = state.total();
     let word = if phase == Phase::Prefill { "prompt" } else { "token" };
-    let word = match state.pause() {
-        Some(pause) if !pause.text.is_empty() => quoted(pause, 12),
-        _ => word.to_owned(),
+    let lead = match state.pause() {
+        // The title has the token's number; that of its step, which counts from 0 and counts prompts, would be another one.
+        Some(pause) if pause.token > 0 && !pause.text.is_empty() => format!("{:<8}", quoted(pause, 12)),
+        Some(pause) if pause.token > 0 => format!("{word:<8}"),
+        _ => format!("step {step} {word:<6}"),
     };
     let mut line = Line::from(vec![
-        theme.span(Face::Dim, format!("step {step} {word:<6}")),
+        theme.span(Face::Dim, lead),
         theme.span(Face::Hit, format!(" {:>4}", total.hits)),
         theme.span(Face::Dim, " hit"),
         theme.span(Face::Miss, format!(" {:>4}", total.misses)),
@@ -181,7 +183,8 @@ pub(super) fn facts(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'st
     let (layer, expert) = state.cursor();
     let Some(facts) = state.facts(layer, expert) else { return Line::default() };
     let label = |text: &'static str| theme.span(Face::Dim, text);
-    let slot = facts.slot.map_or_else(|| "   -".to_owned(), |s| format!("{s:>4}"));
+    let none = if state.latest().is_none() { "   ?" } else { "   -" };
+    let slot = facts.slot.map_or_else(|| none.to_owned(), |s| format!("{s:>4}"));
     let last = match facts.last_use {
         None => "never".to_owned(),
         Some(0) => "now".to_owned(),
@@ -194,6 +197,7 @@ pub(super) fn facts(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'st
         (Mark::Admitted, _) => "admitted",
         (Mark::Evicted, _) => "evicted",
         (Mark::Quiet, Some(_)) => "resident",
+        (Mark::Quiet, None) if state.latest().is_none() => "unknown",
         (Mark::Quiet, None) => "absent",
     };
     let face = match (facts.mark, facts.slot) {

@@ -37,6 +37,13 @@ pub(super) fn signed_bytes(to: u64, from: u64) -> String {
     format!("{:>10}", format!("{sign}{}", bare_bytes(to.abs_diff(from))))
 }
 
+/// A share in whole percent, as everything on the screen rounds it.
+#[must_use]
+pub(in crate::ui) fn whole_percent(part: u64, all: u64) -> u64 {
+    let (part, all) = (u128::from(part), u128::from(all.max(1)));
+    u64::try_from((part * 100 + all / 2) / all).unwrap_or(u64::MAX)
+}
+
 /// A share in six columns: ` 83.1%`.
 #[must_use]
 pub(super) fn percent(share: Option<f64>) -> String {
@@ -91,6 +98,7 @@ mod tests {
         assert_eq!(bare_bytes(12_845_056), "12.2 MiB");
         assert_eq!(bare_bytes(1023 << 20), "1.00 GiB");
         assert_eq!(bare_bytes(6_764_573_491), "6.30 GiB");
+        assert_eq!([whole_percent(35, 512), whole_percent(142, 512), whole_percent(148, 512), whole_percent(1, 0)], [7, 28, 29, 100]);
         assert_eq!(signed_bytes(5 << 20, 8 << 20).trim(), "-3.00 MiB");
     }
 

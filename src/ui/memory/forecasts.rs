@@ -87,7 +87,7 @@ pub(super) fn keys(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>
 }
 
 /// The curve in two lines, for panes that have no room for the large one: a bar for each slot count, the present one marked.
-pub(super) fn strip(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
+pub(super) fn strip(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
     let curve = state.curve();
     let room = ink.width.saturating_sub(LABEL + 1);
     if curve.len() < 2 || room < 16 {
@@ -96,7 +96,7 @@ pub(super) fn strip(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
     let most = curve.len() - 1;
     let columns = room.min(64);
     let column = |slots: usize| (slots * (columns - 1) + most / 2) / most;
-    let here = state.slots().min(most);
+    let here = granted(state, context).min(most);
     let g = ink.theme.glyphs();
     let mut bars = Line::from(vec![ink.label("curve")]);
     for c in 0..columns {

@@ -66,7 +66,7 @@ fn finding(ink: &Ink<'_>, state: &MemoryState, judged: &Judged) -> Line<'static>
         Finding::WorkingSet => {
             (format!("working set > {slots} slots"), format!("working set too big for {slots} slots: {avoidable} avoidable"))
         }
-        Finding::Both => (format!("both: {avoidable} avoidable"), format!("policy and working set: hindsight avoids {avoidable}")),
+        Finding::Both => (format!("slots, policy: {avoidable} avoidable"), format!("policy and working set: hindsight avoids {avoidable}")),
     };
     let line = |words: String| Line::from(vec![ink.label("verdict"), ink.accent(words)]);
     ink.fitting(vec![line(long), line(short)])
@@ -84,8 +84,18 @@ fn misses(ink: &Ink<'_>, state: &MemoryState, rank: u8) -> Vec<Section> {
         }
         line
     };
-    let line = ink.fitting(vec![classes([" first use  ", " capacity  ", " refused"]), classes([" first ", " capac ", " refus"])]);
-    let mut sections = vec![section(rank, true, vec![line])];
+    let whole = [classes([" first use  ", " capacity  ", " refused"]), classes([" first ", " capacity ", " refused"])];
+    let lines = match whole.into_iter().find(|l| l.width() <= ink.width) {
+        Some(line) => vec![line],
+        // Two rows of whole words rather than one of halves.
+        None => {
+            let row = |label: &'static str, part: f64, word: &'static str| vec![ink.label(label), share(part), ink.dim(word)];
+            let mut first_row = Line::from(row("misses", first, " first use "));
+            first_row.extend([share(capacity), ink.dim(" capacity")]);
+            vec![first_row, Line::from(row("", refused, " refused"))]
+        }
+    };
+    let mut sections = vec![section(rank, true, lines)];
     if let Some(regret) = account.regret() {
         let line = |words: String| Line::from(vec![ink.label("regret"), share(regret), ink.dim(words)]);
         let long = format!(" of {} swaps: needed within {SOON} tokens", account.swaps);

@@ -10,7 +10,7 @@ mod judgement;
 mod plot;
 mod sections;
 
-pub(in crate::ui) use figures::bare_bytes;
+pub(in crate::ui) use figures::{bare_bytes, whole_percent};
 pub(in crate::ui) use forecasts::preview;
 
 use super::memory_state::{MemoryState, Page};
@@ -64,23 +64,30 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &MemoryState, context: &PaneCon
         return;
     }
     let curve = state.curve();
+    let plot = (!curve.is_empty()).then_some(Plot { curve: &curve, state, slots: sections::granted(state, context) });
     if area.width >= TWO_COLUMNS {
         let share = area.width * 56 / 100;
         let left = Rect { width: share - 1, ..area };
         let right = Rect { x: area.x + share + 1, width: area.width - share - 1, ..area };
         column(left, buf, sections::activity(state, context, theme, left.width), None, theme);
-        let plot = (!curve.is_empty()).then_some((curve.as_slice(), state));
         column(right, buf, sections::places(state, context, theme, right.width), plot, theme);
     } else {
         let mut all = sections::activity(state, context, theme, area.width);
         all.extend(sections::places(state, context, theme, area.width));
-        let plot = (!curve.is_empty()).then_some((curve.as_slice(), state));
         column(area, buf, all, plot, theme);
     }
 }
 
+/// What the large curve is drawn from.
+struct Plot<'a> {
+    curve: &'a [f64],
+    state: &'a MemoryState,
+    /// Slots per layer as they are now.
+    slots: usize,
+}
+
 /// Lays sections into a column: the highest ranks that fit, in their order, then the curve.
-fn column(area: Rect, buf: &mut Buffer, sections: Vec<Section>, plot: Option<(&[f64], &MemoryState)>, theme: &Theme) {
+fn column(area: Rect, buf: &mut Buffer, sections: Vec<Section>, plot: Option<Plot<'_>>, theme: &Theme) {
     let mut by_rank: Vec<usize> = (0..sections.len()).collect();
     by_rank.sort_by_key(|i| sections[*i].rank);
     let mut left = usize::from(area.height);
@@ -119,7 +126,7 @@ fn column(area: Rect, buf: &mut Buffer, sections: Vec<Section>, plot: Option<(&[
             }
         }
     }
-    let Some((curve, state)) = plot.filter(|_| curve_fits) else { return };
+    let Some(Plot { curve, state, slots }) = plot.filter(|_| curve_fits) else { return };
     let rest = area.bottom().saturating_sub(y);
     let height = rest.min(CURVE.1);
     if height < CURVE.0 {
@@ -132,7 +139,8 @@ fn column(area: Rect, buf: &mut Buffer, sections: Vec<Section>, plot: Option<(&[
     let head = Line::from(vec![theme.span(Face::Dim, words), theme.span(Face::Accent, theme.glyphs().point), theme.span(Face::Dim, now)]);
     buf.set_line(area.x, y, &head, area.width);
     let at = Rect { y: y + 1, height: (area.bottom() - y - 1).min(height - 1), ..area };
-    plot::draw(buf, at, curve, state.slots(), state.hit_rate_now(), theme);
+    // What was measured was measured at the count of the latest step.
+    plot::draw(buf, at, curve, slots, state.hit_rate_now().filter(|_| slots == state.slots()), theme);
 }
 
 #[cfg(test)]

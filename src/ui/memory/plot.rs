@@ -7,7 +7,7 @@ use ratatui::layout::Rect;
 /// Columns left of the plot: `100% `.
 const AXIS: u16 = 5;
 
-/// Draws `curve` (hit rate 0..1 by slot count from 0), the present slot count, and the measured rate there.
+/// Draws `curve` (hit rate 0..1 by slot count from 0), the present slot count, and the rate there if it was measured.
 pub(super) fn draw(buf: &mut Buffer, area: Rect, curve: &[f64], slots: usize, measured: Option<f64>, theme: &Theme) {
     if area.height < 3 || area.width < AXIS + 8 || curve.len() < 2 {
         return;
@@ -31,8 +31,9 @@ pub(super) fn draw(buf: &mut Buffer, area: Rect, curve: &[f64], slots: usize, me
         plot.y + (down as u16).min(plot.height - 1)
     };
     let here = slots.min(most);
-    let rate = measured.unwrap_or(curve[here]);
-    buf.set_stringn(column(here), row(rate), theme.glyphs().point, 1, theme.style(Face::Accent));
+    if let Some(rate) = measured {
+        buf.set_stringn(column(here), row(rate), theme.glyphs().point, 1, theme.style(Face::Accent));
+    }
     // Axis: both ends and the present, without running into each other.
     let axis = plot.bottom();
     let present = here.to_string();

@@ -1,11 +1,12 @@
 //! The sections of the memory pane that are counted, as lines: what happens, and where things are.
 
-use super::figures::{bare_bytes, bytes, percent, speed, time};
+use super::figures::{bare_bytes, bytes, percent, speed, time, whole_percent};
 use super::{forecasts, judgement};
 use crate::events::ModelCard;
 use crate::ui::memory_state::{MemoryState, Page};
 use crate::ui::panes::PaneContext;
 use crate::ui::theme::{Face, Theme};
+use crate::ui::wrap::shortened;
 use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 
@@ -111,7 +112,7 @@ pub(super) fn activity(state: &MemoryState, context: &PaneContext<'_>, theme: &T
 /// Where things are: tiers, process, context, lost records.
 pub(super) fn places(state: &MemoryState, context: &PaneContext<'_>, theme: &Theme, width: u16) -> Vec<Section> {
     let ink = Ink { theme, width: usize::from(width) };
-    let mut all = forecasts::strip(&ink, state);
+    let mut all = forecasts::strip(&ink, state, context);
     all.extend(tiers(&ink, state, context));
     all.extend(process(&ink, state, context));
     if state.page() == Page::Now {
@@ -125,10 +126,10 @@ pub(super) fn places(state: &MemoryState, context: &PaneContext<'_>, theme: &The
 }
 
 fn slots(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
-    let (used, all) = state.occupancy();
     let digits = state.experts().max(1).to_string().len();
     let knob = context.slots;
     let now = granted(state, context);
+    let (used, all) = state.occupancy(now);
     let turning = knob.asked != 0 && knob.asked != knob.granted;
     let count = |with_bytes: bool| {
         let mut line = Line::from(vec![
@@ -160,15 +161,20 @@ fn slots(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<S
     };
     if let Some((why, face)) = why {
         let why = crate::text::one_line(why, 200);
+        let why = shortened(&why, ink.width, ink.theme.glyphs().ellipsis).into_owned();
         sections.push(section(4, false, vec![Line::from(ink.theme.span(face, why))]));
     }
     let room = ink.width.saturating_sub(LABEL + 22).min(40);
     if room >= 6 && all > 0 {
         let digits = all.to_string().len();
         let mut line = Line::from(vec![ink.label("  in use")]);
-        line.extend(ink.bar(used as f64 / all as f64, room));
-        line.push_span(ink.text(format!(" {used:>digits$}")));
-        line.push_span(ink.dim(format!(" of {all}")));
+        if let Some(used) = used {
+            line.extend(ink.bar(used as f64 / all as f64, room));
+            line.push_span(ink.text(format!(" {used:>digits$}")));
+            line.push_span(ink.dim(format!(" of {all}")));
+        } else {
+            line.push_span(ink.dim("the next step will tell"));
+        }
         sections.push(section(13, false, vec![line]));
     }
     sections
@@ -236,7 +242,10 @@ fn split(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
     for ((name, letter, _, face), columns) in parts.iter().zip(shares(&parts.map(|p| p.2), room)) {
         // Without colours the parts are told apart by their letters.
         if ink.lettered() {
-            bar.push_span(Span::styled(letter.to_string().repeat(columns), ink.theme.style(*face)));
+            // The name's first letter is the part's own: what follows the name is more of it.
+            let named = if columns > name.len() { format!("{letter}{}", &name[1..]) } else { String::new() };
+            let words = format!("{named}{}", letter.to_string().repeat(columns - named.len()));
+            bar.push_span(Span::styled(words, ink.theme.style(*face)));
         } else {
             let name = if columns >= name.len() + 2 { name } else { "" };
             let words = format!("{name:^columns$}");
@@ -302,7 +311,8 @@ fn tiers(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<S
         }
         line
     };
-    let mut lines = vec![tier("slots", Some(gauges.map_or(slots, |g| g.slots_used)))];
+    // Bytes of experts, as in the file; the slots themselves are a little larger, in whole pages.
+    let mut lines = vec![tier("in slots", state.bytes_in_slots())];
     if let Some(gauges) = gauges.filter(|g| g.file > 0) {
         lines.push(tier("cached", gauges.page_cache));
         lines.push(tier("file", Some(gauges.file)));
@@ -318,7 +328,7 @@ fn process(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec
         let (used, all) = (state.context_used(), card.context);
         let digits = all.to_string().len().max(4);
         let mut line = Line::from(vec![ink.label("context"), ink.text(format!("{used:>digits$}")), ink.dim(format!(" of {all}"))]);
-        line.push_span(ink.dim(format!(" {:>3.0}%", f64::from(used) * 100.0 / all.max(1) as f64)));
+        line.push_span(ink.dim(format!(" {:>3}%", whole_percent(u64::from(used), all as u64))));
         if let Some(gauges) = state.latest_gauges() {
             line.push_span(ink.text(format!(" {}", bytes(gauges.cache_used))));
         }

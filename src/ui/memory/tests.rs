@@ -140,6 +140,12 @@ fn a_granted_slot_count_shows_before_the_next_token() {
     session.knob = SlotKnob::at(44);
     let text = session.text(&mono(), (54, 11), 0);
     assert!(text.contains("44 of 128 per layer") && text.contains("→ 45") && text.contains("→ 36"), "{text}");
+    // So does the curve's marker, small and large; what was measured at the count before is not shown at this one.
+    assert!(text.contains("▴44"), "{text}");
+    let large = session.text(&mono(), (88, 40), 0);
+    let axis = large.lines().find(|l| l.contains("128 slots")).unwrap();
+    assert!(axis.contains(" 44 ") && !axis.contains("40"), "{large}");
+    assert_eq!(large.matches('◆').count(), 1, "in the head alone: {large}");
 }
 
 #[test]

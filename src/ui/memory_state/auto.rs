@@ -178,8 +178,8 @@ fn choose(target: Target, view: &View<'_>, refused: Option<usize>) -> Option<Cho
             let points = |rate: f64| format!("{:.1}", rate * POINT);
             let mean = (view.curve[whole] - view.curve[least]) / (whole - least).max(1) as f64;
             let why = match found.shape {
-                Shape::Bent => format!("knee: +1 gains {} points, the mean slot {}", points(found.next), points(mean)),
-                Shape::Straight => format!("no knee: every slot gains about {} points", points(mean)),
+                Shape::Bent => format!("knee: +1 gains {} points, the mean slot {} (LRU)", points(found.next), points(mean)),
+                Shape::Straight => format!("no knee: every slot gains about {} points (LRU)", points(mean)),
                 Shape::Flat => "more slots would gain nothing".to_owned(),
             };
             if found.slots > most {
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(auto.look(&view(30, 40, &curve)), None);
         assert_eq!(auto.why(), "learning: 30 of 64 tokens");
         assert_eq!(auto.look(&view(64, 40, &curve)), Some(20));
-        assert_eq!(auto.why(), "knee: +1 gains 0.2 points, the mean slot 1.2");
+        assert_eq!(auto.why(), "knee: +1 gains 0.2 points, the mean slot 1.2 (LRU)");
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub enum Page {
 #[derive(Clone, Debug, Default)]
 pub struct MemoryState {
     gauges: Option<Gauges>,
+    /// Bytes of the experts in slots, in a recording.
+    replayed_bytes: Option<u64>,
     layers: usize,
     experts: usize,
     /// Bytes of one slot in every layer.
@@ -226,10 +228,27 @@ impl MemoryState {
         self.experts
     }
 
-    /// Slots in use, of all layers together, and how many there are.
+    /// Slots in use at a count per layer, of all layers together, and how many there are. A step tells which are in use: before the
+    /// first one it is known only that none is, and after slots were taken away it takes another step.
     #[must_use]
-    pub fn occupancy(&self) -> (u64, u64) {
-        (self.occupied, (self.slots as u64).saturating_mul(self.layers as u64))
+    pub fn occupancy(&self, slots: usize) -> (Option<u64>, u64) {
+        let all = (slots as u64).saturating_mul(self.layers as u64);
+        let used = match self.last_step {
+            Some(_) => (slots >= self.slots).then_some(self.occupied),
+            None => self.bytes_in_slots().filter(|bytes| *bytes == 0),
+        };
+        (used, all)
+    }
+
+    /// Bytes of the experts that are in slots, if that was told.
+    #[must_use]
+    pub fn bytes_in_slots(&self) -> Option<u64> {
+        self.gauges.as_ref().map(|g| g.slots_used).or(self.replayed_bytes)
+    }
+
+    /// Takes the bytes of the experts in slots from a recording, which has no gauges.
+    pub fn slots_hold(&mut self, bytes: u64) {
+        self.replayed_bytes = Some(bytes);
     }
 
     /// Bytes of all slots at a count per layer.

@@ -106,7 +106,9 @@ fn a_layer_that_needs_more_than_its_slots_still_has_a_share_of_hits() {
     let mut state = MemoryState::open(&stream.card());
     run(&mut stream, &mut state, 80);
     assert!(state.hit_rate_now().unwrap() < 0.5);
-    assert_eq!(state.occupancy(), (4, 4));
+    assert_eq!(state.occupancy(state.slots()), (Some(4), 4));
+    assert_eq!(state.occupancy(3), (Some(4), 6), "slots that came are empty");
+    assert_eq!(state.occupancy(1), (None, 2), "which experts lost theirs is told by the next step");
 }
 
 proptest! {
