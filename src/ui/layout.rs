@@ -1,7 +1,7 @@
 //! Which rectangle each part of the screen gets. Pure.
 //!
 //! ```text
-//! 120x32 and more                      60x16 and more         smaller: chat only
+//! 120x32 and more                      60x16 and more         smaller: the pane with the keyboard
 //! +- chat -------+- heatmap ----+      +- one pane ------+
 //! |              |              |      +- chat ----------+
 //! |              +- memory -----+      |                 |
@@ -48,6 +48,8 @@ pub struct Areas {
     pub memory: Rect,
     /// The status line.
     pub status: Rect,
+    /// The pane with the keyboard has all the room, and the chat lies behind it.
+    pub alone: bool,
 }
 
 /// Columns of the mark before the input.
@@ -88,6 +90,12 @@ impl Areas {
             }
             chat
         } else {
+            match focus {
+                Focus::Chat => {}
+                Focus::Heatmap => areas.heatmap = main,
+                Focus::Memory => areas.memory = main,
+            }
+            areas.alone = focus != Focus::Chat;
             main
         };
         areas.chat = chat_areas(chat, fits(TWO_PANES), input_rows);
@@ -139,6 +147,10 @@ mod tests {
         assert!(memory.heatmap.is_empty() && !memory.memory.is_empty());
         let chat = at(59, 24, Focus::Chat);
         assert!(chat.heatmap.is_empty() && chat.memory.is_empty() && !chat.chat.input.is_empty());
+        assert!(!chat.alone);
+        let heatmap = at(40, 10, Focus::Heatmap);
+        assert!(heatmap.alone && heatmap.heatmap == Rect::new(0, 0, 40, 9) && heatmap.memory.is_empty());
+        assert_eq!(at(40, 10, Focus::Memory).memory, Rect::new(0, 0, 40, 9));
         assert_eq!(at(19, 5, Focus::Chat).message, Rect::new(0, 0, 19, 5));
     }
 
@@ -152,7 +164,9 @@ mod tests {
         fn parts_lie_inside_and_do_not_overlap(columns in 0u16..260, rows in 0u16..90, lines in 0u16..200, focus in 0usize..3, side in 1usize..3) {
             let area = Rect::new(0, 0, columns, rows);
             let a = Areas::of(area, Focus::ALL[focus], Focus::ALL[side], |_| lines);
-            let parts = [a.message, a.chat.transcript, a.chat.rule, a.chat.input, a.heatmap, a.memory, a.status];
+            let hidden = |chat: Rect| if a.alone { Rect::default() } else { chat };
+            let chat = [a.chat.transcript, a.chat.rule, a.chat.input].map(hidden);
+            let parts = [a.message, chat[0], chat[1], chat[2], a.heatmap, a.memory, a.status];
             for (i, part) in parts.iter().enumerate() {
                 prop_assert!(part.is_empty() || area.union(*part) == area, "{part:?}");
                 for other in &parts[i + 1..] {

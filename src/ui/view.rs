@@ -23,11 +23,11 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &State) -> Option<Position> {
         // The terminal was resized and the message of that has not come yet.
         return None;
     }
-    let cursor = panes::chat::draw(&areas.chat, buf, state);
+    let cursor = if areas.alone { None } else { panes::chat::draw(&areas.chat, buf, state) };
     draw_panes(&areas, buf, state);
     status::draw(areas.status, buf, state);
     overlay::draw_popup(&areas, buf, state);
-    overlay::draw(area, buf, state);
+    overlay::draw(buf, state);
     cursor
 }
 
@@ -55,7 +55,7 @@ fn draw_panes(areas: &Areas, buf: &mut Buffer, state: &State) {
 }
 
 fn too_small(area: Rect, buf: &mut Buffer, state: &State) {
-    let words = ["too small", "20x5 at least"];
+    let words = if area.width < 13 { ["small", "20x5"] } else { ["too small", "20x5 at least"] };
     for (y, text) in (area.y..area.bottom()).zip(words) {
         buf.set_line(area.x, y, &Line::from(state.theme.span(Face::Text, text)), area.width);
     }

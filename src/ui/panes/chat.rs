@@ -2,10 +2,11 @@
 
 use super::tokens;
 use crate::ui::layout::ChatAreas;
+use crate::ui::origin::Piece;
 use crate::ui::state::{EngineState, Focus, State};
 use crate::ui::theme::Face;
 use crate::ui::transcript::Kind;
-use crate::ui::wrap::fit;
+use crate::ui::wrap::{fit, wrap, Break};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::text::{Line, Span};
@@ -50,27 +51,37 @@ const WELCOME: u16 = 6;
 /// What an empty chat says.
 fn welcome(area: Rect, buf: &mut Buffer, state: &State) {
     let theme = &state.theme;
-    let dim = |text: &str| Line::from(theme.span(Face::Dim, text.to_owned()));
-    let mut lines = vec![Line::from(theme.span(Face::Title, "Rotary")), Line::default()];
+    let width = usize::from(area.width.saturating_sub(1));
+    let mut lines: Vec<Line> = Vec::new();
+    let mut say = |face: Face, text: &str| {
+        lines.extend(wrap(&[Piece::new(text.to_owned(), theme.style(face))], width, Break::Words).into_iter().map(|row| row.line));
+    };
+    say(Face::Title, "Rotary");
+    say(Face::Dim, "");
     match (&state.engine, &state.card) {
         (EngineState::Ready, Some(card)) => {
             let name = crate::ui::sanitize::one_line(&card.name, 60);
-            lines.push(Line::from(theme.span(Face::Text, name)));
+            say(Face::Text, &name);
             if card.toy {
-                lines.push(dim("a toy: it shows how things work and is often wrong"));
+                say(Face::Dim, "a toy: it shows how things work and is often wrong");
             }
-            lines.push(dim(&format!(
+            let shape = format!(
                 "{} layers of {} experts, {} used per token; {} slots per layer",
                 card.layers, card.experts, card.top_k, state.slots.granted
-            )));
+            );
+            say(Face::Dim, &shape);
         }
-        (EngineState::Loading { stage, .. }, _) => lines.push(dim(stage)),
-        _ if state.replay.is_some() => lines.push(dim("a recorded trace")),
-        _ => lines.push(dim("no model is open: /model PATH, or /model demo")),
+        (EngineState::Loading { stage, .. }, _) => say(Face::Dim, stage),
+        _ if state.replay.is_some() => say(Face::Dim, "a recorded trace"),
+        _ => say(Face::Dim, "no model is open: /model PATH, or /model demo"),
     }
-    lines.push(Line::default());
-    lines.push(dim("Type and press Enter. ? shows all keys, / all commands."));
-    lines.push(dim("Alt-+ and Alt-- turn the slots; Tab goes to the panes."));
+    say(Face::Dim, "");
+    if state.replay.is_some() {
+        say(Face::Dim, "Space stops and goes on, . and , take steps, ; turns round. ? shows all keys.");
+    } else {
+        say(Face::Dim, "Type and press Enter. ? shows all keys, / all commands.");
+    }
+    say(Face::Dim, "Alt-+ and Alt-- turn the slots; Tab goes to the panes.");
     if lines.len() > usize::from(area.height) {
         lines.retain(|line| line.width() > 0);
     }
@@ -100,12 +111,14 @@ fn rule(area: Rect, framed: bool, buf: &mut Buffer, state: &State) {
             (false, Some((done, total))) if total > 0 => {
                 part(Face::Accent, format!("reading the prompt {done}/{total}"));
             }
+            (false, _) if state.replay.is_some() => part(Face::Accent, "answering".into()),
             (false, _) => part(Face::Accent, "answering, Esc cancels".into()),
         }
     } else if state.waiting {
         part(Face::Accent, "waits for the model, Esc takes it back".into());
     } else if state.editing.is_some() {
-        part(Face::Notice, "editing an earlier prompt".into());
+        let long = "editing an earlier prompt: Esc Esc goes further back";
+        part(Face::Notice, if usize::from(area.width) > long.len() + 4 { long } else { "editing an earlier prompt" }.into());
     }
     if let Some(reason) = &state.unsaved {
         part(Face::Error, format!("not saved: {reason}"));
@@ -152,6 +165,15 @@ fn input(area: Rect, buf: &mut Buffer, state: &State) -> Option<Position> {
     for (y, row) in (area.y..area.bottom()).zip(&rows.rows[first..]) {
         let shown = fit(&text[row.clone()], usize::from(area.width));
         buf.set_string(area.x, y, shown, theme.style(Face::Text));
+    }
+    // What does not fit lies above and below.
+    let (up, down) = if theme.ascii { ("^", "v") } else { ("↑", "↓") };
+    let beside = area.x.saturating_sub(crate::ui::layout::INPUT_MARK);
+    if first > 0 {
+        buf.set_string(beside, area.y, up, theme.style(Face::Notice));
+    }
+    if rows.rows.len() > first + height && beside < area.x {
+        buf.set_string(beside, area.bottom() - 1, down, theme.style(Face::Notice));
     }
     let row = rows.cursor.0 - first;
     focused.then(|| Position::new(area.x + rows.cursor.1 as u16, area.y + row as u16))

@@ -113,14 +113,18 @@ fn marks_legend(state: &State, layer: usize, expert: usize, width: usize) -> Opt
             None => {}
         }
     }
-    let outcomes = [(Outcome::Hit, "hit"), (Outcome::Miss, "miss"), (Outcome::Admitted, "in")];
-    let mut line = Line::from(theme.span(Face::Dim, format!(" used L{layer} E{expert}: ")));
-    for ((outcome, word), count) in outcomes.into_iter().zip(counts) {
-        line.push_span(theme.span(Face::Text, format!("{word} {count}")).patch_style(tint::mark(outcome, theme)));
-        line.push_span(theme.span(Face::Dim, " "));
-    }
-    let short = line.clone();
-    line.push_span(theme.span(Face::Dim, format!("of {kept} ")));
-    line.push_span(theme.span(Face::Dim, "dim: unknown ").patch_style(Style::new().add_modifier(Modifier::DIM)));
-    [line, short].into_iter().find(|l| l.width() <= width)
+    let used: usize = counts.iter().sum();
+    let outcomes = [(Outcome::Hit, "hit"), (Outcome::Miss, "miss"), (Outcome::Admitted, "admitted")];
+    let build = |head: String| {
+        let mut line = Line::from(theme.span(Face::Dim, head));
+        for ((outcome, word), count) in outcomes.into_iter().zip(counts) {
+            line.push_span(theme.span(Face::Text, format!("{word} {count}")).patch_style(tint::mark(outcome, theme)));
+            line.push_span(theme.span(Face::Dim, " "));
+        }
+        line
+    };
+    let of_all = build(format!(" L{layer} E{expert} in {used} of {kept} tokens: "));
+    let mut all = of_all.clone();
+    all.push_span(theme.span(Face::Dim, "dim: unknown ").patch_style(Style::new().add_modifier(Modifier::DIM)));
+    [all, of_all, build(format!(" L{layer} E{expert}: "))].into_iter().find(|l| l.width() <= width)
 }
