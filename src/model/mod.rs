@@ -31,7 +31,7 @@ mod tests;
 
 pub use config::ModelConfig;
 pub use error::ModelError;
-pub use open::{load, open, open_on, open_planned, plan, plan_on, LoadSettings, Opened, Planned};
+pub use open::{load, look, open, open_on, open_planned, plan, plan_on, LoadSettings, Opened, Planned};
 
 use crate::experts::Experts;
 

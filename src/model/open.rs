@@ -71,6 +71,15 @@ fn read<'a>(gguf: &'a Gguf) -> Result<(Weights<'a>, ModelConfig), ModelError> {
     Ok((weights, config))
 }
 
+/// Whether the head of a file says that it is a model that can be run: its architecture is known, its numbers agree. Nothing is planned
+/// and nothing of the weights is read.
+///
+/// # Errors
+/// What is missing or wrong, by name.
+pub fn look(gguf: &Gguf) -> Result<(), ModelError> {
+    read(gguf).map(|_| ())
+}
+
 /// Bind the weights of a model. Every tensor that it needs is checked for presence, shape and type.
 ///
 /// # Errors

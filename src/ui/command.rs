@@ -41,12 +41,16 @@ pub enum Slash {
     SlotsAuto(Option<Target>),
     /// Slots by layer, or equal ones.
     SlotsSpread(bool),
+    /// Show the replacement policy.
+    ShowPolicy,
     /// Replacement policy.
     Policy(String),
     /// Show all sampling parameters.
     ShowSampling,
     /// Set one: its name and value.
     Set(String, String),
+    /// Show the standing instruction.
+    ShowSystem,
     /// The standing instruction; `None` removes it.
     System(Option<String>),
     /// Reasoning.
@@ -101,6 +105,7 @@ pub fn parse(line: &str) -> Result<Slash, String> {
             _ => Slash::Slots(number()?),
         },
         "policy" => match argument {
+            "" => Slash::ShowPolicy,
             "rotary" | "decay" | "lru" | "lfu" => Slash::Policy(argument.to_owned()),
             _ => return Err(format!("the policies are rotary, decay, lru and lfu; {}", usage())),
         },
@@ -109,7 +114,11 @@ pub fn parse(line: &str) -> Result<Slash, String> {
             None => return Err(format!("a value is missing; {}", usage())),
             Some((name, value)) => Slash::Set(name.to_owned(), value.trim().to_owned()),
         },
-        "system" => Slash::System((!argument.is_empty()).then(|| argument.to_owned())),
+        "system" => match argument {
+            "" => Slash::ShowSystem,
+            "off" => Slash::System(None),
+            text => Slash::System(Some(text.to_owned())),
+        },
         "think" => Slash::Think(match argument {
             "on" => Some(true),
             "off" => Some(false),
@@ -242,6 +251,14 @@ mod tests {
         assert!(set_sampling(&mut s, "temperature", "NaN").unwrap_err().contains("0 to 10"));
         assert!(set_sampling(&mut s, "heat", "1").unwrap_err().contains("temperature"));
         assert_eq!(s, Sampling::default());
+    }
+
+    #[test]
+    fn without_an_argument_nothing_is_changed() {
+        assert_eq!(parse("/system"), Ok(Slash::ShowSystem));
+        assert_eq!(parse("/system off"), Ok(Slash::System(None)));
+        assert_eq!(parse("/system be brief"), Ok(Slash::System(Some("be brief".into()))));
+        assert_eq!(parse("/policy"), Ok(Slash::ShowPolicy));
     }
 
     #[test]

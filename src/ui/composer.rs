@@ -28,6 +28,8 @@ pub struct Composer {
     /// Place in the history while walking it, and the text from before.
     walk: Option<(usize, String)>,
     search: Option<Search>,
+    /// What was in the input before an earlier one came into it to be edited.
+    aside: Option<String>,
     burst: Burst,
 }
 
@@ -57,6 +59,20 @@ impl Composer {
         self.remember(&text);
         self.clear();
         text
+    }
+
+    /// Puts what is in the input aside until [`Composer::take_back`]. What is aside already stays there.
+    pub fn set_aside(&mut self) {
+        if self.aside.is_none() && !self.text.trim().is_empty() {
+            self.aside = Some(self.text.clone());
+        }
+    }
+
+    /// What was put aside is in the input again, if anything was.
+    pub fn take_back(&mut self) {
+        if let Some(text) = self.aside.take() {
+            self.set(text);
+        }
     }
 
     /// Empties the input.

@@ -121,7 +121,7 @@ impl Scope {
             Self::Everywhere => "Everywhere",
             Self::Chat => "Typing",
             Self::Panes => "Heatmap or memory pane in focus",
-            Self::Replay => "Playing a recorded trace",
+            Self::Replay => "Playing a recorded trace, while nothing is typed",
         }
     }
 }
@@ -185,7 +185,7 @@ keys! {
         [(CTRL, Char('d'))] "Ctrl-D" Action::EndOfInput, "quit on an empty input, else half a page down";
         [(CTRL, Char('y'))] "Ctrl-Y" Action::Regenerate, "answer the last prompt again";
         [(NONE, KeyCode::F(1))] "? or F1" Action::Help, "this help (? on an empty input)";
-        [(CTRL, Char('p'))] "Ctrl-P" Action::Palette, "list of commands";
+        [(CTRL, Char('p'))] "Ctrl-P" Action::Palette, "list of commands; type to find one";
         [(NONE, KeyCode::PageUp)] "PgUp" Action::PageUp, "chat a page up";
         [(NONE, KeyCode::PageDown)] "PgDn" Action::PageDown, "chat a page down";
         [(CTRL, Char('u'))] "Ctrl-U" Action::HalfUp, "chat half a page up";
@@ -276,10 +276,10 @@ commands! {
     "copy" "[N | all]" Takes::Text, "last answer, its Nth code block, or all (OSC 52)";
     "save" "PATH" Takes::Text, "write the chat as Markdown to a file";
     "slots" "N | auto | spread | off" Takes::Text, "a count; auto [SIZE]; spread: by layer";
-    "policy" "NAME" Takes::Words(&["rotary", "decay", "lru", "lfu"]), "how experts get and lose slots";
+    "policy" "[NAME]" Takes::Words(&["rotary", "decay", "lru", "lfu"]), "how experts get and lose slots; without name: tell";
     "tint" "off | misses | time | entropy" Takes::Words(&Tint::NAMES), "tint the tokens of the chat by what they cost";
     "set" "[NAME VALUE]" Takes::Words(PARAMETERS), "a sampling parameter; without value: show all";
-    "system" "[TEXT]" Takes::Text, "the standing instruction; without text: none";
+    "system" "[TEXT | off]" Takes::Text, "the standing instruction; without text: show it";
     "think" "on | off | auto" Takes::Words(&["on", "off", "auto"]), "whether the model reasons before it answers";
     "model" "PATH | demo" Takes::Text, "open another model";
     "theme" "[NAME]" Takes::Theme, "change the colours; without name: list them";

@@ -4,7 +4,7 @@ use super::replay_fold::ReplayFold;
 use super::session::{Listed, SavedChat};
 use super::theme::Theme;
 use super::writer::LinkState;
-use crate::events::{Command, Event, Gauges, StepRecord};
+use crate::events::{Command, Event, Gauges, ModelSource, StepRecord};
 use crate::trace::player::Frame;
 use crossterm::event::KeyEvent;
 use std::path::PathBuf;
@@ -56,8 +56,10 @@ pub enum Message {
     Tick,
     /// A frame is about to be drawn: bring the layout up to date.
     Draw,
-    /// A chat was saved, or why not.
-    Saved(Result<(), String>),
+    /// The chat of this name was saved, and under which name, or why not.
+    Saved(String, Result<String, String>),
+    /// A file that is to be opened could be a model, or why not.
+    Looked(ModelSource, Result<(), String>),
     /// The saved chats, for the list (`true`) or to take up the last one.
     Chats(Vec<Listed>, bool),
     /// A chat was read.
@@ -91,6 +93,8 @@ pub enum Effect {
     ListChats(bool),
     /// Read a chat.
     ReadChat(String),
+    /// Look whether a model could be opened, before the one at hand is let go.
+    Look(ModelSource),
     /// Write text to a new file.
     Export(PathBuf, String),
     /// Put text on the clipboard through the terminal.

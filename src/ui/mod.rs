@@ -31,6 +31,7 @@ pub mod markdown;
 pub mod memory;
 pub mod memory_state;
 pub mod message;
+pub mod notice;
 pub mod origin;
 pub mod overlay;
 pub mod palette;

@@ -1,43 +1,89 @@
-//! What lies over the panes: help, lists, and the completion of commands.
+//! What lies over the panes: help, and lists to pick from. The status line below them stays in view.
+
+mod entries;
+mod popup;
+
+pub use popup::draw_popup;
 
 use super::keys::{sections, COMMANDS};
-use super::layout::Areas;
 use super::sanitize;
-use super::state::{Overlay, State};
+use super::session::Listed;
+use super::state::{Overlay, Pick, State};
 use super::theme::Face;
-use super::wrap::{columns, fit};
+use entries::{rows, Entry};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::Line;
 use ratatui::widgets::{Clear, Widget};
 
-/// Columns of the keys in the help.
-const KEY_COLUMN: usize = 24;
+/// Columns that no list needs more than.
+const WIDEST: u16 = 100;
 
-enum HelpLine {
-    Heading(&'static str),
-    Entry(String, &'static str),
-    Empty,
+fn command_line(name: &str, arguments: &str) -> String {
+    format!("/{name} {arguments}").trim_end().to_owned()
 }
 
-fn help() -> Vec<HelpLine> {
+/// All keys and commands, with their headings.
+fn help() -> Vec<Entry> {
+    let heading = |text: &str| Entry { face: Face::Title, ..Entry::new(text, "") };
     let mut lines = Vec::new();
-    for (heading, keys) in sections() {
-        lines.push(HelpLine::Heading(heading));
-        lines.extend(keys.into_iter().map(|(key, help)| HelpLine::Entry(key.to_owned(), help)));
-        lines.push(HelpLine::Empty);
+    for (title, keys) in sections() {
+        lines.push(heading(title));
+        lines.extend(keys.into_iter().map(|(key, help)| Entry::new(key, help)));
+        lines.push(Entry::new("", ""));
     }
-    lines.push(HelpLine::Heading("Commands"));
-    for c in COMMANDS {
-        lines.push(HelpLine::Entry(format!("/{} {}", c.name, c.arguments).trim_end().to_owned(), c.help));
-    }
+    lines.push(heading("Commands"));
+    lines.extend(commands());
     lines
 }
 
-/// Lines of the help.
+fn commands() -> Vec<Entry> {
+    COMMANDS.iter().map(|c| Entry::new(command_line(c.name, c.arguments), c.help)).collect()
+}
+
+fn chats(listed: &[Listed]) -> Vec<Entry> {
+    let entry = |c: &Listed| match &c.problem {
+        None => {
+            let count = format!("{} message{}", c.messages, if c.messages == 1 { "" } else { "s" });
+            Entry::new(super::calendar::civil(&c.updated), format!("{count}  {}", sanitize::one_line(&c.title, 200)))
+        }
+        Some(reason) => {
+            let words = format!("{}: {}", c.id, sanitize::one_line(reason, 200));
+            Entry { face: Face::Error, ..Entry::new("can't be read", words) }
+        }
+    };
+    listed.iter().map(entry).collect()
+}
+
+/// Numbers of the entries that are left of a list.
+fn left(entries: &[Entry], pick: &Pick) -> Vec<usize> {
+    (0..entries.len()).filter(|&i| entries[i].has(&pick.query)).collect()
+}
+
+/// How many entries the list has that lies over the panes, as far as they are not left out; 0 if there is no list.
 #[must_use]
-pub fn help_lines() -> usize {
-    help().len()
+pub fn count(overlay: &Overlay) -> usize {
+    match overlay {
+        Overlay::Help(_) => 0,
+        Overlay::Palette(pick) => left(&commands(), pick).len(),
+        Overlay::Chats(listed, pick) => left(&chats(listed), pick).len(),
+    }
+}
+
+/// The number of the selected entry in the whole list: of [`COMMANDS`], or of the chats.
+#[must_use]
+pub fn selected(overlay: &Overlay) -> Option<usize> {
+    match overlay {
+        Overlay::Help(_) => None,
+        Overlay::Palette(pick) => left(&commands(), pick).get(pick.at).copied(),
+        Overlay::Chats(listed, pick) => left(&chats(listed), pick).get(pick.at).copied(),
+    }
+}
+
+/// The screen without its status line.
+fn room(state: &State) -> Rect {
+    let status = state.areas().status.height;
+    Rect::new(0, 0, state.size.0, state.size.1.saturating_sub(status))
 }
 
 /// A rectangle in the middle, at most this large.
@@ -46,30 +92,42 @@ fn middle(area: Rect, columns: u16, rows: u16) -> Rect {
     Rect::new(area.x + (area.width - width) / 2, area.y + (area.height - height) / 2, width, height)
 }
 
+fn help_frame(state: &State) -> Rect {
+    let room = room(state);
+    middle(room, WIDEST, room.height.saturating_sub(1).max(3))
+}
+
+fn help_rows(state: &State, width: u16) -> Vec<Line<'static>> {
+    let help = help();
+    rows(&help.iter().collect::<Vec<_>>(), usize::from(width), &state.theme).concat()
+}
+
+/// How many rows the help can be scrolled down, and how many it shows at once.
+#[must_use]
+pub fn help_reach(state: &State) -> (usize, usize) {
+    let frame = help_frame(state);
+    let height = usize::from(frame.height.saturating_sub(2));
+    (help_rows(state, frame.width.saturating_sub(2)).len().saturating_sub(height), height)
+}
+
+/// Rows that a list shows at once, at most.
+#[must_use]
+pub fn page(state: &State) -> usize {
+    usize::from(room(state).height.saturating_sub(2))
+}
+
 /// Draws what lies over the panes, if anything.
-pub fn draw(area: Rect, buf: &mut Buffer, state: &State) {
+pub fn draw(buf: &mut Buffer, state: &State) {
     match &state.overlay {
-        Some(Overlay::Help(at)) => draw_help(area, buf, state, *at),
-        Some(Overlay::Palette(at)) => {
-            let rows = COMMANDS.iter().map(|c| (format!("/{} {}", c.name, c.arguments).trim_end().to_owned(), c.help.to_owned(), false));
-            list(area, buf, state, "commands: Enter runs, Esc closes", rows.collect(), *at);
-        }
-        Some(Overlay::Chats(chats, at)) => {
-            let rows = chats.iter().map(|c| match &c.problem {
-                None => {
-                    let detail =
-                        format!("{} message{}  {}", c.messages, if c.messages == 1 { "" } else { "s" }, sanitize::one_line(&c.title, 200));
-                    (super::calendar::civil(&c.updated), detail, false)
-                }
-                Some(reason) => ("can't be read".to_owned(), format!("{}: {}", c.id, sanitize::one_line(reason, 200)), true),
-            });
-            list(area, buf, state, "saved chats: Enter takes one up, Esc closes", rows.collect(), *at);
-        }
+        Some(Overlay::Help(at)) => draw_help(buf, state, *at),
+        Some(Overlay::Palette(pick)) => list(buf, state, ["commands", "Enter runs"], &commands(), pick),
+        Some(Overlay::Chats(listed, pick)) => list(buf, state, ["saved chats", "Enter takes one up"], &chats(listed), pick),
         None => {}
     }
 }
 
 fn framed(area: Rect, buf: &mut Buffer, state: &State, title: &str) -> Rect {
+    let area = area.intersection(*buf.area());
     Clear.render(area, buf);
     let block = state.theme.block(title.to_owned(), true);
     let inner = block.inner(area);
@@ -77,84 +135,55 @@ fn framed(area: Rect, buf: &mut Buffer, state: &State, title: &str) -> Rect {
     inner
 }
 
-fn draw_help(area: Rect, buf: &mut Buffer, state: &State, at: usize) {
-    let lines = help();
-    let frame = middle(area, 100, area.height.saturating_sub(2).max(3));
-    let inner = framed(frame, buf, state, "help: arrows scroll, Esc closes");
-    let theme = &state.theme;
-    let first = at.min(lines.len().saturating_sub(usize::from(inner.height)));
+fn draw_help(buf: &mut Buffer, state: &State, at: usize) {
+    let frame = help_frame(state);
+    let lines = help_rows(state, frame.width.saturating_sub(2));
+    let (furthest, height) = help_reach(state);
+    let first = at.min(furthest);
+    let title = format!("help, rows {} to {} of {}: arrows scroll, Esc closes", first + 1, (first + height).min(lines.len()), lines.len());
+    let inner = framed(frame, buf, state, &title);
     for (y, line) in (inner.y..inner.bottom()).zip(&lines[first..]) {
-        match line {
-            HelpLine::Heading(text) => {
-                buf.set_stringn(inner.x, y, text, usize::from(inner.width), theme.style(Face::Title));
-            }
-            HelpLine::Entry(key, help) => entry(Rect { y, height: 1, ..inner }, buf, state, key, help, false),
-            HelpLine::Empty => {}
-        }
+        buf.set_line(inner.x, y, line, inner.width);
     }
 }
 
-fn entry(row: Rect, buf: &mut Buffer, state: &State, key: &str, help: &str, error: bool) {
-    let theme = &state.theme;
-    let width = usize::from(row.width);
-    let column = KEY_COLUMN.min(width / 2);
-    let face = if error { Face::Error } else { Face::Key };
-    // A long name takes the room it needs and the words begin after it.
-    let taken = columns(key).min(width);
-    buf.set_stringn(row.x, row.y, key, width, theme.style(face));
-    let start = if taken < column { column } else { taken + 1 };
-    if start < width {
-        let style = theme.style(if error { Face::Error } else { Face::Text });
-        buf.set_stringn(row.x + start as u16, row.y, help, width - start, style);
-    }
-}
-
-fn list(area: Rect, buf: &mut Buffer, state: &State, title: &str, rows: Vec<(String, String, bool)>, at: usize) {
-    let frame = middle(area, 100, (rows.len() as u16).saturating_add(2).max(3));
-    let inner = framed(frame, buf, state, title);
+fn list(buf: &mut Buffer, state: &State, [what, enter]: [&str; 2], all: &[Entry], pick: &Pick) {
+    let left = left(all, pick);
+    let room = room(state);
+    let width = WIDEST.min(room.width).saturating_sub(4);
+    let entries: Vec<&Entry> = left.iter().map(|&i| &all[i]).collect();
+    let rows = rows(&entries, usize::from(width), &state.theme);
+    // Of all entries, so that the frame stays where it is while they become fewer.
+    let most = entries::rows(&all.iter().collect::<Vec<_>>(), usize::from(width), &state.theme).concat().len();
+    let title = if pick.query.is_empty() {
+        format!("{what}: type to find, {enter}, Esc closes")
+    } else {
+        format!("{what} with \"{}\", {} of {}: {enter}, Esc closes", sanitize::one_line(&pick.query, 40), left.len(), all.len())
+    };
+    let frame = middle(room, WIDEST, u16::try_from(most).unwrap_or(u16::MAX).saturating_add(2).max(3));
+    let inner = framed(frame, buf, state, &title);
     if inner.is_empty() {
         return;
     }
-    let height = usize::from(inner.height);
-    let first = at.saturating_sub(height / 2).min(rows.len().saturating_sub(height));
-    for (y, (index, (key, detail, error))) in (inner.y..inner.bottom()).zip(rows.iter().enumerate().skip(first)) {
-        let row = Rect { y, height: 1, ..inner };
-        let mark = if index == at { state.theme.glyphs().pointer } else { " " };
-        buf.set_stringn(row.x, y, mark, usize::from(row.width), state.theme.style(Face::Accent));
-        let text = Rect { x: row.x + 2.min(row.width), width: row.width.saturating_sub(2), ..row };
-        entry(text, buf, state, key, detail, *error);
-        if index == at {
-            buf.set_style(row, state.theme.style(Face::Selection));
-        }
-    }
-}
-
-/// Draws the completions over the lower end of the chat.
-pub fn draw_popup(areas: &Areas, buf: &mut Buffer, state: &State) {
-    let Some(popup) = &state.popup else { return };
-    let over = areas.chat.transcript;
-    let height = (popup.entries.len() as u16).min(over.height).min(10);
-    if height == 0 || state.overlay.is_some() {
+    if rows.is_empty() {
+        let face = state.theme.style(Face::Dim);
+        buf.set_stringn(inner.x + 2.min(inner.width), inner.y, "nothing found", usize::from(inner.width.saturating_sub(2)), face);
         return;
     }
-    let area = Rect { y: over.bottom() - height, height, ..over };
-    Clear.render(area, buf);
-    buf.set_style(area, state.theme.base());
-    let shown = usize::from(height);
-    let first = popup.selected.saturating_sub(shown / 2).min(popup.entries.len() - shown);
-    let widest = popup.entries.iter().map(|(l, _)| columns(l)).max().unwrap_or(0) + 2;
-    for (y, (index, (line, help))) in (area.y..area.bottom()).zip(popup.entries.iter().enumerate().skip(first)) {
-        let row = Rect { y, height: 1, ..area };
-        let selected = index == popup.selected;
-        let mark = if selected { state.theme.glyphs().pointer } else { " " };
-        let room = usize::from(row.width);
-        let name = format!("{mark} {line}");
-        buf.set_line(row.x, y, &Line::from(state.theme.span(Face::Key, fit(&name, room).to_owned())), row.width);
-        if widest + 2 < room {
-            let x = row.x + widest as u16 + 2;
-            buf.set_stringn(x, y, help, room - widest - 2, state.theme.style(Face::Dim));
-        }
-        if selected {
+    let height = usize::from(inner.height);
+    let (before, own): (usize, usize) =
+        (rows[..pick.at.min(rows.len() - 1)].iter().map(Vec::len).sum(), rows[pick.at.min(rows.len() - 1)].len());
+    let total: usize = rows.iter().map(Vec::len).sum();
+    // The selected entry stands in the middle, with all of its rows.
+    let first = (before + own / 2).saturating_sub(height / 2).min(total.saturating_sub(height));
+    let numbered = rows.iter().enumerate().flat_map(|(n, rows)| rows.iter().enumerate().map(move |(i, row)| (n, i, row)));
+    for (y, (number, index, line)) in (inner.y..inner.bottom()).zip(numbered.skip(first)) {
+        let row = Rect { y, height: 1, ..inner };
+        let here = number == pick.at;
+        let mark = if here && index == 0 { state.theme.glyphs().pointer } else { " " };
+        buf.set_stringn(row.x, y, mark, usize::from(row.width), state.theme.style(Face::Accent));
+        buf.set_line(row.x + 2.min(row.width), y, line, row.width.saturating_sub(2));
+        if here {
             buf.set_style(row, state.theme.style(Face::Selection));
         }
     }

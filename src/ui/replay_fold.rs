@@ -5,11 +5,11 @@ use super::experts_state::{Play, Shown};
 use super::message::{Message, Moment};
 use super::palette::ColorDepth;
 use super::panes::SlotKnob;
-use super::state::State;
+use super::state::{EngineState, State};
 use super::theme::Theme;
 use super::transcript::{Item, Kind};
 use super::update::update;
-use crate::events::{Event, Gauges, StepRecord, NO_SLOT};
+use crate::events::{Event, StepRecord, NO_SLOT};
 use crate::trace::player::{Fold, Frame, Status};
 use crate::trace::session::Question;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -65,8 +65,8 @@ impl Fold for ReplayFold {
         if let Some(card) = self.screen.card.as_ref().filter(|c| c.experts > 0) {
             let tables = record.slot_of.chunks(card.experts).zip(&card.expert_bytes);
             let used = tables.map(|(t, bytes)| bytes.saturating_mul(t.iter().filter(|s| **s != NO_SLOT).count() as u64));
-            let gauges = Gauges { slots_used: used.fold(0, u64::saturating_add), ..Gauges::default() };
-            self.screen.gauges(&gauges);
+            let bytes = used.fold(0, u64::saturating_add);
+            self.screen.memory.slots_hold(bytes);
         }
         // The slots of a simulation are not those of the card.
         if record.slots > 0 && usize::from(record.slots) != self.screen.slots.granted {
@@ -105,10 +105,14 @@ impl State {
             s if s.backwards => Play::Backwards,
             _ => Play::Forwards,
         };
+        (self.engine, self.card, self.turn) = (there.engine, there.card, there.turn);
+        if status.ended && matches!(self.engine, EngineState::Loading { .. }) {
+            // Nothing is loaded here that one could wait for.
+            self.engine = EngineState::Loading { stage: "the recording ends before a model is open".into(), done: 0, total: 0 };
+        }
         self.replay = Some(status);
         self.difference = difference;
-        (self.engine, self.card, self.turn) = (there.engine, there.card, there.turn);
-        self.context_used = there.context_used;
+        (self.context_used, self.scheduling) = (there.context_used, there.scheduling);
         // A wish of the person that was not answered yet stands.
         if self.slots.asked == self.slots.granted {
             self.slots.asked = there.slots.granted;

@@ -3,7 +3,10 @@
 //! Jobs are done in the order in which they were given: a list asked for after a save shows what was saved.
 
 use super::message::Message;
-use super::session::{ChatStore, SavedChat};
+use super::session::{ChatStore, SavedChat, Window};
+use crate::engine;
+use crate::events::ModelSource;
+use crate::model;
 use crate::trace::record::cant_create;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,6 +25,8 @@ pub enum Job {
     List(bool),
     /// Read a chat.
     Read(String),
+    /// Look whether a file is a model, see [`Message::Looked`].
+    Look(ModelSource),
     /// Write text to a new file.
     Export(PathBuf, String),
     /// Say when everything before is done.
@@ -40,7 +45,8 @@ impl Saver {
     /// If the thread can't be started.
     pub fn start(store: ChatStore, replies: UnboundedSender<Message>) -> std::io::Result<Self> {
         let (jobs, inbox) = channel();
-        std::thread::Builder::new().name("chat-saver".into()).spawn(move || work(&store, &inbox, &replies))?;
+        let window = Window::new(store);
+        std::thread::Builder::new().name("chat-saver".into()).spawn(move || work(window, &inbox, &replies))?;
         Ok(Self { jobs })
     }
 
@@ -59,18 +65,34 @@ impl Saver {
     }
 }
 
-fn work(store: &ChatStore, inbox: &Receiver<Job>, replies: &UnboundedSender<Message>) {
+fn work(mut window: Window, inbox: &Receiver<Job>, replies: &UnboundedSender<Message>) {
     while let Ok(job) = inbox.recv() {
         let reply = match job {
-            Job::Save(id, chat) => Message::Saved(store.save(&id, &chat).map_err(|e| e.to_string())),
-            Job::Forget(id) => match store.forget(&id) {
+            Job::Save(id, chat) => {
+                let saved = window.save(&id, &chat).map_err(|e| e.to_string());
+                Message::Saved(id, saved)
+            }
+            Job::Forget(id) => match window.forget(&id) {
                 Ok(()) => continue,
                 Err(error) => Message::Complain(error.to_string()),
             },
-            Job::List(show) => Message::Chats(store.list(), show),
+            Job::List(show) => Message::Chats(window.store().list(), show),
             Job::Read(id) => {
-                let chat = store.load(&id).map(Box::new).map_err(|e| e.to_string());
+                let chat = window.load(&id).map(Box::new).map_err(|e| e.to_string());
                 Message::ChatRead(id, chat)
+            }
+            Job::Look(source) => {
+                // By itself: a file on a disk that does not answer must not keep chats from being saved.
+                let replies = replies.clone();
+                let looker = std::thread::Builder::new().name("model-look".into());
+                let began = looker.spawn(move || {
+                    let seen = look(&source);
+                    let _ = replies.send(Message::Looked(source, seen));
+                });
+                match began {
+                    Ok(_) => continue,
+                    Err(error) => Message::Complain(format!("the file can't be looked at: {error}")),
+                }
             }
             Job::Export(path, text) => match export(&path, &text) {
                 Ok(()) => Message::Say(format!("written to {}", path.display())),
@@ -84,6 +106,12 @@ fn work(store: &ChatStore, inbox: &Receiver<Job>, replies: &UnboundedSender<Mess
         // After the screen is gone nobody reads the replies, but the jobs are still done.
         let _ = replies.send(reply);
     }
+}
+
+/// Whether a model could be opened, as far as the head of its file tells.
+fn look(source: &ModelSource) -> Result<(), String> {
+    let file = engine::open::map(source).map_err(|e| e.to_string())?;
+    model::look(&file).map_err(|e| e.to_string())
 }
 
 /// Writes a new file; one that is there is never replaced.
@@ -103,6 +131,18 @@ mod tests {
         export(&path, "one").unwrap();
         assert!(export(&path, "two").is_err());
         assert_eq!(std::fs::read_to_string(path).unwrap(), "one");
+    }
+
+    #[test]
+    fn a_file_that_is_no_model_is_told_from_one_that_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("no.gguf");
+        std::fs::write(&path, "this is no model").unwrap();
+        for wrong in [path, folder.path().join("missing.gguf"), folder.path().to_owned()] {
+            let reason = look(&ModelSource::Path(wrong.clone())).unwrap_err();
+            assert!(reason.contains(&*wrong.to_string_lossy()), "{reason}");
+        }
+        assert_eq!(look(&ModelSource::Demo), Ok(()));
     }
 
     #[test]

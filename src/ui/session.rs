@@ -3,7 +3,11 @@
 //! A file is replaced as a whole: written beside it, flushed to the disk, renamed over it. So at any moment,
 //! `kill -9` included, the file is either the state before or the state after. A chat is saved when a turn
 //! begins (the prompt is safe) and when it ends. Files that can't be read are listed with the reason and left
-//! alone. Chats are private: only the owner can read them.
+//! alone. Chats are private: only the owner can read them. Several windows on one chat: see [`Window`].
+
+mod window;
+
+pub use window::Window;
 
 use crate::events::{Role, Sampling};
 use serde::{Deserialize, Serialize};
@@ -308,11 +312,11 @@ pub fn to_markdown(chat: &SavedChat) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn chat(messages: &[&str]) -> SavedChat {
+    pub(super) fn chat(messages: &[&str]) -> SavedChat {
         let message = |(i, text): (usize, &&str)| SavedMessage {
             role: if i % 2 == 0 { Role::User } else { Role::Assistant },
             content: (*text).to_owned(),
@@ -333,7 +337,7 @@ mod tests {
         }
     }
 
-    fn store() -> (tempfile::TempDir, ChatStore) {
+    pub(super) fn store() -> (tempfile::TempDir, ChatStore) {
         let folder = tempfile::tempdir().unwrap();
         let store = ChatStore::new(folder.path().join("chats"));
         (folder, store)

@@ -8,20 +8,20 @@ use super::keys::{SlashCommand, Takes, COMMANDS};
 use super::layout::Areas;
 use super::memory_state::MemoryState;
 use super::message::Moment;
+use super::notice::Notice;
 use super::panes::{PaneContext, SlotKnob};
 use super::session::{self, Listed, SavedChat, SavedMessage};
 use super::theme::Theme;
 use super::transcript::{role, Item, Kind, Transcript};
-use super::wrap::columns;
 use super::writer::LinkState;
 use crate::events::{
-    FinishReason, Gauges, LoadOptions, Message as ChatMessage, ModelCard, ModelSource, RequestId, Role, Sampling, StepRecord,
+    FinishReason, Gauges, LoadOptions, Message as ChatMessage, ModelCard, ModelSource, RequestId, Role, Sampling, Scheduling, StepRecord,
 };
 use crate::trace::difference::Difference;
 use crate::trace::player::Status as PlayerStatus;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A pane that can have the keyboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,15 +90,13 @@ pub(super) struct Sent {
     pub(super) typed: bool,
 }
 
-/// Something for the person, shown for a while.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Notice {
-    /// In words.
-    pub text: String,
-    /// Something failed.
-    pub error: bool,
-    /// When it goes.
-    pub until: Instant,
+/// A choice from a list that typing makes shorter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pick {
+    /// What was typed: entries without it are left out.
+    pub query: String,
+    /// The selected one of those that are left.
+    pub at: usize,
 }
 
 /// What lies over the panes.
@@ -106,10 +104,10 @@ pub struct Notice {
 pub enum Overlay {
     /// Keys and commands, scrolled by this many lines.
     Help(usize),
-    /// The commands; the selected one.
-    Palette(usize),
-    /// The saved chats; the selected one.
-    Chats(Vec<Listed>, usize),
+    /// The commands; which of them are looked for.
+    Palette(Pick),
+    /// The saved chats; which of them are looked for.
+    Chats(Vec<Listed>, Pick),
 }
 
 /// The completions of a slash command that is being typed.
@@ -165,6 +163,8 @@ pub struct State {
     pub thinking: Option<bool>,
     /// The standing instruction.
     pub system: Option<String>,
+    /// How experts get and lose slots, as the engine (or a recording) tells.
+    pub scheduling: Option<Scheduling>,
     /// The slot knob.
     pub slots: SlotKnob,
     /// Heatmap.
@@ -187,6 +187,8 @@ pub struct State {
     pub chat_id: String,
     /// When the chat began.
     pub created: String,
+    /// Something was said that was not given to the disk yet.
+    pub(super) unsaved_words: bool,
     /// The chat could not be saved: why.
     pub unsaved: Option<String>,
     /// The prompt that is being edited, by its place in the transcript.
@@ -229,6 +231,7 @@ impl State {
             own_sampling: false,
             thinking: None,
             system: None,
+            scheduling: None,
             slots: SlotKnob::default(),
             experts: ExpertsState::default(),
             memory: MemoryState::default(),
@@ -240,6 +243,7 @@ impl State {
             notices: VecDeque::new(),
             chat_id: calendar::new_id(now.wall, process),
             created: calendar::utc(now.wall),
+            unsaved_words: false,
             unsaved: None,
             editing: None,
             sent: None,
@@ -288,30 +292,6 @@ impl State {
     pub fn deadline(&self) -> Option<Instant> {
         let notice = self.notices.front().map(|n| n.until);
         notice.into_iter().chain(self.composer.deadline()).min()
-    }
-
-    /// Shows a line for some seconds.
-    pub fn say(&mut self, text: impl Into<String>, now: Moment) {
-        self.notify(text.into(), false, now);
-    }
-
-    /// Shows an error for some seconds; a long one in the chat, for good.
-    pub fn complain(&mut self, text: impl Into<String>, now: Moment) {
-        let text = text.into();
-        // What the line can't hold is said in the chat.
-        if columns(&text) + 3 > usize::from(self.size.0) {
-            self.transcript.push(Item::new(Kind::Note { error: true }, text));
-            return;
-        }
-        self.notify(text, true, now);
-    }
-
-    fn notify(&mut self, text: String, error: bool, now: Moment) {
-        let text = super::sanitize::one_line(&text, 400);
-        let shown = Duration::from_secs(if error { 12 } else { 5 });
-        // The newest counts; older ones were seen or not, but must not pile up.
-        self.notices.clear();
-        self.notices.push_back(Notice { text, error, until: now.at + shown });
     }
 
     /// The chat as the model reads it, up to the item before `end`.

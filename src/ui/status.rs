@@ -2,7 +2,7 @@
 
 use super::state::{EngineState, State};
 use super::theme::Face;
-use super::wrap::columns;
+use super::wrap::{columns, shortened};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
@@ -27,7 +27,9 @@ pub fn draw(area: Rect, buf: &mut Buffer, state: &State) {
             // A notice must not hide that the heatmap stands still.
             line.push_span(theme.span(Face::Selection, format!(" {} ", super::heatmap::paused_words(pause))));
         }
-        line.push_span(theme.span(face, format!(" {mark}{}", notice.text)));
+        let room = usize::from(area.width).saturating_sub(line.width() + 1);
+        let words = format!("{mark}{}", notice.text);
+        line.push_span(theme.span(face, format!(" {}", shortened(&words, room, theme.glyphs().ellipsis))));
         buf.set_line(area.x, area.y, &line, area.width);
         return;
     }
@@ -110,7 +112,9 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
     if let Some(card) = &state.card {
         // The same numbers as in the memory pane, over the same tokens.
         if let Some(rate) = state.memory.speed_now() {
-            add("", format!("{rate:.1} tok/s"), Face::Text, 1);
+            // Below an answer stand the numbers of that answer.
+            let window = if width < 100 { String::new() } else { format!("last {}: ", state.memory.window()) };
+            add(&window, format!("{rate:.1} tok/s"), Face::Text, 1);
         }
         if let Some(rate) = state.memory.hit_rate_now() {
             add("hits ", format!("{:.0}%", rate * 100.0), Face::Text, 2);
@@ -121,8 +125,11 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
             let SlotWords(words, face) = slot_words(state);
             let spread = if state.memory.slot_range().is_some() { " by layer" } else { "" };
             add("slots ", format!("{words}/{}{spread}", card.experts), face, 3);
+            if let Some(told) = state.scheduling.as_ref().filter(|_| state.replay.is_none()) {
+                add("policy ", super::sanitize::one_line(&told.policy, 12), Face::Text, 6);
+            }
         }
-        let percent = (state.context_used * 100).checked_div(card.context).unwrap_or(0);
+        let percent = super::memory::whole_percent(state.context_used as u64, card.context as u64);
         let face = if percent >= 90 { Face::Notice } else { Face::Text };
         let of = if width < 100 { String::new() } else { format!(" of {}", card.context) };
         add("ctx ", format!("{percent}%{of}"), face, 5);

@@ -12,12 +12,9 @@ use super::heatmap;
 use super::keys::{self, Action, Scope};
 use super::memory;
 use super::message::{Effect, Message, Moment, PlayerAction};
-use super::state::{Focus, Overlay, State};
+use super::notice::{While, TWICE};
+use super::state::{Focus, Overlay, Pick, State};
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use std::time::Duration;
-
-/// Two presses within this time count as twice.
-const TWICE: Duration = Duration::from_millis(1000);
 
 /// Changes the state for what happened, and says what is to be done.
 pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
@@ -26,6 +23,7 @@ pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
     match message {
         Message::Key(event) => {
             if event.kind != KeyEventKind::Release {
+                forget_presses(state, event);
                 key(state, event, now, out);
                 complete(state);
             }
@@ -62,9 +60,6 @@ pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
             knob::look(state, now, out);
         }
         Message::Tick => {
-            while state.notices.front().is_some_and(|n| n.until <= now.at) {
-                state.notices.pop_front();
-            }
             if state.composer.held_enter_is_due(now.at) {
                 chat::send(state, now, out);
                 complete(state);
@@ -76,17 +71,11 @@ pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
             state.transcript.lay_out(usize::from(area.width), usize::from(area.height), &state.theme);
             state.refresh_pause();
         }
-        Message::Saved(result) => {
-            let before = state.unsaved.take();
-            if let Err(reason) = result {
-                if before.as_ref() != Some(&reason) {
-                    state.complain(format!("the chat is not saved: {reason}"), now);
-                }
-                state.unsaved = Some(reason);
-            }
-        }
+        Message::Saved(id, result) => chat::saved(state, &id, result, now),
+        Message::Looked(source, Ok(())) => slash::open_model(state, source, out),
+        Message::Looked(_, Err(reason)) => slash::stay(state, &reason),
         Message::Chats(chats, true) if chats.is_empty() => state.say("there are no saved chats yet", now),
-        Message::Chats(chats, true) => state.overlay = Some(Overlay::Chats(chats, 0)),
+        Message::Chats(chats, true) => state.overlay = Some(Overlay::Chats(chats, Pick::default())),
         Message::Chats(chats, false) => chat::resume_last(state, &chats, now, out),
         Message::ChatRead(id, result) => chat::resumed(state, id, result, now),
         Message::Edited(Ok(text)) => state.composer.set(text),
@@ -98,6 +87,7 @@ pub fn update(state: &mut State, message: Message, now: Moment) -> Vec<Effect> {
         Message::ThemeRead(Err(reason)) => chat::note(state, reason, true),
         Message::Say(text) => state.say(text, now),
     }
+    state.end_notices(now);
     effects
 }
 
@@ -112,6 +102,16 @@ fn complete(state: &mut State) {
     }
 }
 
+/// Twice means with nothing in between.
+fn forget_presses(state: &mut State, key: KeyEvent) {
+    if key.code != KeyCode::Esc {
+        state.last_escape = None;
+    }
+    if !(key.modifiers.contains(KeyModifiers::CONTROL) && matches!(key.code, KeyCode::Char('c' | 'C'))) {
+        state.last_interrupt = None;
+    }
+}
+
 fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
     let plain = key.modifiers.difference(KeyModifiers::SHIFT).is_empty();
     if state.overlay.is_some() {
@@ -123,7 +123,9 @@ fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
     if state.popup.is_some() && above::popup_key(state, key, now, out) {
         return;
     }
-    if state.replay.is_some() {
+    // Whoever has begun to type types on: a command may have any of these in it.
+    let typing = state.focus == Focus::Chat && !state.composer.is_empty();
+    if state.replay.is_some() && !typing {
         if let Some(action) = keys::action(&[Scope::Replay, Scope::Panes], key) {
             return act(state, action, now, out);
         }
@@ -133,7 +135,6 @@ fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
             if c == '?' && state.composer.is_empty() {
                 state.overlay = Some(Overlay::Help(0));
             } else {
-                state.last_escape = None;
                 state.composer.type_char(c, now.at);
             }
             return;
@@ -184,9 +185,6 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
     let lay_out = |state: &mut State| {
         state.transcript.lay_out(usize::from(areas.width), usize::from(areas.height), &state.theme);
     };
-    if action != Action::Escape {
-        state.last_escape = None;
-    }
     match action {
         Action::Send => match state.composer.enter(now.at) {
             Enter::Send => chat::send(state, now, out),
@@ -208,7 +206,7 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
         Action::Editor => out.push(Effect::Edit(state.composer.text().to_owned())),
         Action::Regenerate => chat::regenerate(state, now, out),
         Action::Help => state.overlay = Some(Overlay::Help(0)),
-        Action::Palette => state.overlay = Some(Overlay::Palette(0)),
+        Action::Palette => state.overlay = Some(Overlay::Palette(Pick::default())),
         Action::SearchHistory => {
             state.focus = Focus::Chat;
             state.composer.search_older();
@@ -281,12 +279,6 @@ fn next_pane(state: &mut State, by: usize) {
 }
 
 fn focus(state: &mut State, to: Focus) {
-    // Where there is no room for panes, the keyboard stays with what can be seen.
-    let (columns, rows) = super::layout::TWO_PANES;
-    if state.size.0 < columns || state.size.1 < rows {
-        state.focus = Focus::Chat;
-        return;
-    }
     state.focus = to;
     if to != Focus::Chat {
         state.side = to;
@@ -304,31 +296,34 @@ fn escape(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     } else if twice {
         chat::edit_previous(state, now);
     } else if state.editing.is_some() && state.composer.is_empty() {
-        state.editing = None;
-    } else {
+        chat::leave_edit(state);
+    } else if state.replay.is_none() {
         state.last_escape = Some(now.at);
         if state.transcript.last_prompt().is_some() {
-            state.say("Esc again edits the previous prompt", now);
+            state.say_while(While::EscapePressed, "Esc again edits the previous prompt", now);
         }
     }
 }
 
 fn interrupt(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     let twice = state.last_interrupt.take().is_some_and(|t| now.at.duration_since(t) < TWICE);
-    if state.turn.is_some() {
+    // In a recording this stops what plays, and that only once: what stands still is left, and what was typed is taken away.
+    let plays = state.replay.as_ref().is_none_or(|player| !player.paused && !player.ended && state.composer.is_empty());
+    if state.turn.is_some() && plays {
         chat::cancel(state, out);
     } else if state.waiting {
         chat::stop_waiting(state, now, out);
+    } else if state.editing.is_some() {
+        chat::leave_edit(state);
     } else if !state.composer.is_empty() {
         let text = state.composer.text().to_owned();
         state.composer.remember(&text);
         state.composer.clear();
-        state.editing = None;
     } else if twice {
         return chat::quit(state, now, out);
     } else {
         state.focus = Focus::Chat;
-        state.say("Ctrl-C again quits", now);
+        state.say_while(While::InterruptPressed, "Ctrl-C again quits", now);
         state.last_interrupt = Some(now.at);
         return;
     }

@@ -47,6 +47,7 @@ impl App {
             Effect::Forget(id) => self.saver.give(Job::Forget(id)),
             Effect::ListChats(show) => self.saver.give(Job::List(show)),
             Effect::ReadChat(id) => self.saver.give(Job::Read(id)),
+            Effect::Look(source) => self.saver.give(Job::Look(source)),
             Effect::Export(path, text) => self.saver.give(Job::Export(path, text)),
             Effect::Copy(text) => match clipboard::sequence(&text) {
                 Ok(sequence) => {

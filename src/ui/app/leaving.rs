@@ -3,7 +3,7 @@
 use super::{App, FRAME_WAIT};
 use crate::events::{Command, ModelSource};
 use crate::trace::record::Recorder;
-use crate::ui::message::Moment;
+use crate::ui::message::{Message, Moment};
 use crate::ui::sanitize;
 use crate::ui::saver::Job;
 use crate::ui::state::State;
@@ -18,7 +18,7 @@ impl App {
         let id = self.state.chat_id.clone();
         let chat = self.state.saved_chat(Moment::now());
         let said = !chat.messages.is_empty() && self.state.replay.is_none();
-        if said {
+        if said && self.state.unsaved_words {
             self.saver.give(Job::Save(id, Box::new(chat)));
         }
         if let Some(engine) = &self.engine {
@@ -26,6 +26,12 @@ impl App {
             let _ = engine.commands.try_send(Command::Shutdown);
         }
         if self.saver.flush(SAVE_WAIT) {
+            // The chat may have got another name.
+            while let Ok(reply) = self.replies.try_recv() {
+                if matches!(reply, Message::Saved(..)) {
+                    self.send(reply);
+                }
+            }
             self.farewell = farewell(&self.state).filter(|_| said);
         } else {
             tracing::error!("the chat did not reach the disk in time");

@@ -85,6 +85,8 @@ impl Composer {
         let found = self.found().map(str::to_owned);
         self.search = None;
         if let (true, Some(found)) = (take, found) {
+            let draft = self.text.clone();
+            self.remember(&draft);
             self.set(found);
         }
     }

@@ -1,9 +1,9 @@
 //! Keys for what lies above the panes: a search through earlier prompts, completions, an overlay.
 
 use super::{chat, slash};
-use crate::ui::keys;
 use crate::ui::message::{Effect, Moment};
-use crate::ui::state::{Overlay, State};
+use crate::ui::overlay;
+use crate::ui::state::{Overlay, Pick, State};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 pub(super) fn search_key(state: &mut State, key: KeyEvent, now: Moment) -> bool {
@@ -48,19 +48,29 @@ pub(super) fn popup_key(state: &mut State, key: KeyEvent, now: Moment, out: &mut
     true
 }
 
+/// Longest query of a list, in characters.
+const MAX_QUERY: usize = 60;
+
 pub(super) fn overlay_key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
-    let step: isize = match key.code {
-        KeyCode::Up | KeyCode::Char('k') => -1,
-        KeyCode::Down | KeyCode::Char('j') => 1,
-        KeyCode::PageUp => -10,
-        KeyCode::PageDown | KeyCode::Char(' ') => 10,
+    let (furthest, page) = match &state.overlay {
+        Some(Overlay::Help(_)) => overlay::help_reach(state),
+        Some(list) => (overlay::count(list).saturating_sub(1), overlay::page(state)),
+        None => return,
+    };
+    let page = isize::try_from(page.saturating_sub(1).max(1)).unwrap_or(isize::MAX);
+    let help = matches!(state.overlay, Some(Overlay::Help(_)));
+    let step = match key.code {
+        KeyCode::Up => -1,
+        KeyCode::Down => 1,
+        KeyCode::PageUp => -page,
+        KeyCode::PageDown => page,
         KeyCode::Home => isize::MIN,
         KeyCode::End => isize::MAX,
         KeyCode::Enter => return slash::pick(state, now, out),
         KeyCode::Char('l') if control => return out.push(Effect::Redraw),
         KeyCode::Char('z') if control => return out.push(Effect::Suspend),
-        KeyCode::Esc | KeyCode::Char('q' | '?') | KeyCode::F(1) => {
+        KeyCode::Esc | KeyCode::F(1) => {
             state.overlay = None;
             return;
         }
@@ -68,13 +78,40 @@ pub(super) fn overlay_key(state: &mut State, key: KeyEvent, now: Moment, out: &m
             state.overlay = None;
             return;
         }
+        KeyCode::Char('k') if help => -1,
+        KeyCode::Char('j') if help => 1,
+        KeyCode::Char(' ') if help => page,
+        KeyCode::Char('q' | '?') if help => {
+            state.overlay = None;
+            return;
+        }
+        KeyCode::Char(c) if key.modifiers.difference(KeyModifiers::SHIFT).is_empty() => {
+            return look_for(state, |query| {
+                if query.chars().count() < MAX_QUERY {
+                    query.push(c);
+                }
+            });
+        }
+        KeyCode::Backspace => {
+            return look_for(state, |query| {
+                query.pop();
+            })
+        }
         _ => return,
     };
-    let to = |at: usize, count: usize| at.saturating_add_signed(step).min(count.saturating_sub(1));
-    match &mut state.overlay {
-        Some(Overlay::Help(at)) => *at = to(*at, crate::ui::overlay::help_lines()),
-        Some(Overlay::Palette(at)) => *at = to(*at, keys::COMMANDS.len()),
-        Some(Overlay::Chats(chats, at)) => *at = to(*at, chats.len()),
-        None => {}
+    let at = match &mut state.overlay {
+        Some(Overlay::Help(at)) => at,
+        Some(Overlay::Palette(pick) | Overlay::Chats(_, pick)) => &mut pick.at,
+        None => return,
+    };
+    // The screen may have grown since.
+    *at = (*at).min(furthest).saturating_add_signed(step).min(furthest);
+}
+
+/// Changes what is looked for in a list. The first entry that has it is selected.
+fn look_for(state: &mut State, change: impl FnOnce(&mut String)) {
+    if let Some(Overlay::Palette(Pick { query, at }) | Overlay::Chats(_, Pick { query, at })) = &mut state.overlay {
+        change(query);
+        *at = 0;
     }
 }

@@ -5,6 +5,7 @@ use crate::events::{Command, FailureKind, FinishReason, Role, TurnStats};
 use crate::ui::calendar;
 use crate::ui::command;
 use crate::ui::message::{Effect, EngineCommand, Moment};
+use crate::ui::notice::While;
 use crate::ui::session::{Listed, SavedChat};
 use crate::ui::state::{EngineState, Sent, State, Turn};
 use crate::ui::transcript::{Ending, Item, Kind, Thinking};
@@ -28,20 +29,17 @@ pub(super) fn send(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
                 state.composer.take();
                 super::slash::run(state, slash, now, out);
             }
-            Err(reason) => state.complain(reason, now),
+            Err(reason) => state.complain_while(While::Typed, reason, now),
         }
         return;
     }
-    if state.replay.is_some() {
-        return state.complain("this is a recorded trace: it can be watched, not asked", now);
-    }
-    if state.turn.is_some() || state.waiting {
-        return state.complain("still answering: Esc cancels", now);
+    if is_only_watched(state, now) || is_answering(state, now) {
+        return;
     }
     match state.engine {
         EngineState::Ready | EngineState::Loading { .. } => {}
         EngineState::Idle | EngineState::Failed | EngineState::Gone => {
-            return state.complain("no model is open: /model PATH or /model demo", now);
+            return no_model(state, now);
         }
     }
     let text = state.composer.take();
@@ -52,6 +50,7 @@ pub(super) fn send(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
         sent.at = at.min(sent.at);
         sent.replaced = state.transcript.split_off(at);
         begin_file(state, now);
+        state.composer.take_back();
     }
     state.sent = Some(sent);
     state.transcript.push(Item::new(Kind::User, text.trim().to_owned()));
@@ -59,13 +58,38 @@ pub(super) fn send(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     begin_turn(state, now, out);
 }
 
+/// Whether this is a recording, where nobody can be asked; that is said.
+pub(super) fn is_only_watched(state: &mut State, now: Moment) -> bool {
+    let only = state.replay.is_some();
+    if only {
+        let empties = if state.composer.is_empty() { "" } else { "; Ctrl-C empties the input" };
+        state.complain(format!("a recorded trace can be watched, not asked{empties}"), now);
+    }
+    only
+}
+
+/// Whether an answer is under way, so that nothing else can be asked; that is said.
+fn is_answering(state: &mut State, now: Moment) -> bool {
+    let answering = state.turn.is_some() || state.waiting;
+    if answering {
+        state.complain_while(While::Answering, "still answering: Esc cancels", now);
+    }
+    answering
+}
+
+fn no_model(state: &mut State, now: Moment) {
+    state.complain_while(While::NoModel, "no model is open: /model PATH or /model demo", now);
+}
+
 fn begin_file(state: &mut State, now: Moment) {
+    state.unsaved_words = false;
     state.chat_id = calendar::new_id(now.wall, state.process);
     state.created = calendar::utc(now.wall);
 }
 
 /// Asks for an answer to the chat as it stands; if the model is not open yet, when it is.
 pub(super) fn begin_turn(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    state.unsaved_words = true;
     save(state, now, out);
     state.waiting = state.engine != EngineState::Ready;
     if state.waiting {
@@ -79,14 +103,35 @@ pub(super) fn begin_turn(state: &mut State, now: Moment, out: &mut Vec<Effect>) 
     out.push(Effect::Engine(EngineCommand(command)));
 }
 
-/// Saves the chat, if anything was said. What a recorded trace says is not saved again.
-pub(super) fn save(state: &State, now: Moment, out: &mut Vec<Effect>) {
-    if state.replay.is_some() {
+/// Saves the chat, if anything was said since it was last saved: who only looks at a chat leaves it to others. What a recorded
+/// trace says is not saved again.
+pub(super) fn save(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    if state.replay.is_some() || !state.unsaved_words {
         return;
     }
     let chat = state.saved_chat(now);
     if !chat.messages.is_empty() {
+        state.unsaved_words = false;
         out.push(Effect::Save(state.chat_id.clone(), Box::new(chat)));
+    }
+}
+
+/// The chat of this name was saved, under which name, or why not.
+pub(super) fn saved(state: &mut State, id: &str, result: Result<String, String>, now: Moment) {
+    let before = state.unsaved.take();
+    match result {
+        Ok(name) if name != id && state.chat_id == id => {
+            state.chat_id = name;
+            note(state, "another window has gone on with this chat; what is said here is kept in a chat of its own", false);
+        }
+        Ok(_) => {}
+        Err(reason) => {
+            if before.as_ref() != Some(&reason) {
+                state.complain(format!("the chat is not saved: {reason}"), now);
+            }
+            state.unsaved = Some(reason);
+            state.unsaved_words = true;
+        }
     }
 }
 
@@ -138,6 +183,7 @@ fn take_back(state: &mut State, now: Moment, out: &mut Vec<Effect>) -> &'static 
         out.push(Effect::Forget(new));
         begin_file(state, now);
     } else {
+        state.unsaved_words = true;
         save(state, now, out);
     }
     let Some(message) = message.filter(|_| sent.typed) else { return "The chat is as it was" };
@@ -164,6 +210,7 @@ pub(super) fn finish(state: &mut State, reason: FinishReason, stats: TurnStats, 
             *ending = Some(Ending { reason, stats });
         }
     });
+    state.unsaved_words = true;
     save(state, now, out);
 }
 
@@ -175,11 +222,11 @@ pub(super) fn close_thinking(thinking: &mut Thinking, now: Moment) {
 }
 
 pub(super) fn regenerate(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
-    if state.turn.is_some() || state.waiting {
-        return state.complain("still answering: Esc cancels", now);
+    if is_only_watched(state, now) || is_answering(state, now) {
+        return;
     }
-    if state.engine != EngineState::Ready || state.replay.is_some() {
-        return state.complain("no model is open: /model PATH or /model demo", now);
+    if state.engine != EngineState::Ready {
+        return no_model(state, now);
     }
     let Some(prompt) = state.transcript.last_prompt() else {
         return state.say("nothing was asked yet", now);
@@ -199,19 +246,37 @@ pub(super) fn regenerate(state: &mut State, now: Moment, out: &mut Vec<Effect>) 
 
 /// Puts the previous prompt, or the one before the one in edit, into the input.
 pub(super) fn edit_previous(state: &mut State, now: Moment) {
-    if state.turn.is_some() {
-        return state.complain("still answering: Esc cancels", now);
+    if is_only_watched(state, now) || is_answering(state, now) {
+        return;
     }
     let end = state.editing.unwrap_or(state.transcript.items().len());
     let found = state.transcript.items()[..end.min(state.transcript.items().len())].iter().rposition(|i| i.kind == Kind::User);
     match found {
         Some(at) => {
+            match state.editing.and_then(|old| state.transcript.items().get(old)) {
+                None => state.composer.set_aside(),
+                Some(old) if old.text != state.composer.text() => {
+                    let changed = state.composer.text().to_owned();
+                    state.composer.remember(&changed);
+                }
+                Some(_) => {}
+            }
             state.composer.set(state.transcript.items()[at].text.clone());
             state.editing = Some(at);
-            state.say("editing: Enter answers from here in a new chat, Esc Esc goes further back, Ctrl-C leaves", now);
+            state.say_while(While::Editing, "editing: Enter answers from here in a new chat, Ctrl-C leaves", now);
         }
         None if state.editing.is_some() => state.say("this is the first prompt", now),
         None => state.say("nothing was asked yet", now),
+    }
+}
+
+/// Edits no earlier prompt any more: what was in the input before is there again, what is in it now is in the history.
+pub(super) fn leave_edit(state: &mut State) {
+    if state.editing.take().is_some() {
+        let text = state.composer.text().to_owned();
+        state.composer.remember(&text);
+        state.composer.clear();
+        state.composer.take_back();
     }
 }
 
@@ -222,7 +287,7 @@ pub(super) fn new_chat(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     }
     save(state, now, out);
     state.waiting = false;
-    state.editing = None;
+    leave_edit(state);
     state.sent = None;
     state.transcript.clear();
     state.context_used = 0;
@@ -254,17 +319,18 @@ pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedCha
         Ok(chat) => chat,
         Err(reason) => return note(state, reason, true),
     };
-    if state.turn.is_some() {
-        return state.complain("still answering: Esc cancels", now);
+    if state.turn.is_some() && is_answering(state, now) {
+        return;
     }
     let notes: VecDeque<Item> = state.transcript.items().iter().filter(|i| matches!(i.kind, Kind::Note { .. })).cloned().collect();
     state.transcript.clear();
     for item in notes {
         state.transcript.push(item);
     }
-    state.editing = None;
+    leave_edit(state);
     state.sent = None;
     state.waiting = false;
+    state.unsaved_words = false;
     state.context_used = 0;
     for message in &chat.messages {
         let kind = match message.role {
@@ -298,5 +364,6 @@ pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedCha
         Err(odd) => note(state, format!("{odd} in the saved chat; its sampling is passed over, /set sets another"), true),
     }
     state.thinking = chat.thinking;
-    state.say(format!("chat of {} taken up", calendar::civil(&chat.updated)), now);
+    let with = if state.system.is_some() { " with its standing instruction (/system shows it)" } else { "" };
+    state.say(format!("chat of {} taken up{with}", calendar::civil(&chat.updated)), now);
 }

@@ -36,8 +36,7 @@ pub(super) fn event(state: &mut State, event: Event, now: Moment, out: &mut Vec<
             }
         }
         Event::Slots { asked, granted, why } => slots(state, asked, granted, why, now),
-        // A replay's player tells what of this is to be seen; of a model that runs, the person has just said it.
-        Event::Scheduling(_) => {}
+        Event::Scheduling(scheduling) => state.scheduling = Some(scheduling),
         Event::Spread { slots, why } => super::knob::spread_is(state, slots, why, now),
         Event::Failed { id, message, kind } => {
             if id.is_some() && state.turn.as_ref().map(|t| t.id) == id {
@@ -90,6 +89,7 @@ fn text(state: &mut State, id: RequestId, text: &str, (kind, step): (TextKind, u
     replayed_turn(state, id, now);
     let Some(turn) = state.turn.as_mut().filter(|t| t.id == id) else { return };
     turn.prefill = None;
+    state.unsaved_words = true;
     let epoch = state.inspector.epoch;
     state.transcript.change_answer(|item| {
         let Kind::Assistant { thinking, .. } = &mut item.kind else { return };

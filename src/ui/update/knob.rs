@@ -12,8 +12,8 @@ pub(super) fn turn(state: &mut State, by: isize, now: Moment, out: &mut Vec<Effe
     set(state, to, now, out);
 }
 
-/// The person asks for a slot count; it is kept within what the plan allows. The knob turns itself no more.
-pub(super) fn set(state: &mut State, to: usize, now: Moment, out: &mut Vec<Effect>) {
+/// The person turns to a slot count; it is kept within what the plan allows. The knob turns itself no more.
+fn set(state: &mut State, to: usize, now: Moment, out: &mut Vec<Effect>) {
     let Some((least, most)) = bounds(state, now) else { return };
     let was_auto = state.slots.auto.take().is_some();
     let wanted = to.clamp(least, most);
@@ -26,6 +26,16 @@ pub(super) fn set(state: &mut State, to: usize, now: Moment, out: &mut Vec<Effec
         state.say("slots are turned by hand again", now);
     }
     ask(state, wanted, out);
+}
+
+/// The person names a slot count. One that can't be had changes nothing: it is more likely a typing error than a wish.
+pub(super) fn ask_for(state: &mut State, wanted: usize, now: Moment, out: &mut Vec<Effect>) {
+    let Some((least, most)) = bounds(state, now) else { return };
+    if (least..=most).contains(&wanted) {
+        set(state, wanted, now, out);
+    } else {
+        state.complain(format!("slots per layer go from {least} to {most}: {wanted} changes nothing"), now);
+    }
 }
 
 fn ask(state: &mut State, wanted: usize, out: &mut Vec<Effect>) {

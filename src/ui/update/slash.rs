@@ -1,11 +1,13 @@
 //! Carrying out slash commands, and picking from lists.
 
 use super::{chat, knob};
-use crate::events::Command;
+use crate::events::{Command, ModelSource};
+use crate::trace::scheduling;
 use crate::ui::command::{self, Copied, Slash};
 use crate::ui::keys::{Takes, COMMANDS};
 use crate::ui::markdown;
 use crate::ui::message::{Effect, EngineCommand, Moment};
+use crate::ui::overlay;
 use crate::ui::session;
 use crate::ui::state::{EngineState, Overlay, State};
 use crate::ui::tint::Tint;
@@ -27,8 +29,38 @@ pub(super) fn is_whole(line: &str) -> bool {
     known.is_some_and(|c| line.contains(' ') || c.takes == Takes::Nothing || c.arguments.starts_with('[')) && command::parse(line).is_ok()
 }
 
+/// A recording has no use for these: there is nobody who would answer.
+fn needs_a_model(slash: &Slash) -> bool {
+    use Slash::{Edit, Model, New, Regenerate, Resume, Set, System, Think};
+    matches!(slash, New | Resume | Regenerate | Edit | Set(..) | System(_) | Think(_) | Model(_))
+}
+
+/// Opens a model in place of the one at hand.
+pub(super) fn open_model(state: &mut State, source: ModelSource, out: &mut Vec<Effect>) {
+    if state.turn.is_some() {
+        chat::cancel(state, out);
+    }
+    state.source = Some(source.clone());
+    state.scheduling = None;
+    state.engine = EngineState::Loading { stage: "opening".into(), done: 0, total: 0 };
+    let command = Command::Open { source, options: state.load.clone() };
+    out.push(Effect::Engine(EngineCommand(command)));
+}
+
+/// What was to be opened is no model: everything stays as it is.
+pub(super) fn stay(state: &mut State, reason: &str) {
+    let stays = match &state.card {
+        Some(card) => format!("; {} stays open", crate::ui::sanitize::one_line(&card.name, 40)),
+        None => String::new(),
+    };
+    chat::note(state, format!("{reason}{stays}"), true);
+}
+
 /// Carries out a command.
 pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Effect>) {
+    if needs_a_model(&slash) && chat::is_only_watched(state, now) {
+        return;
+    }
     match slash {
         Slash::Help => state.overlay = Some(Overlay::Help(0)),
         Slash::New => chat::new_chat(state, now, out),
@@ -40,10 +72,14 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
             let text = session::to_markdown(&state.saved_chat(now));
             out.push(Effect::Export(path, text));
         }
-        Slash::Slots(count) => knob::set(state, count, now, out),
+        Slash::Slots(count) => knob::ask_for(state, count, now, out),
         Slash::SlotsSpread(on) => knob::spread(state, on, now, out),
         Slash::SlotsAuto(Some(target)) => knob::begin_auto(state, target, now, out),
         Slash::SlotsAuto(None) => knob::end_auto(state, now),
+        Slash::ShowPolicy => {
+            let words = policy_words(state);
+            chat::note(state, words, false);
+        }
         Slash::Policy(name) => {
             out.push(Effect::Engine(EngineCommand(Command::SetPolicy(name.clone()))));
             state.say(format!("policy {name} from the next step on"), now);
@@ -56,6 +92,13 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
             }
             Err(reason) => state.complain(reason, now),
         },
+        Slash::ShowSystem => {
+            let words = match &state.system {
+                Some(text) => format!("standing instruction (/system off removes it): {text}"),
+                None => "there is no standing instruction; /system TEXT sets one".to_owned(),
+            };
+            chat::note(state, words, false);
+        }
         Slash::System(text) => {
             let words = if text.is_some() { "set" } else { "removed" };
             state.system = text;
@@ -66,18 +109,9 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
             let can = state.card.as_ref().is_none_or(|c| c.can_think);
             state.say(if can { "from the next turn on" } else { "this model's template knows no such switch" }, now);
         }
-        Slash::Model(source) => {
-            if state.replay.is_some() {
-                return state.complain("this is a recorded trace; start the program again to open a model", now);
-            }
-            if state.turn.is_some() {
-                chat::cancel(state, out);
-            }
-            state.source = Some(source.clone());
-            state.engine = EngineState::Loading { stage: "opening".into(), done: 0, total: 0 };
-            let command = Command::Open { source, options: state.load.clone() };
-            out.push(Effect::Engine(EngineCommand(command)));
-        }
+        Slash::Model(ModelSource::Demo) => open_model(state, ModelSource::Demo, out),
+        // A typing error must not cost the model that is open.
+        Slash::Model(source) => out.push(Effect::Look(source)),
         Slash::ListThemes => {
             let names = state.theme_names.join(", ");
             chat::note(state, format!("themes: {names}; now {}", state.theme.name), false);
@@ -86,6 +120,16 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
         Slash::Ascii(on) => out.push(Effect::ReadTheme(state.theme.name.clone(), on)),
         Slash::Tint(tint) => set_tint(state, tint, now),
         Slash::Quit => chat::quit(state, now, out),
+    }
+}
+
+/// The policy in force, and how it admits.
+fn policy_words(state: &State) -> String {
+    let simulated = state.replay.as_ref().and_then(|player| player.simulated);
+    match (simulated, &state.scheduling) {
+        (Some((policy, slots)), _) => format!("policy {policy} with {slots} slots per layer, simulated"),
+        (None, Some(told)) => format!("policy {}", scheduling::words(told)),
+        (None, None) => "which policy decides is not known".to_owned(),
     }
 }
 
@@ -120,8 +164,10 @@ fn copy(state: &mut State, what: Copied, now: Moment, out: &mut Vec<Effect>) {
 
 /// Takes the selected entry of the list that lies over the panes.
 pub(super) fn pick(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
-    match state.overlay.take() {
-        Some(Overlay::Palette(at)) => {
+    let Some(at) = state.overlay.as_ref().and_then(overlay::selected) else { return };
+    match &state.overlay {
+        Some(Overlay::Palette(_)) => {
+            state.overlay = None;
             let Some(command) = COMMANDS.get(at) else { return };
             let line = format!("/{}", command.name);
             if is_whole(&line) {
@@ -130,19 +176,19 @@ pub(super) fn pick(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
                 }
             } else {
                 state.focus = crate::ui::state::Focus::Chat;
+                let draft = state.composer.text().to_owned();
+                state.composer.remember(&draft);
                 state.composer.set(format!("{line} "));
             }
         }
-        Some(Overlay::Chats(chats, at)) => match chats.get(at) {
-            Some(chat) if chat.problem.is_none() => {
+        Some(Overlay::Chats(chats, _)) => match chats.get(at).map(|c| (c.id.clone(), c.problem.clone())) {
+            Some((id, None)) => {
+                state.overlay = None;
                 chat::save(state, now, out);
-                out.push(Effect::ReadChat(chat.id.clone()));
+                out.push(Effect::ReadChat(id));
             }
-            Some(chat) => {
-                let reason = chat.problem.clone().unwrap_or_default();
-                state.complain(format!("{} can't be read and is left alone: {reason}", chat.id), now);
-                state.overlay = Some(Overlay::Chats(chats, at));
-            }
+            // The list itself says why.
+            Some((id, Some(_))) => state.complain(format!("{id} can't be read and is left alone"), now),
             None => {}
         },
         Some(Overlay::Help(_)) | None => {}

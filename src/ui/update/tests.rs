@@ -7,7 +7,7 @@ use crate::ui::session::{Listed, SavedChat, SavedMessage};
 use crate::ui::state::EngineState;
 use crate::ui::theme::Theme;
 use crate::ui::transcript::Kind;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A screen driven by a script: keys and events in, effects out.
 pub(in crate::ui) struct Script {
@@ -569,10 +569,11 @@ fn a_saved_chat_is_taken_up_and_a_broken_one_is_named_and_left() {
 #[test]
 fn a_chat_that_cannot_be_saved_is_said_once_and_shown_until_it_can() {
     let mut s = Script::ready();
-    s.send(Message::Saved(Err("disk full".into())));
+    s.send(Message::Saved(s.state.chat_id.clone(), Err("disk full".into())));
     assert!(s.notice().contains("disk full"));
     assert!(s.state.unsaved.is_some());
-    s.send(Message::Saved(Ok(())));
+    let id = s.state.chat_id.clone();
+    s.send(Message::Saved(id.clone(), Ok(id)));
     assert!(s.state.unsaved.is_none());
 }
 
@@ -626,8 +627,9 @@ fn a_replay_can_be_watched_but_not_asked() {
     let mut s = Script::new(80, 24);
     let said = |text: &str| Event::Text { id: 90, text: text.into(), kind: TextKind::Answer, step: 0 };
     s.send(replay(&[said("said then")], status.clone()));
-    assert_eq!(asked(&s.say("hello")), None);
-    assert!(s.notice().contains("recorded trace"));
+    assert_eq!(asked(&s.say("hello there")), None);
+    assert!(s.notice().contains("recorded trace") && s.state.composer.text() == "hello there");
+    s.ctrl('c');
     assert_eq!(s.press(KeyCode::Char(' ')), [Effect::Play(PlayerAction::Toggle)]);
     assert_eq!(s.press(KeyCode::Char(';')), [Effect::Play(PlayerAction::Turn)]);
     assert_eq!(s.press(KeyCode::Char('>')), [Effect::Play(PlayerAction::Speed(2.0))]);
@@ -681,4 +683,244 @@ fn a_comparison_is_walked_and_zoomed_with_the_keys_of_the_heatmap() {
     s.press(KeyCode::Char('d'));
     s.press(KeyCode::Esc);
     assert!(!s.state.heatmap().zoomed() && s.state.focus == Focus::Heatmap);
+}
+
+#[test]
+fn in_a_replay_keys_are_text_as_soon_as_something_is_typed() {
+    let status = crate::trace::player::Status { speed: 1.0, ..Default::default() };
+    let mut s = Script::new(80, 24);
+    s.send(replay(&[], status));
+    assert_eq!(s.say("/slots 6"), [Effect::WantSlots(6)]);
+    assert!(s.state.composer.is_empty());
+    s.type_text("/save a-b.[c];<d>+,");
+    assert_eq!(s.state.composer.text(), "/save a-b.[c];<d>+,");
+    s.state.focus = Focus::Heatmap;
+    assert_eq!(s.press(KeyCode::Char(' ')), [Effect::Play(PlayerAction::Toggle)], "in a pane they play");
+}
+
+#[test]
+fn a_recording_refuses_what_needs_a_model() {
+    let mut s = Script::new(80, 24);
+    s.send(replay(&[], crate::trace::player::Status::default()));
+    for line in ["/new", "/regen", "/edit", "/resume", "/set top_k 3", "/system be brief", "/think on", "/model demo", "/model x.gguf"] {
+        let before = s.state.sampling.clone();
+        s.type_text(line);
+        s.state.popup = None;
+        assert!(s.press(KeyCode::Enter).is_empty(), "{line}");
+        assert!(s.notice().contains("watched, not asked"), "{line}: {}", s.notice());
+        assert_eq!((&s.state.sampling, &s.state.system, s.state.transcript.items().len()), (&before, &None, 1), "{line}");
+        s.state.notices.clear();
+    }
+    s.ctrl('y');
+    assert!(s.notice().contains("watched, not asked"));
+}
+
+#[test]
+fn a_draft_comes_back_when_an_earlier_prompt_was_edited() {
+    let mut s = Script::ready();
+    s.say("first");
+    s.answer("a");
+    s.finish(FinishReason::Stop);
+    let edit = |s: &mut Script| {
+        s.press(KeyCode::Esc);
+        s.press(KeyCode::Esc);
+        assert_eq!((s.state.composer.text(), s.state.editing), ("first", Some(0)));
+    };
+    s.type_text("my precious draft");
+    edit(&mut s);
+    s.ctrl('c');
+    assert_eq!((s.state.composer.text(), s.state.editing), ("my precious draft", None), "Ctrl-C");
+    edit(&mut s);
+    (0..5).for_each(|_| drop(s.press(KeyCode::Backspace)));
+    s.press(KeyCode::Esc);
+    assert_eq!((s.state.composer.text(), s.state.editing), ("my precious draft", None), "Esc on an empty input");
+    edit(&mut s);
+    s.type_text(" changed");
+    s.ctrl('c');
+    s.press(KeyCode::Up);
+    assert_eq!(s.state.composer.text(), "first changed", "what was changed is in the history");
+    s.press(KeyCode::Down);
+    edit(&mut s);
+    assert_eq!(asked(&s.press(KeyCode::Enter)).unwrap(), ["first"]);
+    assert_eq!(s.state.composer.text(), "my precious draft", "sent");
+}
+
+#[test]
+fn a_draft_that_a_command_or_a_search_replaces_is_in_the_history() {
+    let mut s = Script::ready();
+    s.type_text("my draft");
+    s.ctrl('p');
+    s.type_text("another model");
+    s.press(KeyCode::Enter);
+    assert_eq!(s.state.composer.text(), "/model ");
+    s.ctrl('c');
+    s.press(KeyCode::Up);
+    s.press(KeyCode::Up);
+    assert_eq!(s.state.composer.text(), "my draft");
+    s.ctrl('c');
+    s.type_text("second");
+    s.ctrl('r');
+    s.type_text("my");
+    s.press(KeyCode::Enter);
+    assert_eq!(s.state.composer.text(), "my draft");
+    s.press(KeyCode::Up);
+    assert_eq!(s.state.composer.text(), "second");
+}
+
+#[test]
+fn a_file_is_looked_at_before_the_open_model_is_let_go() {
+    let mut s = Script::ready();
+    s.say("go");
+    let typo = crate::events::ModelSource::Path("/typo.gguf".into());
+    assert_eq!(s.say("/model /typo.gguf"), [Effect::Look(typo.clone())]);
+    assert!(s.send(Message::Looked(typo.clone(), Err("/typo.gguf: no such file".into()))).is_empty());
+    assert!(s.state.turn.is_some() && s.state.engine == EngineState::Ready && s.state.source.is_none(), "it goes on");
+    let said = &s.state.transcript.items().last().unwrap().text;
+    assert!(said.contains("no such file") && said.contains("Tiny stays open"), "{said}");
+    s.answer("still here");
+    s.finish(FinishReason::Stop);
+    let effects = s.send(Message::Looked(typo, Ok(())));
+    assert!(matches!(effects[..], [Effect::Engine(EngineCommand(Command::Open { .. }))]));
+}
+
+#[test]
+fn a_notice_ends_with_what_it_is_about() {
+    let mut s = Script::ready();
+    s.ctrl('c');
+    assert!(s.notice().contains("again quits"));
+    s.wait(1400);
+    s.send(Message::Tick);
+    assert!(s.notice().contains("again quits"), "it stands as long as it holds");
+    assert_eq!(s.ctrl('c').last(), Some(&Effect::Quit(0)));
+    s.ctrl('c');
+    s.type_text("x");
+    assert!(s.notice().is_empty(), "another key has come");
+    s.press(KeyCode::Backspace);
+    assert!(s.ctrl('c').is_empty(), "and the first one no longer counts");
+    s.now.at = s.state.deadline().unwrap();
+    s.send(Message::Tick);
+    assert!(s.notice().is_empty() && s.ctrl('c').is_empty());
+
+    s.say("one");
+    s.say("two");
+    assert!(s.notice().contains("still answering"));
+    s.answer("a");
+    s.finish(FinishReason::Stop);
+    assert!(s.notice().is_empty(), "{}", s.notice());
+
+    s.ctrl('c');
+    s.press(KeyCode::Esc);
+    s.press(KeyCode::Esc);
+    assert!(s.notice().contains("editing"));
+    s.ctrl('c');
+    assert!(s.notice().is_empty());
+
+    s.say("/slotss 3");
+    assert!(s.notice().contains("no command"));
+    s.ctrl('c');
+    assert!(s.notice().is_empty());
+
+    s.engine(Event::LoadFailed { message: "x".into(), kind: FailureKind::File });
+    s.say("hi");
+    assert!(s.notice().contains("no model is open"));
+    s.engine(Event::Ready { card: Box::new(card()) });
+    assert!(s.notice().is_empty());
+}
+
+#[test]
+fn who_only_looks_at_a_chat_writes_nothing() {
+    let mut s = Script::ready();
+    s.say("hello");
+    s.answer("hi");
+    s.finish(FinishReason::Stop);
+    let id = s.state.chat_id.clone();
+    let chat = s.state.saved_chat(s.now);
+    let mut other = Script::ready();
+    other.send(Message::ChatRead(id.clone(), Ok(Box::new(chat))));
+    assert_eq!(other.say("/quit"), [Effect::Quit(0)]);
+    assert!(saved(&other.say("/new")).is_none());
+    assert_eq!(s.say("/quit"), [Effect::Quit(0)], "all of it is on the disk");
+    // What could not be written is given to the disk again.
+    s.send(Message::Saved(id, Err("disk full".into())));
+    assert!(saved(&s.say("/quit")).is_some());
+}
+
+#[test]
+fn a_chat_that_another_window_went_on_with_goes_on_under_its_own_name() {
+    let mut s = Script::ready();
+    s.say("hello");
+    let id = s.state.chat_id.clone();
+    s.send(Message::Saved(id.clone(), Ok(id.clone())));
+    assert_eq!((s.state.chat_id.as_str(), s.state.transcript.items().len()), (id.as_str(), 2));
+    s.send(Message::Saved(id, Ok("other".into())));
+    assert_eq!(s.state.chat_id, "other");
+    assert!(s.state.transcript.items().iter().any(|i| i.text.contains("another window")));
+    s.send(Message::Saved("older".into(), Ok("elsewhere".into())));
+    assert_eq!(s.state.chat_id, "other", "an answer about another chat");
+}
+
+#[test]
+fn a_slot_count_that_is_not_to_be_had_changes_nothing() {
+    let mut s = Script::ready();
+    for wrong in ["/slots 99", "/slots 0"] {
+        assert!(s.say(wrong).is_empty());
+        assert!(s.notice().contains("from 2 to 8"), "{}", s.notice());
+        assert_eq!(s.state.slots.asked, 4);
+    }
+}
+
+#[test]
+fn policy_and_standing_instruction_are_told_when_asked_for() {
+    let mut s = Script::ready();
+    let last = |s: &Script| s.state.transcript.items().last().map(|i| i.text.clone()).unwrap_or_default();
+    let told = crate::events::Scheduling { policy: "lfu".into(), ..Default::default() };
+    s.engine(Event::Scheduling(told));
+    s.say("/policy");
+    assert!(last(&s).contains("policy lfu"), "{}", last(&s));
+    s.say("/system be brief");
+    s.say("/system");
+    assert!(last(&s).contains("be brief") && s.state.system.is_some(), "{}", last(&s));
+    s.say("/system off");
+    s.say("/system");
+    assert!(last(&s).contains("no standing instruction") && s.state.system.is_none());
+}
+
+#[test]
+fn lists_become_shorter_by_typing() {
+    let mut s = Script::ready();
+    s.ctrl('p');
+    s.type_text("colours q");
+    assert_eq!(s.state.overlay.as_ref().map(crate::ui::overlay::count), Some(0));
+    s.press(KeyCode::Backspace);
+    s.press(KeyCode::Backspace);
+    s.press(KeyCode::Enter);
+    assert!(s.state.overlay.is_none() && s.state.transcript.items().last().unwrap().text.starts_with("themes:"));
+    let listed = |id: &str, problem: Option<&str>| Listed {
+        id: id.into(),
+        title: format!("about {id}"),
+        updated: String::new(),
+        messages: 2,
+        problem: problem.map(Into::into),
+    };
+    s.send(Message::Chats(vec![listed("foxes", None), listed("cats", None), listed("dogs", Some("cut off"))], true));
+    s.type_text("cat");
+    assert_eq!(s.press(KeyCode::Enter), [Effect::ReadChat("cats".into())]);
+    s.send(Message::Chats(vec![listed("dogs", Some("cut off"))], true));
+    assert!(s.press(KeyCode::Enter).is_empty());
+    assert!(s.notice().contains("dogs") && s.state.overlay.is_some(), "the list stays, and says why");
+}
+
+#[test]
+fn the_help_scrolls_by_pages_of_what_is_seen_and_no_further_than_its_end() {
+    let mut s = Script::ready();
+    s.press(KeyCode::F(1));
+    let at = |s: &Script| if let Some(Overlay::Help(at)) = s.state.overlay { at } else { panic!("no help") };
+    s.press(KeyCode::PageDown);
+    assert_eq!(at(&s), 19, "twenty rows are seen at 80x24, one of them again");
+    s.press(KeyCode::End);
+    let end = at(&s);
+    s.press(KeyCode::Down);
+    assert_eq!(at(&s), end);
+    s.press(KeyCode::Up);
+    assert_eq!(at(&s), end - 1, "the first press back is seen");
 }

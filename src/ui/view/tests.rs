@@ -3,7 +3,7 @@ use crate::events::{Event, FinishReason, TextKind};
 use crate::ui::inspector::tests::{Told, WORDS};
 use crate::ui::message::Message;
 use crate::ui::palette::ColorDepth;
-use crate::ui::state::{Focus, Overlay};
+use crate::ui::state::{Focus, Overlay, Pick};
 use crate::ui::theme::Theme;
 use crate::ui::update::tests::Script;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -78,7 +78,7 @@ fn plain_ascii_means_every_cell() {
     s.answer("- a\n\n> b\n\n---\n\n| a | b |\n|---|---|\n| 1 | 2 |\n");
     s.send(Message::Step(Box::default()));
     s.send(Message::Fold);
-    for overlay in [None, Some(Overlay::Help(0)), Some(Overlay::Palette(3))] {
+    for overlay in [None, Some(Overlay::Help(0)), Some(Overlay::Palette(Pick { query: String::new(), at: 3 }))] {
         s.state.overlay = overlay;
         for line in screen(&mut s, 130, 40) {
             assert!(line.is_ascii(), "{line}");
@@ -255,6 +255,142 @@ fn a_token_in_folded_reasoning_is_shown_on_the_fold() {
     assert_ne!(reversed(&mut s), before);
 }
 
+#[test]
+fn what_lies_over_the_panes_leaves_the_status_line_and_cuts_nothing() {
+    use crate::ui::session::Listed;
+    let problem = "missing field `created` at line 12 column 40, and the rest of a reason that has to be read to its very end";
+    let chat = |n: usize| Listed {
+        id: format!("2026112{n}"),
+        title: format!("chat {n}"),
+        updated: "2026-11-26T10:00:00Z".into(),
+        messages: 1,
+        problem: (n == 0).then(|| problem.to_owned()),
+    };
+    let mut s = Script::ready();
+    for (columns, rows) in [(120, 32), (80, 24), (40, 10)] {
+        for overlay in [Overlay::Help(0), Overlay::Palette(Pick::default()), Overlay::Chats((0..60).map(chat).collect(), Pick::default())] {
+            s.state.overlay = Some(overlay);
+            s.send(Message::Say("the reason".into()));
+            let lines = screen(&mut s, columns, rows);
+            assert!(lines.last().unwrap().contains("the reason"), "{lines:#?}");
+            if let Some(Overlay::Chats(..)) = s.state.overlay {
+                let words: String = lines.iter().map(|l| format!("{} ", l.trim_matches(['│', ' ', '▸']))).collect();
+                let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+                assert!(words.contains("to its very end"), "{lines:#?}");
+            }
+        }
+    }
+    s.state.overlay = Some(Overlay::Palette(Pick::default()));
+    let text = screen(&mut s, 80, 24).join("\n");
+    assert!(text.contains("/slots N | auto | spread | off") && text.contains("tint the tokens of the chat by what"), "{text}");
+}
+
+#[test]
+fn a_small_terminal_shows_the_pane_with_the_keyboard_alone() {
+    let mut s = talked();
+    s.state.notices.clear();
+    screen(&mut s, 50, 12);
+    s.press(KeyCode::Tab);
+    let lines = screen(&mut s, 50, 12);
+    assert!(lines[0].contains("experts 2 × 8") && !lines.join("\n").contains("Name a colour"), "{lines:#?}");
+    s.press(KeyCode::Tab);
+    assert!(screen(&mut s, 50, 12)[0].contains("memory"));
+    s.press(KeyCode::Esc);
+    assert!(screen(&mut s, 50, 12).join("\n").contains("Name a colour"));
+    assert_eq!(screen(&mut s, 5, 2), ["small", "20x5"]);
+}
+
+#[test]
+fn the_welcome_is_read_whole_at_every_width() {
+    let mut s = Script::ready();
+    for columns in [50, 36] {
+        let text = screen(&mut s, columns, 20).join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        for words in ["it shows how things work and is often wrong", "4 slots per layer", "/ all commands.", "Tab goes to the panes."] {
+            assert!(text.contains(words), "{words} at {columns}: {text}");
+        }
+    }
+}
+
+#[test]
+fn an_input_that_is_higher_than_its_room_says_on_which_side() {
+    let mut s = Script::ready();
+    for n in 0..30 {
+        s.type_text(&format!("line {n}"));
+        s.send(Message::Key(KeyEvent::new(KeyCode::Enter, KeyModifiers::ALT)));
+    }
+    let marks = |s: &mut Script| {
+        let text = screen(s, 50, 15).join("\n");
+        (text.contains("↑ line"), text.contains("↓ line"))
+    };
+    assert_eq!(marks(&mut s), (true, false));
+    (0..12).for_each(|_| drop(s.press(KeyCode::Up)));
+    assert_eq!(marks(&mut s), (true, true));
+    (0..40).for_each(|_| drop(s.press(KeyCode::Up)));
+    assert_eq!(marks(&mut s), (false, true));
+}
+
+#[test]
+fn slots_of_a_warm_start_are_not_called_empty_before_the_first_step() {
+    let mut s = Script::ready();
+    s.send(Message::Gauges(crate::events::Gauges { slots_used: 8000, ..Default::default() }));
+    let text = screen(&mut s, 120, 32).join("\n");
+    assert!(text.contains("in use the next step will tell") && text.contains("no step yet"), "{text}");
+    s.send(Message::Gauges(crate::events::Gauges::default()));
+    assert!(screen(&mut s, 120, 32).join("\n").contains("0 of 8"), "a cold one is known to be empty");
+}
+
+#[test]
+fn the_same_share_of_the_context_stands_everywhere() {
+    let mut s = Script::ready();
+    let context_used = 148;
+    if let Some(card) = &mut s.state.card {
+        card.context = 512;
+    }
+    s.send(Message::Step(Box::new(crate::events::StepRecord { context_used, ..Default::default() })));
+    s.send(Message::Fold);
+    let text = screen(&mut s, 200, 60).join("\n");
+    assert!(text.contains("ctx 29% of 512") && text.contains("148 of 512  29%"), "{text}");
+}
+
+#[test]
+fn the_policy_in_force_is_in_the_status_line() {
+    let mut s = Script::ready();
+    s.engine(Event::Scheduling(crate::events::Scheduling { policy: "lfu".into(), ..Default::default() }));
+    assert!(screen(&mut s, 120, 32).last().unwrap().contains("policy lfu"));
+}
+
+#[test]
+fn a_notice_that_is_too_long_is_seen_to_be_cut() {
+    let mut s = Script::ready();
+    s.send(Message::Say("words ".repeat(30)));
+    let line = screen(&mut s, 60, 16).pop().unwrap();
+    assert!(line.ends_with('…'), "{line}");
+}
+
+#[test]
+fn a_recording_that_ends_before_a_model_is_open_says_so() {
+    use crate::trace::player::{Fold, Frame, Status};
+    let mut fold = crate::ui::replay_fold::ReplayFold::new();
+    fold.event(std::time::Duration::ZERO, Event::Loading { stage: "binding the weights".into(), done: 0, total: 0 });
+    let mut s = Script::new(80, 24);
+    s.send(Message::Frame(Box::new(Frame { status: Status { ended: true, ..Status::default() }, fold, difference: None })));
+    let text = screen(&mut s, 80, 24).join("\n");
+    assert!(text.contains("the recording ends before a model is open") && !text.contains("binding"), "{text}");
+}
+
+#[test]
+fn a_replay_shows_no_memory_that_was_not_measured() {
+    use crate::trace::player::{Fold, Frame, Status};
+    let mut stream = crate::ui::experts_state::stream::Stream::new(2, 8, 2, 4, 3);
+    let mut fold = crate::ui::replay_fold::ReplayFold::new();
+    fold.event(std::time::Duration::ZERO, Event::Ready { card: Box::new(stream.card()) });
+    (0..9).for_each(|_| fold.step(stream.token()));
+    let mut s = Script::new(200, 60);
+    s.send(Message::Frame(Box::new(Frame { status: Status::default(), fold, difference: None })));
+    let text = screen(&mut s, 200, 60).join("\n");
+    assert!(text.contains("context ") && text.contains("in slots") && !text.contains("0 B"), "{text}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
@@ -269,8 +405,8 @@ proptest! {
         s.state.side = Focus::ALL[side];
         s.state.overlay = match overlay {
             1 => Some(Overlay::Help(usize::from(rows))),
-            2 => Some(Overlay::Palette(5)),
-            3 => Some(Overlay::Chats(Vec::new(), 0)),
+            2 => Some(Overlay::Palette(Pick { query: text.chars().take(2).collect(), at: 5 })),
+            3 => Some(Overlay::Chats(Vec::new(), Pick::default())),
             _ => None,
         };
         s.send(Message::Resize(columns, rows));
