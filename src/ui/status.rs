@@ -107,7 +107,8 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
     if let Some(pause) = state.inspector.pause() {
         add("", format!("{}, Alt-0 live", super::heatmap::paused_words(pause)), Face::Selection, 0);
     } else if state.replay.is_none() && state.card.as_ref().is_some_and(|c| !c.is_dense()) {
-        add("", "LIVE".into(), Face::Dim, 5);
+        // The heatmap says so as well.
+        add("", "LIVE".into(), Face::Dim, 7);
     }
     if let Some(card) = &state.card {
         // The same numbers as in the memory pane, over the same tokens.

@@ -263,7 +263,7 @@ pub(super) fn edit_previous(state: &mut State, now: Moment) {
             }
             state.composer.set(state.transcript.items()[at].text.clone());
             state.editing = Some(at);
-            state.say_while(While::Editing, "editing: Enter answers from here in a new chat, Ctrl-C leaves", now);
+            state.say_while(While::Editing, "editing: Ctrl-C leaves, Enter answers from here in a new chat", now);
         }
         None if state.editing.is_some() => state.say("this is the first prompt", now),
         None => state.say("nothing was asked yet", now),
