@@ -9,10 +9,26 @@ use crate::ui::theme::Theme;
 use crate::ui::{clipboard, editor, terminal};
 use color_eyre::eyre::WrapErr;
 use crossterm::event::EventStream;
+use nix::sys::signal::{raise, Signal};
 use std::time::{Duration, Instant};
 
-/// How long the thread that reads keys may take to end.
+/// How long the thread that reads keys may take to end, each time it is called home.
 const READER_WAIT: Duration = Duration::from_millis(50);
+/// How often it is called.
+const READER_CALLS: usize = 4;
+
+/// Lets threads of a reader of keys end that was dropped. The one call that crossterm has for them may be heard by another of its
+/// readers, or by a thread that is only on its way to the terminal; then it would wait there for a key, and nobody else, the next
+/// reader of keys included, could so much as begin before one came. An event that waits to be read sends home whoever comes: the news
+/// of a window that changed its size, which does no harm.
+fn send_readers_home() {
+    for _ in 0..READER_CALLS {
+        // On a dead terminal crossterm would not come back.
+        if terminal::is_gone() || raise(Signal::SIGWINCH).is_err() || !matches!(crossterm::event::poll(READER_WAIT), Ok(false)) {
+            return;
+        }
+    }
+}
 
 impl App {
     pub(super) fn carry_out(&mut self, effect: Effect) {
@@ -95,10 +111,9 @@ impl App {
 
     /// Gives the terminal to another program.
     pub(super) fn release(&mut self) {
-        // The reader of keys must not take what is typed there. Its thread ends when it is next scheduled; until then it
-        // could swallow the news of a key that is meant for the reader after it.
+        // The reader of keys must not take what is typed there.
         self.input = None;
-        let _ = crossterm::event::poll(READER_WAIT);
+        send_readers_home();
         let _ = self.pipe.wait(FRAME_WAIT);
         terminal::leave();
     }
