@@ -1,9 +1,9 @@
-//! SwiGLU experts on the CPU: all rows of all routed experts of a layer in one fork-join for gate and up, one for down.
+//! Experts on the CPU: all rows of all routed experts of a layer in one fork-join for gate and up, one for down.
 
-use super::store::Projection;
+use super::store::LayerExperts;
 use super::tier::{Group, Grouped, ABSENT};
 use super::{ExpertError, Routing};
-use crate::kernels::rows::{for_rows, swiglu};
+use crate::kernels::rows::for_rows;
 use crate::kernels::{matmul, Activations, Job, Pool};
 
 /// Weights of one expert as the products read them: gate, up, down.
@@ -18,6 +18,8 @@ pub(super) struct Buffers {
     up: Vec<f32>,
     /// `[pairs, hidden]`, not yet weighted.
     out: Vec<f32>,
+    /// The expert of each row, where experts have biases.
+    expert_of: Vec<u16>,
     iota: Vec<u32>,
 }
 
@@ -33,14 +35,20 @@ impl Buffers {
     pub(super) fn run(
         &mut self,
         pool: &Pool,
-        shape: &[Projection; 3],
+        layer: &LayerExperts,
         groups: &[Group],
         grouped: &Grouped,
         weights: &[Parts<'_>],
     ) -> Result<(), ExpertError> {
         let (Some(first), Some(last)) = (groups.first(), groups.last()) else { return Ok(()) };
         let span = first.pairs.start..last.pairs.end;
+        let shape = &layer.shape;
         let (ff, hidden) = (shape[0].rows, shape[2].rows);
+        let biases = layer.biases.as_deref();
+        self.expert_of.clear();
+        if biases.is_some() {
+            self.expert_of.extend(groups.iter().flat_map(|g| g.pairs.clone().map(|_| g.expert)));
+        }
         self.gate.resize(span.len() * ff, 0.0);
         self.up.resize(span.len() * ff, 0.0);
 
@@ -57,8 +65,17 @@ impl Buffers {
         matmul(pool, &mut self.input, &mut jobs)?;
         drop(jobs);
 
+        let expert_of = &self.expert_of;
+        if let Some(biases) = biases {
+            for_rows(pool, &mut self.up, ff, &|i, row| add(row, biases.expert(expert_of[i])[1]));
+        }
         let up = &self.up;
-        for_rows(pool, &mut self.gate, ff, &|i, row| swiglu(row, &up[i * ff..(i + 1) * ff]));
+        for_rows(pool, &mut self.gate, ff, &|i, row| {
+            if let Some(biases) = biases {
+                add(row, biases.expert(expert_of[i])[0]);
+            }
+            layer.activation.apply(row, &up[i * ff..(i + 1) * ff]);
+        });
         self.inner.set(&self.gate, span.len(), ff);
 
         let mut jobs = Vec::with_capacity(groups.len());
@@ -70,6 +87,11 @@ impl Buffers {
             jobs.push(Job { ty: shape[2].ty, rows: hidden, weights: parts[2], pick, out: mine });
         }
         matmul(pool, &mut self.inner, &mut jobs)?;
+        drop(jobs);
+        if let Some(biases) = biases {
+            let out = &mut self.out[span.start * hidden..span.end * hidden];
+            for_rows(pool, out, hidden, &|i, row| add(row, biases.expert(expert_of[i])[2]));
+        }
         Ok(())
     }
 
@@ -90,4 +112,9 @@ impl Buffers {
         });
         y
     }
+}
+
+/// `row += bias`
+fn add(row: &mut [f32], bias: &[f32]) {
+    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
 }

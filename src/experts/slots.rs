@@ -143,7 +143,7 @@ impl Tier for CpuTier {
                 Source::Host => host_parts(&host.experts[usize::from(g.expert)]),
             })
             .collect();
-        buffers.run(pool, &host.shape, hits, grouped, &weights)?;
+        buffers.run(pool, host, hits, grouped, &weights)?;
         time.hits += start.elapsed();
 
         let start = Instant::now();
@@ -153,7 +153,7 @@ impl Tier for CpuTier {
             let expert = |g: &Group| &host.experts[usize::from(g.expert)];
             later[..wave.min(later.len())].iter().for_each(|g| reading.expect(expert(g)));
             let weights: Vec<Parts<'_>> = now.iter().map(|g| host_parts(expert(g))).collect();
-            buffers.run(pool, &host.shape, now, grouped, &weights)?;
+            buffers.run(pool, host, now, grouped, &weights)?;
             if window.is_some() {
                 now.iter().for_each(|g| drop_pages(expert(g)));
             }

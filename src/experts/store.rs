@@ -1,6 +1,8 @@
 //! The host tier: where every expert's bytes are in the mapped file.
 
 use crate::gguf::{Advice, Bytes, GgmlType};
+use crate::kernels::rows::Activation;
+use std::sync::Arc;
 
 /// Shape and type of one of the three maps of an expert: `[rows, cols]`, `cols` contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +54,40 @@ impl ReadAhead {
     }
 }
 
+/// What is added to the products of every expert of a layer: of gate and up `[experts, ff]`, of down `[experts, hidden]`. They are a thousandth of
+/// the weights, and stay with the trunk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Biases {
+    of: [Vec<f32>; 3],
+    experts: usize,
+}
+
+impl Biases {
+    /// Of gate, up and down.
+    #[must_use]
+    pub fn new(of: [Vec<f32>; 3], experts: usize) -> Self {
+        Self { of, experts }
+    }
+
+    /// Of one expert: gate, up and down.
+    #[must_use]
+    pub fn expert(&self, expert: u16) -> [&[f32]; 3] {
+        self.of.each_ref().map(|all| {
+            let len = all.len() / self.experts.max(1);
+            &all[usize::from(expert) * len..][..len]
+        })
+    }
+}
+
 /// The routed experts of one layer. All of them have the same three shapes.
 #[derive(Clone)]
 pub struct LayerExperts {
     /// Gate, up and down.
     pub shape: [Projection; 3],
+    /// What gate and up become together.
+    pub activation: Activation,
+    /// Shared by all copies of the store.
+    pub biases: Option<Arc<Biases>>,
     /// By expert id.
     pub experts: Vec<HostExpert>,
 }

@@ -53,6 +53,22 @@ pub enum Cached<'a> {
     },
 }
 
+/// What queries of a layer see.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sight<'a> {
+    /// So many positions, their own the last; `None`: all up to their own.
+    pub window: Option<usize>,
+    /// `[query]`: a score per head that takes its share of the softmax and has no value (Xiao et al., arXiv 2309.17453; gpt-oss learns it).
+    pub sinks: Option<&'a [f32]>,
+}
+
+impl Sight<'_> {
+    /// The first position that a query at `position` sees.
+    fn begin(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+}
+
 /// Where the first value of the key at `position` of a group lies in [`Cached`] keys; those that follow are [`BLOCK`] apart.
 #[must_use]
 pub fn key_at(group: usize, position: usize, context: usize, key_dim: usize) -> usize {
@@ -72,9 +88,10 @@ pub fn attention(
     queries: &[f32],
     position: usize,
     scale: f32,
+    sight: Sight<'_>,
     out: &mut [f32],
 ) {
-    attention_with(InstructionSet::best(), pool, heads, cached, context, queries, position, scale, out);
+    attention_with(InstructionSet::best(), pool, heads, cached, context, queries, position, scale, sight, out);
 }
 
 /// The same with given instructions, which the machine has.
@@ -88,6 +105,7 @@ fn attention_with(
     queries: &[f32],
     position: usize,
     scale: f32,
+    sight: Sight<'_>,
     out: &mut [f32],
 ) {
     let per_group = heads.query / heads.groups;
@@ -116,8 +134,8 @@ fn attention_with(
         let head = group * per_group + piece * part;
         let count = part.min(per_group - piece * part);
         SCRATCH.with_borrow_mut(|scratch| {
-            let tile =
-                Tile { heads, cached, context, queries, group, head, count, first, last: (first + block).min(tokens), position, scale };
+            let last = (first + block).min(tokens);
+            let tile = Tile { heads, cached, context, queries, group, head, count, first, last, position, scale, sight };
             run(&tile, scratch);
             for (i, t) in (first..tile.last).enumerate() {
                 let mut piece = of_token(t).lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,26 +156,38 @@ mod tests {
     use proptest::prelude::*;
 
     /// The definition, in f64.
-    fn plain(h: Heads, keys: &[f32], values: &[f32], context: usize, q: &[f32], position: usize, scale: f32) -> Vec<f32> {
+    #[allow(clippy::too_many_arguments)]
+    fn plain(
+        h: Heads,
+        keys: &[f32],
+        values: &[f32],
+        context: usize,
+        q: &[f32],
+        position: usize,
+        scale: f32,
+        sight: Sight<'_>,
+    ) -> Vec<f32> {
         let tokens = q.len() / (h.query * h.key_dim);
         let mut out = Vec::new();
         for t in 0..tokens {
             for head in 0..h.query {
                 let g = head / (h.query / h.groups);
                 let q = &q[(t * h.query + head) * h.key_dim..][..h.key_dim];
-                let scores: Vec<f64> = (0..=position + t)
+                let begin = sight.window.map_or(0, |w| (position + t + 1).saturating_sub(w));
+                let scores: Vec<f64> = (begin..=position + t)
                     .map(|p| {
                         let k = &keys[(g * context + p) * h.key_dim..][..h.key_dim];
                         q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() * f64::from(scale)
                     })
                     .collect();
-                let max = scores.iter().copied().fold(f64::MIN, f64::max);
-                let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                let sink = sight.sinks.map(|s| f64::from(s[head]));
+                let max = scores.iter().copied().chain(sink).fold(f64::MIN, f64::max);
+                let total: f64 = scores.iter().copied().chain(sink).map(|s| (s - max).exp()).sum();
                 for d in 0..h.value_dim {
                     let v: f64 = scores
                         .iter()
                         .enumerate()
-                        .map(|(p, s)| (s - max).exp() / total * f64::from(values[(g * context + p) * h.value_dim + d]))
+                        .map(|(p, s)| (s - max).exp() / total * f64::from(values[(g * context + begin + p) * h.value_dim + d]))
                         .sum();
                     out.push(v as f32);
                 }
@@ -191,20 +221,23 @@ mod tests {
         fn equals_the_definition_with_all_instructions_and_the_same_bits_with_those_that_round_once(
             groups in 1usize..4, per in 1usize..6, dk in 1usize..140, dv in 1usize..140,
             position in 0usize..150, tokens in 1usize..80, threads in 1usize..5, seed: u64,
+            window in proptest::option::of(1usize..200), sinks: bool,
         ) {
             let h = Heads { query: groups * per, groups, key_dim: dk, value_dim: dv };
             let context = position + tokens + 3;
             let (k, v) = (noise(groups * context * dk, seed), noise(groups * context * dv, seed ^ 1));
             let q = noise(tokens * h.query * dk, seed ^ 2);
             let scale = 1.5 / (dk as f32).sqrt();
-            let want = plain(h, &k, &v, context, &q, position, scale);
+            let sunk = noise(h.query, seed ^ 3);
+            let sight = Sight { window, sinks: sinks.then_some(&sunk) };
+            let want = plain(h, &k, &v, context, &q, position, scale, sight);
             let pool = Pool::new(threads);
             let keys = turned(&k, groups, context, dk);
             let mut fused: Option<[Vec<f32>; 2]> = None;
             for set in InstructionSet::all() {
                 let run = |cached| {
                     let mut got = vec![f32::NAN; want.len()];
-                    attention_with(set, &pool, h, cached, context, &q, position, scale, &mut got);
+                    attention_with(set, &pool, h, cached, context, &q, position, scale, sight, &mut got);
                     got
                 };
                 let got = [run(Cached::F32 { keys: &keys, values: &v }), run(Cached::F16 { keys: &half(&keys), values: &half(&v) })];
@@ -228,15 +261,19 @@ mod tests {
         let keys = turned(&k, 2, 200, 16);
         let cached = Cached::F32 { keys: &keys, values: &v };
         let q = noise(200 * 8 * 16, 3);
-        for set in InstructionSet::all() {
-            let mut whole = vec![0.0; 200 * 128];
-            attention_with(set, &Pool::new(1), h, cached, 200, &q, 0, 0.25, &mut whole);
-            let mut cut = vec![0.0; 200 * 128];
-            let pool = Pool::new(4);
-            for (from, to) in [(0, 1), (1, 70), (70, 71), (71, 199), (199, 200)] {
-                attention_with(set, &pool, h, cached, 200, &q[from * 128..to * 128], from, 0.25, &mut cut[from * 128..to * 128]);
+        let sinks = noise(8, 4);
+        for sight in [Sight::default(), Sight { window: Some(37), sinks: Some(&sinks) }, Sight { window: Some(130), sinks: None }] {
+            for set in InstructionSet::all() {
+                let mut whole = vec![0.0; 200 * 128];
+                attention_with(set, &Pool::new(1), h, cached, 200, &q, 0, 0.25, sight, &mut whole);
+                let mut cut = vec![0.0; 200 * 128];
+                let pool = Pool::new(4);
+                for (from, to) in [(0, 1), (1, 70), (70, 71), (71, 199), (199, 200)] {
+                    let (q, cut) = (&q[from * 128..to * 128], &mut cut[from * 128..to * 128]);
+                    attention_with(set, &pool, h, cached, 200, q, from, 0.25, sight, cut);
+                }
+                assert_eq!(whole, cut, "{set:?} {sight:?}");
             }
-            assert_eq!(whole, cut, "{set:?}");
         }
     }
 }

@@ -58,6 +58,40 @@ pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// What the rows of gate and up become together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// [`swiglu`].
+    #[default]
+    SwiGlu,
+    /// [`clamped_swiglu`].
+    Clamped,
+}
+
+impl Activation {
+    /// `gate = f(gate, up)`, value by value.
+    pub fn apply(self, gate: &mut [f32], up: &[f32]) {
+        match self {
+            Self::SwiGlu => swiglu(gate, up),
+            Self::Clamped => clamped_swiglu(gate, up),
+        }
+    }
+}
+
+/// Bounds of gpt-oss's gate (above) and up (both sides), and its slope: `swiglu_limit` and `swiglu_alpha` of its configuration.
+pub const CLAMP: f32 = 7.0;
+/// See [`CLAMP`].
+pub const SLOPE: f32 = 1.702;
+
+/// gpt-oss's `gate = g * sigmoid(1.702 g) * (u + 1)` with g at most 7 and u from -7 to 7, value by value (`GptOssExperts` in transformers). A value that
+/// is no number stays none.
+pub fn clamped_swiglu(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        let (gate, up) = (if *g > CLAMP { CLAMP } else { *g }, u.clamp(-CLAMP, CLAMP));
+        *g = gate / (1.0 + exp(-SLOPE * gate)) * (up + 1.0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +103,25 @@ mod tests {
         let last = t.narrow(0, 2, 1).unwrap();
         assert_eq!(with_rows(&last, <[f32]>::to_vec).unwrap(), [5., 6.]);
         assert!(with_rows(&t.t().unwrap(), |_| ()).is_err(), "a transposed view has no rows");
+    }
+
+    #[test]
+    fn the_clamped_activation_is_that_of_gpt_oss() {
+        // By the formula in float64: below, between and beyond the bounds.
+        let gates = [-9.0f32, -1.5, 0.0, 2.0, 7.0, 30.0];
+        let ups = [-30.0f32, -7.0, -1.0, 0.5, 3.0, 30.0];
+        for &g in &gates {
+            let mut row = ups.map(|_| g);
+            Activation::Clamped.apply(&mut row, &ups);
+            for (&u, got) in ups.iter().zip(row) {
+                let (g, u) = (f64::from(g).min(7.0), f64::from(u).clamp(-7.0, 7.0));
+                let want = g / (1.0 + (-1.702 * g).exp()) * (u + 1.0);
+                assert!((f64::from(got) - want).abs() <= 1e-6 * want.abs().max(1.0), "{g} {u}: {got} {want}");
+            }
+        }
+        let mut row = [f32::NAN];
+        Activation::Clamped.apply(&mut row, &[1.0]);
+        assert!(row[0].is_nan(), "damage is not hidden");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Grouped-query self-attention with rotary positions, as the Qwen and OLMo families use it.
+//! Grouped-query self-attention with rotary positions, as the Qwen, OLMo and gpt-oss families use it.
 
 use super::cache::KvCache;
 use super::config::ModelConfig;
@@ -7,7 +7,7 @@ use super::norm::RmsNorm;
 use super::rope::Angles;
 use super::weights::Weights;
 use super::{LoadSettings, ModelError};
-use crate::kernels::attention::{attention, Heads};
+use crate::kernels::attention::{attention, Heads, Sight};
 use crate::kernels::rows::{from_rows, with_rows};
 use candle_core::Tensor;
 
@@ -34,6 +34,10 @@ pub struct SelfAttention {
     pub key_norm: Option<RmsNorm>,
     /// Queries, keys and values are clamped to plus or minus this (`attention.clamp_kqv`).
     pub clamp: Option<f32>,
+    /// A query sees so many positions, its own the last; `None`: all up to its own.
+    pub window: Option<usize>,
+    /// `[query heads]`; see [`Sight::sinks`].
+    pub sinks: Option<Vec<f32>>,
     /// Keys and values so far.
     pub cache: KvCache,
 }
@@ -47,6 +51,17 @@ pub enum QkNorm {
     Whole,
 }
 
+/// How a family attends, as far as its files don't say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// Queries and keys are normalised.
+    pub(crate) norm: Option<QkNorm>,
+    /// See [`SelfAttention::gated`].
+    pub(crate) gated: bool,
+    /// See [`SelfAttention::sinks`].
+    pub(crate) sinks: bool,
+}
+
 impl SelfAttention {
     /// The attention of block `block` by its usual tensor names; queries, keys and values may be rows of one tensor.
     pub(crate) fn load(
@@ -54,16 +69,17 @@ impl SelfAttention {
         config: &ModelConfig,
         settings: &LoadSettings,
         block: usize,
-        norm: QkNorm,
-        gated: bool,
+        form: Form,
     ) -> Result<Self, ModelError> {
+        let Form { norm, gated, sinks } = form;
         let heads = config.heads;
         let Heads { query, groups, key_dim, value_dim } = heads;
         let (q, k, v) = (query * key_dim, groups * key_dim, groups * value_dim);
         let name = |part: &str| format!("blk.{block}.attn_{part}");
-        let width = |whole: usize| if norm == QkNorm::Whole { whole } else { key_dim };
-        let rms = |part: &str, len: usize| -> Result<RmsNorm, ModelError> {
-            Ok(RmsNorm::new(weights.vector(&format!("{}.weight", name(part)), len)?, config.eps))
+        let rms = |part: &str, whole: usize| -> Result<Option<RmsNorm>, ModelError> {
+            let Some(norm) = norm else { return Ok(None) };
+            let len = if norm == QkNorm::Whole { whole } else { key_dim };
+            Ok(Some(RmsNorm::new(weights.vector(&format!("{}.weight", name(part)), len)?, config.eps)))
         };
         let asked = if gated { 2 * q } else { q };
         let fused = weights.has(&format!("{}.weight", name("qkv"))) && !weights.has(&format!("{}.weight", name("q")));
@@ -78,9 +94,11 @@ impl SelfAttention {
             key: map("k", asked, k)?,
             value: map("v", asked + k, v)?,
             output: weights.linear(&name("output"), query * value_dim, config.hidden)?,
-            query_norm: Some(rms("q_norm", width(q))?),
-            key_norm: Some(rms("k_norm", width(k))?),
+            query_norm: rms("q_norm", q)?,
+            key_norm: rms("k_norm", k)?,
             clamp: config.clamp_qkv,
+            window: config.sliding.as_ref().and_then(|s| s.window(block)),
+            sinks: sinks.then(|| weights.vector(&format!("{}.weight", name("sinks")), query)).transpose()?,
             cache: KvCache::new(heads, settings.context, settings.kv_f32)?,
         })
     }
@@ -117,7 +135,8 @@ impl SelfAttention {
         let mut out = vec![0.0; tokens * width];
         let scale = 1.0 / (self.heads.key_dim as f32).sqrt();
         let context = self.cache.context();
-        with_rows(&q, |q| attention(&compute.pool, self.heads, self.cache.view(), context, q, position, scale, &mut out))?;
+        let sight = Sight { window: self.window, sinks: self.sinks.as_deref() };
+        with_rows(&q, |q| attention(&compute.pool, self.heads, self.cache.view(), context, q, position, scale, sight, &mut out))?;
         if let Some(gate) = gate {
             out.iter_mut().zip(gate).for_each(|(y, g)| *y /= 1.0 + (-g).exp());
         }

@@ -16,6 +16,9 @@ const LIMIT: u64 = 1 << 24;
 /// Architectures that mix attention with gated delta nets.
 const HYBRIDS: [&str; 3] = ["qwen35moe", "qwen35", "qwen3next"];
 
+/// The architecture whose layers see windows by turns.
+const GPT_OSS: &str = "gpt-oss";
+
 /// Memory for copies of recurrent states. The states of Qwen3.5-35B-A3B take 63 MiB, so this is two copies for each of the last
 /// three turns of a chat.
 const SNAPSHOT_BYTES: u64 = 384 << 20;
@@ -61,6 +64,25 @@ pub struct ModelConfig {
     pub vocab: usize,
     /// Present if some layers have a recurrent state instead of keys and values.
     pub hybrid: Option<Hybrid>,
+    /// Present if some layers see only the last positions.
+    pub sliding: Option<Sliding>,
+}
+
+/// Layers that see a window (`gpt-oss`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sliding {
+    /// Positions that such a layer sees, a token's own the last.
+    pub window: usize,
+    /// Per layer, whether it is such a layer.
+    pub layers: Vec<bool>,
+}
+
+impl Sliding {
+    /// The window of this layer; `None`: it sees everything.
+    #[must_use]
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.layers.get(layer).copied().unwrap_or(false).then_some(self.window)
+    }
 }
 
 /// What a hybrid of attention and gated delta net adds (`qwen35moe`, `qwen35`, `qwen3next`).
@@ -180,6 +202,8 @@ impl ModelConfig {
         }
         match weights.gguf.u64(&keys.key("expert_gating_func"))? {
             None | Some(0 | 1) => {}
+            // Softmax over the chosen ones.
+            Some(3) if arch == GPT_OSS => {}
             Some(f) => return Err(keys.bad("expert_gating_func", f, "only softmax gating (1) is known for this architecture")),
         }
         let expert_ff = match keys.size_or_zero("expert_feed_forward_length")? {
@@ -192,6 +216,7 @@ impl ModelConfig {
         let moe = Moe { experts, top_k, expert_ff };
         let mut config = Self::common(&keys, blocks, hidden, heads, dense_ff, moe)?;
         config.hybrid = hybrid_arch.then(|| Self::hybrid(&keys, blocks, dense_ff)).transpose()?;
+        config.sliding = (arch == GPT_OSS).then(|| Self::sliding(&keys, blocks)).transpose()?;
         Ok(config)
     }
 
@@ -250,6 +275,7 @@ impl ModelConfig {
             clamp_qkv: keys.number("attention.clamp_kqv")?.filter(|c| *c > 0.0),
             vocab,
             hybrid: None,
+            sliding: None,
             arch: keys.arch.to_owned(),
         })
     }
@@ -346,6 +372,24 @@ impl ModelConfig {
         Ok(Hybrid { recurrent, delta, width, shared_ff })
     }
 
+    /// Which layers see a window: those that a list of true and false names; else all but every second, or every so many-th.
+    fn sliding(keys: &Keys<'_, '_>, blocks: usize) -> Result<Sliding, ModelError> {
+        const PATTERN: &str = "attention.sliding_window_pattern";
+        let window = keys.need("attention.sliding_window")?;
+        let flag = |v: &Value| if let Value::Bool(b) = v { Some(*b) } else { v.as_u64().map(|n| n != 0) };
+        let layers = match keys.weights.gguf.get(&keys.key(PATTERN)) {
+            Some(Value::Array(flags)) => match flags.iter().map(flag).collect::<Option<Vec<bool>>>() {
+                Some(layers) if layers.len() >= blocks => layers,
+                _ => return Err(keys.bad(PATTERN, "(an array)", format!("must hold a true or false for each of {blocks} layers"))),
+            },
+            _ => {
+                let every = keys.size(PATTERN)?.unwrap_or(2);
+                (0..blocks).map(|i| (i + 1) % every != 0).collect()
+            }
+        };
+        Ok(Sliding { window, layers })
+    }
+
     fn heads(keys: &Keys<'_, '_>, hidden: usize) -> Result<Heads, ModelError> {
         let query = keys.need("attention.head_count")?;
         let groups = keys.size("attention.head_count_kv")?.unwrap_or(query);
@@ -384,6 +428,8 @@ impl ModelConfig {
                 attention: keys.positive("rope.scaling.attn_factor")?.unwrap_or(1.0),
                 beta_fast: keys.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                 beta_slow: keys.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+                // As its authors have it; llama.cpp rounds here too.
+                whole: keys.arch != GPT_OSS,
             }),
             Some(other) => Err(keys.bad("rope.scaling.type", other, "known are none, linear and yarn")),
         }

@@ -2,8 +2,10 @@
 
 use super::weights::Weights;
 use super::ModelError;
-use crate::experts::store::{HostExpert, LayerExperts, Projection};
+use crate::experts::store::{Biases, HostExpert, LayerExperts, Projection};
 use crate::gguf::{Bytes, TensorInfo};
+use crate::kernels::rows::Activation;
+use std::sync::Arc;
 
 /// Sizes that the metadata promises.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +14,9 @@ pub(crate) struct Sizes {
     pub(crate) ff: usize,
     pub(crate) experts: usize,
 }
+
+/// Gate, up and down, and where they lie for each expert.
+type Matrices = ([Projection; 3], Vec<HostExpert>);
 
 /// Whether a tensor holds routed experts (of any layout), and so is not part of the trunk.
 pub(crate) fn is_routed(name: &str) -> bool {
@@ -25,8 +30,15 @@ pub(crate) fn is_routed(name: &str) -> bool {
         && parts.next() == Some("weight")
 }
 
-/// The experts of block `block`.
-pub(crate) fn load(weights: &Weights<'_>, block: usize, sizes: Sizes) -> Result<LayerExperts, ModelError> {
+/// The experts of block `block`, with their biases if the file has some.
+pub(crate) fn load(weights: &Weights<'_>, block: usize, sizes: Sizes, activation: Activation) -> Result<LayerExperts, ModelError> {
+    let (shape, experts) = matrices(weights, block, sizes)?;
+    let biases = biases(weights, block, sizes)?.map(Arc::new);
+    Ok(LayerExperts { shape, activation, biases, experts })
+}
+
+/// Shapes and bytes, by any of the layouts.
+fn matrices(weights: &Weights<'_>, block: usize, sizes: Sizes) -> Result<Matrices, ModelError> {
     let Sizes { hidden, ff, experts } = sizes;
     let name = |stem: &str| format!("blk.{block}.{stem}_exps.weight");
     let one = |stem: &str, e: usize| format!("blk.{block}.{stem}.{e}.weight");
@@ -42,11 +54,27 @@ pub(crate) fn load(weights: &Weights<'_>, block: usize, sizes: Sizes) -> Result<
     let shape = [projection(gate, ff, hidden), projection(up, ff, hidden), projection(down, hidden, ff)];
     let all = [gate, up, down].map(|t| weights.gguf.bytes(t));
     let experts = (0..experts).map(|e| std::array::from_fn(|i| nth(&all[i], shape[i], e))).collect();
-    Ok(LayerExperts { shape, experts })
+    Ok((shape, experts))
+}
+
+/// `ffn_gate_exps.bias` and its like: all three or none. Those of a fused map are halves of one.
+fn biases(weights: &Weights<'_>, block: usize, sizes: Sizes) -> Result<Option<Biases>, ModelError> {
+    let Sizes { hidden, ff, experts } = sizes;
+    let name = |stem: &str| format!("blk.{block}.ffn_{stem}_exps.bias");
+    if weights.has(&name("gate_up")) {
+        let both = weights.stack(&name("gate_up"), 2 * ff, experts)?;
+        let half = |from: usize| both.chunks_exact(2 * ff).flat_map(|b| &b[from..from + ff]).copied().collect();
+        return Ok(Some(Biases::new([half(0), half(ff), weights.stack(&name("down"), hidden, experts)?], experts)));
+    }
+    if !["gate", "up", "down"].iter().any(|stem| weights.has(&name(stem))) {
+        return Ok(None);
+    }
+    let [gate, up, down] = [("gate", ff), ("up", ff), ("down", hidden)].map(|(stem, len)| weights.stack(&name(stem), len, experts));
+    Ok(Some(Biases::new([gate?, up?, down?], experts)))
 }
 
 /// Gate and up in one tensor, gate rows first.
-fn fused(weights: &Weights<'_>, gate_up: &str, down: &str, sizes: Sizes) -> Result<LayerExperts, ModelError> {
+fn fused(weights: &Weights<'_>, gate_up: &str, down: &str, sizes: Sizes) -> Result<Matrices, ModelError> {
     let Sizes { hidden, ff, experts } = sizes;
     let gate_up = weights.checked(gate_up, &[hidden, 2 * ff, experts])?;
     let down = weights.checked(down, &[ff, hidden, experts])?;
@@ -54,11 +82,11 @@ fn fused(weights: &Weights<'_>, gate_up: &str, down: &str, sizes: Sizes) -> Resu
     let shape = [half, half, projection(down, hidden, ff)];
     let (both, down) = (weights.gguf.bytes(gate_up), weights.gguf.bytes(down));
     let expert = |e: usize| -> HostExpert { [nth(&both, half, 2 * e), nth(&both, half, 2 * e + 1), nth(&down, shape[2], e)] };
-    Ok(LayerExperts { shape, experts: (0..experts).map(expert).collect() })
+    Ok((shape, (0..experts).map(expert).collect()))
 }
 
 /// One tensor per expert, as files had it before experts were stacked.
-fn single(weights: &Weights<'_>, name: impl Fn(&str, usize) -> String, sizes: Sizes) -> Result<LayerExperts, ModelError> {
+fn single(weights: &Weights<'_>, name: impl Fn(&str, usize) -> String, sizes: Sizes) -> Result<Matrices, ModelError> {
     let Sizes { hidden, ff, experts } = sizes;
     let stems = [("ffn_gate", hidden, ff), ("ffn_up", hidden, ff), ("ffn_down", ff, hidden)];
     let mut shape: Option<[Projection; 3]> = None;
@@ -78,7 +106,7 @@ fn single(weights: &Weights<'_>, name: impl Fn(&str, usize) -> String, sizes: Si
     }
     // `experts` is at least 1 by the configuration.
     let shape = shape.unwrap_or([Projection { ty: crate::gguf::GgmlType::F32, rows: ff, cols: hidden }; 3]);
-    Ok(LayerExperts { shape, experts: all })
+    Ok((shape, all))
 }
 
 fn projection(tensor: &TensorInfo, rows: usize, cols: usize) -> Projection {

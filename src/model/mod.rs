@@ -14,6 +14,7 @@ pub mod embedding;
 mod error;
 mod expert_weights;
 pub mod feed_forward;
+mod gpt_oss;
 pub mod head;
 pub mod linear;
 pub mod norm;
@@ -36,7 +37,7 @@ pub use open::{load, look, open, open_on, open_planned, plan, plan_on, LoadSetti
 use crate::experts::Experts;
 
 /// Architectures that can be loaded, as `general.architecture` names them.
-pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "qwen35", "qwen3next", "olmoe"];
+pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "qwen35", "qwen3next", "olmoe", "gpt-oss"];
 
 /// Which logits a forward pass returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

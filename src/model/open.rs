@@ -4,7 +4,7 @@ use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::device::DeviceDecoder;
 use super::weights::Weights;
-use super::{early, expert_weights, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
+use super::{early, expert_weights, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
 use crate::events::{LoadOptions, Plan, When};
 use crate::experts::budget::{self, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
@@ -93,6 +93,7 @@ fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, ExpertStore, M
     let (weights, config) = read(gguf)?;
     let (model, store) = match config.arch.as_str() {
         "qwen35moe" | "qwen35" | "qwen3next" => qwen35moe::load(&weights, &config, settings)?,
+        "gpt-oss" => gpt_oss::load(&weights, &config, settings)?,
         "olmoe" => olmoe::load(&weights, &config, settings)?,
         _ => qwen3moe::load(&weights, &config, settings)?,
     };

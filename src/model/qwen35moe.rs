@@ -9,7 +9,7 @@
 //! What `qwen3next` stores otherwise: value heads grouped by their key head, strengths and decays in one map per key head
 //! (`ssm_ba`), and in its first files queries, keys, values and gates in one (`ssm_in`).
 
-use super::attention::{QkNorm, SelfAttention};
+use super::attention::{Form, QkNorm, SelfAttention};
 use super::config::{Hybrid, ModelConfig};
 use super::decoder::{Decoder, Layer, Mixer, Parts};
 use super::delta_net::{reorder, tile_to_group, DeltaNet, DeltaWeights, HeadOrder, Projection, Rates};
@@ -19,6 +19,7 @@ use super::router::{Gating, Router};
 use super::weights::Weights;
 use super::{LoadSettings, ModelError};
 use crate::experts::store::{ExpertStore, LayerExperts};
+use crate::kernels::rows::Activation;
 
 /// The model and the place of its experts.
 pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadSettings) -> Result<(Decoder, ExpertStore), ModelError> {
@@ -34,7 +35,7 @@ pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadS
         let mixer = if *recurrent {
             Mixer::DeltaNet(Box::new(delta_net(weights, config, hybrid, block)?))
         } else {
-            Mixer::Attention(Box::new(SelfAttention::load(weights, config, settings, block, QkNorm::PerHead, true)?))
+            Mixer::Attention(Box::new(SelfAttention::load(weights, config, settings, block, Form { norm: Some(QkNorm::PerHead), gated: true, ..Form::default() })?))
         };
         let ff_norm = weights.norm(&name("post_attention_norm"), config)?;
         let feed_forward = if config.experts > 0 {
@@ -84,7 +85,7 @@ fn moe(
         true => Some(Box::new(SharedExpert::load(weights, block, config.hidden, hybrid.shared_ff)?)),
         false => None,
     };
-    experts.push(expert_weights::load(weights, block, sizes)?);
+    experts.push(expert_weights::load(weights, block, sizes, Activation::SwiGlu)?);
     Ok(FeedForward::Moe { router, index: block, shared, early: None })
 }
 

@@ -4,7 +4,7 @@
 //! SwiGLU experts with softmax over all of them. The chosen weights are always divided by their sum, as llama.cpp does
 //! whatever the original configuration said. Layers without a router have a dense feed-forward.
 
-use super::attention::{QkNorm, SelfAttention};
+use super::attention::{Form, QkNorm, SelfAttention};
 use super::config::ModelConfig;
 use super::decoder::{Decoder, Layer, Mixer, Parts};
 use super::expert_weights::{self, Sizes};
@@ -13,35 +13,53 @@ use super::router::{Gating, Router};
 use super::weights::Weights;
 use super::{LoadSettings, ModelError};
 use crate::experts::store::{ExpertStore, LayerExperts};
+use crate::kernels::rows::Activation;
 
 /// The model and the place of its experts.
 pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadSettings) -> Result<(Decoder, ExpertStore), ModelError> {
-    load_with(weights, config, settings, QkNorm::PerHead, true)
+    load_with(weights, config, settings, &QWEN3)
 }
 
-/// What `qwen3moe` and `olmoe` share.
+/// What tells a family of decoders with attention in all layers from its relatives.
+pub(super) struct Family {
+    pub(super) attention: Form,
+    /// The weights of the chosen experts are divided by their sum.
+    pub(super) renormalise: bool,
+    /// The norm before the feed-forward, as files call it.
+    pub(super) ff_norm: &'static str,
+    pub(super) activation: Activation,
+}
+
+/// This one.
+pub(super) const QWEN3: Family = Family {
+    attention: Form { norm: Some(QkNorm::PerHead), gated: false, sinks: false },
+    renormalise: true,
+    ff_norm: "ffn_norm",
+    activation: Activation::SwiGlu,
+};
+
+/// What `qwen3moe`, `olmoe` and `gpt-oss` share.
 pub(super) fn load_with(
     weights: &Weights<'_>,
     config: &ModelConfig,
     settings: &LoadSettings,
-    norm: QkNorm,
-    renormalise: bool,
+    family: &Family,
 ) -> Result<(Decoder, ExpertStore), ModelError> {
     let sizes = Sizes { hidden: config.hidden, ff: config.expert_ff, experts: config.experts };
-    let gating = Gating { top_k: config.top_k, renormalise, scale: config.expert_scale };
+    let gating = Gating { top_k: config.top_k, renormalise: family.renormalise, scale: config.expert_scale };
     let mut layers = Vec::new();
     let mut experts: Vec<LayerExperts> = Vec::new();
     for block in 0..config.blocks {
         let name = |part: &str| format!("blk.{block}.{part}");
         let dense = block < config.leading_dense || (!weights.has(&name("ffn_gate_inp.weight")) && weights.has(&name("ffn_gate.weight")));
         let mixer_norm = weights.norm(&name("attn_norm"), config)?;
-        let attention = SelfAttention::load(weights, config, settings, block, norm, false)?;
-        let ff_norm = weights.norm(&name("ffn_norm"), config)?;
+        let attention = SelfAttention::load(weights, config, settings, block, family.attention)?;
+        let ff_norm = weights.norm(&name(family.ff_norm), config)?;
         let feed_forward = if dense {
             FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff)?)
         } else {
             let router = Router::new(weights.linear(&name("ffn_gate_inp"), config.hidden, config.experts)?, gating);
-            experts.push(expert_weights::load(weights, block, sizes)?);
+            experts.push(expert_weights::load(weights, block, sizes, family.activation)?);
             FeedForward::Moe { router, index: experts.len() - 1, shared: None, early: None }
         };
         layers.push(Layer { mixer_norm, mixer: Mixer::Attention(Box::new(attention)), ff_norm, feed_forward });

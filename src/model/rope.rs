@@ -28,6 +28,8 @@ pub enum Scaling {
         beta_fast: f32,
         /// Rotations below which a dimension is interpolated (1).
         beta_slow: f32,
+        /// The ramp begins and ends at whole dimensions.
+        whole: bool,
     },
 }
 
@@ -62,13 +64,16 @@ impl Rope {
         match *scaling {
             Scaling::None => {}
             Scaling::Linear { factor } => frequencies.iter_mut().for_each(|f| *f /= f64::from(factor)),
-            Scaling::Yarn { factor, original, attention, beta_fast, beta_slow } => {
+            Scaling::Yarn { factor, original, attention, beta_fast, beta_slow, whole } => {
                 // The dimension whose wave turns `beta` times over the original context.
                 let dim =
                     |beta: f32| dims as f64 * (original as f64 / (f64::from(beta) * 2.0 * std::f64::consts::PI)).ln() / (2.0 * base.ln());
                 let last = dims as f64 - 1.0;
-                let low = dim(beta_fast).floor().max(0.0).min(last);
-                let high = dim(beta_slow).ceil().max(0.0).min(last);
+                let (low, high) = match whole {
+                    true => (dim(beta_fast).floor(), dim(beta_slow).ceil()),
+                    false => (dim(beta_fast), dim(beta_slow)),
+                };
+                let (low, high) = (low.clamp(0.0, last), high.clamp(0.0, last));
                 for (i, f) in frequencies.iter_mut().enumerate() {
                     let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
                     *f = (*f / f64::from(factor)) * ramp + *f * (1.0 - ramp);
@@ -154,7 +159,7 @@ mod tests {
 
     #[test]
     fn yarn_keeps_fast_dimensions_and_stretches_slow_ones() {
-        let scaling = Scaling::Yarn { factor: 4.0, original: 32768, attention: 1.0, beta_fast: 32.0, beta_slow: 1.0 };
+        let scaling = Scaling::Yarn { factor: 4.0, original: 32768, attention: 1.0, beta_fast: 32.0, beta_slow: 1.0, whole: true };
         let plain = Rope::new(128, 1e6, &Scaling::None, None);
         let yarn = Rope::new(128, 1e6, &scaling, None);
         assert_eq!(plain.frequencies[0], yarn.frequencies[0]);

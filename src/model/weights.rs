@@ -88,6 +88,14 @@ impl<'a> Weights<'a> {
         Ok(out)
     }
 
+    /// `count` vectors of `len` values, one after the other, in f32.
+    pub(crate) fn stack(&self, name: &str, len: usize, count: usize) -> Result<Vec<f32>, ModelError> {
+        let t = self.checked(name, &[len, count])?;
+        let mut out = vec![0.0; len * count];
+        kernels::dequantize(t.ty, &self.gguf.bytes(t), &mut out)?;
+        Ok(out)
+    }
+
     /// [`Weights::vector`] if the file has it.
     pub(crate) fn optional_vector(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>, ModelError> {
         self.has(name).then(|| self.vector(name, len)).transpose()

@@ -1,5 +1,5 @@
 """Independent oracle: float64 numpy forward pass straight from a GGUF file (any quant that PyPI `gguf`
-can dequantize), for qwen3moe, qwen35moe and olmoe. Weights are dequantized exactly; activations are never quantized,
+can dequantize), for qwen3moe, qwen35moe, olmoe and gpt-oss. Weights are dequantized exactly; activations are never quantized,
 so on a quantized file this is what a perfect engine computes; llama.cpp and candle round activations too.
 
 Needs only numpy + gguf. Also returns the routing (expert ids, margins), for tests of expert caches.
@@ -39,12 +39,31 @@ class Model:
             self.full = [not rec[i] for i in range(self.L)] if rec else [(i + 1) % iv == 0 for i in range(self.L)]
             self.nk, self.nv, self.ld = g("ssm.group_count"), g("ssm.time_step_rank"), g("ssm.state_size")
             self.cw = g("ssm.conv_kernel")
-        elif a in ("qwen3moe", "olmoe"):
+        elif a in ("qwen3moe", "olmoe", "gpt-oss"):
             self.full = [True] * self.L
         else:
             raise SystemExit(f"arch {a} not covered")
         self.renorm, self.whole_norm = a != "olmoe", a == "olmoe"
+        self.inv, self.mag = 1.0 / (self.theta ** (np.arange(0, self.rot, 2) / self.rot)), 1.0
+        self.window = [None] * self.L
+        self.alpha, self.limit = 1.702, 7.0
+        if a == "gpt-oss":
+            self.window = [g("attention.sliding_window") if i % 2 == 0 else None for i in range(self.L)]
+            self.yarn(g("rope.scaling.factor"), g("rope.scaling.original_context_length"), whole=False)
         self.reset()
+
+    def yarn(self, factor, original, whole, fast=32.0, slow=1.0):   # `whole`: the ramp's ends are rounded to whole dimensions (llama.cpp)
+        d = self.rot
+        at = lambda turns: d * np.log(original / (turns * 2 * np.pi)) / (2 * np.log(self.theta))
+        lo, hi = (np.floor(at(fast)), np.ceil(at(slow))) if whole else (at(fast), at(slow))
+        lo, hi = max(lo, 0), min(hi, d - 1)
+        ramp = np.clip((np.arange(d // 2) - lo) / max(hi - lo, 0.001), 0, 1)
+        inv = 1.0 / (self.theta ** (np.arange(0, d, 2) / d))
+        self.inv, self.mag = inv / factor * ramp + inv * (1 - ramp), 0.1 * np.log(factor) + 1
+
+    def lin(self, x, name):
+        y = x @ self.w[name + ".weight"].T
+        return y + self.w[name + ".bias"] if name + ".bias" in self.w else y
 
     def reset(self):
         self.pos = 0
@@ -57,23 +76,23 @@ class Model:
 
     def rope(self, x):   # NEOX halves on the first `rot` dims; for text all M-RoPE sections share one position
         d = self.rot
-        inv = 1.0 / (self.theta ** (np.arange(0, d, 2) / d))
-        ang = (self.pos + np.arange(x.shape[0]))[:, None] * inv
-        c, s = np.cos(ang)[:, None], np.sin(ang)[:, None]
+        ang = (self.pos + np.arange(x.shape[0]))[:, None] * self.inv
+        c, s = np.cos(ang)[:, None] * self.mag, np.sin(ang)[:, None] * self.mag
         a, b = x[..., :d // 2], x[..., d // 2:d]
         return np.concatenate([a * c - b * s, b * c + a * s, x[..., d:]], -1)
 
     def attn(self, i, x):
         w, T = self.w, x.shape[0]
         b = f"blk.{i}."
-        q = (x @ w[b + "attn_q.weight"].T).reshape(T, self.nh, -1)
+        q = self.lin(x, b + "attn_q").reshape(T, self.nh, -1)
         gate = None
         if self.arch == "qwen35moe":          # per head: [query | gate]
             q, gate = q[..., :self.hd], q[..., self.hd:]
-        k = (x @ w[b + "attn_k.weight"].T).reshape(T, self.nkv, self.hd)
-        v = (x @ w[b + "attn_v.weight"].T).reshape(T, self.nkv, self.hd)
-        qn, kn = w[b + "attn_q_norm.weight"], w[b + "attn_k_norm.weight"]
-        if self.whole_norm:                   # olmoe: normalised over the whole projection, heads are cut afterwards
+        k = self.lin(x, b + "attn_k").reshape(T, self.nkv, self.hd)
+        v = self.lin(x, b + "attn_v").reshape(T, self.nkv, self.hd)
+        qn, kn = w.get(b + "attn_q_norm.weight"), w.get(b + "attn_k_norm.weight")
+        if qn is None: pass
+        elif self.whole_norm:                   # olmoe: normalised over the whole projection, heads are cut afterwards
             q, k = (rms(z.reshape(T, -1), n, self.eps).reshape(z.shape) for z, n in ((q, qn), (k, kn)))
         else:
             q, k = (rms(z, n.reshape(-1, self.hd), self.eps) for z, n in ((q, qn), (k, kn)))
@@ -82,11 +101,14 @@ class Model:
         r = self.nh // self.nkv
         s = np.einsum("thd,shd->hts", q, np.repeat(K, r, 1)) / np.sqrt(self.hd)
         m = np.arange(K.shape[0])[None, :] > (self.pos + np.arange(T))[:, None]
+        if self.window[i]: m |= np.arange(K.shape[0])[None, :] <= (self.pos + np.arange(T))[:, None] - self.window[i]
         s = np.where(m[None], -np.inf, s)
-        o = np.einsum("hts,shd->thd", softmax(s), np.repeat(V, r, 1))
+        sinks = w.get(b + "attn_sinks.weight")
+        if sinks is not None: s = np.concatenate([s, np.broadcast_to(sinks[:, None, None], (self.nh, T, 1))], -1)
+        o = np.einsum("hts,shd->thd", softmax(s)[..., :K.shape[0]], np.repeat(V, r, 1))
         if gate is not None:
             o = o * sigmoid(gate)
-        return o.reshape(T, -1) @ w[b + "attn_output.weight"].T
+        return self.lin(o.reshape(T, -1), b + "attn_output")
 
     def gdn(self, i, x):
         w, T = self.w, x.shape[0]
@@ -118,7 +140,7 @@ class Model:
     def moe(self, i, x):
         w, T = self.w, x.shape[0]
         b = f"blk.{i}."
-        rl = x @ w[b + "ffn_gate_inp.weight"].T
+        rl = self.lin(x, b + "ffn_gate_inp")
         order = np.argsort(-rl, axis=1, kind="stable")
         top = order[:, :self.K]
         srt = np.take_along_axis(rl, order[:, :self.K + 1], 1)
@@ -129,8 +151,15 @@ class Model:
         y = np.zeros_like(x)
         for e in np.unique(top):
             t, j = np.where(top == e)
-            h = silu(x[t] @ w[b + "ffn_gate_exps.weight"][e].T) * (x[t] @ w[b + "ffn_up_exps.weight"][e].T)
-            y[t] += p[t, j][:, None] * (h @ w[b + "ffn_down_exps.weight"][e].T)
+            gate, up = x[t] @ w[b + "ffn_gate_exps.weight"][e].T, x[t] @ w[b + "ffn_up_exps.weight"][e].T
+            if self.arch == "gpt-oss":
+                gate = np.minimum(gate + w[b + "ffn_gate_exps.bias"][e], self.limit)
+                up = np.clip(up + w[b + "ffn_up_exps.bias"][e], -self.limit, self.limit)
+                h = gate * sigmoid(self.alpha * gate) * (up + 1)
+            else: h = silu(gate) * up
+            out = h @ w[b + "ffn_down_exps.weight"][e].T
+            if b + "ffn_down_exps.bias" in w: out = out + w[b + "ffn_down_exps.bias"][e]
+            y[t] += p[t, j][:, None] * out
         if b + "ffn_up_shexp.weight" in w:
             h = silu(x @ w[b + "ffn_gate_shexp.weight"].T) * (x @ w[b + "ffn_up_shexp.weight"].T)
             g = sigmoid(x @ w[b + "ffn_gate_inp_shexp.weight"].reshape(-1))
@@ -140,7 +169,7 @@ class Model:
     def forward(self, ids, hidden=None):
         self.routes = [[] for _ in range(self.L)]; self.rlog = [[] for _ in range(self.L)]; self.margin = [[] for _ in range(self.L)]
         w = self.w
-        post = "post_attention_norm.weight" if self.arch == "qwen35moe" else "ffn_norm.weight"
+        post = "post_attention_norm.weight" if self.arch in ("qwen35moe", "gpt-oss") else "ffn_norm.weight"
         x = w["token_embd.weight"][np.asarray(ids)]
         if hidden is not None: hidden.append(x)
         for i in range(self.L):

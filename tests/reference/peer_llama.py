@@ -21,9 +21,9 @@ def lib():
             try: return old(self, name)
             except AttributeError: return old(self, "llama_backend_init")
         ctypes.CDLL.__getattr__ = soft
-        import llama_cpp as L
+        import llama_cpp.llama_cpp as L
         ctypes.CDLL.__getattr__ = old
-    import llama_cpp as L
+    import llama_cpp.llama_cpp as L
     if not _init:
         L.llama_backend_init()
         if os.environ.get("GGML_BACKEND_DIR"):      # builds whose CPU backend is a plug-in (npm @node-llama-cpp)

@@ -124,7 +124,7 @@ fn host(pool: &Pool, store: &ExpertStore, layer: &LayerExperts, buffers: &mut Bu
         let weights: Vec<Parts<'_>> = of_round(round, all).map(|e| std::array::from_fn(|i| &*layer.experts[e][i])).collect();
         let start = Instant::now();
         buffers.begin(&row, 1, store.hidden, experts);
-        buffers.run(pool, &layer.shape, &groups, &grouped, &weights)?;
+        buffers.run(pool, layer, &groups, &grouped, &weights)?;
         host = bytes / start.elapsed().as_secs_f64().max(1e-9);
     }
     Ok(host)

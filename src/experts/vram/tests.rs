@@ -16,6 +16,7 @@ use crate::gpu::device::{record, Recording};
 use crate::gpu::params::{launch, Route};
 use crate::gpu::simulated::{Faults, Options, Order, Simulated};
 use crate::gpu::{GpuError, Pinned};
+use crate::kernels::rows::Activation;
 use candle_core::Tensor;
 use proptest::prelude::*;
 use std::ops::Range;
@@ -49,7 +50,7 @@ pub(super) fn store() -> ExpertStore {
             Bytes::from_vec(bytes)
         };
         let experts = (0..EXPERTS).map(|_| std::array::from_fn(|i| part(&shape[i]))).collect();
-        LayerExperts { shape, experts }
+        LayerExperts { shape, activation: Activation::SwiGlu, biases: None, experts }
     });
     ExpertStore { layers: layers.into(), experts: EXPERTS, top_k: TOP_K, hidden: HIDDEN }
 }

@@ -201,7 +201,7 @@ impl VramTier {
         share.buffers.begin(host_rows, rows.tokens, hidden, share.grouped.token_of.len());
         let experts = mine.iter().map(|&g| &host.experts[usize::from(grouped.groups[g].expert)]);
         let weights: Vec<Parts<'_>> = experts.map(|e| std::array::from_fn(|i| &*e[i])).collect();
-        share.buffers.run(&self.pool, &host.shape, &share.grouped.groups, &share.grouped, &weights)?;
+        share.buffers.run(&self.pool, host, &share.grouped.groups, &share.grouped, &weights)?;
         let y = share.buffers.sum(&self.pool, routing, &share.grouped, rows.tokens, hidden);
         let bytes: &[u8] = bytemuck::cast_slice(&y);
         self.partial.begin(&*self.device, bytes.len())?;

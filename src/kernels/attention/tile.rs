@@ -7,7 +7,7 @@
 use super::super::exp::exp;
 use super::super::InstructionSet;
 use super::vector::{Element, Plain, Vector};
-use super::{key_at, Cached, Heads, BLOCK};
+use super::{key_at, Cached, Heads, Sight, BLOCK};
 use half::f16;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
@@ -28,6 +28,7 @@ pub(super) struct Tile<'a> {
     pub(super) last: usize,
     pub(super) position: usize,
     pub(super) scale: f32,
+    pub(super) sight: Sight<'a>,
 }
 
 impl Tile<'_> {
@@ -41,9 +42,11 @@ impl Tile<'_> {
         &self.queries[(token * self.heads.query + head) * self.heads.key_dim..][..self.heads.key_dim]
     }
 
-    /// How many of the `n` positions from `from` on a row sees.
-    fn sees(&self, row: usize, from: usize, n: usize) -> usize {
-        (self.position + self.place(row).0 + 1).saturating_sub(from).min(n)
+    /// Which of the `n` positions from `from` on a row sees, counted from there.
+    fn sees(&self, row: usize, from: usize, n: usize) -> Range<usize> {
+        let own = self.position + self.place(row).0;
+        let end = (own + 1).saturating_sub(from).min(n);
+        self.sight.begin(own).saturating_sub(from).min(end)..end
     }
 }
 
@@ -108,11 +111,20 @@ fn run<V: Vector>(tile: &Tile<'_>, scratch: &mut Scratch) {
     sums.clear();
     sums.resize(rows * dv, 0.0);
     max.clear();
-    max.resize(rows, f32::NEG_INFINITY);
     total.clear();
-    total.resize(rows, 0.0);
+    match tile.sight.sinks {
+        // What comes first in a row's softmax is its sink.
+        Some(sinks) => {
+            max.extend((0..rows).map(|row| sinks[tile.place(row).1]));
+            total.resize(rows, 1.0);
+        }
+        None => {
+            max.resize(rows, f32::NEG_INFINITY);
+            total.resize(rows, 0.0);
+        }
+    }
     let end = tile.position + tile.last;
-    let mut from = 0;
+    let mut from = tile.sight.begin(tile.position + tile.first) / BLOCK * BLOCK;
     while from < end {
         let n = BLOCK.min(end - from);
         let (k_at, v_at) = (key_at(tile.group, from, tile.context, dk), (tile.group * tile.context + from) * dv);
@@ -151,13 +163,9 @@ fn visit_all<V: Vector, E: Element>(tile: &Tile<'_>, rows: usize, block: &Block<
 #[inline(always)]
 fn visit<V: Vector, E: Element, const R: usize>(tile: &Tile<'_>, block: &Block<'_, E>, row: usize, running: &mut Running<'_>) {
     let dv = tile.heads.value_dim;
-    let mut sees = [0; R];
-    let mut q = [[].as_slice(); R];
-    for r in 0..R {
-        sees[r] = tile.sees(row + r, block.from, block.n);
-        q[r] = tile.query(row + r);
-    }
-    if sees.iter().all(|&sees| sees == 0) {
+    let sees: [Range<usize>; R] = std::array::from_fn(|r| tile.sees(row + r, block.from, block.n));
+    let q: [&[f32]; R] = std::array::from_fn(|r| tile.query(row + r));
+    if sees.iter().all(Range::is_empty) {
         return;
     }
     let mut weights = [[0.0f32; BLOCK]; R];
@@ -165,26 +173,36 @@ fn visit<V: Vector, E: Element, const R: usize>(tile: &Tile<'_>, block: &Block<'
     let rows = &mut running.sums[row * dv..(row + R) * dv];
     for r in 0..R {
         let sums = &mut rows[r * dv..(r + 1) * dv];
-        soften(&mut weights[r], sees[r], tile.scale, sums, &mut running.max[row + r], &mut running.total[row + r]);
+        soften(&mut weights[r], &sees[r], tile.scale, sums, &mut running.max[row + r], &mut running.total[row + r]);
     }
-    let common = sees.iter().copied().min().unwrap_or(0);
-    weighted::<V, E, R>(&weights, 0..common, block.values, rows);
-    for r in 0..R {
-        if sees[r] > common {
-            weighted::<V, E, 1>(std::array::from_ref(&weights[r]), common..sees[r], block.values, &mut rows[r * dv..(r + 1) * dv]);
+    // What all of them see is added to all at once; before and after it, row by row. Each row's sums run in the order of positions.
+    let mut common = sees.iter().fold(0..BLOCK, |c, s| c.start.max(s.start)..c.end.min(s.end));
+    if common.is_empty() {
+        common = 0..0;
+    }
+    let alone = |r: usize, positions: Range<usize>, rows: &mut [f32]| {
+        if !positions.is_empty() {
+            weighted::<V, E, 1>(std::array::from_ref(&weights[r]), positions, block.values, &mut rows[r * dv..(r + 1) * dv]);
         }
+    };
+    for r in 0..R {
+        alone(r, sees[r].start..common.start, rows);
+    }
+    weighted::<V, E, R>(&weights, common.clone(), block.values, rows);
+    for r in 0..R {
+        alone(r, sees[r].start.max(common.end)..sees[r].end, rows);
     }
 }
 
-/// Scores become weights relative to the greatest score so far, zero beyond those that the row sees; sums and total are brought to the same measure.
+/// Scores become weights relative to the greatest score so far, zero where the row sees nothing; sums and total are brought to the same measure.
 #[inline(always)]
-fn soften(scores: &mut [f32; BLOCK], sees: usize, scale: f32, sums: &mut [f32], max: &mut f32, total: &mut f32) {
+fn soften(scores: &mut [f32; BLOCK], sees: &Range<usize>, scale: f32, sums: &mut [f32], max: &mut f32, total: &mut f32) {
     /// Neighbours whose maxima and sums are taken apart, so that one need not wait for the other.
     const APART: usize = 16;
     let mut best = [f32::NEG_INFINITY; APART];
     for (at, part) in scores.chunks_exact_mut(APART).enumerate() {
         for i in 0..APART {
-            part[i] = if at * APART + i < sees { part[i] * scale } else { f32::NEG_INFINITY };
+            part[i] = if sees.contains(&(at * APART + i)) { part[i] * scale } else { f32::NEG_INFINITY };
             best[i] = if part[i] > best[i] { part[i] } else { best[i] };
         }
     }
@@ -198,7 +216,7 @@ fn soften(scores: &mut [f32; BLOCK], sees: usize, scale: f32, sums: &mut [f32], 
     let mut added = [0.0f32; APART];
     for (at, part) in scores.chunks_exact_mut(APART).enumerate() {
         for i in 0..APART {
-            part[i] = if at * APART + i < sees { exp(part[i] - best) } else { 0.0 };
+            part[i] = if sees.contains(&(at * APART + i)) { exp(part[i] - best) } else { 0.0 };
             added[i] += part[i];
         }
     }

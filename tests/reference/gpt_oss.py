@@ -1,0 +1,205 @@
+"""Reference cases for the `gpt-oss` architecture: random weights, transformers float32 as the reference.
+
+  gpt_oss.py odd OUT --seed 1 [--peers np,hf,llama] [--quants MXFP4]
+
+What sets gpt-oss apart, and what these cases are made to show:
+  - every map has a bias: queries, keys, values, output, router, and gate, up and down of every expert
+  - a learned sink per head takes part in the softmax of attention; every second layer, the first one included, sees a window
+  - the activation clamps: gate above, up on both sides; up counts one more
+  - YaRN from the first token on, with a ramp whose ends are not rounded to whole dimensions; cosine and sine grow by 1 + 0.1 ln(factor)
+  - the router's softmax runs over the chosen scores
+
+llama.cpp rounds the ends of the ramp, so its logits differ on these files. That this is all they differ by is shown beside it:
+`llama-F32` against the oracle with the same rounding. Output files are those of make_fixtures.py (ref.npz, quant-X.npz, report.json).
+"""
+from __future__ import annotations
+import argparse, dataclasses, json, pathlib, time
+import numpy as np
+import tok
+from make_fixtures import LENS, gap, prompts, quant_case
+from np_ref import Model
+
+SPECIALS = ["<|startoftext|>", "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>", "<|call|>"]
+# The bones of the real template: roles, channels, and no reasoning of earlier turns.
+TEMPLATE = ("{%- for message in messages %}{{- '<|start|>' + message.role }}"
+            "{%- if message.role == 'assistant' %}{{- '<|channel|>final' }}{%- endif %}"
+            "{{- '<|message|>' + message.content + '<|end|>' }}{%- endfor %}"
+            "{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}")
+
+
+@dataclasses.dataclass
+class Cfg:
+    vocab: int = 331
+    hidden: int = 80
+    layers: int = 3
+    heads: int = 6
+    kv_heads: int = 3
+    head_dim: int = 32          # not hidden / heads
+    experts: int = 7
+    topk: int = 3
+    ff: int = 48
+    window: int = 13
+    rope_theta: float = 23000.0
+    factor: float = 6.0
+    original: int = 300         # the ramp's ends lie between dimensions
+    ctx: int = 1800
+    eps: float = 3e-4
+    tie: bool = False
+
+
+PRESETS = {
+    "odd": Cfg(),
+    # Rows of 32-value blocks that are no rows of 256, as in the real models (2880). The ramp begins and ends at whole dimensions, so that llama.cpp's
+    # rounding changes nothing and its error is a yardstick.
+    "quant": Cfg(vocab=320, hidden=96, layers=2, heads=4, kv_heads=2, experts=6, topk=3, ff=160, window=20, eps=1e-5, rope_theta=1604.0, factor=4.0, original=100),
+}
+
+
+def config(c: Cfg):
+    from transformers import GptOssConfig
+    return GptOssConfig(vocab_size=c.vocab, hidden_size=c.hidden, intermediate_size=c.ff, num_hidden_layers=c.layers, num_attention_heads=c.heads,
+                        num_key_value_heads=c.kv_heads, head_dim=c.head_dim, num_local_experts=c.experts, num_experts_per_tok=c.topk, sliding_window=c.window,
+                        layer_types=["full_attention" if i % 2 else "sliding_attention" for i in range(c.layers)], max_position_embeddings=c.ctx,
+                        rms_norm_eps=c.eps, tie_word_embeddings=c.tie, attention_bias=True,
+                        rope_parameters=dict(rope_type="yarn", rope_theta=c.rope_theta, factor=c.factor, original_max_position_embeddings=c.original,
+                                             beta_fast=32.0, beta_slow=1.0, truncate=False))
+
+
+def fill(model, seed):
+    """Unit gain, peaked routers, biases and sinks that count, activations that reach their bounds; all exact in float16."""
+    import torch
+    g = torch.Generator().manual_seed(seed)
+    rnd = lambda p: torch.randn(p.shape, generator=g)
+    with torch.no_grad():
+        for k, p in model.state_dict().items():
+            if not p.dtype.is_floating_point or "inv_freq" in k: continue
+            if k.endswith("sinks"): v = rnd(p) + 1.0
+            elif k.endswith("router.bias"): v = rnd(p) * 0.5
+            elif "bias" in k: v = rnd(p) * 0.3
+            elif k.endswith("gate_up_proj"): v = rnd(p) * 3.0 * p.shape[-2] ** -0.5     # [experts, in, out]: some beyond 7
+            elif k.endswith("down_proj"): v = rnd(p) * 0.3 * p.shape[-2] ** -0.5
+            elif p.ndim >= 2:
+                gain = 0.7 * p.shape[-1] ** 0.5 if "embed" in k else 2.5 if "lm_head" in k else 3.0 if k.endswith("router.weight") else \
+                    1.5 if k.endswith(("q_proj.weight", "k_proj.weight")) else 0.7 if k.endswith("o_proj.weight") else 1.0
+                v = rnd(p) * gain * p.shape[-1] ** -0.5
+            else: v = p + 0.15 * rnd(p)
+            p.copy_(v.half().float())
+
+
+def tokenizer(vocab: int):
+    """Byte-level BPE with the o200k pre-tokenizer, trained on the same text as the other cases."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    tk = Tokenizer(models.BPE(byte_fallback=False))
+    tk.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(tok.PRE["gpt-4o"]), behavior="isolated", invert=False),
+                                                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tk.decoder = decoders.ByteLevel()
+    tk.train_from_iterator(tok.corpus(), trainers.BpeTrainer(vocab_size=vocab - len(SPECIALS), show_progress=False,
+                                                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    for s in SPECIALS: tk.add_tokens([AddedToken(s, special=True, normalized=False)])
+    return tk
+
+
+def write_gguf(path: pathlib.Path, c: Cfg, sd: dict, tk, f16: bool):
+    """The names, orders and metadata of llama.cpp's converter."""
+    import gguf
+    w = gguf.GGUFWriter(str(path), "gpt-oss")
+    w.add_type(gguf.GGUFType.MODEL); w.add_name("synthetic-gpt-oss")
+    w.add_block_count(c.layers); w.add_context_length(c.ctx); w.add_embedding_length(c.hidden); w.add_feed_forward_length(c.ff)
+    w.add_head_count(c.heads); w.add_head_count_kv(c.kv_heads); w.add_key_length(c.head_dim); w.add_value_length(c.head_dim)
+    w.add_layer_norm_rms_eps(c.eps); w.add_rope_freq_base(c.rope_theta); w.add_sliding_window(c.window)
+    w.add_expert_count(c.experts); w.add_expert_used_count(c.topk); w.add_expert_feed_forward_length(c.ff)
+    w.add_rope_scaling_type(gguf.RopeScalingType.YARN); w.add_rope_scaling_factor(c.factor); w.add_rope_scaling_orig_ctx_len(c.original)
+    w.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if f16 else gguf.LlamaFileType.ALL_F32); w.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    w.add_tokenizer_model("gpt2"); w.add_tokenizer_pre("gpt-4o")
+    toks, types, merges = tok.gguf_vocab(json.loads(tk.to_str()), c.vocab)
+    w.add_token_list(toks); w.add_token_types(types); w.add_token_merges(merges)
+    w.add_bos_token_id(tk.token_to_id("<|startoftext|>")); w.add_eos_token_id(tk.token_to_id("<|return|>"))
+    w.add_pad_token_id(tk.token_to_id("<|endoftext|>")); w.add_add_bos_token(False); w.add_chat_template(TEMPLATE)
+    t = {k: v.float().numpy() for k, v in sd.items()}
+
+    def add(name, a, keep=False):
+        w.add_tensor(name, np.ascontiguousarray(a, dtype=np.float16 if f16 and not keep and a.ndim > 1 else np.float32))
+    add("token_embd.weight", t["model.embed_tokens.weight"])
+    for i in range(c.layers):
+        p, b = f"model.layers.{i}.", f"blk.{i}."
+        add(b + "attn_norm.weight", t[p + "input_layernorm.weight"]); add(b + "post_attention_norm.weight", t[p + "post_attention_layernorm.weight"])
+        for g, h in (("attn_q", "q_proj"), ("attn_k", "k_proj"), ("attn_v", "v_proj"), ("attn_output", "o_proj")):
+            add(b + g + ".weight", t[p + f"self_attn.{h}.weight"]); add(b + g + ".bias", t[p + f"self_attn.{h}.bias"])
+        add(b + "attn_sinks.weight", t[p + "self_attn.sinks"])
+        m = p + "mlp."
+        add(b + "ffn_gate_inp.weight", t[m + "router.weight"], True); add(b + "ffn_gate_inp.bias", t[m + "router.bias"])
+        # transformers: [experts, in, out], gate and up by turns
+        both, bias = t[m + "experts.gate_up_proj"].swapaxes(1, 2), t[m + "experts.gate_up_proj_bias"]
+        for n, part, extra in (("gate", both[:, ::2], bias[:, ::2]), ("up", both[:, 1::2], bias[:, 1::2]),
+                               ("down", t[m + "experts.down_proj"].swapaxes(1, 2), t[m + "experts.down_proj_bias"])):
+            add(b + f"ffn_{n}_exps.weight", part); add(b + f"ffn_{n}_exps.bias", extra, True)
+    add("output_norm.weight", t["model.norm.weight"])
+    if not c.tie: add("output.weight", t["lm_head.weight"])
+    w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("preset", choices=PRESETS); ap.add_argument("out", type=pathlib.Path)
+    ap.add_argument("--seed", type=int, default=1); ap.add_argument("--peers", default="np,hf,llama")
+    ap.add_argument("--quants", default=""); ap.add_argument("--greedy", type=int, default=48)
+    ap.add_argument("--lens", default=",".join(map(str, LENS)), help="prompt lengths, at most five")
+    ap.add_argument("--every", type=int, default=16, help="quant-X.npz stores logits at every N-th position and the last")
+    ap.add_argument("--set", nargs="*", default=[])
+    a = ap.parse_args()
+    import torch, transformers
+    from peer_hf import HF
+    c = PRESETS[a.preset]
+    c = dataclasses.replace(c, **{k: type(getattr(c, k))(float(v)) for k, v in (s.split("=") for s in a.set)})
+    peers, lens, t0 = a.peers.split(","), [int(n) for n in a.lens.split(",")], time.time()
+    a.out.mkdir(parents=True, exist_ok=True)
+    transformers.logging.set_verbosity_error()
+    model = transformers.GptOssForCausalLM(config(c)).eval(); fill(model, a.seed)
+    model.save_pretrained(str(a.out / "hf"))
+    tk = tokenizer(c.vocab)
+    for f16 in (True, False): write_gguf(a.out / f"model-{'F16' if f16 else 'F32'}.gguf", c, model.state_dict(), tk, f16)
+    del model
+    P = prompts(tk, c.vocab, a.seed, lens)
+    (a.out / "prompts.json").write_text(json.dumps(dict(prompts=P, greedy=a.greedy), ensure_ascii=False))
+
+    m = Model(str(a.out / "model-F32.gguf")); rep: dict = dict(arch="gpt-oss", preset=a.preset, seed=a.seed, peers={}, quants={})
+    ref, base = {}, []
+    for i, p in enumerate(P):
+        g, gg = m.greedy(p, a.greedy)
+        m.reset(); l = m.forward(p); R, mg = m.trace(); base.append((l, R, g))
+        ref |= {f"ids{i}": np.int32(p), f"logits{i}": l.astype(np.float32), f"routes{i}": R, f"margin{i}": mg.astype(np.float32), f"gap{i}": gap(l),
+                f"greedy{i}": np.int32(g), f"greedygap{i}": gg.astype(np.float32)}
+    rep["logit_std"] = float(np.mean([b[0].std() for b in base])); rep["min_greedy_gap"] = float(min(ref[f"greedygap{i}"].min() for i in range(len(P))))
+    rep["min_route_margin"] = float(min(ref[f"margin{i}"].min() for i in range(len(P))))
+
+    def against(name, fwd, greedy, to):
+        ls = [fwd(p)[:, :c.vocab] for p in P]; gs = [greedy(p, a.greedy) for p in P]
+        rep["peers"][name] = dict(max_abs_diff=max(float(np.abs(l - b[0]).max()) for l, b in zip(ls, to)),
+                                  argmax_agree=float(np.mean(np.concatenate([l.argmax(1) == b[0].argmax(1) for l, b in zip(ls, to)]))),
+                                  greedy_same_tokens=[next((k for k, (x, y) in enumerate(zip(g, b[2])) if x != y), a.greedy) for g, b in zip(gs, to)])
+        return ls, gs
+
+    if "hf" in peers:      # transformers' numbers become the reference; the oracle's stay for routes' margins and gaps
+        h = HF(str(a.out / "hf")); routes = []
+
+        def fwd(p):
+            l, r, _ = h.forward(p); routes.append(r); return l
+        ls, gs = against("hf-f32 to the oracle", fwd, h.greedy, base)
+        rep["hf_route_agree"] = [float((np.sort(r, -1) == np.sort(b[1], -1)).mean()) for r, b in zip(routes, base)]
+        for i in range(len(P)): ref |= {f"logits{i}": ls[i].astype(np.float32), f"routes{i}": routes[i].astype(np.int16), f"greedy{i}": np.int32(gs[i])}
+    if "llama" in peers:
+        from peer_llama import Llama
+        L = Llama(a.out / "model-F32.gguf"); against("llama-F32 to the oracle", L.forward, L.greedy, base)
+        m.yarn(c.factor, c.original, whole=True); rounded = []
+        for p in P:
+            g, _ = m.greedy(p, a.greedy); m.reset(); rounded.append((m.forward(p), None, g))
+        against("llama-F32 to the oracle with a rounded ramp", L.forward, L.greedy, rounded); L.close()
+        for q in [q for q in a.quants.split(",") if q]:
+            rep["quants"][q] = quant_case(a.out, q, P, [(l, r) for l, r, _ in base], a.greedy, a.every)
+    np.savez_compressed(a.out / "ref.npz", **ref)
+    rep["seconds"] = round(time.time() - t0, 1)
+    (a.out / "report.json").write_text(json.dumps(rep, indent=1)); print(json.dumps(rep, indent=1))
+
+
+if __name__ == "__main__":
+    main()
