@@ -28,7 +28,9 @@ fn accepted(case: &str, archive: &str, kind: Kind) -> Report {
 
 #[test]
 fn float_models_give_the_logits_routes_and_text_of_transformers() {
-    for (case, layers) in [("strict", 3), ("odd", 2), ("olmoe", 3), ("q35-strict", 4), ("q35-odd", 3), ("qwen35", 0), ("qwen3next", 3)] {
+    for (case, layers) in
+        [("strict", 3), ("odd", 2), ("olmoe", 3), ("q35-strict", 4), ("q35-odd", 3), ("qwen35", 0), ("qwen3next", 3), ("gpt-oss", 3)]
+    {
         let report = accepted(case, "ref.npz", Kind::Float);
         for p in &report.prompts {
             // Nothing was left out: every router's margin in these cases is clear, every greedy text 48 tokens long.
@@ -49,7 +51,7 @@ fn accepted_on_device(case: &str, archive: &str, slots: Option<usize>, miss: Mis
 
 #[test]
 fn float_models_give_the_same_on_a_device() {
-    for case in ["strict", "odd", "olmoe", "q35-strict", "q35-odd", "qwen35", "qwen3next"] {
+    for case in ["strict", "odd", "olmoe", "q35-strict", "q35-odd", "qwen35", "qwen3next", "gpt-oss"] {
         accepted_on_device(case, "ref.npz", None, MissChoice::Auto);
     }
     for (case, slots, miss) in [
@@ -58,6 +60,8 @@ fn float_models_give_the_same_on_a_device() {
         ("olmoe", 2, MissChoice::Auto),
         ("q35-strict", 1, MissChoice::Gpu),
         ("q35-odd", 4, MissChoice::Cpu),
+        ("gpt-oss", 1, MissChoice::Gpu),
+        ("gpt-oss", 3, MissChoice::Cpu),
     ] {
         accepted_on_device(case, "ref.npz", Some(slots), miss);
     }
@@ -65,16 +69,20 @@ fn float_models_give_the_same_on_a_device() {
 
 #[test]
 fn quantized_models_err_as_little_on_a_device() {
-    for (case, slots, miss) in
-        [("q4_k_m", 4, MissChoice::Gpu), ("q2_k", 2, MissChoice::Auto), ("q4_0", 1, MissChoice::Cpu), ("q35-q3_k_m", 2, MissChoice::Gpu)]
-    {
+    for (case, slots, miss) in [
+        ("q4_k_m", 4, MissChoice::Gpu),
+        ("q2_k", 2, MissChoice::Auto),
+        ("q4_0", 1, MissChoice::Cpu),
+        ("q35-q3_k_m", 2, MissChoice::Gpu),
+        ("gpt-oss-mxfp4", 2, MissChoice::Auto),
+    ] {
         accepted_on_device(case, &archive(case), Some(slots), miss);
     }
 }
 
 #[test]
 fn quantized_models_err_no_more_than_llama_cpp_allows() {
-    for case in ["q4_k_m", "q2_k", "q4_0", "q35-q3_k_m"] {
+    for case in ["q4_k_m", "q2_k", "q4_0", "q35-q3_k_m", "gpt-oss-mxfp4"] {
         let report = accepted(case, &archive(case), Kind::Quantized);
         assert!(report.peer_nmse.is_some(), "{case}: a yardstick");
         // The exception for positions that llama.cpp misses too is not needed by any of these.
@@ -88,7 +96,7 @@ fn quantized_models_err_no_more_than_llama_cpp_allows() {
 
 /// The name of the reference of a case: quantized ones are called after their quantization.
 fn archive(case: &str) -> String {
-    let quantized = ["q4_k_m", "q2_k", "q4_0", "q3_k_m"].into_iter().find(|q| case.ends_with(q));
+    let quantized = ["q4_k_m", "q2_k", "q4_0", "q3_k_m", "mxfp4"].into_iter().find(|q| case.ends_with(q));
     quantized.map_or_else(|| "ref.npz".to_owned(), |q| format!("quant-{}.npz", q.to_uppercase()))
 }
 
@@ -122,7 +130,7 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn chunk_borders_leave_no_trace() {
-    for case in ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd"] {
+    for case in ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "gpt-oss", "gpt-oss-mxfp4"] {
         let (mut o, ids) = open(case, &load_options());
         let whole = read_in(&mut o, &ids, ids.len());
         for chunk in [1, 7, 64] {

@@ -67,12 +67,12 @@ impl Buffers {
 
         let expert_of = &self.expert_of;
         if let Some(biases) = biases {
-            for_rows(pool, &mut self.up, ff, &|i, row| add(row, biases.expert(expert_of[i])[1]));
+            for_rows(pool, &mut self.up, ff, &|i, row| add(row, biases.expert(expert_of[i]).1));
         }
         let up = &self.up;
         for_rows(pool, &mut self.gate, ff, &|i, row| {
             if let Some(biases) = biases {
-                add(row, biases.expert(expert_of[i])[0]);
+                add(row, biases.expert(expert_of[i]).0);
             }
             layer.activation.apply(row, &up[i * ff..(i + 1) * ff]);
         });
@@ -87,11 +87,6 @@ impl Buffers {
             jobs.push(Job { ty: shape[2].ty, rows: hidden, weights: parts[2], pick, out: mine });
         }
         matmul(pool, &mut self.inner, &mut jobs)?;
-        drop(jobs);
-        if let Some(biases) = biases {
-            let out = &mut self.out[span.start * hidden..span.end * hidden];
-            for_rows(pool, out, hidden, &|i, row| add(row, biases.expert(expert_of[i])[2]));
-        }
         Ok(())
     }
 

@@ -54,28 +54,32 @@ impl ReadAhead {
     }
 }
 
-/// What is added to the products of every expert of a layer: of gate and up `[experts, ff]`, of down `[experts, hidden]`. They are a thousandth of
-/// the weights, and stay with the trunk.
+/// What is added to the products of gate and up of every expert of a layer. A thousandth of the weights, it stays with the trunk. What belongs to down
+/// does not depend on the product, and is the model's to add.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Biases {
-    of: [Vec<f32>; 3],
-    experts: usize,
+    values: Vec<f32>,
+    ff: usize,
 }
 
 impl Biases {
-    /// Of gate, up and down.
+    /// Of gate and up, `[experts, ff]` each.
     #[must_use]
-    pub fn new(of: [Vec<f32>; 3], experts: usize) -> Self {
-        Self { of, experts }
+    pub fn new(gate: &[f32], up: &[f32], ff: usize) -> Self {
+        let values = gate.chunks_exact(ff).zip(up.chunks_exact(ff)).flat_map(|(gate, up)| gate.iter().chain(up)).copied().collect();
+        Self { values, ff }
     }
 
-    /// Of one expert: gate, up and down.
+    /// Of one expert: gate and up.
     #[must_use]
-    pub fn expert(&self, expert: u16) -> [&[f32]; 3] {
-        self.of.each_ref().map(|all| {
-            let len = all.len() / self.experts.max(1);
-            &all[usize::from(expert) * len..][..len]
-        })
+    pub fn expert(&self, expert: u16) -> (&[f32], &[f32]) {
+        self.values[usize::from(expert) * 2 * self.ff..][..2 * self.ff].split_at(self.ff)
+    }
+
+    /// `[experts, gate | up, ff]`
+    #[must_use]
+    pub fn values(&self) -> &[f32] {
+        &self.values
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! | file | idea |
 //! |---|---|
+//! | `biases` | what is added to gate and up of experts that have biases |
 //! | `slabs` | the slots of a layer, and their number changing while the model talks |
 //! | `tables` | which expert is in which slot, as the kernels see it |
 //! | `staging` | the way up, through page-locked memory |
@@ -27,6 +28,7 @@
 //! lane.
 
 mod ahead;
+mod biases;
 mod couriers;
 mod grouped;
 mod held;
@@ -54,6 +56,7 @@ use super::{ExpertError, Routing};
 use crate::gpu::params::ExpertsUp;
 use crate::gpu::{Address, Device, Lane, Mark, Memory};
 use crate::kernels::Pool;
+use biases::LayerBiases;
 use couriers::Couriers;
 use grouped::{Parcel, Slots, Work};
 use held::Holding;
@@ -116,6 +119,8 @@ pub struct VramTier {
     pool: Arc<Pool>,
     slabs: Vec<Slab>,
     slots: usize,
+    /// Per layer, if its experts have some.
+    biases: Vec<Option<LayerBiases>>,
     tables: Tables,
     staging: Staging,
     spare: Option<Spare>,
@@ -182,7 +187,8 @@ impl VramTier {
 
     fn slots_of(&self, layer: usize) -> Slots {
         let slab = &self.slabs[layer];
-        Slots { base: slab.base(), stride: slab.layout.bytes, layout: slab.layout, shape: self.store.layers[layer].shape }
+        let biased = self.biases[layer].as_ref().map(LayerBiases::biased);
+        Slots { base: slab.base(), stride: slab.layout.bytes, layout: slab.layout, shape: self.store.layers[layer].shape, biased }
     }
 }
 

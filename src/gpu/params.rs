@@ -99,8 +99,14 @@ params! {
     ChunkAttention { q: Address, keys: Address, values: Address, partial: Address, gate: Address, y: Address, position: Address,
                      tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, context: u32, splits: u32, gate_stride: u32, gate_head: u32, scale: f32 }
 
+    /// [`Attention`] of tokens that see `window` positions, their own the last: a range is one of those.
+    WindowAttention { of: Attention, window: u32, pad: u32 }
+
     /// Joins the splits of [`Attention`] into `y[t][h][value_dim]`, times `sigmoid(gate[t * gate_stride + h * gate_head + i])` unless `gate` is 0.
     JoinSplits { partial: Address, gate: Address, y: Address, tokens: u32, heads: u32, value_dim: u32, splits: u32, gate_stride: u32, gate_head: u32 }
+
+    /// [`JoinSplits`] of at most [`Attention::SPLITS`]` - 1` ranges, with a score `sinks[h]` per head that takes part in the softmax and has no value.
+    JoinSunk { of: JoinSplits, sinks: Address }
 
     /// Causal convolution of each channel over time, then SiLU. `x` `[tokens, channels]` with row stride `x_stride`; `taps` `[width, channels]`, oldest first;
     /// `carry` `[width - 1, channels]` holds the inputs before, oldest first, and is moved on. `y` `[tokens, channels]`. `x` is not `y`.
@@ -139,6 +145,16 @@ params! {
     /// `out[pair] = down inner[pair]`, `[pairs, rows]`, grouped as in [`GroupedUp`].
     GroupedDown { slab: Address, slot_bytes: u64, down_at: u64, groups: Address, tile_group: Address, tile_begin: Address, inner: Address, out: Address,
                   tiles: u32, rows: u32, cols: u32, ty: u32 }
+
+    /// [`ExpertsUp`] with `bias[id][0][r]` added to gate's row r and `bias[id][1][r]` to up's, `bias` `[experts, 2, rows]`, where `ids[p]` u32 is the pair's expert. `clamped`:
+    /// `min(g, 7) sigmoid(1.702 min(g, 7)) (clamp(u, 7) + 1)` in place of `silu(g) u`.
+    BiasedUp { of: ExpertsUp, ids: Address, bias: Address, clamped: u32, pad: u32 }
+
+    /// The same of [`GroupedUp`]; `experts` u32 is the expert of each group.
+    BiasedGroupedUp { of: GroupedUp, experts: Address, bias: Address, clamped: u32, pad: u32 }
+
+    /// `y[t] += sum over j of weights[t*k+j] * bias[ids[t*k+j]]`, in the order of j; `bias` `[experts, cols]`.
+    RoutedBias { ids: Address, weights: Address, bias: Address, y: Address, tokens: u32, top_k: u32, cols: u32, y_stride: u32 }
 
     /// `y[t] += sum over j of weights[t*k+j] * out[pair_of[t*k+j]]`, in the order of j; `pair_of` u32::MAX: left out.
     Gather { out: Address, pair_of: Address, weights: Address, y: Address, tokens: u32, top_k: u32, cols: u32, y_stride: u32 }
@@ -376,6 +392,20 @@ impl Kernel for JoinSplits {
     }
 }
 
+impl Kernel for WindowAttention {
+    const NAME: &'static str = "window_attention";
+    fn shape(&self) -> Shape {
+        self.of.shape()
+    }
+}
+
+impl Kernel for JoinSunk {
+    const NAME: &'static str = "join_sunk";
+    fn shape(&self) -> Shape {
+        self.of.shape()
+    }
+}
+
 impl Kernel for Convolve {
     const NAME: &'static str = "convolve";
     fn shape(&self) -> Shape {
@@ -436,6 +466,27 @@ impl Kernel for GroupedDown {
     const NAME: &'static str = "grouped_down";
     fn shape(&self) -> Shape {
         Shape { grid: [self.rows.div_ceil(MatMul::ROWS), self.tiles, 1], threads: 256 }
+    }
+}
+
+impl Kernel for BiasedUp {
+    const NAME: &'static str = "biased_up";
+    fn shape(&self) -> Shape {
+        self.of.shape()
+    }
+}
+
+impl Kernel for BiasedGroupedUp {
+    const NAME: &'static str = "biased_grouped_up";
+    fn shape(&self) -> Shape {
+        self.of.shape()
+    }
+}
+
+impl Kernel for RoutedBias {
+    const NAME: &'static str = "routed_bias";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.cols.div_ceil(256), self.tokens, 1], threads: 256 }
     }
 }
 

@@ -5,6 +5,7 @@
 //! lets them, what the reference left alone must still hold the pattern, and inputs and guards must not have changed by a bit.
 
 mod cases;
+mod gpt_oss;
 mod speed;
 
 use super::device::{Address, Device, GpuError, Lane};
@@ -256,8 +257,8 @@ fn near(what: &str, meant: &[(u32, f64)], got: &[(u32, f64)], limit: f64, out: &
 mod tests {
     use super::*;
     use crate::gpu::params::{
-        Add, Attention, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, GroupedDown, GroupedUp,
-        JoinSplits, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu,
+        Add, Attention, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather,
+        GroupedDown, GroupedUp, JoinSplits, JoinSunk, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, SwiGlu, WindowAttention,
     };
     use crate::gpu::simulated::{Options, Simulated};
 
@@ -286,6 +287,11 @@ mod tests {
             Rotate::NAME,
             Route::NAME,
             SwiGlu::NAME,
+            BiasedGroupedUp::NAME,
+            BiasedUp::NAME,
+            JoinSunk::NAME,
+            RoutedBias::NAME,
+            WindowAttention::NAME,
         ] {
             assert!(trials.iter().any(|t| t.kernels().contains(&name)), "{name} is not tried");
         }

@@ -157,16 +157,7 @@ mod tests {
 
     /// The definition, in f64.
     #[allow(clippy::too_many_arguments)]
-    fn plain(
-        h: Heads,
-        keys: &[f32],
-        values: &[f32],
-        context: usize,
-        q: &[f32],
-        position: usize,
-        scale: f32,
-        sight: Sight<'_>,
-    ) -> Vec<f32> {
+    fn plain(h: Heads, keys: &[f32], values: &[f32], context: usize, q: &[f32], position: usize, scale: f32, sight: Sight<'_>) -> Vec<f32> {
         let tokens = q.len() / (h.query * h.key_dim);
         let mut out = Vec::new();
         for t in 0..tokens {

@@ -30,11 +30,16 @@ pub(crate) fn is_routed(name: &str) -> bool {
         && parts.next() == Some("weight")
 }
 
-/// The experts of block `block`, with their biases if the file has some.
-pub(crate) fn load(weights: &Weights<'_>, block: usize, sizes: Sizes, activation: Activation) -> Result<LayerExperts, ModelError> {
+/// The experts of block `block`, and what is added to what each of them gives, `[experts, hidden]`, if the file has biases.
+pub(crate) fn load(
+    weights: &Weights<'_>,
+    block: usize,
+    sizes: Sizes,
+    activation: Activation,
+) -> Result<(LayerExperts, Option<Vec<f32>>), ModelError> {
     let (shape, experts) = matrices(weights, block, sizes)?;
-    let biases = biases(weights, block, sizes)?.map(Arc::new);
-    Ok(LayerExperts { shape, activation, biases, experts })
+    let (biases, down) = biases(weights, block, sizes)?.unzip();
+    Ok((LayerExperts { shape, activation, biases: biases.map(Arc::new), experts }, down))
 }
 
 /// Shapes and bytes, by any of the layouts.
@@ -57,20 +62,20 @@ fn matrices(weights: &Weights<'_>, block: usize, sizes: Sizes) -> Result<Matrice
     Ok((shape, experts))
 }
 
-/// `ffn_gate_exps.bias` and its like: all three or none. Those of a fused map are halves of one.
-fn biases(weights: &Weights<'_>, block: usize, sizes: Sizes) -> Result<Option<Biases>, ModelError> {
+/// `ffn_gate_exps.bias` and its like: of gate and up, and of down; all three or none. Those of a fused map are halves of one.
+fn biases(weights: &Weights<'_>, block: usize, sizes: Sizes) -> Result<Option<(Biases, Vec<f32>)>, ModelError> {
     let Sizes { hidden, ff, experts } = sizes;
     let name = |stem: &str| format!("blk.{block}.ffn_{stem}_exps.bias");
-    if weights.has(&name("gate_up")) {
+    let (gate, up) = if weights.has(&name("gate_up")) {
         let both = weights.stack(&name("gate_up"), 2 * ff, experts)?;
-        let half = |from: usize| both.chunks_exact(2 * ff).flat_map(|b| &b[from..from + ff]).copied().collect();
-        return Ok(Some(Biases::new([half(0), half(ff), weights.stack(&name("down"), hidden, experts)?], experts)));
-    }
-    if !["gate", "up", "down"].iter().any(|stem| weights.has(&name(stem))) {
+        let half = |from: usize| both.chunks_exact(2 * ff).flat_map(|b| &b[from..from + ff]).copied().collect::<Vec<_>>();
+        (half(0), half(ff))
+    } else if ["gate", "up", "down"].iter().any(|stem| weights.has(&name(stem))) {
+        (weights.stack(&name("gate"), ff, experts)?, weights.stack(&name("up"), ff, experts)?)
+    } else {
         return Ok(None);
-    }
-    let [gate, up, down] = [("gate", ff), ("up", ff), ("down", hidden)].map(|(stem, len)| weights.stack(&name(stem), len, experts));
-    Ok(Some(Biases::new([gate?, up?, down?], experts)))
+    };
+    Ok(Some((Biases::new(&gate, &up, ff), weights.stack(&name("down"), hidden, experts)?)))
 }
 
 /// Gate and up in one tensor, gate rows first.

@@ -4,7 +4,7 @@ use super::linear::{Compute, Linear};
 use super::router::Router;
 use super::weights::Weights;
 use super::ModelError;
-use crate::experts::Experts;
+use crate::experts::{Experts, Routing};
 use crate::kernels::rows::{for_rows, from_rows, with_rows};
 use candle_core::Tensor;
 
@@ -94,6 +94,8 @@ pub enum FeedForward {
         router: Router,
         /// Index among layers with experts.
         index: usize,
+        /// `[experts, hidden]`: added to what each of them gives.
+        bias: Option<Vec<f32>>,
         /// Added to what the routed experts give.
         shared: Option<Box<SharedExpert>>,
         /// The routers of the next layers with experts, as `model::early` makes them; `None`: they are not asked before their turn.
@@ -109,7 +111,7 @@ impl FeedForward {
     pub fn forward(&self, compute: &mut Compute, experts: &mut Experts, x: &Tensor) -> Result<Tensor, ModelError> {
         match self {
             Self::Dense(dense) => dense.forward(compute, x),
-            Self::Moe { router, index, shared, early } => {
+            Self::Moe { router, index, bias, shared, early } => {
                 let routing = if experts.asks_routers() {
                     let (routing, own, early) = router.forward_with(compute, early.as_ref(), x)?;
                     experts.foresee(*index, &own, &early, &routing.ids);
@@ -117,7 +119,10 @@ impl FeedForward {
                 } else {
                     router.forward(compute, x)?
                 };
-                let routed = experts.forward(*index, x, &routing)?;
+                let mut routed = experts.forward(*index, x, &routing)?;
+                if let Some(bias) = bias {
+                    routed = add_biases(compute, &routed, &routing, bias)?;
+                }
                 match shared {
                     Some(shared) => Ok((routed + shared.forward(compute, x)?)?),
                     None => Ok(routed),
@@ -125,4 +130,17 @@ impl FeedForward {
             }
         }
     }
+}
+
+/// The biases of the chosen experts, by their weights, added to `x` `[tokens, hidden]`.
+fn add_biases(compute: &Compute, x: &Tensor, routing: &Routing, bias: &[f32]) -> Result<Tensor, ModelError> {
+    let (tokens, hidden) = x.dims2()?;
+    let mut rows = with_rows(x, <[f32]>::to_vec)?;
+    for_rows(&compute.pool, &mut rows, hidden, &|t, row| {
+        for j in t * routing.top_k..(t + 1) * routing.top_k {
+            let (of_expert, weight) = (&bias[routing.ids[j] as usize * hidden..][..hidden], routing.weights[j]);
+            row.iter_mut().zip(of_expert).for_each(|(y, b)| *y += weight * b);
+        }
+    });
+    Ok(from_rows(rows, tokens, hidden)?)
 }

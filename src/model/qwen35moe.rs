@@ -35,7 +35,13 @@ pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadS
         let mixer = if *recurrent {
             Mixer::DeltaNet(Box::new(delta_net(weights, config, hybrid, block)?))
         } else {
-            Mixer::Attention(Box::new(SelfAttention::load(weights, config, settings, block, Form { norm: Some(QkNorm::PerHead), gated: true, ..Form::default() })?))
+            Mixer::Attention(Box::new(SelfAttention::load(
+                weights,
+                config,
+                settings,
+                block,
+                Form { norm: Some(QkNorm::PerHead), gated: true, ..Form::default() },
+            )?))
         };
         let ff_norm = weights.norm(&name("post_attention_norm"), config)?;
         let feed_forward = if config.experts > 0 {
@@ -85,8 +91,9 @@ fn moe(
         true => Some(Box::new(SharedExpert::load(weights, block, config.hidden, hybrid.shared_ff)?)),
         false => None,
     };
-    experts.push(expert_weights::load(weights, block, sizes, Activation::SwiGlu)?);
-    Ok(FeedForward::Moe { router, index: block, shared, early: None })
+    let (of_layer, bias) = expert_weights::load(weights, block, sizes, Activation::SwiGlu)?;
+    experts.push(of_layer);
+    Ok(FeedForward::Moe { router, index: block, bias, shared, early: None })
 }
 
 fn delta_net(weights: &Weights<'_>, config: &ModelConfig, hybrid: &Hybrid, block: usize) -> Result<DeltaNet, ModelError> {

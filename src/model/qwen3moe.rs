@@ -59,8 +59,9 @@ pub(super) fn load_with(
             FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff)?)
         } else {
             let router = Router::new(weights.linear(&name("ffn_gate_inp"), config.hidden, config.experts)?, gating);
-            experts.push(expert_weights::load(weights, block, sizes, family.activation)?);
-            FeedForward::Moe { router, index: experts.len() - 1, shared: None, early: None }
+            let (of_layer, bias) = expert_weights::load(weights, block, sizes, family.activation)?;
+            experts.push(of_layer);
+            FeedForward::Moe { router, index: experts.len() - 1, bias, shared: None, early: None }
         };
         layers.push(Layer { mixer_norm, mixer: Mixer::Attention(Box::new(attention)), ff_norm, feed_forward });
     }

@@ -255,6 +255,16 @@ fn experts_in_slots_one_token_to_eight() {
             let close = of_one_row(ty == up_ty && tiled_row(ty.number(), hidden as u32));
             let out = a.output(inner, tokens * top_k * rows, close.max(2.0 * close - SUM));
             a.check(&up, &[out]);
+            // Some of a pair's rows stay as they were.
+            let experts: Vec<u32> = (0..tokens * top_k).map(|_| a.below(6) as u32).collect();
+            let (ids, bias, clamped) = (a.put(&experts), a.noise(6 * 2 * 13, 8.0), u32::from(a.coin()));
+            let out = a.output(inner, tokens * top_k * rows, close.max(2.0 * close - SUM));
+            a.check(&BiasedUp { of: up, ids, bias, clamped, pad: 0 }, &[out]);
+            let (y, weights) = (a.noise(tokens * 303, 1.0), a.noise(tokens * top_k, 1.0));
+            let (bias, k) = (a.noise(6 * 301, 1.0), top_k as u32);
+            let added = RoutedBias { ids, weights, bias, y, tokens: tokens as u32, top_k: k, cols: 301, y_stride: 303 };
+            let out = a.output(y, tokens * 303, FEW);
+            a.check(&added, &[out]);
             let inner = a.noise(tokens * top_k * rows, 1.0);
             let y = a.noise(tokens * 24, 1.0);
             let down = ExpertsDown {
@@ -323,6 +333,9 @@ fn experts_grouped_for_many_tokens() {
         // A product of two of them.
         let written = a.output(inner, pairs * rows, 2.0 * tiled(&[ty, up_ty]));
         a.check(&up, &[written]);
+        let (experts, bias, clamped) = (a.put(&[4u32, 0, 2]), a.noise(5 * 2 * rows, 8.0), u32::from(a.coin()));
+        let written = a.output(inner, pairs * rows, 2.0 * tiled(&[ty, up_ty]));
+        a.check(&BiasedGroupedUp { of: up, experts, bias, clamped, pad: 0 }, &[written]);
         let inner = a.noise(pairs * 256, 1.0);
         let out = a.floats(pairs * 140);
         let down = GroupedDown {
@@ -672,6 +685,10 @@ fn attention_over_splits_and_their_join() {
             };
             let out = a.output(partial, len, SUM);
             a.check(&k, &[out]);
+            for window in [1, 50, 4000] {
+                let out = a.output(partial, len, SUM);
+                a.check(&WindowAttention { of: k, window, pad: 0 }, &[out]);
+            }
             // The join of what the reference wrote, one split of it empty.
             let mut parts: Vec<f32> = (0..len).map(|_| a.below(1000) as f32 / 500.0 - 0.9).collect();
             for (i, part) in parts.chunks_exact_mut(2 + value_dim).enumerate() {
@@ -696,6 +713,9 @@ fn attention_over_splits_and_their_join() {
                 };
                 let out = a.output(y, tokens * heads * value_dim, FEW);
                 a.check(&k, &[out]);
+                let out = a.output(y, tokens * heads * value_dim, FEW);
+                let sinks = a.noise(heads, 3.0);
+                a.check(&JoinSunk { of: k, sinks }, &[out]);
             }
         }
     }

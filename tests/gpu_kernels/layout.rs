@@ -28,7 +28,9 @@ layouts! {
     Rotate { q, k, v, q_norm, k_norm, angles, q_out, keys, values, position, tokens, heads, groups, key_dim, value_dim, half, context, wide, q_stride, q_head, k_stride, v_stride, eps, limit, limit_v, pad }
     Attention { q, keys, values, partial, position, tokens, heads, groups, key_dim, value_dim, context, wide, splits, scale, pad }
     ChunkAttention { q, keys, values, partial, gate, y, position, tokens, heads, groups, key_dim, value_dim, context, splits, gate_stride, gate_head, scale }
+    WindowAttention { of, window, pad }
     JoinSplits { partial, gate, y, tokens, heads, value_dim, splits, gate_stride, gate_head }
+    JoinSunk { of, sinks }
     Convolve { x, taps, carry, y, tokens, channels, width, x_stride }
     DeltaRule { mixed, alpha, beta, bias, rate, state, y, tokens, keys, values, key_dim, value_dim, alpha_stride, beta_stride, eps }
     GatedNorm { x, gate, weight, place, y, tokens, heads, dim, gate_stride, eps, pad }
@@ -37,6 +39,9 @@ layouts! {
     ExpertsDown { slab, slot_bytes, down_at, slots, weights, inner, y, tokens, top_k, rows, cols, ty, y_stride }
     GroupedUp { slab, slot_bytes, gate_at, up_at, groups, tile_group, tile_begin, token_of, x, inner, tiles, rows, cols, gate_ty, up_ty, x_stride }
     GroupedDown { slab, slot_bytes, down_at, groups, tile_group, tile_begin, inner, out, tiles, rows, cols, ty }
+    BiasedUp { of, ids, bias, clamped, pad }
+    BiasedGroupedUp { of, experts, bias, clamped, pad }
+    RoutedBias { ids, weights, bias, y, tokens, top_k, cols, y_stride }
     Gather { out, pair_of, weights, y, tokens, top_k, cols, y_stride }
     SwiGlu { gate, up, y, tokens, len, stride, pad }
     Add { x, y, len, pad }
@@ -67,7 +72,9 @@ fn every_kernel_has_an_entry_and_every_entry_a_kernel() {
         Rotate::NAME,
         Attention::NAME,
         ChunkAttention::NAME,
+        WindowAttention::NAME,
         JoinSplits::NAME,
+        JoinSunk::NAME,
         Convolve::NAME,
         DeltaRule::NAME,
         GatedNorm::NAME,
@@ -75,6 +82,9 @@ fn every_kernel_has_an_entry_and_every_entry_a_kernel() {
         ExpertsUp::NAME,
         ExpertsDown::NAME,
         GroupedUp::NAME,
+        BiasedUp::NAME,
+        BiasedGroupedUp::NAME,
+        RoutedBias::NAME,
         GroupedDown::NAME,
         Gather::NAME,
         SwiGlu::NAME,

@@ -1,10 +1,11 @@
 //! Launches over slots: pair by pair for a few tokens, expert by expert for many.
 
+use super::biases::Biased;
 use super::slabs::Layout;
 use crate::experts::store::{ExpertStore, Projection};
 use crate::experts::tier::{DeviceRows, Grouped, ABSENT};
 use crate::gpu::device::Touch;
-use crate::gpu::params::{launch, ExpertsDown, ExpertsUp, Gather, Group, GroupedDown, GroupedUp};
+use crate::gpu::params::{launch, BiasedGroupedUp, BiasedUp, ExpertsDown, ExpertsUp, Gather, Group, GroupedDown, GroupedUp};
 use crate::gpu::{Address, Device, GpuError, Lane, Mark, Memory, Pinned};
 
 /// Slots that one launch reads: a layer's slab, or some of the spare ones.
@@ -15,6 +16,8 @@ pub(super) struct Slots {
     pub(super) stride: usize,
     pub(super) layout: Layout,
     pub(super) shape: [Projection; 3],
+    /// Of a layer whose experts have biases.
+    pub(super) biased: Option<Biased>,
 }
 
 impl Slots {
@@ -83,7 +86,10 @@ impl Work {
             x_stride: hidden,
             pad: 0,
         };
-        launch(device, &up, &touches)?;
+        match slots.biased {
+            Some(Biased { bias, clamped }) => launch(device, &BiasedUp { of: up, ids: rows.ids, bias, clamped, pad: 0 }, &touches)?,
+            None => launch(device, &up, &touches)?,
+        }
         let down = ExpertsDown {
             slab,
             slot_bytes,
@@ -159,7 +165,7 @@ pub(super) fn parcel_bytes(rows: &DeviceRows, groups: usize, batches: usize) -> 
         return batches * (pairs * 4 + STEP);
     }
     let tiles = pairs / GroupedUp::TILE as usize + groups;
-    2 * pairs * 4 + groups * size_of::<Group>() + tiles * 8 + (3 * batches + 2) * STEP
+    2 * pairs * 4 + groups * (size_of::<Group>() + 4) + tiles * 8 + (4 * batches + 2) * STEP
 }
 
 /// A step of many tokens under way.
@@ -223,7 +229,14 @@ impl Many {
             up_ty: up.ty.number(),
             x_stride: hidden,
         };
-        launch(device, &up, &touches)?;
+        match slots.biased {
+            Some(Biased { bias, clamped }) => {
+                let experts: Vec<u32> = here.iter().map(|h| grouped.groups[h.0].expert.into()).collect();
+                let experts = parcel.put(device, bytemuck::cast_slice(&experts))?;
+                launch(device, &BiasedGroupedUp { of: up, experts, bias, clamped, pad: 0 }, &touches)?;
+            }
+            None => launch(device, &up, &touches)?,
+        }
         let out = work.out.address();
         let ty = down.ty.number();
         let down = GroupedDown { slab, slot_bytes, down_at, groups, tile_group, tile_begin, inner, out, tiles, rows: hidden, cols: ff, ty };

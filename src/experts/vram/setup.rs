@@ -1,5 +1,6 @@
 //! The tier as it begins: empty slots, tables, the ways up, and how fast link and host are.
 
+use super::biases::LayerBiases;
 use super::couriers::Couriers;
 use super::grouped::{self, Parcel, Work};
 use super::held::Holding;
@@ -69,6 +70,7 @@ impl VramTier {
         let slots = slots.min(store.experts);
         let d = &*device;
         let tables = Tables::new(d, store.layers.len(), store.experts)?;
+        let biases = store.layers.iter().map(|l| LayerBiases::of(d, l)).collect::<Result<_, _>>()?;
         let work = Work::new(d, &store, options.rows)?;
         let (mut parcel, mut partial) = (Parcel::default(), Parcel::default());
         let none = Address::NONE;
@@ -88,6 +90,7 @@ impl VramTier {
         let mut tier = Self {
             slabs,
             slots,
+            biases,
             tables,
             staging,
             spare,

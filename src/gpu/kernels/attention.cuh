@@ -118,11 +118,12 @@ template <int H> struct AttentionShared {
 
 /// Keys in stretches of 64. For the scores eight threads share a key, so that a warp reads four keys side by side; for the sums a thread has
 /// eight values of a head and every n-th key of the stretch. Each key and value is read once by the block.
-template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attention& p, AttentionShared<H>& s) {
+template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attention& p, uint32_t window, AttentionShared<H>& s) {
     constexpr int AHEAD = 4;
     const uint32_t head = block.x * H, split = block.y, token = block.z, group = head / (p.heads / p.groups);
-    const uint32_t seen = *p.position + token + 1, even = (seen + p.splits - 1) / p.splits, each = even > LEAST ? even : LEAST;
-    const uint32_t begin = split * each < seen ? split * each : seen, end = begin + each < seen ? begin + each : seen;
+    const uint32_t seen = *p.position + token + 1, left = window && seen > window ? seen - window : 0, width = seen - left;
+    const uint32_t even = (width + p.splits - 1) / p.splits, each = even > LEAST ? even : LEAST;
+    const uint32_t begin = left + (split * each < width ? split * each : width), end = begin + each < seen ? begin + each : seen;
     if (begin == end) {
         apart(block, [&](int t) INLINE {
             if (t >= H) return;
@@ -281,7 +282,7 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
 }
 
 /// `Attention::together` in params.rs says the same.
-DEVICE void attention_block(const Block& block, const Attention& p) {
+DEVICE void attention_in(const Block& block, const Attention& p, uint32_t window) {
     union Room {
         AttentionShared<4> four;
         AttentionShared<1> one;
@@ -289,15 +290,19 @@ DEVICE void attention_block(const Block& block, const Attention& p) {
     SHARED(Room, room);
     const uint32_t of_group = p.heads / p.groups;
     if (p.wide) {
-        if (of_group % 4 == 0) return attend<true, 4>(block, p, room.four);
-        return attend<true, 1>(block, p, room.one);
+        if (of_group % 4 == 0) return attend<true, 4>(block, p, window, room.four);
+        return attend<true, 1>(block, p, window, room.one);
     }
-    if (of_group % 4 == 0) return attend<false, 4>(block, p, room.four);
-    attend<false, 1>(block, p, room.one);
+    if (of_group % 4 == 0) return attend<false, 4>(block, p, window, room.four);
+    attend<false, 1>(block, p, window, room.one);
 }
 
-/// A block has 32 values of a head; a warp adds up every fourth split of them.
-DEVICE void join_splits_block(const Block& block, const JoinSplits& p) {
+DEVICE void attention_block(const Block& block, const Attention& p) { attention_in(block, p, 0); }
+
+DEVICE void window_attention_block(const Block& block, const WindowAttention& p) { attention_in(block, p.of, p.window); }
+
+/// A block has 32 values of a head; a warp adds up every fourth split of them. A sink is one more split, whose output is zero.
+DEVICE void join_in(const Block& block, const JoinSplits& p, const float* sinks) {
     const uint32_t head = block.x, token = block.y, len = 2 + p.value_dim, warps = block.threads / LANES;
     const float* parts = p.partial + ((size_t)token * p.heads + head) * p.splits * len;
     struct Room {
@@ -308,9 +313,9 @@ DEVICE void join_splits_block(const Block& block, const JoinSplits& p) {
     PerThread<float> max, sum, most;
     // A thread has a split. An empty one has the sum 0 and no output.
     apart(block, [&](int t) INLINE {
-        const bool in = t < (int)p.splits;
-        most[t] = max[t] = in ? parts[(size_t)t * len] : -INFINITY;
-        sum[t] = in ? parts[(size_t)t * len + 1] : 0.0f;
+        const bool in = t < (int)p.splits, sink = sinks && t == (int)p.splits;
+        most[t] = max[t] = in ? parts[(size_t)t * len] : sink ? sinks[head] : -INFINITY;
+        sum[t] = in ? parts[(size_t)t * len + 1] : sink ? 1.0f : 0.0f;
     });
     warp_max(block, most);
     phase(block, [&](int t) INLINE {
@@ -344,3 +349,7 @@ DEVICE void join_splits_block(const Block& block, const JoinSplits& p) {
         p.y[((size_t)token * p.heads + head) * p.value_dim + i] = v;
     });
 }
+
+DEVICE void join_splits_block(const Block& block, const JoinSplits& p) { join_in(block, p, nullptr); }
+
+DEVICE void join_sunk_block(const Block& block, const JoinSunk& p) { join_in(block, p.of, p.sinks); }

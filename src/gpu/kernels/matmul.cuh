@@ -10,6 +10,7 @@
 // shared memory for sixteen multiply-adds. Tiles lie transposed, so that those reads are one load each; rows of 68 floats keep them apart from the writes' banks.
 #pragma once
 
+#include "biases.cuh"
 #include "formats.cuh"
 #include "mma.cuh"
 #include "params.cuh"
@@ -386,8 +387,9 @@ DEVICE void matmul_block(const Block& block, const MatMul& p) {
     }
 }
 
-DEVICE void grouped_up_block(const Block& block, const GroupedUp& p) {
+template <class J> DEVICE void grouped_up_in(const Block& block, const GroupedUp& p, const J& join, const uint32_t* experts) {
     const Group group = p.groups[p.tile_group[block.y]];
+    const uint32_t expert = expert_at(join, experts, p.tile_group[block.y]);
     const uint32_t first = block.x * TILE, pair = p.tile_begin[block.y];
     const int count = group.end - pair < TILE ? group.end - pair : TILE;
     const uint8_t* slot = p.slab + group.slot * p.slot_bytes;
@@ -402,7 +404,7 @@ DEVICE void grouped_up_block(const Block& block, const GroupedUp& p) {
             const uint32_t row = first + t / LANES * 8 + t % LANES / 4;
             if (row >= p.rows) return;
             each_half(t, count, [&](int i, int at) INLINE {
-                p.inner[(size_t)(pair + i) * p.rows + row] = silu(sums[t][at] * room.halves.unit[i]) * (sums[t][at + 2] * room.halves.unit[i]);
+                p.inner[(size_t)(pair + i) * p.rows + row] = join(expert, row, sums[t][at] * room.halves.unit[i], sums[t][at + 2] * room.halves.unit[i]);
             });
         });
         return;
@@ -416,10 +418,16 @@ DEVICE void grouped_up_block(const Block& block, const GroupedUp& p) {
             each_float(t, count, [&](int i, int j, int at) INLINE {
                 if (first + j >= p.rows) return;
                 float& inner = p.inner[(size_t)(pair + i) * p.rows + first + j];
-                inner = m ? silu(inner) * sums[t][at] : sums[t][at];
+                inner = m ? join(expert, first + j, inner, sums[t][at]) : sums[t][at];
             });
         });
     }
+}
+
+DEVICE void grouped_up_block(const Block& block, const GroupedUp& p) { grouped_up_in(block, p, Plain{}, nullptr); }
+
+DEVICE void biased_grouped_up_block(const Block& block, const BiasedGroupedUp& p) {
+    grouped_up_in(block, p.of, Biased{p.bias, p.of.rows, p.clamped}, p.experts);
 }
 
 DEVICE void grouped_down_block(const Block& block, const GroupedDown& p) {

@@ -7,6 +7,7 @@
 // 7 KiB to hide 600 ns, one with 1 TB/s on 128 SMs 5 KiB, an H100 15 KiB. One token in the types of `tiles.cuh` goes another way.
 #pragma once
 
+#include "biases.cuh"
 #include "formats.cuh"
 #include "params.cuh"
 #include "results.cuh"
@@ -236,8 +237,9 @@ DEVICE void matvec_few_block(const Block& block, const MatVec& p) {
 /// The matrix at byte `at` of the expert in a slot.
 DEVICE const uint8_t* of_slot(const uint8_t* slab, uint32_t slot, uint64_t slot_bytes, uint64_t at) { return slab + slot * slot_bytes + at; }
 
-/// A tile has eight rows of gate and the same eight of up.
-DEVICE void experts_up_tiles(const Block& block, const ExpertsUp& p, const uint8_t* gate, const uint8_t* up, const float* x, TileRoom& room) {
+/// A tile has eight rows of gate and the same eight of up. `join` makes one of both.
+template <class J>
+DEVICE void experts_up_tiles(const Block& block, const ExpertsUp& p, const J& join, const uint32_t* ids, const uint8_t* gate, const uint8_t* up, const float* x, TileRoom& room) {
     const uint32_t share = tile_share(p.cols), apart_by = 1 << share, supers = p.cols / SUPER, tiles = TILE_WARPS >> share;
     const uint32_t first = block.x * tiles * 8;
     PerThread<Few<float, 2>> sums;
@@ -260,12 +262,12 @@ DEVICE void experts_up_tiles(const Block& block, const ExpertsUp& p, const uint8
             const float* of_warp = room.sums.of_warp[(t / 8 << share) + w];
             g += of_warp[t % 8], u += of_warp[t % 8 + 8];
         }
-        p.inner[(size_t)block.y * p.rows + row] = silu(g) * u;
+        p.inner[(size_t)block.y * p.rows + row] = join(expert_at(join, ids, block.y), row, g, u);
     });
 }
 
 /// A warp has two rows of gate and two of up, which share their activations. `ExpertsUp::rows_of_block` in params.rs says the same.
-DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
+template <class J> DEVICE void experts_up_in(const Block& block, const ExpertsUp& p, const J& join, const uint32_t* ids) {
     const uint32_t pair = block.y, split = p.cols < 2048 ? 0 : p.cols < 4096 ? 1 : 2, lanes = LANES << split, warps = block.threads / LANES;
     const int slot = p.slots[pair];
     if (slot < 0) return;
@@ -277,7 +279,7 @@ DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
         TileRoom tiles;
     };
     SHARED(Room, shared);
-    if (p.gate_ty == p.up_ty && tiled(p.gate_ty, p.cols)) return experts_up_tiles(block, p, gate, up, x, shared.tiles);
+    if (p.gate_ty == p.up_ty && tiled(p.gate_ty, p.cols)) return experts_up_tiles(block, p, join, ids, gate, up, x, shared.tiles);
     WarpSums<4>& room = shared.warps;
     PerThread<Few<float, 4>> sums;
     apart(block, [&](int t) INLINE {
@@ -331,9 +333,13 @@ DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) {
         const uint32_t lane = t & (lanes - 1), row = 2 * (block.x * (warps >> split) + (t / LANES >> split)) + lane;
         if (lane >= 2 || row >= p.rows) return;
         const float g = lane ? sums[t][1] : sums[t][0], u = lane ? sums[t][3] : sums[t][2];
-        p.inner[(size_t)pair * p.rows + row] = silu(g) * u;
+        p.inner[(size_t)pair * p.rows + row] = join(expert_at(join, ids, pair), row, g, u);
     });
 }
+
+DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) { experts_up_in(block, p, Plain{}, nullptr); }
+
+DEVICE void biased_up_block(const Block& block, const BiasedUp& p) { experts_up_in(block, p.of, Biased{p.bias, p.of.rows, p.clamped}, p.ids); }
 
 /// Warps of a block of `experts_down`, and rows of each.
 #define DOWN_WARPS 8

@@ -60,9 +60,19 @@ struct ChunkAttention {
     float scale;
 };
 
+struct WindowAttention {
+    Attention of;
+    uint32_t window, pad;
+};
+
 struct JoinSplits {
     float *partial, *gate, *y;
     uint32_t tokens, heads, value_dim, splits, gate_stride, gate_head;
+};
+
+struct JoinSunk {
+    JoinSplits of;
+    float* sinks;
 };
 
 struct Convolve {
@@ -128,6 +138,26 @@ struct GroupedDown {
     uint32_t *tile_group, *tile_begin;
     float *inner, *out;
     uint32_t tiles, rows, cols, ty;
+};
+
+struct BiasedUp {
+    ExpertsUp of;
+    uint32_t* ids;
+    float* bias;
+    uint32_t clamped, pad;
+};
+
+struct BiasedGroupedUp {
+    GroupedUp of;
+    uint32_t* experts;
+    float* bias;
+    uint32_t clamped, pad;
+};
+
+struct RoutedBias {
+    uint32_t* ids;
+    float *weights, *bias, *y;
+    uint32_t tokens, top_k, cols, y_stride;
 };
 
 struct Gather {

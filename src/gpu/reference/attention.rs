@@ -1,7 +1,7 @@
 //! Attention: queries and keys prepared, keys in splits, splits joined.
 
 use super::{clamp, dot, rms, sigmoid, Host, Meaning, ReferenceError};
-use crate::gpu::params::{Attention, ChunkAttention, JoinSplits, Rotate};
+use crate::gpu::params::{Attention, ChunkAttention, JoinSplits, JoinSunk, Rotate, WindowAttention};
 use crate::gpu::Address;
 use half::f16;
 
@@ -142,13 +142,27 @@ impl Attention {
 
 impl Meaning for Attention {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        self.mean_within(host, usize::MAX)
+    }
+}
+
+impl Meaning for WindowAttention {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        host.demand(self.window > 0, "a window of one position or more")?;
+        self.of.mean_within(host, self.window as usize)
+    }
+}
+
+impl Attention {
+    fn mean_within(&self, host: &mut Host<'_>, window: usize) -> Result<(), ReferenceError> {
         host.demand(self.key_dim <= Rotate::HEAD_DIM && self.value_dim <= Rotate::HEAD_DIM, "a longer head than a block has room for")?;
         let (all, tokens, heads, splits) = (positions(host, self)?, self.tokens as usize, self.heads as usize, self.splits as usize);
         self.each_query(host, all, |host, t, h, q, group| {
             let seen = all - tokens + t + 1;
-            let each = seen.div_ceil(splits).max(Self::LEAST as usize);
+            let left = seen.saturating_sub(window);
+            let each = (seen - left).div_ceil(splits).max(Self::LEAST as usize);
             for s in 0..splits {
-                let range = (s * each).min(seen)..((s + 1) * each).min(seen);
+                let range = (left + s * each).min(seen)..(left + (s + 1) * each).min(seen);
                 let mut part = group.attend(q, self.scale, range.clone(), self.value_dim as usize);
                 if range.is_empty() {
                     part.2.clear();
@@ -206,13 +220,28 @@ impl Meaning for ChunkAttention {
 
 impl Meaning for JoinSplits {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
-        let (heads, dim, splits) = (self.heads as usize, self.value_dim as usize, self.splits as usize);
         host.demand(self.splits <= Attention::SPLITS, "1 to 128 ranges")?;
+        self.mean_with(host, None)
+    }
+}
+
+impl Meaning for JoinSunk {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        host.demand(self.of.splits < Attention::SPLITS, "1 to 127 ranges")?;
+        let sinks = host.f32s("sinks", self.sinks, 0, self.of.heads as usize)?;
+        self.of.mean_with(host, Some(&sinks))
+    }
+}
+
+impl JoinSplits {
+    fn mean_with(&self, host: &mut Host<'_>, sinks: Option<&[f32]>) -> Result<(), ReferenceError> {
+        let (heads, dim, splits) = (self.heads as usize, self.value_dim as usize, self.splits as usize);
         for (t, h) in (0..self.tokens as usize).flat_map(|t| (0..heads).map(move |h| (t, h))) {
             let parts = host.f32s("partial", self.partial, (t * heads + h) * splits * (2 + dim), splits * (2 + dim))?;
             let parts: Vec<&[f32]> = parts.chunks_exact(2 + dim).collect();
-            let max = parts.iter().map(|p| p[0]).fold(f32::NEG_INFINITY, f32::max);
-            let (mut sum, mut out) = (0.0, vec![0.0f64; dim]);
+            let sink = sinks.map(|s| s[h]);
+            let max = parts.iter().map(|p| p[0]).chain(sink).fold(f32::NEG_INFINITY, f32::max);
+            let (mut sum, mut out) = (sink.map_or(0.0, |s| f64::from(s - max).exp()), vec![0.0f64; dim]);
             for p in parts.iter().filter(|p| p[1] != 0.0) {
                 let w = f64::from(p[0] - max).exp();
                 sum += w * f64::from(p[1]);

@@ -1,7 +1,7 @@
 //! Products with experts in slots.
 
-use super::{dot, silu, Host, Meaning, ReferenceError};
-use crate::gpu::params::{ExpertsDown, ExpertsUp, Group, GroupedDown, GroupedUp};
+use super::{dot, sigmoid, silu, Host, Meaning, ReferenceError};
+use crate::gpu::params::{BiasedGroupedUp, BiasedUp, ExpertsDown, ExpertsUp, Group, GroupedDown, GroupedUp, RoutedBias};
 use crate::gpu::Address;
 
 /// Where a matrix of the expert in `slot` begins.
@@ -9,8 +9,53 @@ fn slot_at(slab: Address, slot: usize, slot_bytes: u64, at: u64) -> Address {
     Address(slab.0.wrapping_add((slot as u64).wrapping_mul(slot_bytes)).wrapping_add(at))
 }
 
+/// What rows of gate and up give: `f(expert, row, gate, up)`.
+type Join<'a> = &'a dyn Fn(u32, usize, f64, f64) -> f64;
+
+fn swiglu(_: u32, _: usize, gate: f64, up: f64) -> f64 {
+    silu(gate) * up
+}
+
+/// Biases `[experts, 2, rows]`, of experts up to the last of `ids`.
+struct Biased {
+    values: Vec<f32>,
+    rows: usize,
+    clamped: bool,
+}
+
+impl Biased {
+    fn read(host: &Host<'_>, bias: Address, ids: &[u32], rows: u32, clamped: u32) -> Result<Self, ReferenceError> {
+        let (experts, rows) = (ids.iter().max().map_or(0, |id| *id as usize + 1), rows as usize);
+        Ok(Self { values: host.f32s("bias", bias, 0, experts * 2 * rows)?, rows, clamped: clamped != 0 })
+    }
+
+    fn join(&self, expert: u32, row: usize, gate: f64, up: f64) -> f64 {
+        let bias = |part: usize| f64::from(self.values[(expert as usize * 2 + part) * self.rows + row]);
+        let (gate, up) = (gate + bias(0), up + bias(1));
+        if !self.clamped {
+            return silu(gate) * up;
+        }
+        let (gate, up) = (gate.min(7.0), up.clamp(-7.0, 7.0));
+        gate * sigmoid(1.702 * gate) * (up + 1.0)
+    }
+}
+
 impl Meaning for ExpertsUp {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        self.mean_with(host, None, &swiglu)
+    }
+}
+
+impl Meaning for BiasedUp {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let ids: Vec<u32> = host.get("ids", self.ids, 0, self.of.pairs as usize)?;
+        let biased = Biased::read(host, self.bias, &ids, self.of.rows, self.clamped)?;
+        self.of.mean_with(host, Some(&ids), &|expert, row, gate, up| biased.join(expert, row, gate, up))
+    }
+}
+
+impl ExpertsUp {
+    fn mean_with(&self, host: &mut Host<'_>, ids: Option<&[u32]>, join: Join<'_>) -> Result<(), ReferenceError> {
         host.demand(self.top_k > 0 && self.pairs.div_ceil(self.top_k) <= Self::TOKENS, "1 to 8 tokens")?;
         let rows = self.rows as usize;
         host.activations(self.x, self.x_stride, self.gate_ty, self.pairs.div_ceil(self.top_k))?;
@@ -27,7 +72,7 @@ impl Meaning for ExpertsUp {
                 .map(|r| {
                     let g = dot(&host.weights("gate", gate, self.gate_ty, r, self.cols)?, &x);
                     let u = dot(&host.weights("up", up, self.up_ty, r, self.cols)?, &x);
-                    Ok((silu(g) * u) as f32)
+                    Ok(join(ids.map_or(0, |ids| ids[p]), r, g, u) as f32)
                 })
                 .collect::<Result<Vec<f32>, _>>()?;
             host.put("inner", self.inner, p * rows, &inner)?;
@@ -81,8 +126,42 @@ fn tiles(
 
 impl Meaning for GroupedUp {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        self.mean_with(host, None, &swiglu)
+    }
+}
+
+impl Meaning for BiasedGroupedUp {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let of_tile: Vec<u32> = host.get("tile_group", self.of.tile_group, 0, self.of.tiles as usize)?;
+        let ids = of_tile.iter().map(|&g| host.one("experts", self.experts, g as usize)).collect::<Result<Vec<u32>, _>>()?;
+        let biased = Biased::read(host, self.bias, &ids, self.of.rows, self.clamped)?;
+        self.of.mean_with(host, Some(&ids), &|expert, row, gate, up| biased.join(expert, row, gate, up))
+    }
+}
+
+impl Meaning for RoutedBias {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let (k, cols) = (self.top_k as usize, self.cols as usize);
+        for t in 0..self.tokens as usize {
+            let at = t * self.y_stride as usize;
+            let mut y: Vec<f64> = host.f32s("y", self.y, at, cols)?.into_iter().map(f64::from).collect();
+            let ids: Vec<u32> = host.get("ids", self.ids, t * k, k)?;
+            for (id, weight) in ids.into_iter().zip(host.f32s("weights", self.weights, t * k, k)?) {
+                let bias = host.f32s("bias", self.bias, id as usize * cols, cols)?;
+                y.iter_mut().zip(bias).for_each(|(y, b)| *y += f64::from(weight) * f64::from(b));
+            }
+            host.put("y", self.y, at, &y.iter().map(|y| *y as f32).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+}
+
+impl GroupedUp {
+    /// `ids`: the expert of each tile.
+    fn mean_with(&self, host: &mut Host<'_>, ids: Option<&[u32]>, join: Join<'_>) -> Result<(), ReferenceError> {
         let (rows, cols) = (self.rows as usize, self.cols as usize);
-        for (slot, pairs) in tiles(host, self.tiles, self.groups, self.tile_group, self.tile_begin)? {
+        for (tile, (slot, pairs)) in tiles(host, self.tiles, self.groups, self.tile_group, self.tile_begin)?.into_iter().enumerate() {
+            let expert = ids.map_or(0, |ids| ids[tile]);
             let tokens: Vec<u32> = host.get("token_of", self.token_of, pairs.start, pairs.len())?;
             let x =
                 tokens.iter().map(|&t| host.f32s("x", self.x, t as usize * self.x_stride as usize, cols)).collect::<Result<Vec<_>, _>>()?;
@@ -95,7 +174,7 @@ impl Meaning for GroupedUp {
                 let gate = host.weights("gate", gate, self.gate_ty, r, self.cols)?;
                 let up = host.weights("up", up, self.up_ty, r, self.cols)?;
                 for (x, inner) in x.iter().zip(inner.chunks_exact_mut(rows)) {
-                    inner[r] = (silu(dot(&gate, x)) * dot(&up, x)) as f32;
+                    inner[r] = join(expert, r, dot(&gate, x), dot(&up, x)) as f32;
                 }
             }
             host.put("inner", self.inner, pairs.start * rows, &inner)?;

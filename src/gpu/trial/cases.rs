@@ -12,7 +12,7 @@ use fastrand::Rng;
 use half::f16;
 
 /// Sums in f32 of a few thousand terms, in an order of the kernel's own.
-const CLOSE: f64 = 5e-5;
+pub(super) const CLOSE: f64 = 5e-5;
 /// One rounding to f16.
 const HALF: f64 = 1e-3;
 /// Sums of products of halves, which tensor cores multiply: an error of 2e-4 of a typical sum, four times that at worst; and the greatest sum is three
@@ -20,7 +20,7 @@ const HALF: f64 = 1e-3;
 const HALVES: f64 = 6e-4;
 
 /// Tiled products: float weights are multiplied in f32.
-fn tiled(ty: GgmlType) -> f64 {
+pub(super) fn tiled(ty: GgmlType) -> f64 {
     if ty.block_elems() == 1 {
         CLOSE
     } else {
@@ -29,7 +29,7 @@ fn tiled(ty: GgmlType) -> f64 {
 }
 
 /// The same of one row of activations, if it goes in tiles. There are few results: the greatest is hardly more than a typical one.
-fn one_row(tiled: bool) -> f64 {
+pub(super) fn one_row(tiled: bool) -> f64 {
     if tiled {
         2.0 * HALVES
     } else {
@@ -84,6 +84,7 @@ pub fn all(scale: u32) -> Vec<Trial> {
         }
         out.push(grouped(r, ty, 256));
     }
+    out.extend(super::gpt_oss::all(r));
     out
 }
 
@@ -218,7 +219,7 @@ fn route(r: &mut Rng, experts: u32, top_k: u32, renormalise: bool) -> Trial {
 }
 
 /// A cache of `len` numbers, in f16 or f32.
-fn cache(r: &mut Rng, l: &mut Layout, what: &'static str, len: usize, wide: bool) -> At {
+pub(super) fn cache(r: &mut Rng, l: &mut Layout, what: &'static str, len: usize, wide: bool) -> At {
     let values = numbers(r, len);
     if wide {
         return l.changed(what, &values, CLOSE);
@@ -505,14 +506,14 @@ fn matmul(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial
 }
 
 /// A slab of `slots` experts: gate, up, down, each `[inner, hidden]` or its reverse, and some bytes that belong to none.
-struct Slab {
-    at: At,
-    slot_bytes: u64,
-    up_at: u64,
+pub(super) struct Slab {
+    pub(super) at: At,
+    pub(super) slot_bytes: u64,
+    pub(super) up_at: u64,
     down_at: u64,
 }
 
-fn slab(r: &mut Rng, l: &mut Layout, ty: GgmlType, slots: u32, hidden: u32, inner: u32) -> Slab {
+pub(super) fn slab(r: &mut Rng, l: &mut Layout, ty: GgmlType, slots: u32, hidden: u32, inner: u32) -> Slab {
     let mut bytes = Vec::new();
     let (mut up_at, mut down_at, mut slot_bytes) = (0, 0, 0);
     for s in 0..slots as usize {

@@ -2,10 +2,10 @@
 
 use super::super::attention::SelfAttention;
 use super::super::ModelError;
-use super::map::{apply, Map, Norm, Rows, Target};
+use super::map::{apply, vector, Map, Norm, Rows, Target};
 use super::workspace::Workspace;
 use super::Pass;
-use crate::gpu::params::{launch, Attention, ChunkAttention, JoinSplits, MatVec, Rotate};
+use crate::gpu::params::{launch, Attention, ChunkAttention, JoinSplits, JoinSunk, MatVec, Rotate, WindowAttention};
 use crate::gpu::{Address, Device, Memory};
 use crate::kernels::attention::Heads;
 
@@ -20,6 +20,9 @@ pub(super) struct DeviceAttention {
     query_norm: Option<Norm>,
     key_norm: Option<Norm>,
     clamp: Option<f32>,
+    window: Option<usize>,
+    /// `[query heads]`
+    sinks: Option<Memory>,
     keys: Memory,
     values: Memory,
     context: usize,
@@ -42,6 +45,8 @@ impl DeviceAttention {
             query_norm: norm(&layer.query_norm)?,
             key_norm: norm(&layer.key_norm)?,
             clamp: layer.clamp,
+            window: layer.window,
+            sinks: layer.sinks.as_ref().map(|s| vector(device, s)).transpose()?,
             keys: cache(heads.key_dim)?,
             values: cache(heads.value_dim)?,
             context,
@@ -107,7 +112,8 @@ impl DeviceAttention {
 
         let out = work.heads(query * value_dim);
         let gate = if self.gated { wide.right(key_dim).at } else { Address::NONE };
-        let tiled = tokens > MatVec::TOKENS as usize && !self.f32 && ChunkAttention::fits(key_dim as u32, value_dim as u32);
+        let plain = self.window.is_none() && self.sinks.is_none();
+        let tiled = plain && tokens > MatVec::TOKENS as usize && !self.f32 && ChunkAttention::fits(key_dim as u32, value_dim as u32);
         let splits = match tiled {
             true => ChunkAttention::splits(tokens as u32, query as u32, groups as u32, pass.seen as u32, work.most_splits(tokens)),
             false => Workspace::splits(tokens),
@@ -163,11 +169,16 @@ impl DeviceAttention {
                 scale,
                 pad: 0,
             };
-            launch(device, &attention, &[])?;
+            match self.window {
+                Some(window) => launch(device, &WindowAttention { of: attention, window: window as u32, pad: 0 }, &[])?,
+                None => launch(device, &attention, &[])?,
+            }
         }
-        // One range of a chunk is the result.
-        if !tiled || splits > 1 {
-            launch(device, &join, &[])?;
+        match &self.sinks {
+            Some(sinks) => launch(device, &JoinSunk { of: join, sinks: sinks.address() }, &[])?,
+            // One range of a chunk is the result.
+            None if tiled && splits == 1 => {}
+            None => launch(device, &join, &[])?,
         }
         apply(device, out, tokens, &[(&self.output, Target::add(pass.x))])
     }

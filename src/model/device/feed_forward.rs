@@ -3,13 +3,13 @@
 use super::super::feed_forward::{Dense, FeedForward};
 use super::super::router::Gating;
 use super::super::ModelError;
-use super::map::{apply, apply_gated, takes_gate, Map, Rows, Target};
+use super::map::{apply, apply_gated, takes_gate, vector, Map, Rows, Target};
 use super::workspace::{Choice, Workspace};
 use super::{Pass, Recorded};
 use crate::experts::tier::DeviceRows;
 use crate::experts::{Experts, Routing};
-use crate::gpu::params::{launch, Finite, Route, SwiGlu};
-use crate::gpu::{Address, Device, Lane};
+use crate::gpu::params::{launch, Finite, Route, RoutedBias, SwiGlu};
+use crate::gpu::{Address, Device, Lane, Memory};
 
 struct DeviceDense {
     gate: Map,
@@ -77,6 +77,8 @@ pub(super) struct DeviceMoe {
     early: Option<Map>,
     gating: Gating,
     index: usize,
+    /// `[experts, hidden]`
+    bias: Option<Memory>,
     shared: Option<(Map, DeviceDense)>,
 }
 
@@ -84,7 +86,7 @@ impl DeviceFeedForward {
     pub(super) fn new(device: &dyn Device, layer: &FeedForward) -> Result<Self, ModelError> {
         Ok(match layer {
             FeedForward::Dense(dense) => Self::Dense(Box::new(DeviceDenseOnly(DeviceDense::new(device, dense)?))),
-            FeedForward::Moe { router, index, shared, early } => {
+            FeedForward::Moe { router, index, bias, shared, early } => {
                 let (scores, gating) = router.parts();
                 let early = early.as_ref().map(|e| Map::new(device, e)).transpose()?;
                 let shared = shared.as_ref().map(|s| -> Result<_, ModelError> {
@@ -92,7 +94,8 @@ impl DeviceFeedForward {
                     Ok((Map::new(device, weight)?, DeviceDense::new(device, expert)?))
                 });
                 let shared = shared.transpose()?;
-                Self::Moe(Box::new(DeviceMoe { scores: Map::new(device, scores)?, early, gating, index: *index, shared }))
+                let bias = bias.as_ref().map(|b| vector(device, b)).transpose()?;
+                Self::Moe(Box::new(DeviceMoe { scores: Map::new(device, scores)?, early, gating, index: *index, bias, shared }))
             }
         })
     }
@@ -194,6 +197,15 @@ impl DeviceMoe {
         Ok(launch(device, &route, &[])?)
     }
 
+    /// The biases of the chosen experts, which don't depend on where those are.
+    fn add_bias(&self, pass: &Pass<'_>, choice: Choice) -> Result<(), ModelError> {
+        let Some(bias) = &self.bias else { return Ok(()) };
+        let Choice { ids, weights } = choice;
+        let (tokens, top_k, cols) = (pass.tokens as u32, self.top_k() as u32, self.scores.cols() as u32);
+        let kernel = RoutedBias { ids, weights, bias: bias.address(), y: pass.x.at, tokens, top_k, cols, y_stride: pass.x.stride as u32 };
+        Ok(launch(pass.device, &kernel, &[])?)
+    }
+
     fn rows(&self, pass: &Pass<'_>, choice: Choice) -> DeviceRows {
         let Choice { ids, weights } = choice;
         DeviceRows { tokens: pass.tokens, top_k: self.top_k(), x: pass.h.at, ids, weights, slots: pass.work.slots, y: pass.x.at }
@@ -204,6 +216,7 @@ impl DeviceMoe {
         let beside = self.shared.iter().flat_map(|(weight, shared)| shared.first(pass.work, Some(weight)));
         self.route(pass, table, choice, beside)?;
         experts.device_queue(self.index, &self.rows(pass, choice))?;
+        self.add_bias(pass, choice)?;
         self.shared.iter().try_for_each(|(weight, shared)| shared.second(pass, Some(weight)))
     }
 
@@ -214,8 +227,11 @@ impl DeviceMoe {
         // Queued before the host knows the routing: the device has work while the host wakes and plans.
         let rows = self.rows(pass, work.choice(tokens));
         experts.device_hits(self.index, &rows)?;
-        if let Some((weight, shared)) = &self.shared {
-            again.play(pass, || shared.forward(pass, Some(weight)))?;
+        if self.shared.is_some() || self.bias.is_some() {
+            again.play(pass, || {
+                self.add_bias(pass, work.choice(tokens))?;
+                self.shared.iter().try_for_each(|(weight, shared)| shared.forward(pass, Some(weight)))
+            })?;
         }
         device.sync(&known)?;
         let done = work.routing(tokens, self.scores_asked(pass), |fetched| {

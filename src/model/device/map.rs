@@ -91,6 +91,11 @@ impl Map {
         Ok(Self { weight, bias, ty: matrix.ty.number(), rows, cols: matrix.cols })
     }
 
+    /// Columns of the weights.
+    pub(super) fn cols(&self) -> usize {
+        self.cols
+    }
+
     fn job(&self, target: &Target) -> MatJob {
         MatJob {
             weight: self.weight.address(),
