@@ -9,14 +9,14 @@ use std::path::Path;
 
 /// A fixture, to be rewritten.
 #[allow(dead_code, reason = "each test file uses some of it")]
-pub struct File {
-    pub metadata: Vec<(String, rotary::gguf::Value)>,
-    pub tensors: Vec<(String, GgmlType, Vec<usize>, Vec<u8>)>,
+pub(crate) struct File {
+    pub(crate) metadata: Vec<(String, rotary::gguf::Value)>,
+    pub(crate) tensors: Vec<(String, GgmlType, Vec<usize>, Vec<u8>)>,
 }
 
 #[allow(dead_code, reason = "each test file uses some of it")]
 impl File {
-    pub fn read(case: &str) -> Self {
+    pub(crate) fn read(case: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(case).join("model.gguf");
         let gguf = Gguf::open(&path).unwrap();
         Self {
@@ -25,27 +25,27 @@ impl File {
         }
     }
 
-    pub fn set(&mut self, key: &str, value: impl Into<rotary::gguf::Value>) {
+    pub(crate) fn set(&mut self, key: &str, value: impl Into<rotary::gguf::Value>) {
         self.drop_key(key);
         self.metadata.push((key.to_owned(), value.into()));
     }
 
-    pub fn drop_key(&mut self, key: &str) {
+    pub(crate) fn drop_key(&mut self, key: &str) {
         self.metadata.retain(|(k, _)| k != key);
     }
 
     /// Take a tensor out.
-    pub fn take(&mut self, name: &str) -> (GgmlType, Vec<usize>, Vec<u8>) {
+    pub(crate) fn take(&mut self, name: &str) -> (GgmlType, Vec<usize>, Vec<u8>) {
         let at = self.tensors.iter().position(|t| t.0 == name).unwrap_or_else(|| panic!("{name} is there"));
         let (_, ty, dims, data) = self.tensors.remove(at);
         (ty, dims, data)
     }
 
-    pub fn put(&mut self, name: &str, ty: GgmlType, dims: &[usize], data: Vec<u8>) {
+    pub(crate) fn put(&mut self, name: &str, ty: GgmlType, dims: &[usize], data: Vec<u8>) {
         self.tensors.push((name.to_owned(), ty, dims.to_vec(), data));
     }
 
-    pub fn writer(&self) -> Writer {
+    pub(crate) fn writer(&self) -> Writer {
         let mut w = Writer::empty();
         self.metadata.iter().for_each(|(k, v)| w.set(k, v.clone()));
         self.tensors.iter().for_each(|(name, ty, dims, data)| w.tensor(name, *ty, dims, data.clone()));
@@ -53,20 +53,20 @@ impl File {
     }
 
     /// Logits of every position of a fixed prompt.
-    pub fn logits(&self) -> Result<Vec<f32>, ModelError> {
+    pub(crate) fn logits(&self) -> Result<Vec<f32>, ModelError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("family.gguf");
         self.writer().save(&path).unwrap();
         logits_of(&Gguf::open(&path).unwrap())
     }
 
-    pub fn refusal(&self) -> String {
+    pub(crate) fn refusal(&self) -> String {
         self.logits().map(|_| ()).expect_err("the file is refused").to_string()
     }
 }
 
 /// Logits of every position of a fixed prompt.
-pub fn logits_of(gguf: &Gguf) -> Result<Vec<f32>, ModelError> {
+pub(crate) fn logits_of(gguf: &Gguf) -> Result<Vec<f32>, ModelError> {
     let load = LoadOptions { context: Some(64), kv_f32: true, threads: Some(1), ..LoadOptions::default() };
     let mut o = model::open(gguf, &load, Pool::new(1))?;
     let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 300).collect();
