@@ -1,6 +1,7 @@
 """Reference cases for the `gpt-oss` architecture: random weights, transformers float32 as the reference.
 
   gpt_oss.py odd OUT --seed 1 [--peers np,hf,llama] [--quants MXFP4]
+  gpt_oss.py big OUT.gguf --set layers=6     the layers of gpt-oss-20b in the types in which it is published, for speed (24 layers: 12 GB)
 
 What sets gpt-oss apart, and what these cases are made to show:
   - every map has a bias: queries, keys, values, output, router, and gate, up and down of every expert
@@ -13,7 +14,7 @@ llama.cpp rounds the ends of the ramp, so its logits differ on these files. That
 `llama-F32` against the oracle with the same rounding. Output files are those of make_fixtures.py (ref.npz, quant-X.npz, report.json).
 """
 from __future__ import annotations
-import argparse, dataclasses, json, pathlib, time
+import argparse, dataclasses, json, pathlib, time, zlib
 import numpy as np
 import tok
 from make_fixtures import LENS, gap, prompts, quant_case
@@ -99,22 +100,28 @@ def tokenizer(vocab: int):
     return tk
 
 
-def write_gguf(path: pathlib.Path, c: Cfg, sd: dict, tk, f16: bool):
-    """The names, orders and metadata of llama.cpp's converter."""
+def metadata(w, c: Cfg, tk, name: str, ftype):
+    """The keys of llama.cpp's converter."""
     import gguf
-    w = gguf.GGUFWriter(str(path), "gpt-oss")
-    w.add_type(gguf.GGUFType.MODEL); w.add_name("synthetic-gpt-oss")
+    w.add_type(gguf.GGUFType.MODEL); w.add_name(name)
     w.add_block_count(c.layers); w.add_context_length(c.ctx); w.add_embedding_length(c.hidden); w.add_feed_forward_length(c.ff)
     w.add_head_count(c.heads); w.add_head_count_kv(c.kv_heads); w.add_key_length(c.head_dim); w.add_value_length(c.head_dim)
     w.add_layer_norm_rms_eps(c.eps); w.add_rope_freq_base(c.rope_theta); w.add_sliding_window(c.window)
     w.add_expert_count(c.experts); w.add_expert_used_count(c.topk); w.add_expert_feed_forward_length(c.ff)
     w.add_rope_scaling_type(gguf.RopeScalingType.YARN); w.add_rope_scaling_factor(c.factor); w.add_rope_scaling_orig_ctx_len(c.original)
-    w.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if f16 else gguf.LlamaFileType.ALL_F32); w.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    w.add_file_type(ftype); w.add_quantization_version(gguf.GGML_QUANT_VERSION)
     w.add_tokenizer_model("gpt2"); w.add_tokenizer_pre("gpt-4o")
     toks, types, merges = tok.gguf_vocab(json.loads(tk.to_str()), c.vocab)
     w.add_token_list(toks); w.add_token_types(types); w.add_token_merges(merges)
     w.add_bos_token_id(tk.token_to_id("<|startoftext|>")); w.add_eos_token_id(tk.token_to_id("<|return|>"))
     w.add_pad_token_id(tk.token_to_id("<|endoftext|>")); w.add_add_bos_token(False); w.add_chat_template(TEMPLATE)
+
+
+def write_gguf(path: pathlib.Path, c: Cfg, sd: dict, tk, f16: bool):
+    """The names and orders of llama.cpp's converter."""
+    import gguf
+    w = gguf.GGUFWriter(str(path), "gpt-oss")
+    metadata(w, c, tk, "synthetic-gpt-oss", gguf.LlamaFileType.MOSTLY_F16 if f16 else gguf.LlamaFileType.ALL_F32)
     t = {k: v.float().numpy() for k, v in sd.items()}
 
     def add(name, a, keep=False):
@@ -138,19 +145,58 @@ def write_gguf(path: pathlib.Path, c: Cfg, sd: dict, tk, f16: bool):
     w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
 
 
+BIG = Cfg(vocab=201088, hidden=2880, layers=24, heads=64, kv_heads=8, head_dim=64, experts=32, topk=4, ff=2880, window=128, rope_theta=150000.0, factor=32.0,
+          original=4096, ctx=131072, eps=1e-5)
+
+
+def big(path: pathlib.Path, c: Cfg, seed: int):
+    """Random blocks, written as they come: experts in MXFP4, other maps in Q8_0."""
+    import gguf
+    Q = gguf.GGMLQuantizationType
+    w = gguf.GGUFWriter(str(path), "gpt-oss"); metadata(w, c, tokenizer(1024), f"gpt-oss-20b-{c.layers}L-synthetic", gguf.LlamaFileType.MOSTLY_MXFP4_MOE)
+    H, q, kv, plan = c.hidden, c.heads * c.head_dim, c.kv_heads * c.head_dim, []
+    for name, shape in [("token_embd", (c.vocab, H)), ("output", (c.vocab, H))]: plan.append((name + ".weight", shape, Q.Q8_0, 1.0))
+    for i in range(c.layers):
+        b = f"blk.{i}."
+        for n, rows, cols in (("attn_q", q, H), ("attn_k", kv, H), ("attn_v", kv, H), ("attn_output", H, q)):
+            plan += [(b + n + ".weight", (rows, cols), Q.Q8_0, 1.0), (b + n + ".bias", (rows,), Q.F32, 0.1)]
+        plan += [(b + "ffn_gate_inp.weight", (c.experts, H), Q.F32, 3.0), (b + "ffn_gate_inp.bias", (c.experts,), Q.F32, 0.3), (b + "attn_sinks.weight", (c.heads,), Q.F32, 1.0)]
+        for n, rows, cols in (("gate", c.ff, H), ("up", c.ff, H), ("down", H, c.ff)):
+            plan += [(b + f"ffn_{n}_exps.weight", (c.experts, rows, cols), Q.MXFP4, 1.0), (b + f"ffn_{n}_exps.bias", (c.experts, rows), Q.F32, 0.1)]
+        plan += [(b + n + ".weight", (H,), Q.F32, 0.0) for n in ("attn_norm", "post_attention_norm")]
+    plan.append(("output_norm.weight", (H,), Q.F32, 0.0))
+    size = {Q.Q8_0: 34, Q.MXFP4: 17}
+    for n, shape, ty, _ in plan:
+        if ty == Q.F32: w.add_tensor_info(n, shape, np.dtype(np.float32), int(np.prod(shape)) * 4)
+        else: w.add_tensor_info(n, (*shape[:-1], shape[-1] // 32 * size[ty]), np.dtype(np.uint8), int(np.prod(shape)) // 32 * size[ty], raw_dtype=ty)
+    w.write_header_to_file(); w.write_kv_data_to_file(); w.write_ti_data_to_file()
+    for n, shape, ty, gain in plan:
+        rng = np.random.Generator(np.random.SFC64([seed, zlib.crc32(n.encode())]))
+        if ty == Q.F32:
+            std = gain / np.sqrt(shape[-1]) if n.endswith("inp.weight") else gain
+            w.write_tensor_data(((1.0 if "norm" in n else 0.0) + std * rng.standard_normal(shape, dtype=np.float32)).astype(np.float32)); continue
+        blocks = np.frombuffer(rng.bytes(int(np.prod(shape)) // 32 * size[ty]), np.uint8).reshape(-1, size[ty]).copy()
+        std = gain / np.sqrt(shape[-1])
+        if ty == Q.Q8_0: blocks[:, 0:2] = np.frombuffer(np.float16(std / 73.9).tobytes(), np.uint8)
+        else: blocks[:, 0] = 127 + round(float(np.log2(std / 2.93)))      # 2.93: of the sixteen values
+        w.write_tensor_data(blocks.reshape(*shape[:-1], -1))
+    w.close()
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("preset", choices=PRESETS); ap.add_argument("out", type=pathlib.Path)
+    ap.add_argument("preset", choices=[*PRESETS, "big"]); ap.add_argument("out", type=pathlib.Path)
     ap.add_argument("--seed", type=int, default=1); ap.add_argument("--peers", default="np,hf,llama")
     ap.add_argument("--quants", default=""); ap.add_argument("--greedy", type=int, default=48)
     ap.add_argument("--lens", default=",".join(map(str, LENS)), help="prompt lengths, at most five")
     ap.add_argument("--every", type=int, default=16, help="quant-X.npz stores logits at every N-th position and the last")
     ap.add_argument("--set", nargs="*", default=[])
     a = ap.parse_args()
+    c = PRESETS.get(a.preset, BIG)
+    c = dataclasses.replace(c, **{k: type(getattr(c, k))(float(v)) for k, v in (s.split("=") for s in a.set)})
+    if a.preset == "big": return big(a.out, c, a.seed)
     import torch, transformers
     from peer_hf import HF
-    c = PRESETS[a.preset]
-    c = dataclasses.replace(c, **{k: type(getattr(c, k))(float(v)) for k, v in (s.split("=") for s in a.set)})
     peers, lens, t0 = a.peers.split(","), [int(n) for n in a.lens.split(",")], time.time()
     a.out.mkdir(parents=True, exist_ok=True)
     transformers.logging.set_verbosity_error()
