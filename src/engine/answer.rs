@@ -4,29 +4,34 @@
 //! waits too. So text comes later than its token; where tokens end in the stream is kept until their text is out.
 
 use crate::events::TextKind;
-use crate::text::{Piece, StreamDecoder, ThinkSplitter};
+use crate::text::{Mark, Piece, Splitter, StreamDecoder, MARK_BYTES};
 use std::collections::VecDeque;
 use unicode_segmentation::UnicodeSegmentation;
 
 /// One turn's answer.
 pub(super) struct Answer {
     decoder: StreamDecoder,
-    splitter: ThinkSplitter,
-    /// Bytes of the stream that the decoder has given out.
+    splitter: Splitter,
+    /// Bytes of the stream that the decoder has given out, and those that marks count as.
     given: usize,
     /// Where tokens end in the stream, with the steps that chose them; those whose text may still come.
     ends: VecDeque<(usize, u64)>,
 }
 
 impl Answer {
-    /// The answer to `prompt`, which may end inside an open thinking block.
-    pub(super) fn to(prompt: &str) -> Self {
-        Self { decoder: StreamDecoder::default(), splitter: ThinkSplitter::after(prompt), given: 0, ends: VecDeque::new() }
+    /// The answer to `prompt`, which may end inside an open thinking block. `harmony`: the model speaks in that format.
+    pub(super) fn to(prompt: &str, harmony: bool) -> Self {
+        Self { decoder: StreamDecoder::default(), splitter: Splitter::after(prompt, harmony), given: 0, ends: VecDeque::new() }
     }
 
     /// Whether the model is reasoning now.
     pub(super) fn is_thinking(&self) -> bool {
         self.splitter.is_thinking()
+    }
+
+    /// Whether the turn is over although no token said so.
+    pub(super) fn is_over(&self) -> bool {
+        self.splitter.is_over()
     }
 
     /// The bytes of the token that `step` chose; returns the text that is certain now, with its steps.
@@ -38,17 +43,31 @@ impl Answer {
         self.attribute(pieces)
     }
 
+    /// The mark that is the token which `step` chose: no text goes on across it.
+    pub(super) fn mark(&mut self, mark: Mark, step: u64) -> Vec<(TextKind, String, u64)> {
+        let mut pieces = self.rest();
+        self.given += MARK_BYTES;
+        self.ends.push_back((self.given, step));
+        pieces.extend(self.splitter.mark(mark));
+        self.attribute(pieces)
+    }
+
     /// Text that waited for more.
     pub(super) fn end(&mut self) -> Vec<(TextKind, String, u64)> {
+        let mut pieces = self.rest();
+        pieces.extend(self.splitter.finish());
+        self.attribute(pieces)
+    }
+
+    /// What the decoder holds, since nothing will add to it.
+    fn rest(&mut self) -> Vec<Piece> {
         let rest = self.decoder.finish();
         if let Some(last) = self.ends.back_mut() {
             // Broken bytes at the end have become text.
             last.0 = last.0.max(self.given + rest.len());
         }
         self.settle(&rest);
-        let mut pieces = self.splitter.push(&rest);
-        pieces.extend(self.splitter.finish());
-        self.attribute(pieces)
+        self.splitter.push(&rest)
     }
 
     /// `text` is final. A token that ended inside one of its graphemes leaves that grapheme to the token that completed it.
@@ -91,7 +110,7 @@ mod tests {
 
     /// Tokens chosen by steps 10, 11, ...; the pieces, those of one step and kind joined.
     fn spoken(prompt: &str, tokens: &[&[u8]]) -> Vec<(TextKind, String, u64)> {
-        let mut answer = Answer::to(prompt);
+        let mut answer = Answer::to(prompt, false);
         let mut all = Vec::new();
         for (i, token) in tokens.iter().enumerate() {
             all.extend(answer.take(token, 10 + i as u64));
@@ -131,6 +150,58 @@ mod tests {
         let got = spoken("", &[b"<think>", b"\n", b"hmm", b", ", b"so", b"\n", b"</think>", b"\n\n", b"Yes", b" <b"]);
         let think = |text: &str, step| (Thinking, text.to_owned(), step);
         assert_eq!(got, [think("hmm", 12), think(", ", 13), think("so", 14), said("Yes", 18), said(" <b", 19)]);
+    }
+
+    #[test]
+    fn marks_of_the_harmony_format_keep_texts_apart_and_shift_nothing() {
+        let mut answer = Answer::to("<|start|>assistant", true);
+        let mut all = Vec::new();
+        let mut step = 9;
+        let mut next = || {
+            step += 1;
+            step
+        };
+        let head = |answer: &mut Answer, channel: &[u8], next: &mut dyn FnMut() -> u64| {
+            let mut out = answer.mark(Mark::Channel, next());
+            out.extend(answer.take(channel, next()));
+            out.extend(answer.mark(Mark::Message, next()));
+            out
+        };
+        all.extend(head(&mut answer, b"analysis", &mut next));
+        assert!(answer.is_thinking() && all.is_empty());
+        // An accent that comes after a mark belongs to no letter before it, and broken bytes end with the message.
+        for bytes in [b"hmm".as_slice(), b"e", b"\xe2\x82"] {
+            all.extend(answer.take(bytes, next()));
+        }
+        all.extend(answer.mark(Mark::End, next()));
+        all.extend(answer.mark(Mark::Start, next()));
+        all.extend(answer.take(b"assistant", next()));
+        all.extend(head(&mut answer, b"analysis", &mut next));
+        all.extend(answer.take("\u{301}x".as_bytes(), next()));
+        all.extend(answer.mark(Mark::Start, next()));
+        all.extend(answer.take(b"assistant", next()));
+        all.extend(head(&mut answer, b"final", &mut next));
+        all.extend(answer.take(b"Yes", next()));
+        all.extend(answer.take(b".", next()));
+        all.extend(answer.end());
+        let think = |text: &str, step| (Thinking, text.to_owned(), step);
+        let mut joined: Vec<(TextKind, String, u64)> = Vec::new();
+        for (kind, text, step) in all {
+            match joined.last_mut() {
+                Some(last) if (last.0, last.2) == (kind, step) => last.1.push_str(&text),
+                _ => joined.push((kind, text, step)),
+            }
+        }
+        let want = [
+            think("hmm", 13),
+            think("e", 14),
+            think("\u{fffd}", 15),
+            think("\n\n", 21),
+            think("\u{301}x", 22),
+            said("Yes", 28),
+            said(".", 29),
+        ];
+        assert_eq!(joined, want);
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use crate::gguf::Gguf;
 use crate::gpu::choose::{choose, Chosen};
 use crate::kernels::{self, Pool};
 use crate::model::{self, Logits, Model};
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatTemplate, Mark, Tokenizer};
 use crate::trace::scheduling::told;
 use std::io::Read;
 use std::path::Path;
@@ -283,6 +283,12 @@ impl Language for Words {
     }
     fn is_end(&self, id: u32) -> bool {
         self.tokenizer.is_end(id)
+    }
+    fn is_harmony(&self) -> bool {
+        self.tokenizer.is_harmony()
+    }
+    fn mark(&self, id: u32) -> Option<Mark> {
+        self.tokenizer.mark(id)
     }
     fn vocab(&self) -> usize {
         self.tokenizer.vocab()

@@ -140,10 +140,10 @@ pub(super) fn reusable(prompt: &[u32], cache: &[u32]) -> usize {
 }
 
 /// Where a prompt may be taken up again: before its last message, when that is edited, and before the generation prompt, when
-/// the answer is asked for anew. Every message ends with a token that ends turns; what stands between that and the next
-/// message is read again.
+/// the answer is asked for anew. Every message ends with a token that ends turns, or messages; what stands between that and
+/// the next message is read again.
 pub(super) fn borders(language: &dyn Language, prompt: &[u32]) -> Vec<usize> {
-    let ends = prompt.iter().enumerate().rev().filter(|(_, &t)| language.is_end(t)).map(|(i, _)| i + 1);
+    let ends = prompt.iter().enumerate().rev().filter(|(_, &t)| language.ends_message(t)).map(|(i, _)| i + 1);
     let mut borders: Vec<usize> = ends.filter(|&b| b < prompt.len()).take(2).collect();
     borders.reverse();
     borders

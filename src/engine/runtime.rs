@@ -7,6 +7,7 @@ use super::EngineError;
 use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Scheduling, StepRecord};
 use crate::experts::vram::{Held, Rates};
 use crate::model::Logits;
+use crate::text::Mark;
 
 /// A model with its experts and its context: computes steps.
 pub trait Runtime: Send {
@@ -97,6 +98,18 @@ pub trait Language: Send {
     fn token_bytes(&self, id: u32, special: bool) -> Vec<u8>;
     /// Whether this token ends a turn.
     fn is_end(&self, id: u32) -> bool;
+    /// Whether the model speaks in the harmony format.
+    fn is_harmony(&self) -> bool {
+        false
+    }
+    /// The mark of the harmony format that this token is.
+    fn mark(&self, _id: u32) -> Option<Mark> {
+        None
+    }
+    /// Whether this token ends a message of a prompt.
+    fn ends_message(&self, id: u32) -> bool {
+        self.is_end(id) || self.mark(id) == Some(Mark::End)
+    }
     /// Vocabulary size.
     fn vocab(&self) -> usize;
     /// The token that every prompt must begin with, if any.

@@ -96,7 +96,7 @@ impl Session {
         };
 
         let begin = Instant::now();
-        let mut answer = Answer::to(&text);
+        let mut answer = Answer::to(&text, self.opened.language.is_harmony());
         let reason = self.decode(lanes, id, first, sampling.max_tokens, &mut sampler, &mut answer, stats);
         stats.decode_s = begin.elapsed().as_secs_f64();
         // Text that waited for the rest of a character comes out even if the turn failed.
@@ -165,8 +165,16 @@ impl Session {
             if answer.is_thinking() {
                 stats.thinking_tokens += 1;
             }
-            for (kind, text, step) in answer.take(&self.opened.language.token_bytes(token, false), self.steps.saturating_sub(1)) {
+            let (language, step) = (&self.opened.language, self.steps.saturating_sub(1));
+            let certain = match language.mark(token) {
+                Some(mark) => answer.mark(mark, step),
+                None => answer.take(&language.token_bytes(token, false), step),
+            };
+            for (kind, text, step) in certain {
                 lanes.event(Event::Text { id, text, kind, step })?;
+            }
+            if answer.is_over() {
+                return Ok(FinishReason::Stop);
             }
             if max_tokens > 0 && stats.generated_tokens >= max_tokens {
                 return Ok(FinishReason::Length);

@@ -2,24 +2,30 @@
 //!
 //! Text in: [`ChatTemplate::render`] makes the prompt, [`Tokenizer::encode_prompt`] its token ids. Text out:
 //! [`Tokenizer::token_bytes`], then [`StreamDecoder`] (whole graphemes, nothing that could harm a terminal), then
-//! [`ThinkSplitter`] (reasoning apart from the answer). Text of whatever origin for a name or a message: [`one_line`].
+//! [`Splitter`] (reasoning apart from the answer). Text of whatever origin for a name or a message: [`one_line`].
 
 mod alphabet;
+mod harmony;
+#[cfg(test)]
+pub(crate) mod harmony_file;
 mod lines;
 mod nearest;
 mod pre;
+mod splitter;
 mod stream;
 mod template;
 mod think;
 mod tokenizer;
 mod vocabulary;
 
+pub use harmony::{HarmonySplitter, Mark};
 pub use lines::{is_hostile, line_number, one_line};
 pub use nearest::nearest;
 pub use pre::{known as known_pre_tokenizers, PreTokenizer};
+pub use splitter::{Piece, Splitter, MARK_BYTES};
 pub use stream::StreamDecoder;
 pub use template::ChatTemplate;
-pub use think::{Piece, ThinkSplitter};
+pub use think::ThinkSplitter;
 pub use tokenizer::Tokenizer;
 pub use vocabulary::TokenKind;
 

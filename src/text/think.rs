@@ -1,5 +1,6 @@
 //! Tells reasoning between thinking marks from the answer, while text streams in.
 
+use super::splitter::{emit, Piece};
 use crate::events::TextKind;
 
 const OPEN: &str = "<think>";
@@ -16,17 +17,6 @@ pub struct ThinkSplitter {
     held: String,
     /// Bytes of the stream before `held`.
     before: usize,
-}
-
-/// A piece of the stream that is certain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Reasoning or answer.
-    pub kind: TextKind,
-    /// The text.
-    pub text: String,
-    /// Byte of the stream at which it begins; marks and white space that were dropped count.
-    pub at: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,14 +119,6 @@ impl ThinkSplitter {
             }
         }
         true
-    }
-}
-
-fn emit(out: &mut Vec<Piece>, kind: TextKind, text: &str, at: usize) {
-    match out.last_mut() {
-        _ if text.is_empty() => {}
-        Some(last) if last.kind == kind && last.at + last.text.len() == at => last.text.push_str(text),
-        _ => out.push(Piece { kind, text: text.to_owned(), at }),
     }
 }
 

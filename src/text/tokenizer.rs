@@ -1,6 +1,7 @@
 //! Byte-level BPE: text to token ids and back.
 
 use super::alphabet::char_of;
+use super::harmony::{Mark, NEEDED};
 use super::pre::{known, PreTokenizer};
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{TextError, GUARD};
@@ -18,6 +19,8 @@ pub struct Tokenizer {
     /// Tokens that are found in text before BPE sees it, by first byte, longest first.
     added: Vec<Vec<(String, u32)>>,
     bos: Option<u32>,
+    /// The marks of the harmony format, if this is a vocabulary of it.
+    marks: Vec<(u32, Mark)>,
 }
 
 impl Tokenizer {
@@ -53,7 +56,8 @@ impl Tokenizer {
         }
         let wants_bos = vocabulary.add_bos.unwrap_or(pre.adds_bos());
         let bos = vocabulary.bos.filter(|_| wants_bos);
-        Ok(Self { vocabulary, pre, bpe, added, bos })
+        let marks = marks(&vocabulary);
+        Ok(Self { vocabulary, pre, bpe, added, bos, marks })
     }
 
     /// Token ids of `text`. With `special`, control tokens written out in it become their ids; without, nothing in
@@ -137,6 +141,18 @@ impl Tokenizer {
         self.vocabulary.ends.contains(&id)
     }
 
+    /// Whether the vocabulary is of the harmony format: its marks are control tokens here.
+    #[must_use]
+    pub fn is_harmony(&self) -> bool {
+        !self.marks.is_empty()
+    }
+
+    /// The mark of the harmony format that this token is; `None` for every token of another vocabulary.
+    #[must_use]
+    pub fn mark(&self, id: u32) -> Option<Mark> {
+        self.marks.iter().find(|(mark, _)| *mark == id).map(|(_, mark)| *mark)
+    }
+
     /// All tokens that end a turn, in order of their ids.
     pub fn ends(&self) -> impl Iterator<Item = u32> + '_ {
         self.vocabulary.ends.iter().copied()
@@ -171,6 +187,15 @@ impl Tokenizer {
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
+}
+
+/// The marks of the harmony format, if all that it needs are there as control tokens.
+fn marks(vocabulary: &Vocabulary) -> Vec<(u32, Mark)> {
+    let control = |name: &str| vocabulary.ids.get(name).is_some_and(|&id| vocabulary.kinds[id as usize] == TokenKind::Control);
+    if !NEEDED.iter().all(|name| control(name)) {
+        return Vec::new();
+    }
+    Mark::spellings().filter(|(name, _)| control(name)).map(|(name, mark)| (vocabulary.ids[name], mark)).collect()
 }
 
 /// The merging machine, without the control tokens: whatever text says, they can't come out of it.

@@ -1,3 +1,4 @@
+use super::super::harmony_file;
 use super::*;
 use crate::gguf::write::Writer;
 use crate::gguf::Bytes;
@@ -87,6 +88,32 @@ fn the_end_set_has_the_files_own_and_the_familys_tokens() {
     let t = open(&file).unwrap();
     assert_eq!(t.ends().collect::<Vec<_>>(), [0, 1, 261]);
     assert!(t.is_end(261) && !t.is_end(262));
+}
+
+#[test]
+fn in_the_harmony_format_the_end_of_a_message_is_not_that_of_the_turn() {
+    let t = open(&harmony_file::file(3)).unwrap();
+    let end = t.token_id("<|end|>").unwrap();
+    let ends: Vec<&str> = t.ends().map(|id| t.token_text(id).unwrap()).collect();
+    assert_eq!(ends, ["<|endoftext|>", "<|return|>", "<|call|>"]);
+    assert!(t.is_harmony() && t.mark(end) == Some(Mark::End) && t.mark(0).is_none());
+    let channel = t.token_id("<|channel|>").unwrap();
+    assert_eq!(t.mark(channel), Some(Mark::Channel));
+    assert!(t.token_bytes(channel, false).is_empty(), "a mark is never text");
+    let spelled = t.encode("<|channel|>", false).unwrap();
+    assert!(spelled.iter().all(|&id| t.mark(id).is_none()), "and text is never a mark");
+}
+
+#[test]
+fn a_vocabulary_without_the_marks_as_control_tokens_is_not_of_the_harmony_format() {
+    assert!(!open(&harmony_file::file(4)).unwrap().is_harmony());
+    assert!(!open(&file()).unwrap().is_harmony());
+    let phi = file().with("tokenizer.ggml.tokens", {
+        let mut tokens: Vec<String> = (0..=255).map(|b| char_of(b).to_string()).collect();
+        tokens.extend(["he", "ll", "hell", "hello", "Ġhello", "<|end|>", "<|user|>", "a1", "a2", "a3", "a4"].map(String::from));
+        tokens
+    });
+    assert!(open(&phi).unwrap().is_end(261), "elsewhere it ends the turn");
 }
 
 #[test]
