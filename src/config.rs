@@ -5,7 +5,7 @@
 
 mod file;
 
-use crate::events::{DeviceChoice, Sampling, When};
+use crate::events::{DeviceChoice, Effort, Sampling, When};
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
@@ -45,6 +45,8 @@ pub struct Config {
     pub warm_start: bool,
     /// Whether a model that can reason does so.
     pub thinking: Option<bool>,
+    /// How long a model that knows an effort reasons: `low`, `medium` or `high`.
+    pub effort: Option<Effort>,
     /// Sampling parameters. Without this table the model file's own defaults are used.
     pub sampling: Option<Sampling>,
 }
@@ -66,6 +68,7 @@ impl Default for Config {
             policy: None,
             warm_start: true,
             thinking: None,
+            effort: None,
             sampling: None,
         }
     }
@@ -228,12 +231,13 @@ mod tests {
     fn every_field_is_read() {
         let l = loaded(
             "theme = \"light\"\nascii = true\ncolor = \"16\"\nframe_rate = 10\nmodel = \"demo\"\n\
-             model_dirs = [\"/models\"]\nram = \"1.5GiB\"\nthreads = 3\npolicy = \"lru\"\nthinking = false\n\
+             model_dirs = [\"/models\"]\nram = \"1.5GiB\"\nthreads = 3\npolicy = \"lru\"\nthinking = false\neffort = \"low\"\n\
              [sampling]\ntemperature = 0.2\nseed = 7\n",
         );
         assert_eq!(l.problems, Vec::<String>::new());
         assert_eq!(l.config.ram, Some(3 << 29));
         assert_eq!(l.config.frame_rate, 10);
+        assert_eq!((l.config.thinking, l.config.effort), (Some(false), Some(Effort::Low)));
         let sampling = l.config.sampling.unwrap();
         assert_eq!((sampling.temperature, sampling.seed, sampling.top_k), (0.2, Some(7), 40));
     }
@@ -255,6 +259,7 @@ mod tests {
             ("color = \"red\"\n", ":1:", "color", "truecolor"),
             ("policy = \"best\"\n", ":1:", "policy", "lru"),
             ("hold = \"yes\"\n", ":1:", "hold", "always"),
+            ("effort = \"much\"\n", ":1:", "effort", "\"medium\""),
             ("threads = 0\n", ":1:", "threads", "1024"),
             ("[sampling]\ntemperature = \"hot\"\n", ":2:", "sampling.temperature", "hot"),
             ("[sampling]\ntop_p = 7.5\n", ":2:", "sampling.top_p", "at most 1"),

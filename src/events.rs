@@ -10,11 +10,13 @@
 mod card;
 mod gauges;
 mod load;
+mod reasoning;
 mod step;
 
 pub use card::{LayerSlot, ModelCard, Plan};
 pub use gauges::{DeviceGauges, Gauges};
 pub use load::{DeviceChoice, LoadOptions, MissChoice, ModelSource, When};
+pub use reasoning::{Effort, Reasoning};
 pub use step::{Ahead, Eviction, Foreseen, Outcome, Phase, RoutedExpert, StepRecord, StepTime, NO_SLOT};
 
 use serde::{Deserialize, Serialize};
@@ -93,7 +95,7 @@ pub enum Command {
     /// Close the model at hand, if any, and load another.
     Open { source: ModelSource, options: LoadOptions },
     /// Answer this chat. The engine reuses whatever prefix of it is already in its cache.
-    Generate { id: RequestId, messages: Vec<Message>, sampling: Sampling, thinking: Option<bool> },
+    Generate { id: RequestId, messages: Vec<Message>, sampling: Sampling, reasoning: Reasoning },
     /// Continue raw text without a template.
     Complete { id: RequestId, prompt: String, sampling: Sampling },
     /// Change the replacement policy by name at the next step boundary.

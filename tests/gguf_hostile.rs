@@ -82,7 +82,7 @@ fn exercise(gguf: &Gguf) {
         let _ = t.encode("ab<|im_end|>", true);
     }
     if let Ok(t) = ChatTemplate::from_gguf(gguf) {
-        let _ = t.render(&[], None);
+        let _ = t.render(&[], rotary::events::Reasoning::default(), 0);
     }
 }
 

@@ -138,7 +138,7 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// Every field, and what it must be.
-const FIELDS: [(&str, &str); 23] = [
+const FIELDS: [(&str, &str); 24] = [
     ("theme", "the name of a theme, as \"dark\""),
     ("ascii", "true or false"),
     ("color", "\"none\", \"16\", \"256\" or \"truecolor\""),
@@ -153,6 +153,7 @@ const FIELDS: [(&str, &str); 23] = [
     ("policy", "\"rotary\", \"decay\", \"lru\" or \"lfu\""),
     ("warm_start", "true or false"),
     ("thinking", "true or false"),
+    ("effort", "\"low\", \"medium\" or \"high\""),
     ("sampling", "a table of its own: [sampling]"),
     ("sampling.temperature", "a number from 0 (greedy) to 10"),
     ("sampling.top_k", "a whole number; 0 keeps all"),

@@ -3,7 +3,7 @@
 
 use super::runtime::{Language, Loader, Opened, Runtime};
 use super::EngineError;
-use crate::events::{Message, ModelCard, Phase, Plan, Role, Sampling, StepRecord};
+use crate::events::{Message, ModelCard, Phase, Plan, Reasoning, Role, Sampling, StepRecord};
 use crate::model::Logits;
 use crate::text::GUARD;
 
@@ -26,7 +26,7 @@ impl ByteLanguage {
 }
 
 impl Language for ByteLanguage {
-    fn render(&self, messages: &[Message], _thinking: Option<bool>) -> Result<String, EngineError> {
+    fn render(&self, messages: &[Message], _reasoning: Reasoning, _now: u64) -> Result<String, EngineError> {
         let mut out = String::new();
         for m in messages {
             let role = match m.role {
@@ -208,6 +208,7 @@ pub(super) fn card(context: usize) -> ModelCard {
         plan: Plan { min_slots: 1, max_slots: 8, slot_step: 100, ..Plan::default() },
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         can_think: true,
+        has_effort: false,
         template_fallback: false,
         device: "none".into(),
     }

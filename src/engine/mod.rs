@@ -1,10 +1,13 @@
 //! The inference thread: commands in, two lanes out.
 
 mod answer;
+mod date;
 mod error;
 #[cfg(test)]
 mod fake;
 pub mod gauges;
+#[cfg(test)]
+mod harmony_tests;
 mod lanes;
 pub mod open;
 mod prompt;

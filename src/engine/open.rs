@@ -5,7 +5,7 @@ use super::runtime::{Language, Opened, Progress, Runtime};
 use super::sampling::defaults_from_gguf;
 use super::warm::Keeper;
 use super::EngineError;
-use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, Scheduling, StepRecord};
+use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, Reasoning, Scheduling, StepRecord};
 use crate::experts::vram::{Held, Rates};
 use crate::experts::Experts;
 use crate::gguf::Gguf;
@@ -128,6 +128,7 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
         plan,
         sampling: defaults_from_gguf(&gguf),
         can_think: template.can_think(),
+        has_effort: template.has_effort(),
         template_fallback: template.is_fallback(),
         device,
     };
@@ -266,14 +267,14 @@ impl Runtime for Numbers {
 }
 
 /// Tokenizer and template, as the thread sees them.
-struct Words {
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
+pub(super) struct Words {
+    pub(super) tokenizer: Tokenizer,
+    pub(super) template: ChatTemplate,
 }
 
 impl Language for Words {
-    fn render(&self, messages: &[Message], thinking: Option<bool>) -> Result<String, EngineError> {
-        Ok(self.template.render(messages, thinking)?)
+    fn render(&self, messages: &[Message], reasoning: Reasoning, now: u64) -> Result<String, EngineError> {
+        Ok(self.template.render(messages, reasoning, now)?)
     }
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, EngineError> {
         Ok(self.tokenizer.encode(text, special)?)

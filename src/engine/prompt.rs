@@ -10,7 +10,7 @@
 
 use super::runtime::Language;
 use super::EngineError;
-use crate::events::Message;
+use crate::events::{Message, Reasoning};
 use crate::text::GUARD;
 
 /// Splits rendered prompts at control tokens. Built once per model.
@@ -58,15 +58,16 @@ impl PromptReader {
         Self { by_first, is_control, bos: language.bos() }
     }
 
-    /// The prompt of a chat. `cache` is what the context holds now.
+    /// The prompt of a chat that is told the moment `now`. `cache` is what the context holds now.
     pub(super) fn chat(
         &self,
         language: &dyn Language,
         messages: &[Message],
-        thinking: Option<bool>,
+        reasoning: Reasoning,
+        now: u64,
         cache: &[u32],
     ) -> Result<Prompt, EngineError> {
-        self.raw(language, language.render(messages, thinking)?, cache)
+        self.raw(language, language.render(messages, reasoning, now)?, cache)
     }
 
     /// The prompt of raw text, in which control tokens may be written out.
@@ -166,7 +167,7 @@ mod tests {
 
     fn read(messages: &[Message], cache: &[u32]) -> Vec<u32> {
         let l = ByteLanguage::default();
-        PromptReader::new(&l).chat(&l, messages, None, cache).unwrap().tokens
+        PromptReader::new(&l).chat(&l, messages, Reasoning::default(), 0, cache).unwrap().tokens
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use super::warm::Keeper;
 use super::EngineError;
-use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Scheduling, StepRecord};
+use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Reasoning, Scheduling, StepRecord};
 use crate::experts::vram::{Held, Rates};
 use crate::model::Logits;
 use crate::text::Mark;
@@ -90,8 +90,8 @@ pub trait Runtime: Send {
 /// Tokenizer and chat template of an open model.
 pub trait Language: Send {
     /// The prompt text of a chat, ending where the assistant is to go on. What the messages spell can't become a
-    /// control token of [`Language::encode`].
-    fn render(&self, messages: &[Message], thinking: Option<bool>) -> Result<String, EngineError>;
+    /// control token of [`Language::encode`]. `now`, in seconds since 1970, is what a template that asks for the date is told.
+    fn render(&self, messages: &[Message], reasoning: Reasoning, now: u64) -> Result<String, EngineError>;
     /// Token ids of `text`. With `special`, special tokens written out in it become their ids.
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, EngineError>;
     /// The bytes of one token as they appear in text; empty for control tokens unless `special`.

@@ -3,7 +3,7 @@
 use super::fake::{loader, ByteLanguage, Mishap, Scripted};
 use super::{spawn_with, EngineHandle};
 use crate::events::{
-    Command, Event, FailureKind, FinishReason, LoadOptions, Message, ModelSource, Phase, Role, Sampling, TextKind, TurnStats,
+    Command, Event, FailureKind, FinishReason, LoadOptions, Message, ModelSource, Phase, Reasoning, Role, Sampling, TextKind, TurnStats,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ fn user(text: &str) -> Message {
 
 fn generate(id: u64, messages: Vec<Message>) -> Command {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    Command::Generate { id, messages, sampling, thinking: None }
+    Command::Generate { id, messages, sampling, reasoning: Reasoning::default() }
 }
 
 fn open() -> Command {
@@ -33,7 +33,7 @@ fn next(h: &mut EngineHandle) -> Option<Event> {
 }
 
 /// Events up to and including the first that `last` accepts.
-fn until(h: &mut EngineHandle, last: impl Fn(&Event) -> bool) -> Vec<Event> {
+pub(super) fn until(h: &mut EngineHandle, last: impl Fn(&Event) -> bool) -> Vec<Event> {
     let mut out = Vec::new();
     loop {
         let event = next(h).expect("the thread is there");
@@ -67,7 +67,7 @@ fn turn(h: &mut EngineHandle, command: Command) -> Vec<Event> {
     until(h, finished)
 }
 
-fn text(events: &[Event], kind: TextKind) -> String {
+pub(super) fn text(events: &[Event], kind: TextKind) -> String {
     events
         .iter()
         .filter_map(|e| match e {
@@ -77,7 +77,7 @@ fn text(events: &[Event], kind: TextKind) -> String {
         .collect()
 }
 
-fn end(events: &[Event]) -> (FinishReason, TurnStats) {
+pub(super) fn end(events: &[Event]) -> (FinishReason, TurnStats) {
     match events.last() {
         Some(Event::Finished { reason, stats, .. }) => (*reason, stats.clone()),
         other => panic!("not finished: {other:?}"),

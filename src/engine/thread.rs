@@ -61,8 +61,8 @@ impl<L: Loader> Worker<L> {
                 }
             }
             Some(Command::Open { source, options }) => self.open(&source, &options)?,
-            Some(Command::Generate { id, messages, sampling, thinking }) => {
-                self.turn(id, &Request::Chat { messages: &messages, thinking }, &sampling)?;
+            Some(Command::Generate { id, messages, sampling, reasoning }) => {
+                self.turn(id, &Request::Chat { messages: &messages, reasoning }, &sampling)?;
             }
             Some(Command::Complete { id, prompt, sampling }) => self.turn(id, &Request::Raw(&prompt), &sampling)?,
             Some(Command::SetPolicy(name)) => {

@@ -5,12 +5,13 @@
 //! leaves one record on the telemetry lane.
 
 use super::answer::Answer;
+use super::date::{self, Began};
 use super::lanes::{Gone, Lanes};
 use super::prompt::{borders, reusable, Prompt, PromptReader};
 use super::runtime::Opened;
 use super::sampling::{validate, Sampler};
 use super::EngineError;
-use crate::events::{Event, FinishReason, Phase, RequestId, Sampling, StepRecord, TurnStats};
+use crate::events::{Event, FinishReason, Phase, Reasoning, RequestId, Sampling, StepRecord, TurnStats};
 use crate::model::Logits;
 use std::time::Instant;
 
@@ -18,6 +19,8 @@ use std::time::Instant;
 pub(super) struct Session {
     pub(super) opened: Opened,
     pub(super) reader: PromptReader,
+    /// When the chat in the context began.
+    pub(super) began: Began,
     /// Token ids in the context, as far as the engine knows.
     pub(super) cache: Vec<u32>,
     /// Steps since the model was opened.
@@ -48,14 +51,14 @@ impl<E: Into<EngineError>> From<E> for Halt {
 
 /// What is to be read.
 pub(super) enum Request<'a> {
-    Chat { messages: &'a [crate::events::Message], thinking: Option<bool> },
+    Chat { messages: &'a [crate::events::Message], reasoning: Reasoning },
     Raw(&'a str),
 }
 
 impl Session {
     pub(super) fn new(opened: Opened) -> Self {
         let reader = PromptReader::new(opened.language.as_ref());
-        Self { opened, reader, cache: Vec::new(), steps: 0, spare: StepRecord::default() }
+        Self { opened, reader, began: Began::default(), cache: Vec::new(), steps: 0, spare: StepRecord::default() }
     }
 
     /// Run a turn to its end, and say why it ended; [`Event::Finished`] is left to the caller. The stats gathered so far are left in
@@ -73,7 +76,10 @@ impl Session {
             return Ok(FinishReason::Cancelled);
         }
         let Prompt { text, tokens: prompt } = match request {
-            Request::Chat { messages, thinking } => self.reader.chat(self.opened.language.as_ref(), messages, *thinking, &self.cache)?,
+            Request::Chat { messages, reasoning } => {
+                let now = self.began.of(messages, date::now());
+                self.reader.chat(self.opened.language.as_ref(), messages, *reasoning, now, &self.cache)?
+            }
             Request::Raw(text) => self.reader.raw(self.opened.language.as_ref(), (*text).to_owned(), &self.cache)?,
         };
         let context = self.opened.card.context;

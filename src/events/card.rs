@@ -30,6 +30,9 @@ pub struct ModelCard {
     pub sampling: Sampling,
     /// The template knows `enable_thinking`.
     pub can_think: bool,
+    /// The template knows `reasoning_effort`.
+    #[serde(default)]
+    pub has_effort: bool,
     /// The file has no chat template and the built-in ChatML is used.
     pub template_fallback: bool,
     /// What computes: "CPU, AVX2, 2 threads".

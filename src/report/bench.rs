@@ -204,6 +204,7 @@ fn card(gguf: &Gguf, name: &str, model: &open::Bare) -> ModelCard {
         plan: model.plan.clone(),
         sampling: Sampling::default(),
         can_think: false,
+        has_effort: false,
         template_fallback: false,
         device: model.device.clone(),
     }

@@ -9,7 +9,9 @@ use super::size;
 use crate::cli::{configuration, exit, find_model, recorder, whole, Draw, Failure, Load};
 use crate::engine::sampling::validate;
 use crate::engine::{self, EngineHandle};
-use crate::events::{Command, Event, FinishReason, Message, ModelCard, ModelSource, Role, Sampling, StepRecord, TextKind};
+use crate::events::{
+    Command, Effort, Event, FinishReason, Message, ModelCard, ModelSource, Reasoning, Role, Sampling, StepRecord, TextKind,
+};
 use crate::trace::record::Recorder;
 use clap::Args;
 use color_eyre::eyre;
@@ -35,11 +37,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// Continue the prompt as raw text, without the chat template
-    #[arg(long, conflicts_with_all = ["system", "no_think"])]
+    #[arg(long, conflicts_with_all = ["system", "no_think", "effort"])]
     raw: bool,
     /// Ask a model that can reason not to
     #[arg(long)]
     no_think: bool,
+    /// How long a model that knows an effort (gpt-oss) reasons: low, medium or high
+    #[arg(long, value_name = "EFFORT", value_parser = effort)]
+    effort: Option<Effort>,
     /// Most tokens to generate; 0 is until the model ends its turn or the context is full
     #[arg(short = 'n', long, value_name = "N", default_value_t = 0, value_parser = whole::<usize>)]
     max_tokens: usize,
@@ -112,6 +117,8 @@ fn turns(args: &RunArgs, recorder: Option<&mut Recorder>) -> eyre::Result<ExitCo
         let mut watch = Watch { handle, args, recorder, interrupted: false };
         let card = watch.until_open().await?;
         let sampling = Sampling { max_tokens: args.max_tokens, ..args.draw.over(config.sampling.unwrap_or(card.sampling.clone())) };
+        let on = args.no_think.then_some(false).or(config.thinking);
+        let reasoning = Reasoning { on, effort: args.effort.or(config.effort) };
         let mut messages: Vec<Message> = Vec::new();
         if let Some(system) = &args.system {
             messages.push(Message { role: Role::System, content: system.clone(), thinking: None });
@@ -124,8 +131,7 @@ fn turns(args: &RunArgs, recorder: Option<&mut Recorder>) -> eyre::Result<ExitCo
                 Command::Complete { id, prompt, sampling: sampling.clone() }
             } else {
                 messages.push(Message { role: Role::User, content: prompt, thinking: None });
-                let thinking = args.no_think.then_some(false);
-                Command::Generate { id, messages: messages.clone(), sampling: sampling.clone(), thinking }
+                Command::Generate { id, messages: messages.clone(), sampling: sampling.clone(), reasoning }
             };
             commands.send(command)?;
             let turn = watch.until_finished().await?;
@@ -143,6 +149,10 @@ fn turns(args: &RunArgs, recorder: Option<&mut Recorder>) -> eyre::Result<ExitCo
     });
     let _ = commands.send(Command::Shutdown);
     outcome
+}
+
+fn effort(name: &str) -> Result<Effort, String> {
+    Effort::from_name(name).ok_or_else(|| "write low, medium or high".to_owned())
 }
 
 /// The turns' texts, from the arguments or from standard input.

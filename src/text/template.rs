@@ -1,7 +1,7 @@
 //! The chat template of the file, run with limits, in the dialect that Hugging Face made of Jinja.
 
 use super::{TextError, GUARD};
-use crate::events::{Message, Role};
+use crate::events::{Effort, Message, Reasoning, Role};
 use crate::gguf::{shown, Gguf, Value as Metadata};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
@@ -9,7 +9,6 @@ use minijinja::{context, Environment, Error, ErrorKind, State};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Used, and announced, where the file has no template.
 const CHATML: &str = "\
@@ -35,6 +34,7 @@ pub struct ChatTemplate {
     file: PathBuf,
     fallback: bool,
     can_think: bool,
+    has_effort: bool,
     bos: String,
     eos: String,
     /// Control tokens, longest first, that messages must not contain as such.
@@ -69,20 +69,22 @@ impl ChatTemplate {
             return Err(TextError::TemplateLimit { file, why });
         }
         let can_think = source.contains("enable_thinking");
+        let has_effort = source.contains("reasoning_effort");
         let mut env = environment();
         env.add_template_owned("chat_template", source).map_err(|e| TextError::TemplateSyntax {
             file: file.clone(),
             line: e.line().unwrap_or(0),
             why: message(&e),
         })?;
-        Ok(Self { env, file, fallback, can_think, bos: String::new(), eos: String::new(), control: Vec::new() })
+        Ok(Self { env, file, fallback, can_think, has_effort, bos: String::new(), eos: String::new(), control: Vec::new() })
     }
 
     /// The prompt text, ending where the assistant is to go on.
     ///
     /// Encode it with [`super::Tokenizer::encode_prompt`]: where a message spells a control token, the prompt carries
-    /// a mark that keeps it from becoming one, and that only this encoder takes out again.
-    pub fn render(&self, messages: &[Message], thinking: Option<bool>) -> Result<String, TextError> {
+    /// a mark that keeps it from becoming one, and that only this encoder takes out again. `now`, in seconds since 1970, is
+    /// the moment that the template is told if it asks (in UTC).
+    pub fn render(&self, messages: &[Message], reasoning: Reasoning, now: u64) -> Result<String, TextError> {
         let chat: Vec<Value> = messages.iter().map(|m| self.message(m)).collect();
         let context = context! {
             messages => chat,
@@ -90,14 +92,27 @@ impl ChatTemplate {
             bos_token => self.bos.clone(),
             eos_token => self.eos.clone(),
         };
-        let context = match thinking {
+        let context = match reasoning.on {
             Some(enable_thinking) => context! { enable_thinking, thinking => enable_thinking, ..context },
             None => context,
         };
+        // A model that can't but reason does little of it where none was wanted.
+        let little = (self.has_effort && !self.can_think && reasoning.on == Some(false)).then_some(Effort::Low);
+        let context = match reasoning.effort.or(little) {
+            Some(effort) => context! { reasoning_effort => effort.name(), ..context },
+            None => context,
+        };
         let given: usize = messages.iter().map(|m| m.content.len() + m.thinking.as_ref().map_or(0, String::len)).sum();
-        let mut out = Bounded { bytes: Vec::new(), limit: given.saturating_mul(REPEATS) + OVERHEAD, full: false };
+        self.write(context, given.saturating_mul(REPEATS) + OVERHEAD, now)
+    }
+
+    /// Run the template, for at most `limit` bytes.
+    fn write(&self, context: Value, limit: usize, now: u64) -> Result<String, TextError> {
+        // In the context and not the environment, so that every render has its own moment; macros find it there too.
+        let strftime_now = Value::from_function(move |format: String| strftime(&format, now));
+        let mut out = Bounded { bytes: Vec::new(), limit, full: false };
         let template = self.env.get_template("chat_template").map_err(|e| self.error(&e))?;
-        let result = template.render_captured_to(context, &mut out).map(drop);
+        let result = template.render_captured_to(context! { strftime_now, ..context }, &mut out).map(drop);
         if out.full {
             let why = format!("it wrote more than {} bytes", out.limit);
             return Err(TextError::TemplateLimit { file: self.file.clone(), why });
@@ -110,6 +125,12 @@ impl ChatTemplate {
     #[must_use]
     pub fn can_think(&self) -> bool {
         self.can_think
+    }
+
+    /// The template asks for `reasoning_effort`.
+    #[must_use]
+    pub fn has_effort(&self) -> bool {
+        self.has_effort
     }
 
     /// The built-in ChatML is used, because the file has no template.
@@ -128,7 +149,9 @@ impl ChatTemplate {
         };
         let mut fields = BTreeMap::from([("role", Value::from(role)), ("content", Value::from(self.guard(&m.content)))]);
         if let Some(thinking) = &m.thinking {
-            fields.insert("reasoning_content", Value::from(self.guard(thinking)));
+            let thinking = Value::from(self.guard(thinking));
+            // The families disagree on its name: the first is that of Qwen, the second that of gpt-oss.
+            fields.extend([("reasoning_content", thinking.clone()), ("thinking", thinking)]);
         }
         Value::from(fields)
     }
@@ -191,7 +214,6 @@ fn environment() -> Environment<'static> {
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.add_function("raise_exception", |why: String| -> Result<String, Error> { Err(Error::new(ErrorKind::InvalidOperation, why)) });
-    env.add_function("strftime_now", |format: String| strftime(&format, now()));
     env.add_filter("tojson", tojson);
     env
 }
@@ -264,11 +286,6 @@ fn json(state: &State, out: &mut String, value: &Value, indent: Option<usize>, d
         other => return Err(fail(&format!("{other} has no form in JSON"))),
     }
     Ok(())
-}
-
-/// Seconds since 1970, UTC.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 /// The common part of C's `strftime`, in UTC.

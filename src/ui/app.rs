@@ -24,7 +24,7 @@ use super::view;
 use super::writer::{FrameBackend, FramePipe};
 use crate::config::Folders;
 use crate::engine::EngineHandle;
-use crate::events::{Command, Event, RequestId, StepRecord};
+use crate::events::{Command, Event, Reasoning, RequestId, StepRecord};
 use crate::trace::player::PlayerControl;
 use crate::trace::record::Recorder;
 use color_eyre::eyre::WrapErr;
@@ -170,7 +170,7 @@ impl App {
         let state = &mut app.state;
         state.theme_names = Theme::names(Some(&themes));
         state.load = options.load;
-        state.thinking = config.thinking;
+        state.reasoning = Reasoning { on: config.thinking, effort: config.effort };
         if let Some(sampling) = config.sampling {
             state.sampling = sampling;
             state.own_sampling = true;

@@ -4,7 +4,7 @@ use super::keys::{COMMANDS, PARAMETERS};
 use super::memory_state::auto::Target;
 use super::tint::Tint;
 use crate::config::parse_bytes;
-use crate::events::{ModelSource, Sampling};
+use crate::events::{Effort, ModelSource, Sampling};
 use std::path::PathBuf;
 
 /// What to copy.
@@ -55,6 +55,8 @@ pub enum Slash {
     System(Option<String>),
     /// Reasoning.
     Think(Option<bool>),
+    /// How long the model reasons.
+    Effort(Option<Effort>),
     /// Open a model.
     Model(ModelSource),
     /// List the themes.
@@ -124,6 +126,10 @@ pub fn parse(line: &str) -> Result<Slash, String> {
             "off" => Some(false),
             "auto" => None,
             _ => return Err(usage()),
+        }),
+        "effort" => Slash::Effort(match argument {
+            "auto" => None,
+            name => Some(Effort::from_name(name).ok_or_else(usage)?),
         }),
         "model" => match argument {
             "" => return Err(usage()),
@@ -211,6 +217,7 @@ mod tests {
                 "tint" => "misses",
                 "set" => "top_k 5",
                 "think" | "ascii" => "on",
+                "effort" => "high",
                 "theme" => "dark",
                 "system" => "be brief",
                 _ => "",
@@ -259,6 +266,15 @@ mod tests {
         assert_eq!(parse("/system off"), Ok(Slash::System(None)));
         assert_eq!(parse("/system be brief"), Ok(Slash::System(Some("be brief".into()))));
         assert_eq!(parse("/policy"), Ok(Slash::ShowPolicy));
+    }
+
+    #[test]
+    fn the_effort_is_one_of_three_or_the_models_own() {
+        assert_eq!(parse("/effort low"), Ok(Slash::Effort(Some(Effort::Low))));
+        assert_eq!(parse("/effort auto"), Ok(Slash::Effort(None)));
+        for wrong in ["/effort", "/effort much"] {
+            assert_eq!(parse(wrong), Err("write /effort low | medium | high | auto".into()));
+        }
     }
 
     #[test]

@@ -281,6 +281,7 @@ commands! {
     "set" "[NAME VALUE]" Takes::Words(PARAMETERS), "a sampling parameter; without value: show all";
     "system" "[TEXT | off]" Takes::Text, "the standing instruction; without text: show it";
     "think" "on | off | auto" Takes::Words(&["on", "off", "auto"]), "whether the model reasons before it answers";
+    "effort" "low | medium | high | auto" Takes::Words(&["low", "medium", "high", "auto"]), "how long a model like gpt-oss reasons";
     "model" "PATH | demo" Takes::Text, "open another model";
     "theme" "[NAME]" Takes::Theme, "change the colours; without name: list them";
     "ascii" "on | off" Takes::Words(&["on", "off"]), "draw with plain ASCII";

@@ -9,7 +9,7 @@ mod window;
 
 pub use window::Window;
 
-use crate::events::{Role, Sampling};
+use crate::events::{Effort, Role, Sampling};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -46,6 +46,9 @@ pub struct SavedChat {
     /// Whether the model was to reason; `None` leaves it to the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thinking: Option<bool>,
+    /// How long the model was to reason; `None` leaves it to the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effort: Option<Effort>,
     /// What was said, oldest first.
     pub messages: Vec<SavedMessage>,
 }
@@ -333,6 +336,7 @@ pub(super) mod tests {
             system: None,
             sampling: Sampling { seed: Some(u64::MAX), ..Sampling::default() },
             thinking: None,
+            effort: None,
             messages: messages.iter().enumerate().map(message).collect(),
         }
     }

@@ -15,7 +15,8 @@ use super::theme::Theme;
 use super::transcript::{role, Item, Kind, Transcript};
 use super::writer::LinkState;
 use crate::events::{
-    FinishReason, Gauges, LoadOptions, Message as ChatMessage, ModelCard, ModelSource, RequestId, Role, Sampling, Scheduling, StepRecord,
+    FinishReason, Gauges, LoadOptions, Message as ChatMessage, ModelCard, ModelSource, Reasoning, RequestId, Role, Sampling, Scheduling,
+    StepRecord,
 };
 use crate::trace::difference::Difference;
 use crate::trace::player::Status as PlayerStatus;
@@ -159,8 +160,8 @@ pub struct State {
     pub sampling: Sampling,
     /// The person (or the configuration or a chat) chose the sampling, so that a model's defaults don't replace it.
     pub own_sampling: bool,
-    /// Whether the model is to reason.
-    pub thinking: Option<bool>,
+    /// Whether and how long the model is to reason.
+    pub reasoning: Reasoning,
     /// The standing instruction.
     pub system: Option<String>,
     /// How experts get and lose slots, as the engine (or a recording) tells.
@@ -229,7 +230,7 @@ impl State {
             waiting: false,
             sampling: Sampling::default(),
             own_sampling: false,
-            thinking: None,
+            reasoning: Reasoning::default(),
             system: None,
             scheduling: None,
             slots: SlotKnob::default(),
@@ -339,7 +340,8 @@ impl State {
             model: self.card.as_ref().map_or_else(String::new, |c| c.name.clone()),
             system: self.system.clone(),
             sampling: self.sampling.clone(),
-            thinking: self.thinking,
+            thinking: self.reasoning.on,
+            effort: self.reasoning.effort,
             messages: self.transcript.items().iter().filter_map(message).collect(),
         }
     }

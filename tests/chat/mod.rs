@@ -1,7 +1,9 @@
 //! A chat with the inference thread, for tests: ask, and get all that was said and reported.
 
 use rotary::engine::{self, EngineHandle};
-use rotary::events::{Command, Event, FinishReason, LoadOptions, Message, ModelSource, Role, Sampling, StepRecord, TextKind, TurnStats};
+use rotary::events::{
+    Command, Event, FinishReason, LoadOptions, Message, ModelSource, Reasoning, Role, Sampling, StepRecord, TextKind, TurnStats,
+};
 use std::time::Duration;
 
 /// An open model.
@@ -62,7 +64,8 @@ impl Chat {
     /// Ask, and do something at every event.
     pub(crate) fn ask_with(&mut self, messages: Vec<Message>, sampling: Sampling, mut at: impl FnMut(&EngineHandle, &Event)) -> Turn {
         self.id += 1;
-        self.engine.commands.send(Command::Generate { id: self.id, messages, sampling, thinking: None }).unwrap();
+        let reasoning = Reasoning::default();
+        self.engine.commands.send(Command::Generate { id: self.id, messages, sampling, reasoning }).unwrap();
         let (mut events, mut text) = (Vec::new(), String::new());
         loop {
             let event = self.next();

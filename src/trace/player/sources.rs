@@ -114,6 +114,7 @@ pub fn card_of(head: &RoutesHead, slots: usize) -> ModelCard {
         },
         sampling: Sampling::default(),
         can_think: false,
+        has_effort: false,
         template_fallback: false,
         device: "replay of a trace, slots simulated".into(),
     }

@@ -144,6 +144,7 @@ impl Stream {
             },
             sampling: Sampling::default(),
             can_think: true,
+            has_effort: false,
             template_fallback: false,
             device: "CPU, AVX2, 2 threads".into(),
         }

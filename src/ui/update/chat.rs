@@ -1,7 +1,7 @@
 //! Turns: sending, cancelling, answering again, editing; chats: saving, taking up again.
 
 use crate::engine::sampling::validate;
-use crate::events::{Command, FailureKind, FinishReason, Role, TurnStats};
+use crate::events::{Command, FailureKind, FinishReason, Reasoning, Role, TurnStats};
 use crate::ui::calendar;
 use crate::ui::command;
 use crate::ui::message::{Effect, EngineCommand, Moment};
@@ -97,7 +97,7 @@ pub(super) fn begin_turn(state: &mut State, now: Moment, out: &mut Vec<Effect>) 
     }
     let id = state.next_request;
     state.next_request += 1;
-    let command = Command::Generate { id, messages: state.messages(), sampling: state.sampling.clone(), thinking: state.thinking };
+    let command = Command::Generate { id, messages: state.messages(), sampling: state.sampling.clone(), reasoning: state.reasoning };
     state.transcript.push(Item::new(Kind::Assistant { thinking: None, ending: None }, ""));
     state.turn = Some(Turn { id, asked: now.at, prefill: None, cancelling: false });
     out.push(Effect::Engine(EngineCommand(command)));
@@ -363,7 +363,7 @@ pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedCha
         Ok(()) => (state.sampling, state.own_sampling) = (chat.sampling, true),
         Err(odd) => note(state, format!("{odd} in the saved chat; its sampling is passed over, /set sets another"), true),
     }
-    state.thinking = chat.thinking;
+    state.reasoning = Reasoning { on: chat.thinking, effort: chat.effort };
     let with = if state.system.is_some() { " with its standing instruction (/system shows it)" } else { "" };
     state.say(format!("chat of {} taken up{with}", calendar::civil(&chat.updated)), now);
 }

@@ -105,9 +105,20 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
             state.say(format!("standing instruction {words}"), now);
         }
         Slash::Think(wish) => {
-            state.thinking = wish;
-            let can = state.card.as_ref().is_none_or(|c| c.can_think);
-            state.say(if can { "from the next turn on" } else { "this model's template knows no such switch" }, now);
+            state.reasoning.on = wish;
+            let words = match &state.card {
+                Some(card) if !card.can_think && card.has_effort && wish == Some(false) => {
+                    "this model always reasons, from the next turn on with low effort (/effort)"
+                }
+                Some(card) if !card.can_think => "this model's template knows no such switch",
+                _ => "from the next turn on",
+            };
+            state.say(words, now);
+        }
+        Slash::Effort(wish) => {
+            state.reasoning.effort = wish;
+            let can = state.card.as_ref().is_none_or(|c| c.has_effort);
+            state.say(if can { "from the next turn on" } else { "this model's template knows no effort" }, now);
         }
         Slash::Model(ModelSource::Demo) => open_model(state, ModelSource::Demo, out),
         // A typing error must not cost the model that is open.

@@ -1,5 +1,6 @@
 use super::*;
-use crate::events::{Command, Event, FailureKind, FinishReason, ModelCard, Plan, Sampling, StepRecord, StepTime, TextKind, TurnStats};
+use crate::events::{Command, Effort, Event, FailureKind, FinishReason, ModelCard, Plan, Reasoning};
+use crate::events::{Sampling, StepRecord, StepTime, TextKind, TurnStats};
 use crate::ui::experts_state::stream::Stream;
 use crate::ui::message::EngineCommand;
 use crate::ui::palette::ColorDepth;
@@ -29,6 +30,7 @@ pub(in crate::ui) fn card() -> ModelCard {
         plan: Plan { slots_per_layer: 4, min_slots: 2, max_slots: 8, slot_step: 2000, context: 1000, ..Plan::default() },
         sampling: Sampling { temperature: 0.5, ..Sampling::default() },
         can_think: true,
+        has_effort: false,
         template_fallback: false,
         device: "CPU".into(),
     }
@@ -522,6 +524,37 @@ fn help_opens_on_an_empty_input_and_a_question_mark_can_be_typed() {
 }
 
 #[test]
+fn the_effort_goes_with_every_prompt_and_into_the_chats_file() {
+    let mut s = Script::ready();
+    assert!(s.say("/effort high").is_empty());
+    assert!(s.notice().contains("knows no effort"), "the model at hand has none: {}", s.notice());
+    let sent = s.say("hello");
+    let asked = sent.iter().find_map(|e| match e {
+        Effect::Engine(EngineCommand(Command::Generate { reasoning, .. })) => Some(*reasoning),
+        _ => None,
+    });
+    assert_eq!(asked, Some(Reasoning { on: None, effort: Some(Effort::High) }));
+    let saved = s.state.saved_chat(s.now);
+    let file = serde_json::to_string(&saved).unwrap();
+    assert!(file.contains("\"effort\":\"high\""), "{file}");
+    assert_eq!(serde_json::from_str::<SavedChat>(&file).unwrap(), saved);
+    s.say("/effort auto");
+    assert!(!serde_json::to_string(&s.state.saved_chat(s.now)).unwrap().contains("effort"), "as before there was one");
+}
+
+#[test]
+fn a_model_that_always_reasons_says_what_think_off_means() {
+    let mut s = Script::ready();
+    let mut card = card();
+    (card.can_think, card.has_effort) = (false, true);
+    s.engine(Event::Ready { card: Box::new(card) });
+    s.say("/think off");
+    assert!(s.notice().contains("low effort"), "{}", s.notice());
+    s.say("/effort low");
+    assert!(s.notice().contains("next turn"), "{}", s.notice());
+}
+
+#[test]
 fn a_saved_chat_is_taken_up_and_a_broken_one_is_named_and_left() {
     let mut s = Script::ready();
     let chat = SavedChat {
@@ -532,6 +565,7 @@ fn a_saved_chat_is_taken_up_and_a_broken_one_is_named_and_left() {
         system: Some("be brief".into()),
         sampling: Sampling::default(),
         thinking: None,
+        effort: None,
         messages: vec![
             SavedMessage {
                 role: crate::events::Role::User,
