@@ -186,6 +186,16 @@ mod tests {
         assert_eq!(words("llama3", "HelloWorld/\n"), ["HelloWorld", "/\n"]);
     }
 
+    /// Texts as tiktoken 0.14 cuts them for `o200k_base`, whose pattern gpt-oss shares: code, many scripts, emoji, numbers, white space.
+    #[test]
+    fn gpt_4o_cuts_as_tiktoken_does() {
+        let texts: Vec<Vec<String>> = serde_json::from_str(include_str!("../../tests/words/gpt-4o.json")).unwrap();
+        assert!(texts.len() > 30);
+        for want in texts {
+            assert_eq!(words("gpt-4o", &want.concat()), want);
+        }
+    }
+
     #[test]
     fn an_unknown_name_gives_nothing() {
         assert!(PreTokenizer::named("gpt-9").is_none());
