@@ -189,6 +189,13 @@ fn a_model_that_always_reasons_does_little_of_it_where_none_was_wanted() {
 }
 
 #[test]
+fn earlier_reasoning_has_the_name_that_each_family_looks_for() {
+    let thought = Message { thinking: Some("hm".into()), ..say(Role::Assistant, "Yes.") };
+    assert_eq!(render("{{ messages[0].thinking }} {{ messages[0].reasoning_content }}", &[thought], None), "hm hm");
+    assert_eq!(render("{{ 'thinking' in messages[0] }}", &[say(Role::Assistant, "Yes.")], None), "False");
+}
+
+#[test]
 fn what_people_write_can_not_open_a_channel() {
     let file = harmony_file::file(3);
     let t = ChatTemplate::from_gguf(&Gguf::from_bytes(Bytes::from_vec(file.to_bytes()), "test.gguf").unwrap()).unwrap();
