@@ -3,9 +3,16 @@
 //! A trial is one allocation with everything a kernel is given: inputs, outputs filled with a pattern that is no number, and guards
 //! between them. The device and the reference start from the same bytes; afterwards outputs must agree as far as rounding
 //! lets them, what the reference left alone must still hold the pattern, and inputs and guards must not have changed by a bit.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `case` | what is tried: all of it |
+//! | `cases`, `biased` | how the launches of a trial are laid out |
+//! | `speed` | kernels at the sizes of a real model, timed |
 
+mod biased;
+mod case;
 mod cases;
-mod gpt_oss;
 mod speed;
 
 use super::device::{Address, Device, GpuError, Lane};
@@ -14,7 +21,7 @@ use super::reference::{self, HostMemory};
 use half::f16;
 use std::ops::Range;
 
-pub use cases::all;
+pub use case::{all, Case};
 pub use speed::{measure, Timed};
 
 /// What an output holds before: no number in f32, in f16, and an unlikely id.
@@ -265,7 +272,7 @@ mod tests {
     #[test]
     fn every_kernel_is_tried_and_the_reference_passes_its_own_trials() {
         let device = Simulated::new(Options::default());
-        let trials = all(1);
+        let trials: Vec<Trial> = all(1).iter().map(Case::trial).collect();
         for name in [
             Add::NAME,
             Attention::NAME,

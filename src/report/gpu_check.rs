@@ -87,7 +87,8 @@ pub fn run(args: &GpuCheckArgs) -> eyre::Result<ExitCode> {
         return timed(args, &*device, &mut out);
     }
     let (mut tried, mut wrong) = (0, 0);
-    for t in trial::all(args.scale) {
+    for case in trial::all(args.scale) {
+        let t = case.trial();
         let names = t.kernels().join(" + ");
         if args.only.as_ref().is_some_and(|only| !format!("{names} {}", t.about).contains(only.as_str())) {
             continue;

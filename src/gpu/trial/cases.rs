@@ -1,5 +1,7 @@
-//! The trials: every kernel, in every type it takes, at sizes that end inside a block, a tile and a warp.
+//! How the launches of a trial are laid out, kernel by kernel. Which sizes are tried is said in [`super::case`].
 
+use super::biased;
+use super::case::{Case, Dims, Heads};
 use super::{launch, At, Judge, Layout, Trial};
 use crate::gguf::GgmlType;
 use crate::gpu::device::Address;
@@ -7,7 +9,7 @@ use crate::gpu::params::{
     self, Add, Attention, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, Group, GroupedDown,
     GroupedUp, JoinSplits, Kernel, MatJob, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu,
 };
-use crate::kernels::{random_weights, supported};
+use crate::kernels::random_weights;
 use fastrand::Rng;
 use half::f16;
 
@@ -37,55 +39,38 @@ pub(super) fn one_row(tiled: bool) -> f64 {
     }
 }
 
-/// All of them. `scale` multiplies the larger sizes: 1 is a matter of seconds for the reference.
-#[must_use]
-pub fn all(scale: u32) -> Vec<Trial> {
-    let mut rng = Rng::with_seed(7);
-    let r = &mut rng;
-    let mut out = vec![add(r), finite(r, false), finite(r, true), swiglu(r), gather(r)];
-    out.extend([(1, 2048, 0.0), (5, 100, 0.5)].map(|(rows, len, limit)| rms_norm(r, rows, len, limit)));
-    out.push(rms_in_place(r));
-    out.extend([None, Some([2u32, 0, 3, 1])].map(|place| gated_norm(r, place)));
-    out.extend([(128, 8, true), (256, 8, false), (64, 6, true), (7, 7, true)].map(|(e, k, renormalise)| route(r, e, k, renormalise)));
-    for wide in [false, true] {
-        out.push(rotate(r, wide, 128, 128, 64, true));
-        out.push(rotate(r, wide, 256, 256, 32, true));
-        out.push(rotate(r, wide, 64, 48, 24, false));
-        for (dim, value_dim, position, tokens, splits, gated) in
-            [(128, 128, 0, 1, 1, false), (128, 128, 200, 3, 4, true), (256, 256, 37, 1, 8, true), (64, 48, 99, 17, 3, false)]
-        {
-            out.push(attention(r, wide, dim, value_dim, position, tokens, splits, gated));
+/// The case's trial, with data drawn from `r`.
+pub(super) fn trial(case: &Case, r: &mut Rng) -> Trial {
+    match *case {
+        Case::Add => add(r),
+        Case::Finite { broken } => finite(r, broken),
+        Case::SwiGlu => swiglu(r),
+        Case::Gather => gather(r),
+        Case::Norm { rows, len, limit } => rms_norm(r, rows, len, if limit { 0.5 } else { 0.0 }),
+        Case::NormInPlace => rms_in_place(r),
+        Case::GatedNorm { dim, reordered } => gated_norm(r, dim, reordered.then_some([2, 0, 3, 1])),
+        Case::Route { experts, top_k, renormalise } => route(r, experts, top_k, renormalise),
+        Case::Rotate { wide, dims, half, norms } => rotate(r, wide, dims, half, norms),
+        Case::Attention { wide, dims, heads, position, tokens, splits, gated } => {
+            attention(r, wide, dims, heads, position, tokens, splits, gated)
         }
-    }
-    for (dim, value_dim, (heads, groups), position, tokens, splits, gated) in [
-        (256, 256, (16, 2), 0, 40, 1, true),
-        (256, 256, (16, 2), 1500, 70 * scale, 1, true),
-        (256, 256, (8, 2), 700, 21, 4, true),
-        (128, 128, (8, 1), 333, 90 * scale, 1, false),
-        (128, 96, (6, 2), 650, 30, 3, false),
-        (64, 48, (3, 3), 99, 75, 1, false),
-    ] {
-        out.push(chunk_attention(r, (dim, value_dim), (heads, groups), position, tokens, splits, gated));
-    }
-    out.extend([1, 3, 9, 75].map(|tokens| convolve(r, tokens)));
-    out.extend([(1, 128, 128), (6, 128, 128), (19, 128, 128), (3, 64, 96)].map(|(tokens, dk, dv)| delta_rule(r, tokens, dk, dv)));
-    for ty in (0..=64).map(GgmlType::from_u32).filter(|ty| supported(*ty)) {
-        out.extend([1, 2, 8].map(|tokens| matvec(r, ty, tokens, 512 * scale, 37)));
-        out.push(matmul(r, ty, 3, 512, 70));
-        out.push(matmul(r, ty, 70, 512 * scale, 150));
-        out.extend([1, 3].map(|tokens| experts(r, ty, tokens, 512 * scale, 4, 256)));
-        // Superblocks that warps share unevenly.
-        if MatVec::tiled(ty.number(), 256) {
-            out.extend([256, 1280, 2304].map(|cols| matvec(r, ty, 1, cols, 40)));
-            out.push(gated(r, ty, 1280, 70));
+        Case::ChunkAttention { dims, heads, position, tokens, splits, gated } => {
+            chunk_attention(r, dims, heads, position, tokens, splits, gated)
         }
-        if params::tiled(ty.number(), 256) {
-            out.push(experts(r, ty, 1, 1280, 10, 768));
+        Case::Convolve { tokens, width } => convolve(r, tokens, width),
+        Case::DeltaRule { tokens, dims } => delta_rule(r, tokens, dims),
+        Case::MatVec { types, tokens, cols, rows, split } => matvec(r, types, tokens, cols, rows, split),
+        Case::Gated { ty, cols, rows } => gated(r, ty, cols, rows),
+        Case::MatMul { ty, tokens, cols, rows, bias } => matmul(r, ty, tokens, cols, rows, bias),
+        Case::Experts { types, tokens, hidden, top_k, inner, out } => experts(r, types, tokens, (hidden, inner, out), top_k),
+        Case::Grouped { types, hidden, inner, out } => grouped(r, types, (hidden, inner, out)),
+        Case::WindowAttention { wide, dims, heads, position, tokens, window, splits } => {
+            biased::window_attention(r, wide, dims, heads, position, tokens, window, splits)
         }
-        out.push(grouped(r, ty, 256));
+        Case::RoutedBias { tokens, top_k, experts, cols } => biased::routed_bias(r, tokens, top_k, experts, cols),
+        Case::BiasedUp { types, tokens, hidden, top_k, inner, clamped } => biased::up(r, types, tokens, (hidden, inner), top_k, clamped),
+        Case::BiasedGroupedUp { types, hidden, inner, clamped } => biased::grouped_up(r, types, (hidden, inner), clamped),
     }
-    out.extend(super::gpt_oss::all(r));
-    out
 }
 
 pub(super) fn numbers(r: &mut Rng, len: usize) -> Vec<f32> {
@@ -174,16 +159,17 @@ fn rms_in_place(r: &mut Rng) -> Trial {
     })
 }
 
-fn gated_norm(r: &mut Rng, place: Option<[u32; 4]>) -> Trial {
+fn gated_norm(r: &mut Rng, dim: u32, place: Option<[u32; 4]>) -> Trial {
     let mut l = Layout::new();
-    let (x, gate) = (l.input("x", &numbers(r, 3 * 4 * 128)), l.input("gate", &numbers(r, 3 * 600)));
-    let (w, p) = (l.input("weight", &numbers(r, 128)), l.input("place", &place.unwrap_or_default()));
-    let y = l.output("y", 3 * 4 * 128, Judge::F32(CLOSE));
-    let about = if place.is_some() { "3 x 4 heads, reordered" } else { "3 x 4 heads" };
-    l.trial(GatedNorm::NAME, about.into(), move |b| {
+    let (one, gate_stride) = (dim as usize, 4 * dim + 88);
+    let (x, gate) = (l.input("x", &numbers(r, 3 * 4 * one)), l.input("gate", &numbers(r, 3 * gate_stride as usize)));
+    let (w, p) = (l.input("weight", &numbers(r, one)), l.input("place", &place.unwrap_or_default()));
+    let y = l.output("y", 3 * 4 * one, Judge::F32(CLOSE));
+    let about = format!("3 x 4 heads of {dim}{}", if place.is_some() { ", reordered" } else { "" });
+    l.trial(GatedNorm::NAME, about, move |b| {
         let place = if place.is_some() { p.of(b) } else { Address::NONE };
         let (x, gate, weight, y) = (x.of(b), gate.of(b), w.of(b), y.of(b));
-        vec![launch(GatedNorm { x, gate, weight, place, y, tokens: 3, heads: 4, dim: 128, gate_stride: 600, eps: 1e-6, pad: 0 })]
+        vec![launch(GatedNorm { x, gate, weight, place, y, tokens: 3, heads: 4, dim, gate_stride, eps: 1e-6, pad: 0 })]
     })
 }
 
@@ -228,7 +214,7 @@ pub(super) fn cache(r: &mut Rng, l: &mut Layout, what: &'static str, len: usize,
     l.put(what, bytemuck::cast_slice(&halves), Judge::F16(HALF))
 }
 
-fn rotate(r: &mut Rng, wide: bool, dim: u32, value_dim: u32, half: u32, norms: bool) -> Trial {
+fn rotate(r: &mut Rng, wide: bool, (dim, value_dim): Dims, half: u32, norms: bool) -> Trial {
     let (heads, groups, tokens, context) = (6u32, 2u32, 3u32, 16u32);
     let mut l = Layout::new();
     let (q_stride, k_stride, v_stride) = (heads * (dim + 8) + 4, groups * dim + 4, groups * value_dim + 4);
@@ -288,8 +274,16 @@ fn angles(r: &mut Rng, half: u32) -> Vec<f32> {
 }
 
 #[allow(clippy::too_many_arguments, reason = "the axes of the trials")]
-fn attention(r: &mut Rng, wide: bool, dim: u32, value_dim: u32, position: u32, tokens: u32, splits: u32, gated: bool) -> Trial {
-    let (heads, groups) = (8u32, 2u32);
+fn attention(
+    r: &mut Rng,
+    wide: bool,
+    (dim, value_dim): Dims,
+    (heads, groups): Heads,
+    position: u32,
+    tokens: u32,
+    splits: u32,
+    gated: bool,
+) -> Trial {
     let context = position + tokens + 9;
     let mut l = Layout::new();
     let q = l.input("q", &numbers(r, (tokens * heads * dim) as usize));
@@ -301,7 +295,7 @@ fn attention(r: &mut Rng, wide: bool, dim: u32, value_dim: u32, position: u32, t
     let gate = l.input("gate", &numbers(r, (tokens * heads * (value_dim + 8)) as usize));
     let y = l.output("y", (tokens * heads * value_dim) as usize, Judge::F32(CLOSE));
     let about = format!(
-        "{dim}/{value_dim}, {tokens} at {position}, {splits} splits, {}{}",
+        "{dim}/{value_dim}, {heads} heads in {groups}, {tokens} at {position}, {splits} splits, {}{}",
         if wide { "f32" } else { "f16" },
         if gated { ", gated" } else { "" }
     );
@@ -341,8 +335,8 @@ fn attention(r: &mut Rng, wide: bool, dim: u32, value_dim: u32, position: u32, t
 
 fn chunk_attention(
     r: &mut Rng,
-    (key_dim, value_dim): (u32, u32),
-    (heads, groups): (u32, u32),
+    (key_dim, value_dim): Dims,
+    (heads, groups): Heads,
     position: u32,
     tokens: u32,
     splits: u32,
@@ -393,19 +387,19 @@ fn chunk_attention(
     })
 }
 
-fn convolve(r: &mut Rng, tokens: u32) -> Trial {
-    let (channels, width) = (300u32, 4u32);
+fn convolve(r: &mut Rng, tokens: u32, width: u32) -> Trial {
+    let channels = 300u32;
     let mut l = Layout::new();
     let x = l.input("x", &numbers(r, (tokens * 320) as usize));
     let taps = l.input("taps", &numbers(r, (width * channels) as usize));
     let carry = l.changed("carry", &numbers(r, ((width - 1) * channels) as usize), 0.0);
     let y = l.output("y", (tokens * channels) as usize, Judge::F32(CLOSE));
-    l.trial(Convolve::NAME, format!("{tokens} x {channels}"), move |b| {
+    l.trial(Convolve::NAME, format!("{tokens} x {channels}, {width} taps"), move |b| {
         vec![launch(Convolve { x: x.of(b), taps: taps.of(b), carry: carry.of(b), y: y.of(b), tokens, channels, width, x_stride: 320 })]
     })
 }
 
-fn delta_rule(r: &mut Rng, tokens: u32, key_dim: u32, value_dim: u32) -> Trial {
+fn delta_rule(r: &mut Rng, tokens: u32, (key_dim, value_dim): Dims) -> Trial {
     let (keys, values) = (2u32, 4u32);
     let channels = 2 * keys * key_dim + values * value_dim;
     let mut l = Layout::new();
@@ -438,17 +432,19 @@ fn delta_rule(r: &mut Rng, tokens: u32, key_dim: u32, value_dim: u32) -> Trial {
 }
 
 /// Two maps of one input: a plain one, and one with a bias, a scale per token, added to what is there.
-fn matvec(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial {
+fn matvec(r: &mut Rng, [ty, beside]: [GgmlType; 2], tokens: u32, cols: u32, rows: u32, split: u32) -> Trial {
     let few = 8u32;
     let mut l = Layout::new();
     let x = l.input("x", &numbers(r, (tokens * (cols + 4)) as usize));
-    let (w, w2) = (l.input("weight", &weights(r, ty, rows, cols)), l.input("weight 2", &weights(r, ty, few, cols)));
+    let (w, w2) = (l.input("weight", &weights(r, ty, rows, cols)), l.input("weight 2", &weights(r, beside, few, cols)));
     let (bias, scale) = (l.input("bias", &numbers(r, few as usize)), l.input("scale", &numbers(r, (tokens * 3) as usize)));
-    let close = one_row(tokens == 1 && MatVec::tiled(ty.number(), cols));
+    let [close, close_beside] = [ty, beside].map(|ty| one_row(tokens == 1 && MatVec::tiled(ty.number(), cols)));
     let y = l.output("y", (tokens * (rows + 2)) as usize, Judge::F32(close));
-    let y2 = l.changed("y 2", &numbers(r, (tokens * few) as usize), close);
-    l.trial(MatVec::NAME, format!("{ty}, {tokens} x {cols} to {rows} and {few}"), move |b| {
-        let mut kernel = MatVec { x: x.of(b), cols, tokens, x_stride: cols + 4, jobs: 2, split: cols / 512 % 3, ..MatVec::default() };
+    let y2 = l.changed("y 2", &numbers(r, (tokens * few) as usize), close_beside);
+    let other = if beside == ty { String::new() } else { format!(" in {beside}") };
+    let warps = if split > 0 { format!(", {} warps a row", 1 << split) } else { String::new() };
+    l.trial(MatVec::NAME, format!("{ty}, {tokens} x {cols} to {rows} and {few}{other}{warps}"), move |b| {
+        let mut kernel = MatVec { x: x.of(b), cols, tokens, x_stride: cols + 4, jobs: 2, split, ..MatVec::default() };
         let first = kernel.blocks_of(ty.number(), rows);
         let job = &mut kernel.job;
         job[0] = MatJob { weight: w.of(b), y: y.of(b), ty: ty.number(), rows, y_stride: rows + 2, ..MatJob::default() };
@@ -457,14 +453,14 @@ fn matvec(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial
             bias: bias.of(b),
             y: y2.of(b),
             scale: scale.of(b),
-            ty: ty.number(),
+            ty: beside.number(),
             rows: few,
             y_stride: few,
             accumulate: 1,
             scale_stride: 3,
             first_block: first,
         };
-        kernel.blocks = first + kernel.blocks_of(ty.number(), few);
+        kernel.blocks = first + kernel.blocks_of(beside.number(), few);
         vec![launch(kernel)]
     })
 }
@@ -483,15 +479,18 @@ fn gated(r: &mut Rng, ty: GgmlType, cols: u32, rows: u32) -> Trial {
     })
 }
 
-fn matmul(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial {
+fn matmul(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32, bias: bool) -> Trial {
     let mut l = Layout::new();
     let x = l.input("x", &numbers(r, (tokens * cols) as usize));
     let w = l.input("weight", &weights(r, ty, rows, cols));
     let scale = l.input("scale", &numbers(r, tokens as usize));
     let y = l.changed("y", &numbers(r, (tokens * (rows + 2)) as usize), tiled(ty));
-    l.trial(MatMul::NAME, format!("{ty}, {tokens} x {cols} to {rows}"), move |b| {
+    let bias = bias.then(|| l.input("bias", &numbers(r, rows as usize)));
+    let with = if bias.is_some() { ", with a bias" } else { "" };
+    l.trial(MatMul::NAME, format!("{ty}, {tokens} x {cols} to {rows}{with}"), move |b| {
         let job = MatJob {
             weight: w.of(b),
+            bias: bias.map_or(Address::NONE, |at| at.of(b)),
             y: y.of(b),
             scale: scale.of(b),
             ty: ty.number(),
@@ -505,7 +504,7 @@ fn matmul(r: &mut Rng, ty: GgmlType, tokens: u32, cols: u32, rows: u32) -> Trial
     })
 }
 
-/// A slab of `slots` experts: gate, up, down, each `[inner, hidden]` or its reverse, and some bytes that belong to none.
+/// A slab of `slots` experts: gate and up `[inner, hidden]`, down `[out, inner]`, and some bytes that belong to none.
 pub(super) struct Slab {
     pub(super) at: At,
     pub(super) slot_bytes: u64,
@@ -513,38 +512,55 @@ pub(super) struct Slab {
     down_at: u64,
 }
 
-pub(super) fn slab(r: &mut Rng, l: &mut Layout, ty: GgmlType, slots: u32, hidden: u32, inner: u32) -> Slab {
+pub(super) fn slab(
+    r: &mut Rng,
+    l: &mut Layout,
+    [gate, up, down]: [GgmlType; 3],
+    slots: u32,
+    (hidden, inner, out): (u32, u32, u32),
+) -> Slab {
     let mut bytes = Vec::new();
     let (mut up_at, mut down_at, mut slot_bytes) = (0, 0, 0);
     for s in 0..slots as usize {
         bytes.resize(s * slot_bytes, 0x55);
-        bytes.extend(weights(r, ty, inner, hidden));
+        bytes.extend(weights(r, gate, inner, hidden));
         bytes.resize(bytes.len().next_multiple_of(16), 0x55);
         up_at = bytes.len() - s * slot_bytes;
-        bytes.extend(weights(r, ty, inner, hidden));
+        bytes.extend(weights(r, up, inner, hidden));
         bytes.resize(bytes.len().next_multiple_of(16), 0x55);
         down_at = bytes.len() - s * slot_bytes;
-        bytes.extend(weights(r, ty, hidden, inner));
+        bytes.extend(weights(r, down, out, inner));
         slot_bytes = (bytes.len() - s * slot_bytes).next_multiple_of(256);
     }
     Slab { at: l.input("slab", &bytes), slot_bytes: slot_bytes as u64, up_at: up_at as u64, down_at: down_at as u64 }
 }
 
+/// "Q4_K", or "Q4_K/Q4_K/Q6_K" for gate, up and down.
+pub(super) fn named(types: [GgmlType; 3]) -> String {
+    match types {
+        [gate, up, down] if gate == up && up == down => gate.to_string(),
+        [gate, up, down] => format!("{gate}/{up}/{down}"),
+    }
+}
+
 /// The pair of launches that decoding makes; some of the chosen experts are in no slot.
-fn experts(r: &mut Rng, ty: GgmlType, tokens: u32, hidden: u32, top_k: u32, inner: u32) -> Trial {
+fn experts(r: &mut Rng, types: [GgmlType; 3], tokens: u32, (hidden, inner, out): (u32, u32, u32), top_k: u32) -> Trial {
     let pairs = tokens * top_k;
     let mut l = Layout::new();
-    let slab = slab(r, &mut l, ty, 5, hidden, inner);
+    let slab = slab(r, &mut l, types, 5, (hidden, inner, out));
+    let [gate_ty, up_ty, down_ty] = types;
     let slots: Vec<i32> = (0..pairs as i32).map(|p| [3, -1, 0, 4, 2, 2, -1][p as usize % 7]).collect();
     let slots = l.input("slots", &slots);
     let x = l.input("x", &numbers(r, (tokens * (hidden + 4)) as usize));
     let w = l.input("weights", &numbers(r, pairs as usize));
     // A product of two such sums; what comes of it after that is summed again.
-    let [up, down] = [hidden, inner].map(|cols| one_row(params::tiled(ty.number(), cols)));
+    let up = one_row(gate_ty == up_ty && params::tiled(gate_ty.number(), hidden));
+    let down = up.max(one_row(params::tiled(down_ty.number(), inner)));
     let mid = l.output("inner", (pairs * inner) as usize, Judge::F32(up.max(2.0 * up - CLOSE)));
-    let y = l.changed("y", &numbers(r, (tokens * (hidden + 2)) as usize), down.max(3.0 * down - 2.0 * CLOSE));
+    let y = l.changed("y", &numbers(r, (tokens * (out + 2)) as usize), down.max(3.0 * down - 2.0 * CLOSE));
     let name = ExpertsUp::NAME;
-    l.trial(name, format!("and down, {ty}, {tokens} x {hidden}, {inner} inside"), move |b| {
+    let about = format!("and down, {}, {tokens} x {hidden}, {top_k} of {inner} inside, to {out}", named(types));
+    l.trial(name, about, move |b| {
         let (base, slots, inner_at) = (slab.at.of(b), slots.of(b), mid.of(b));
         let up = ExpertsUp {
             slab: base,
@@ -558,8 +574,8 @@ fn experts(r: &mut Rng, ty: GgmlType, tokens: u32, hidden: u32, top_k: u32, inne
             top_k,
             rows: inner,
             cols: hidden,
-            gate_ty: ty.number(),
-            up_ty: ty.number(),
+            gate_ty: gate_ty.number(),
+            up_ty: up_ty.number(),
             x_stride: hidden + 4,
             pad: 0,
         };
@@ -573,30 +589,34 @@ fn experts(r: &mut Rng, ty: GgmlType, tokens: u32, hidden: u32, top_k: u32, inne
             y: y.of(b),
             tokens,
             top_k,
-            rows: hidden,
+            rows: out,
             cols: inner,
-            ty: ty.number(),
-            y_stride: hidden + 2,
+            ty: down_ty.number(),
+            y_stride: out + 2,
         };
         vec![launch(up), launch(down)]
     })
 }
 
 /// Prompts: 80 pairs of one expert (two tiles), 3 of another.
-fn grouped(r: &mut Rng, ty: GgmlType, hidden: u32) -> Trial {
-    let (inner, tokens) = (256u32, 83u32);
+fn grouped(r: &mut Rng, types: [GgmlType; 3], (hidden, inner, out_rows): (u32, u32, u32)) -> Trial {
+    let tokens = 83u32;
     let mut l = Layout::new();
-    let slab = slab(r, &mut l, ty, 3, hidden, inner);
+    let slab = slab(r, &mut l, types, 3, (hidden, inner, out_rows));
+    let [gate_ty, up_ty, down_ty] = types;
     let groups = l.input("groups", &[Group { slot: 2, begin: 0, end: 80 }, Group { slot: 0, begin: 80, end: 83 }]);
     let (tile_group, tile_begin) = (l.input("tile_group", &[0u32, 0, 1]), l.input("tile_begin", &[0u32, GroupedUp::TILE, 80]));
     let mut order: Vec<u32> = (0..tokens).collect();
     r.shuffle(&mut order);
     let token_of = l.input("token_of", &order);
     let x = l.input("x", &numbers(r, (tokens * hidden) as usize));
+    let up = tiled(gate_ty).max(tiled(up_ty));
+    let down = up.max(tiled(down_ty));
     // A product of two such sums; what comes of it after that is summed again.
-    let mid = l.output("inner", (tokens * inner) as usize, Judge::F32(2.0 * tiled(ty)));
-    let out = l.output("out", (tokens * hidden) as usize, Judge::F32(3.0 * tiled(ty)));
-    l.trial(GroupedUp::NAME, format!("and down, {ty}, {tokens} x {hidden}"), move |b| {
+    let mid = l.output("inner", (tokens * inner) as usize, Judge::F32(2.0 * up));
+    let out = l.output("out", (tokens * out_rows) as usize, Judge::F32(3.0 * down));
+    let about = format!("and down, {}, {tokens} x {hidden}, {inner} inside, to {out_rows}", named(types));
+    l.trial(GroupedUp::NAME, about, move |b| {
         let (base, slot_bytes, groups, tile_group, tile_begin) =
             (slab.at.of(b), slab.slot_bytes, groups.of(b), tile_group.of(b), tile_begin.of(b));
         let up = GroupedUp {
@@ -613,8 +633,8 @@ fn grouped(r: &mut Rng, ty: GgmlType, hidden: u32) -> Trial {
             tiles: 3,
             rows: inner,
             cols: hidden,
-            gate_ty: ty.number(),
-            up_ty: ty.number(),
+            gate_ty: gate_ty.number(),
+            up_ty: up_ty.number(),
             x_stride: hidden,
         };
         let down = GroupedDown {
@@ -627,9 +647,9 @@ fn grouped(r: &mut Rng, ty: GgmlType, hidden: u32) -> Trial {
             inner: mid.of(b),
             out: out.of(b),
             tiles: 3,
-            rows: hidden,
+            rows: out_rows,
             cols: inner,
-            ty: ty.number(),
+            ty: down_ty.number(),
         };
         vec![launch(up), launch(down)]
     })
