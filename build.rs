@@ -53,7 +53,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err(format!("{} failed on src/gpu/kernels/rotary.cu ({status}); its messages are above", nvcc.display()).into());
     }
     println!("cargo::rustc-env=ROTARY_NVCC_RELEASE={}", release(&nvcc)?);
+    println!("cargo::rustc-env=ROTARY_KERNELS={:016x}", hash(&fs::read(&made)?));
     Ok(())
+}
+
+/// FNV-1a, 64 bits: tells these kernels from those of another build.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn find_nvcc() -> Result<PathBuf, Box<dyn Error>> {

@@ -41,6 +41,21 @@ pub enum GpuError {
         /// What to do.
         remedy: String,
     },
+    /// A kernel that a model needs did not pass its trial; see [`super::proof`].
+    #[error(
+        "kernel `{kernel}` {how} on {gpu}: {why}; `rotary gpu-check` tries all of them, another driver may help, and --device cpu computes \
+         on the processor"
+    )]
+    Unproven {
+        /// Its name, and what it was tried with.
+        kernel: String,
+        /// "gives wrong results" or "does not run".
+        how: &'static str,
+        /// Name, capability and driver.
+        gpu: String,
+        /// The first difference, or from the driver.
+        why: String,
+    },
     /// Anything else that the driver says.
     #[error("{what}: {why}")]
     Driver {
@@ -202,6 +217,10 @@ pub struct Facts {
     pub memory: u64,
     /// Streaming multiprocessors.
     pub processors: u32,
+    /// Release of its driver, "580.65.06 (CUDA 13.0)"; empty if it has none.
+    pub driver: String,
+    /// Tells the kernels that this program brings along from those of another build; empty if it brings none.
+    pub kernels: String,
 }
 
 /// Which bytes a launch touches, for the simulator's checker: slabs are shared by the lanes, so whole memories would be too coarse.

@@ -4,6 +4,7 @@
 
 use super::driver::Library;
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr, CString};
+use std::sync::OnceLock;
 
 /// One look. What the library or the GPU can't tell is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,32 @@ pub struct Sample {
     /// Generation and lanes of the link to the host as it is now; an idle link sleeps in a lower generation.
     pub link: Option<(u32, u32)>,
 }
+
+/// Release of the driver, "580.65.06"; asked once. `None` where the library is missing.
+#[must_use]
+pub fn driver_version() -> Option<String> {
+    static VERSION: OnceLock<Option<String>> = OnceLock::new();
+    VERSION.get_or_init(ask_driver_version).clone()
+}
+
+fn ask_driver_version() -> Option<String> {
+    let library = Library::open(&LIBRARIES).ok()?;
+    let mut text = [0 as c_char; 96];
+    // SAFETY: the signatures are those of nvml.h; the second function writes at most the given number of characters and a zero.
+    unsafe {
+        let init: unsafe extern "C" fn() -> c_int = function(&library, c"nvmlInit_v2")?;
+        let version: unsafe extern "C" fn(*mut c_char, c_uint) -> c_int = function(&library, c"nvmlSystemGetDriverVersion")?;
+        if init() != 0 || version(text.as_mut_ptr(), 95) != 0 {
+            return None;
+        }
+    }
+    // SAFETY: the last character is still the zero that it was made with.
+    let version = unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned();
+    (!version.is_empty()).then_some(version)
+}
+
+/// What it is called; the second name is the Windows subsystem's for Linux.
+const LIBRARIES: [&CStr; 2] = [c"libnvidia-ml.so.1", c"/usr/lib/wsl/lib/libnvidia-ml.so.1"];
 
 type Handle = *mut c_void;
 
@@ -63,7 +90,7 @@ impl Monitor {
     /// The monitor of the GPU at this place on the bus ("0000:01:00.0"), if there is one.
     #[must_use]
     pub fn open(bus: &str) -> Option<Self> {
-        let library = Library::open(&[c"libnvidia-ml.so.1", c"/usr/lib/wsl/lib/libnvidia-ml.so.1"]).ok()?;
+        let library = Library::open(&LIBRARIES).ok()?;
         let bus = CString::new(bus).ok()?;
         let mut device = std::ptr::null_mut();
         // SAFETY: the signatures are those of nvml.h; the names have kept them since they have their number.

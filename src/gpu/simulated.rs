@@ -56,7 +56,7 @@ impl Default for Speeds {
     }
 }
 
-/// What is to fail: so many calls succeed, the next one fails, and those after it succeed again. `None`: none fails.
+/// What is to fail. Of what is counted, so many calls succeed, the next one fails, and those after it succeed again; of what is named, all. `None`: none fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Of allocations of device memory.
@@ -71,6 +71,12 @@ pub struct Faults {
     pub pinned: Option<u64>,
     /// Of calls that lock memory where it lies.
     pub lock: Option<u64>,
+    /// This kernel's results are wrong.
+    pub wrong: Option<&'static str>,
+    /// This kernel can't be launched; nothing else is the matter.
+    pub refused: Option<&'static str>,
+    /// This kernel reads astray, after which the device does nothing any more.
+    pub deadly: Option<&'static str>,
 }
 
 /// What it is called, so that nobody takes its speed for a GPU's.
@@ -85,11 +91,17 @@ pub struct Options {
     pub order: Order,
     /// Of its clock.
     pub speeds: Speeds,
+    /// Compute capability that it claims to have; 0 if it does not pass for a GPU.
+    pub capability: u32,
+    /// Driver, and kernels, that it claims to have.
+    pub driver: &'static str,
+    /// See `driver`.
+    pub kernels: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memory: 8 << 30, order: Order::Queued, speeds: Speeds::default() }
+        Self { memory: 8 << 30, order: Order::Queued, speeds: Speeds::default(), capability: 0, driver: "", kernels: "" }
     }
 }
 
@@ -156,7 +168,8 @@ impl Simulated {
     /// A device with empty memory.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let facts = Facts { name: NAME.into(), capability: 0, memory: options.memory, processors: 1 };
+        let Options { memory, capability, driver, kernels, .. } = options;
+        let facts = Facts { name: NAME.into(), capability, memory, processors: 1, driver: driver.into(), kernels: kernels.into() };
         Self { facts: Arc::new(facts), shared: Arc::new(Shared(Mutex::new(State::new(options)))) }
     }
 
@@ -171,6 +184,11 @@ impl Simulated {
     /// Let the coming calls fail as told; counts begin anew.
     pub fn fail(&self, faults: Faults) {
         self.shared.lock().faults = faults;
+    }
+
+    /// From now on `f` is told every kernel that is queued, with its parameters. It must not use the device.
+    pub fn on_launch(&self, f: impl FnMut(&'static str, &[u8]) + Send + 'static) {
+        self.shared.lock().on_launch = Some(Box::new(f));
     }
 
     /// Bytes of device memory that are held.
@@ -322,6 +340,12 @@ impl Device for Simulated {
     fn launch(&self, kernel: &'static str, shape: Shape, params: &[u8], touches: &[Touch]) -> Result<(), GpuError> {
         let mut state = self.shared.lock();
         state.may("launch", |f| &mut f.launch)?;
+        if let Some(told) = &mut state.on_launch {
+            told(kernel, params);
+        }
+        if state.faults.refused == Some(kernel) {
+            return Err(GpuError::Driver { what: format!("kernel {kernel}"), why: "it was meant to be refused".into() });
+        }
         if shape.threads == 0 || shape.threads > 1024 || shape.grid.contains(&0) || shape.grid[1] > 65_535 || shape.grid[2] > 65_535 {
             return Err(GpuError::Driver { what: format!("launch of {kernel}"), why: format!("no device takes {shape:?}") });
         }

@@ -2,7 +2,7 @@
 
 use super::said;
 use crate::gpu::device::{Facts, GpuError};
-use crate::gpu::driver;
+use crate::gpu::{driver, nvml};
 use candle_core::cuda_backend::cudarc::driver::result::{self, DriverError};
 use candle_core::cuda_backend::cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use std::ffi::c_int;
@@ -63,6 +63,16 @@ pub(super) fn driver_release() -> Option<String> {
     Some(format!("{}.{}", version / 1000, version % 1000 / 10))
 }
 
+/// "580.65.06 (CUDA 13.0)", or what of it the system tells.
+fn driver_name() -> String {
+    match (nvml::driver_version(), driver_release()) {
+        (Some(version), Some(release)) => format!("{version} (CUDA {release})"),
+        (Some(version), None) => version,
+        (None, Some(release)) => format!("CUDA {release}"),
+        (None, None) => String::new(),
+    }
+}
+
 pub(super) fn facts(ordinal: c_int) -> Result<Facts, DriverError> {
     let device = result::device::get(ordinal)?;
     // SAFETY: `device` is one that the driver has just named.
@@ -75,6 +85,8 @@ pub(super) fn facts(ordinal: c_int) -> Result<Facts, DriverError> {
         // SAFETY: as above.
         memory: unsafe { result::device::total_mem(device) }? as u64,
         processors: u32::try_from(attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?).unwrap_or(0),
+        driver: driver_name(),
+        kernels: env!("ROTARY_KERNELS").into(),
     })
 }
 

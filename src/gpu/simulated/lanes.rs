@@ -68,10 +68,14 @@ struct Queue {
     us: f64,
 }
 
+/// Is told a kernel and its parameters.
+pub(super) type OnLaunch = Box<dyn FnMut(&'static str, &[u8]) + Send>;
+
 /// Everything behind the device's lock.
 pub(super) struct State {
     options: Options,
     pub(super) faults: Faults,
+    pub(super) on_launch: Option<OnLaunch>,
     blocks: Blocks,
     next_address: u64,
     next_buffer: u64,
@@ -110,6 +114,7 @@ impl State {
         Self {
             options,
             faults: Faults::default(),
+            on_launch: None,
             blocks: Blocks::default(),
             next_address: GUARD,
             next_buffer: 0,
@@ -462,10 +467,19 @@ impl State {
                 copy(bytes, speeds.memory)
             }
             Work::Launch { kernel, shape, params, .. } => {
+                if self.faults.deadly == Some(kernel) {
+                    return Err(GpuError::Driver { what: format!("kernel {kernel}"), why: "it was meant to read astray".into() });
+                }
                 let mut seen = Seen { blocks: &mut self.blocks, reads: RefCell::default(), writes: Vec::new() };
                 let ran = reference::run(kernel, shape, &params, &mut seen);
                 ran.map_err(|e| GpuError::Driver { what: "a kernel".into(), why: e.to_string() })?;
                 let (reads, writes) = (joined(seen.reads.into_inner()), joined(seen.writes));
+                if self.faults.wrong == Some(kernel) {
+                    // The sign of a float of either size.
+                    for range in &writes {
+                        self.blocks.write(range.end - 1, 1)?[0] ^= 0x80;
+                    }
+                }
                 let mut bytes = 0;
                 for (ranges, writes) in [(reads, false), (writes, true)] {
                     for range in ranges {

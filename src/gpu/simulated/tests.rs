@@ -140,7 +140,7 @@ fn faults_come_when_they_are_told_to_and_once() {
 fn lanes_run_side_by_side_on_the_clock() {
     let speeds = Speeds { link: 1e9, pageable: 1e9, memory: 1e9, launch_us: 5.0, copy_us: 0.0 };
     for order in ORDERS {
-        let d = Simulated::new(Options { memory: 1 << 20, order, speeds });
+        let d = Simulated::new(Options { memory: 1 << 20, order, speeds, ..Options::default() });
         let (slot, sum, staging) = (d.alloc(64_000).unwrap(), d.alloc(64).unwrap(), d.pinned(64_000).unwrap());
         d.clear(Lane::Compute, sum.address(), 64).unwrap();
         let begin = d.mark(Lane::Copy).unwrap();
