@@ -248,9 +248,9 @@ pub fn configuration() -> config::Config {
     loaded.config
 }
 
-/// Says on standard error which options have no effect because no GPU computes.
-pub(crate) fn tell_idle(options: &LoadOptions, plan: &Plan) {
-    if let Some(idle) = options.idle_on_cpu().filter(|_| plan.device.is_none()) {
+/// Says on standard error which options have no effect because no GPU computes. `tried`: one was, and failed.
+pub(crate) fn tell_idle(options: &LoadOptions, plan: &Plan, tried: bool) {
+    if let Some(idle) = options.idle_on_cpu(tried).filter(|_| plan.device.is_none()) {
         let _ = writeln!(io::stderr().lock(), "rotary: {idle}");
     }
 }

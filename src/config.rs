@@ -37,6 +37,8 @@ pub struct Config {
     pub vram: Option<u64>,
     /// Whether the experts of a model on a GPU are copied into RAM in huge pages: `auto`, `always` or `never`.
     pub hold: Option<When>,
+    /// Whether the kernels that a model uses are tried on a GPU before it is opened there: `auto`, `always` or `never`.
+    pub prove: Option<When>,
     /// Worker threads.
     pub threads: Option<usize>,
     /// Replacement policy: `rotary`, `lru` or `lfu`.
@@ -64,6 +66,7 @@ impl Default for Config {
             device: None,
             vram: None,
             hold: None,
+            prove: None,
             threads: None,
             policy: None,
             warm_start: true,
@@ -129,6 +132,12 @@ impl Folders {
     #[must_use]
     pub fn heat(&self) -> PathBuf {
         self.data.join("heat")
+    }
+
+    /// Which trials which GPU has passed.
+    #[must_use]
+    pub fn proofs(&self) -> PathBuf {
+        self.state.join("gpu-proofs.json")
     }
 
     /// The saved chats.
@@ -260,6 +269,7 @@ mod tests {
             ("policy = \"best\"\n", ":1:", "policy", "lru"),
             ("hold = \"yes\"\n", ":1:", "hold", "always"),
             ("effort = \"much\"\n", ":1:", "effort", "\"medium\""),
+            ("prove = \"once\"\n", ":1:", "prove", "never"),
             ("threads = 0\n", ":1:", "threads", "1024"),
             ("[sampling]\ntemperature = \"hot\"\n", ":2:", "sampling.temperature", "hot"),
             ("[sampling]\ntop_p = 7.5\n", ":2:", "sampling.top_p", "at most 1"),

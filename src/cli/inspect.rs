@@ -28,7 +28,7 @@ pub(super) fn inspect(args: &InspectArgs) -> eyre::Result<ExitCode> {
     let options = args.load.options(&config);
     let plan = crate::model::plan(&gguf, &options, available);
     if let Ok(plan) = &plan {
-        tell_idle(&options, plan);
+        tell_idle(&options, plan, false);
     }
     let mut out = io::stdout().lock();
     if args.json {

@@ -1,7 +1,7 @@
 //! Flags that say how a model is loaded, and what their values may be.
 
 use super::number::{at_least_one, whole};
-use crate::config::{parse_bytes, Config};
+use crate::config::{parse_bytes, Config, Folders};
 use crate::events::{DeviceChoice, LoadOptions, MissChoice, When};
 use clap::Args;
 use std::path::PathBuf;
@@ -54,6 +54,9 @@ pub struct Load {
     /// Whether the routers of the next layers are asked before their turn which experts a token will want: auto (where experts come ahead), always (also for a recording; on the CPU it takes time), or never
     #[arg(long, value_name = "WHEN", value_parser = when)]
     pub foresee: Option<When>,
+    /// Whether the kernels that a model uses are tried on the GPU before it is opened there: auto (once per GPU, driver and build), always (at every start), or never
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub prove: Option<When>,
 }
 
 impl Load {
@@ -75,6 +78,8 @@ impl Load {
             hold: self.hold.or(config.hold).unwrap_or_default(),
             ahead: self.ahead,
             foresee: self.foresee.unwrap_or_default(),
+            prove: self.prove.or(config.prove).unwrap_or_default(),
+            proofs: Some(Folders::find().proofs()),
             of_a_gpu: self.of_a_gpu(),
         }
     }
@@ -85,6 +90,7 @@ impl Load {
             ("--miss", self.miss.is_some()),
             ("--hold", self.hold.is_some()),
             ("--ahead", self.ahead.is_some()),
+            ("--prove", self.prove.is_some()),
         ];
         given.into_iter().filter(|g| g.1).map(|(flag, _)| flag.to_owned()).collect()
     }

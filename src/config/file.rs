@@ -149,6 +149,7 @@ const FIELDS: [(&str, &str); 24] = [
     ("device", "\"auto\", \"cpu\", \"gpu\" or \"simulated\""),
     ("vram", "a size, as \"8GiB\", or a number of bytes"),
     ("hold", "\"auto\", \"always\" or \"never\""),
+    ("prove", "\"auto\", \"always\" or \"never\""),
     ("threads", "a whole number from 1 to 1024"),
     ("policy", "\"rotary\", \"decay\", \"lru\" or \"lfu\""),
     ("warm_start", "true or false"),

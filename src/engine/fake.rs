@@ -228,6 +228,7 @@ pub(super) fn loader(mut make: impl FnMut() -> (usize, Scripted) + Send + 'stati
             notes: Vec::new(),
             mapped: None,
             watched: None,
+            proof: None,
         })
     }
 }

@@ -9,8 +9,9 @@ use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, Reasonin
 use crate::experts::vram::{Held, Rates};
 use crate::experts::Experts;
 use crate::gguf::Gguf;
-use crate::gpu::choose::{choose, Chosen};
+use crate::gpu::choose::choose;
 use crate::kernels::{self, Pool};
+use crate::model::proof::{prove, Outcome, Proven};
 use crate::model::{self, Logits, Model};
 use crate::text::{ChatTemplate, Mark, Tokenizer};
 use crate::trace::scheduling::told;
@@ -43,23 +44,29 @@ pub struct Bare {
     pub device: String,
     /// The device, for its gauges; `None` on the CPU.
     pub watched: Option<WatchedDevice>,
+    /// What came of trying the device's kernels; `None` if they were not tried.
+    pub proof: Option<Outcome>,
+    /// What is to be said of that, if anything.
+    pub told: Option<String>,
 }
 
 /// Plan and load the numbers of a mapped model.
 pub fn bare(gguf: &Gguf, options: &LoadOptions) -> Result<Bare, EngineError> {
     let chosen = choose(options.device).map_err(model::ModelError::from)?;
     let planned = model::plan_on(gguf, options, kernels::memory::available(), chosen.device.as_deref())?;
-    bare_on(gguf, options, chosen, planned, &mut |_, _| true)
+    let proven = prove(gguf, options, chosen, planned, &mut |_, _| true)?;
+    bare_on(gguf, options, proven, &mut |_, _| true)
 }
 
-/// The same on a device that was chosen before, by a plan for it. `progress` is told layers of the trunk that a device has taken over, and how many there are.
+/// The same on a device that was chosen and proven before, by a plan for it. `progress` is told layers of the trunk that a device has taken over, and how many there are.
 fn bare_on(
     gguf: &Gguf,
     options: &LoadOptions,
-    chosen: Chosen,
-    planned: model::Planned,
+    proven: Proven,
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Bare, EngineError> {
+    let told = proven.told();
+    let Proven { chosen, planned, proof } = proven;
     let pool = Pool::new(options.threads.unwrap_or(0));
     let threads = pool.threads();
     let cpu = format!("{}, {threads} {}", kernels::instruction_set(), if threads == 1 { "thread" } else { "threads" });
@@ -78,6 +85,8 @@ fn bare_on(
         expert_bytes,
         device,
         watched,
+        proof,
+        told,
     })
 }
 
@@ -93,13 +102,16 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
     go_on("reading the tokenizer", 0, 0)?;
     let tokenizer = Tokenizer::from_gguf(&gguf)?;
     let template = ChatTemplate::from_gguf(&gguf)?;
-    if worth_warming(&gguf, &planned.plan) {
+    let trying = &mut |done, of| go_on("trying the GPU's kernels", done as u64, of as u64).is_ok();
+    let proven = prove(&gguf, options, chosen, planned, trying)?;
+    if worth_warming(&gguf, &proven.planned.plan) {
         warm(gguf.paths(), gguf.len(), &mut |done, total| go_on("reading the file", done, total))?;
     }
     go_on("binding the weights", 0, 0)?;
     let mut taken = |done: usize, of: usize| go_on("copying the trunk to the GPU", done as u64, of as u64).is_ok();
-    let Bare { mut runtime, config, plan, expert_bytes, device, watched } = bare_on(&gguf, options, chosen, planned, &mut taken)?;
-    let mut notes: Vec<String> = options.idle_on_cpu().filter(|_| plan.device.is_none()).into_iter().collect();
+    let Bare { mut runtime, config, plan, expert_bytes, device, watched, proof, told } = bare_on(&gguf, options, proven, &mut taken)?;
+    let idle = options.idle_on_cpu(proof.is_some()).filter(|_| plan.device.is_none());
+    let mut notes: Vec<String> = told.into_iter().chain(idle).collect();
     if options.spread && !expert_bytes.is_empty() {
         runtime.set_spread(true)?;
     }
@@ -136,7 +148,7 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
         let (size, gguf) = (gguf.len(), gguf.clone());
         MappedFile { size, resident: Arc::new(move || gguf.parts().iter().map(|p| p.resident_bytes()).sum()) }
     });
-    Ok(Opened { card, runtime, language: Box::new(Words { tokenizer, template }), notes, mapped, watched })
+    Ok(Opened { card, runtime, language: Box::new(Words { tokenizer, template }), notes, mapped, watched, proof })
 }
 
 /// `general.name`, or the file's stem.
@@ -302,7 +314,36 @@ impl Language for Words {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::{DeviceChoice, When};
     use std::io::Write;
+
+    #[test]
+    fn a_model_that_comes_to_a_device_is_told_to_have_its_kernels_tried() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |prove| {
+            let proofs = Some(folder.path().join("proofs"));
+            let options = LoadOptions { device: DeviceChoice::Simulated, prove, proofs, threads: Some(1), ..LoadOptions::default() };
+            let mut told = Vec::new();
+            let opened = super::open(&ModelSource::Demo, &options, &mut |stage, done, of| {
+                told.extend((stage == "trying the GPU's kernels").then_some((done, of)));
+                true
+            });
+            let opened = opened.unwrap();
+            let tried = opened.proof.map_or(0, |p| p.unwrap().tried);
+            (tried, told, opened.notes.join("; "))
+        };
+        let (tried, told, notes) = open(When::Always);
+        let of = tried as u64;
+        assert!(tried > 20 && notes.contains(&format!("kernels passed {tried} trials in ")), "{notes}");
+        assert_eq!(told, (0..=of).map(|done| (done, of)).collect::<Vec<_>>());
+        assert_eq!(open(When::Never), (0, Vec::new(), String::new()));
+        let given_up = super::open(
+            &ModelSource::Demo,
+            &LoadOptions { device: DeviceChoice::Simulated, prove: When::Always, ..LoadOptions::default() },
+            &mut |stage, done, _| !(stage.starts_with("trying") && done == 3),
+        );
+        assert_eq!(given_up.err().unwrap().kind(), crate::events::FailureKind::Cancelled);
+    }
 
     #[test]
     fn warming_reads_every_byte_reports_it_and_can_be_given_up() {

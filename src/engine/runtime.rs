@@ -6,6 +6,7 @@ use super::warm::Keeper;
 use super::EngineError;
 use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Reasoning, Scheduling, StepRecord};
 use crate::experts::vram::{Held, Rates};
+use crate::model::proof::Outcome;
 use crate::model::Logits;
 use crate::text::Mark;
 
@@ -130,6 +131,8 @@ pub struct Opened {
     pub mapped: Option<super::gauges::MappedFile>,
     /// Device, for its gauges; `None` on the CPU.
     pub watched: Option<super::gauges::WatchedDevice>,
+    /// What came of trying the device's kernels; `None` if they were not tried.
+    pub proof: Option<Outcome>,
 }
 
 /// Progress of a load: a stage in words, bytes done, bytes in all (0 if unknown). Answers false to give up.

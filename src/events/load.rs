@@ -53,17 +53,26 @@ pub struct LoadOptions {
     /// what they say is recorded; if never, what comes ahead goes by likeness of routing alone.
     #[serde(default)]
     pub foresee: When,
+    /// When the kernels that a model uses are tried on the GPU before it is opened there. By itself that is on a GPU, driver and build that have not passed yet; if always, at every start, and on the
+    /// simulated device too.
+    #[serde(default)]
+    pub prove: When,
+    /// File that keeps what a GPU has passed; `None` keeps nothing.
+    #[serde(default)]
+    pub proofs: Option<PathBuf>,
     /// What was asked for by hand that speaks of a GPU alone, as it was written: `--vram`, `--miss`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub of_a_gpu: Vec<String>,
 }
 
 impl LoadOptions {
-    /// What was asked for and has no effect because the CPU computes, in a sentence.
+    /// What was asked for and has no effect because the CPU computes, in a sentence. `tried`: a GPU was tried, so how that was asked for had its effect.
     #[must_use]
-    pub fn idle_on_cpu(&self) -> Option<String> {
-        let (last, before) = self.of_a_gpu.split_last()?;
-        let (names, have) = if before.is_empty() { (last.clone(), "has") } else { (format!("{} and {last}", before.join(", ")), "have") };
+    pub fn idle_on_cpu(&self, tried: bool) -> Option<String> {
+        let idle: Vec<&str> = self.of_a_gpu.iter().map(String::as_str).filter(|flag| !(tried && *flag == "--prove")).collect();
+        let (last, before) = idle.split_last()?;
+        let (names, have) =
+            if before.is_empty() { ((*last).to_owned(), "has") } else { (format!("{} and {last}", before.join(", ")), "have") };
         Some(format!("{names} {have} no effect: no GPU computes here"))
     }
 }

@@ -11,6 +11,7 @@
 //! | [`params`] | the kernels by name, their parameters and launch shapes: the border between Rust and CUDA |
 //! | [`mod@reference`] | what every kernel means, in plain Rust |
 //! | [`trial`] | every kernel of a device against its meaning, on random data |
+//! | [`proof`] | of these, what a model needs, tried once per GPU, driver and build before the model runs |
 //! | [`simulated`] | a device in host memory with a clock, faults and a checker of races between the streams |
 //! | `cuda` (feature `cuda`) | the real one, on candle's device |
 //! | `driver` (feature `cuda`) | the CUDA driver, found while the program runs |
@@ -28,6 +29,7 @@ pub mod link;
 #[cfg(feature = "cuda")]
 pub mod nvml;
 pub mod params;
+pub mod proof;
 pub mod reference;
 pub mod simulated;
 pub mod trial;

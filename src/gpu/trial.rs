@@ -7,12 +7,14 @@
 //! | file | idea |
 //! |---|---|
 //! | `case` | what is tried: all of it |
+//! | `selection` | of that, what a model uses, with its own sizes cut down |
 //! | `cases`, `biased` | how the launches of a trial are laid out |
 //! | `speed` | kernels at the sizes of a real model, timed |
 
 mod biased;
 mod case;
 mod cases;
+mod selection;
 mod speed;
 
 use super::device::{Address, Device, GpuError, Lane};
@@ -22,6 +24,7 @@ use half::f16;
 use std::ops::Range;
 
 pub use case::{all, Case};
+pub use selection::{AttentionUse, DeltaUse, ExpertUse, MapUse, Uses};
 pub use speed::{measure, Timed};
 
 /// What an output holds before: no number in f32, in f16, and an unlikely id.

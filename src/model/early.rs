@@ -44,7 +44,7 @@ pub(super) fn bytes(layers: usize, experts: usize, hidden: usize) -> u64 {
 }
 
 /// Q8_0, unless rows have no whole blocks.
-fn kept_as(hidden: usize) -> GgmlType {
+pub(super) fn kept_as(hidden: usize) -> GgmlType {
     if hidden.is_multiple_of(GgmlType::Q8_0.block_elems()) {
         GgmlType::Q8_0
     } else {

@@ -20,6 +20,7 @@ pub mod linear;
 pub mod norm;
 mod olmoe;
 mod open;
+pub mod proof;
 mod qwen35moe;
 mod qwen3moe;
 pub mod rope;

@@ -3,6 +3,7 @@
 use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::device::DeviceDecoder;
+use super::proof::{prove, Proven};
 use super::weights::Weights;
 use super::{early, expert_weights, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
 use crate::events::{LoadOptions, Plan, When};
@@ -89,7 +90,7 @@ pub fn load(gguf: &Gguf, settings: &LoadSettings) -> Result<(Box<dyn Model>, Exp
     Ok((Box::new(model), store, config))
 }
 
-fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, ExpertStore, ModelConfig), ModelError> {
+pub(super) fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, ExpertStore, ModelConfig), ModelError> {
     let (weights, config) = read(gguf)?;
     let (model, store) = match config.arch.as_str() {
         "qwen35moe" | "qwen35" | "qwen3next" => qwen35moe::load(&weights, &config, settings)?,
@@ -127,6 +128,21 @@ pub struct Planned {
     chunk: usize,
     /// The routers of later layers are made to be asked before their turn: the plan counts them.
     foresees: bool,
+    /// Attention of chunks goes as that of few tokens does.
+    plain_attention: bool,
+}
+
+impl Planned {
+    /// Whether the routers of later layers will be asked before their turn.
+    #[must_use]
+    pub(super) fn foresees(&self) -> bool {
+        self.foresees
+    }
+
+    /// Have a device do without `chunk_attention`; see [`super::proof`].
+    pub(super) fn attend_plainly(&mut self) {
+        self.plain_attention = true;
+    }
 }
 
 /// What a link is taken for that can't be measured, bytes per second: sixteen lanes of PCIe 5.0.
@@ -181,7 +197,7 @@ fn planned(
             None => (budget::plan(&needs, &wish)?, CHUNK as usize),
             Some(device) => planned_on(gguf, config, options, &wish, needs, device)?,
         };
-        Ok(Planned { plan, chunk, foresees })
+        Ok(Planned { plan, chunk, foresees, plain_attention: false })
     };
     let without = || with(0, false);
     let asking = || with(early::bytes(needs.expert_bytes.len(), config.experts, config.hidden), true);
@@ -277,13 +293,15 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
     }
 }
 
-/// Plan, load, and set up the slots, on the device that the options name.
+/// Plan, load, and set up the slots, on the device that the options name, once it is proven ([`super::proof`]).
 ///
 /// # Errors
 /// See [`load`] and [`plan`].
 pub fn open(gguf: &Gguf, options: &LoadOptions, pool: Arc<Pool>) -> Result<Opened, ModelError> {
     let chosen = choose(options.device)?;
-    let opened = open_on(gguf, options, pool, chosen.device, &mut |_, _| true)?;
+    let planned = plan_on(gguf, options, crate::kernels::memory::available(), chosen.device.as_deref())?;
+    let Proven { chosen, planned, .. } = prove(gguf, options, chosen, planned, &mut |_, _| true)?;
+    let opened = open_planned(gguf, options, planned, pool, chosen.device, &mut |_, _| true)?;
     Ok(Opened { lacks: chosen.lacks, ..opened })
 }
 
@@ -319,7 +337,7 @@ pub fn open_planned(
         Some(name) => name.parse::<Policy>().map_err(ExpertError::from)?,
         None => Policy::default(),
     };
-    let Planned { plan, chunk: longest, foresees } = planned;
+    let Planned { plan, chunk: longest, foresees, plain_attention } = planned;
     let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, pool: pool.clone() };
     let (mut decoder, store, config) = bind(gguf, &settings)?;
     if foresees {
@@ -334,7 +352,7 @@ pub fn open_planned(
             (Box::new(decoder), Experts::new(Box::new(tier), expert_bytes.clone(), experts, &plan, policy))
         }
         Some(device) => {
-            let model = DeviceDecoder::new(decoder, &config, device.clone(), longest, progress)?;
+            let model = DeviceDecoder::new(decoder, &config, device.clone(), longest, !plain_attention, progress)?;
             let ram = crate::kernels::memory::total();
             let pinned = vram::pin_budget(ram);
             let vram = VramOptions {

@@ -153,7 +153,10 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     let mut options = args.load.options(&config);
     options.context.get_or_insert(args.prompt + args.gen + 1);
     let mut model = open::bare(&gguf, &options).map_err(Failure::from)?;
-    tell_idle(&options, &model.plan);
+    tell_idle(&options, &model.plan, model.proof.is_some());
+    if let Some(told) = model.told.as_ref().filter(|_| args.json) {
+        eprintln!("rotary: {told}");
+    }
     // Figures are those of a session that lasts.
     let held = model.runtime.hold_all();
     let needed = args.prompt + args.gen;
@@ -162,7 +165,9 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     }
     if !args.json {
         let mut out = std::io::stdout().lock();
-        write!(out, "{}\n{}", model.device, plan::table(&model.plan))?;
+        writeln!(out, "{}", model.device)?;
+        model.told.as_ref().map_or(Ok(()), |told| writeln!(out, "{told}"))?;
+        write!(out, "{}", plan::table(&model.plan))?;
         held.map_or(Ok(()), |held| writeln!(out, "{held}"))?;
         out.flush()?;
     }

@@ -4,8 +4,10 @@ use super::size;
 use crate::cli::{downloaded, exit, find_model};
 use crate::config;
 use crate::engine::{gauges, open};
-use crate::events::{LoadOptions, ModelSource};
+use crate::events::{LoadOptions, ModelSource, When};
+use crate::gpu::proof::Proof;
 use crate::kernels::{self, Pool};
+use crate::model::proof::Outcome;
 use crate::ui::palette::{ColorDepth, DepthSources};
 use crate::ui::theme::Theme;
 use clap::Args;
@@ -49,9 +51,9 @@ pub fn run(args: &DoctorArgs) -> eyre::Result<ExitCode> {
     findings.extend(gpus());
     findings.extend(terminal(&|name| std::env::var(name).ok(), std::io::stdout().is_terminal(), crossterm::terminal::size().ok()));
     findings.extend(files(&loaded));
-    let demo = demo();
+    let (demo, kernels) = demo(&loaded.config, args.json);
     let broken = demo.problem.is_some();
-    findings.push(demo);
+    findings.extend(kernels.into_iter().chain([demo]));
     let mut out = std::io::stdout().lock();
     if args.json {
         serde_json::to_writer(&mut out, &findings)?;
@@ -90,7 +92,6 @@ fn machine() -> Vec<Finding> {
 #[cfg(feature = "cuda")]
 fn gpus() -> Vec<Finding> {
     let probe = crate::gpu::cuda::probe();
-    let driver = probe.driver.map_or_else(String::new, |d| format!("driver for CUDA {d}"));
     match (probe.lacks, probe.remedy) {
         (Some(lacks), remedy) => {
             let why = remedy.map_or_else(String::new, |r| format!(" ({r})"));
@@ -101,7 +102,13 @@ fn gpus() -> Vec<Finding> {
                 let (major, minor) = (f.capability / 10, f.capability % 10);
                 fine(
                     "GPU",
-                    format!("{i}: {}, {}, capability {major}.{minor}, {} processors, {driver}", f.name, size(f.memory), f.processors),
+                    format!(
+                        "{i}: {}, {}, capability {major}.{minor}, {} processors, driver {}",
+                        f.name,
+                        size(f.memory),
+                        f.processors,
+                        f.driver
+                    ),
                 )
             };
             probe.gpus.iter().enumerate().map(one).collect()
@@ -230,12 +237,35 @@ fn named(config: &config::Config, folders: &config::Folders) -> Vec<Finding> {
     out
 }
 
-/// The embedded model must open: if it does not, nothing will.
-fn demo() -> Finding {
-    let opened = open::open(&ModelSource::Demo, &LoadOptions::default(), &mut |_, _, _| true);
+/// The embedded model must open: if it does not, nothing will. On a GPU its kernels are tried, whatever they passed before; of that comes a finding of its own.
+fn demo(config: &config::Config, silent: bool) -> (Finding, Option<Finding>) {
+    let prove = if config.prove == Some(When::Never) { When::Never } else { When::Always };
+    let options = LoadOptions { prove, proofs: Some(config::Folders::find().proofs()), ..LoadOptions::default() };
+    let shows = !silent && std::io::stderr().is_terminal();
+    let opened = open::open(&ModelSource::Demo, &options, &mut |stage, done, of| {
+        if shows && stage.starts_with("trying") {
+            let end = if done == of { "\r\x1b[K" } else { "" };
+            eprint!("\r\x1b[K{stage}: {done} of {of}{end}");
+        }
+        true
+    });
     match opened {
-        Ok(o) => fine("demo", format!("{} opens: {} layers x {} experts", o.card.name, o.card.layers, o.card.experts)),
-        Err(e) => wrong("demo", "does not open", e.to_string()),
+        Ok(o) => {
+            let demo = fine("demo", format!("{} opens: {} layers x {} experts", o.card.name, o.card.layers, o.card.experts));
+            (demo, o.proof.as_ref().map(kernels))
+        }
+        Err(e) => (wrong("demo", "does not open", e.to_string()), None),
+    }
+}
+
+/// What came of trying the GPU's kernels.
+fn kernels(proof: &Outcome) -> Finding {
+    match proof {
+        Ok(Proof { plain_attention: Some(why), tried, .. }) => {
+            wrong("kernels", format!("all but one of the GPU's passed: {tried} trials"), why)
+        }
+        Ok(proof) => fine("kernels", format!("{proof} (those that the demo uses; `rotary gpu-check` tries all)")),
+        Err(e) => wrong("kernels", "the GPU is not used", e.to_string()),
     }
 }
 
@@ -273,6 +303,17 @@ mod tests {
         std::fs::write(folders.themes().join("mine.toml"), "inherits = \"dark\"\n[faces]\nhitt = \"red\"\n").unwrap();
         let mine = named(&config::Config { theme: "mine".into(), ..fine }, &folders);
         assert!(problem(&mine, "theme").unwrap().contains("hitt"), "{mine:?}");
+    }
+
+    #[test]
+    fn what_the_gpus_kernels_passed_is_a_finding_and_what_they_did_not_a_problem() {
+        let proof = Proof { tried: 62, took: std::time::Duration::from_millis(240), ..Proof::default() };
+        let passed = kernels(&Ok(proof.clone()));
+        assert!(passed.problem.is_none() && passed.says.contains("passed 62 trials in 240 ms"), "{passed:?}");
+        let without = kernels(&Ok(Proof { plain_attention: Some("it was wrong".into()), ..proof }));
+        assert_eq!(without.problem.as_deref(), Some("it was wrong"));
+        let refused = kernels(&Err(crate::gpu::GpuError::NoKernel("matvec")));
+        assert!(refused.problem.unwrap().contains("matvec") && refused.says.contains("not used"));
     }
 
     #[test]

@@ -170,7 +170,8 @@ struct Run {
 impl Run {
     fn new(gguf: &Gguf, slots: usize, policy: &str, threads: Option<usize>) -> Result<Self, Failure> {
         let context = Some(PROMPT + TOKENS + 1);
-        let options = LoadOptions { slots: Some(slots), policy: Some(policy.into()), context, threads, ..LoadOptions::default() };
+        let proofs = Some(Folders::find().proofs());
+        let options = LoadOptions { slots: Some(slots), policy: Some(policy.into()), context, threads, proofs, ..LoadOptions::default() };
         let model = open::bare(gguf, &options).map_err(Failure::from)?;
         let vocab = u32::try_from(model.config.vocab).unwrap_or(u32::MAX);
         Ok(Self { model, vocab, tokens: Vec::new() })

@@ -28,7 +28,7 @@ pub fn run(args: &PlanArgs) -> eyre::Result<ExitCode> {
     let available = gauges::process_memory().available;
     let options = args.load.options(&config);
     let plan = crate::model::plan(&gguf, &options, available).map_err(|e| Failure::from(EngineError::from(e)))?;
-    tell_idle(&options, &plan);
+    tell_idle(&options, &plan, false);
     let mut out = std::io::stdout().lock();
     if args.json {
         serde_json::to_writer(&mut out, &plan)?;

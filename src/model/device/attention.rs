@@ -27,10 +27,12 @@ pub(super) struct DeviceAttention {
     values: Memory,
     context: usize,
     f32: bool,
+    /// Chunks may go through [`ChunkAttention`].
+    tiled: bool,
 }
 
 impl DeviceAttention {
-    pub(super) fn new(device: &dyn Device, layer: &SelfAttention) -> Result<Self, ModelError> {
+    pub(super) fn new(device: &dyn Device, layer: &SelfAttention, tiled: bool) -> Result<Self, ModelError> {
         let heads = layer.heads;
         let (context, f32) = (layer.cache.context(), layer.cache.is_f32());
         let cache = |dim: usize| device.alloc(heads.groups * context * dim * if f32 { 4 } else { 2 });
@@ -51,6 +53,7 @@ impl DeviceAttention {
             values: cache(heads.value_dim)?,
             context,
             f32,
+            tiled: tiled && !f32 && layer.is_plain() && ChunkAttention::fits(heads.key_dim as u32, heads.value_dim as u32),
         })
     }
 
@@ -112,8 +115,7 @@ impl DeviceAttention {
 
         let out = work.heads(query * value_dim);
         let gate = if self.gated { wide.right(key_dim).at } else { Address::NONE };
-        let plain = self.window.is_none() && self.sinks.is_none();
-        let tiled = plain && tokens > MatVec::TOKENS as usize && !self.f32 && ChunkAttention::fits(key_dim as u32, value_dim as u32);
+        let tiled = tokens > MatVec::TOKENS as usize && self.tiled;
         let splits = match tiled {
             true => ChunkAttention::splits(tokens as u32, query as u32, groups as u32, pass.seen as u32, work.most_splits(tokens)),
             false => Workspace::splits(tokens),

@@ -35,6 +35,7 @@ use feed_forward::{watch, DeviceFeedForward};
 use map::{apply, Map, Norm, Rows, Target};
 use std::sync::Arc;
 use whole_token::WholeToken;
+pub(super) use workspace::RANGES;
 use workspace::{Widths, Workspace, HEAD_ROWS};
 
 /// Passes of at most so many tokens are not looked over layer by layer: their logits tell.
@@ -133,8 +134,8 @@ pub struct DeviceDecoder {
 }
 
 impl DeviceDecoder {
-    /// Take a model over to `device`; passes have at most `chunk` tokens. `progress` is told layers done and in all, and answers false to
-    /// give up.
+    /// Take a model over to `device`; passes have at most `chunk` tokens. `tiled`: attention of chunks may go through `chunk_attention`, which else goes as that of few tokens does. `progress` is told
+    /// layers done and in all, and answers false to give up.
     ///
     /// # Errors
     /// The device has no room, or fails; [`ModelError::GivenUp`].
@@ -143,6 +144,7 @@ impl DeviceDecoder {
         config: &ModelConfig,
         device: Arc<dyn Device>,
         chunk: usize,
+        tiled: bool,
         progress: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Self, ModelError> {
         let (parts, layers, context, token_bytes, state_bytes) = decoder.into_parts();
@@ -153,7 +155,7 @@ impl DeviceDecoder {
                 return Err(ModelError::GivenUp);
             }
             let mixer = match layer.mixer {
-                Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(&*device, &a)?)),
+                Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(&*device, &a, tiled)?)),
                 Mixer::DeltaNet(d) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(&device, *d)?)),
             };
             taken.push(DeviceLayer {

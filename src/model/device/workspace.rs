@@ -11,7 +11,7 @@ pub(super) const HEAD_ROWS: usize = 8;
 /// Buffers within a buffer begin at multiples of so many bytes.
 const ALIGN: usize = 256;
 /// Tokens times splits of an attention over few tokens: so many blocks per head keep a GPU busy.
-const SPLITS: usize = 96;
+pub(crate) const RANGES: usize = 96;
 
 /// Widths of the widest layer, in values per token.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,7 +66,7 @@ impl Widths {
     /// Bytes of the other buffers: wide, middle, heads, partial, scores, slots, logits, flags, choices.
     fn buffers(&self) -> [usize; 9] {
         let Self { chunk, .. } = *self;
-        let partial = self.partial * chunk.max(SPLITS);
+        let partial = self.partial * chunk.max(RANGES);
         let rows = [self.wide, self.middle, self.heads].map(|width| chunk * width);
         let [wide, middle, heads] = rows;
         let (scores, slots, logits) = (chunk * self.experts, chunk * self.top_k, HEAD_ROWS * self.vocab);
@@ -289,12 +289,12 @@ impl Workspace {
 
     /// Into how many ranges the keys are cut for so many tokens.
     pub(super) fn splits(tokens: usize) -> u32 {
-        (SPLITS / tokens.max(1)).max(1) as u32
+        (RANGES / tokens.max(1)).max(1) as u32
     }
 
     /// For how many ranges there is room, with so many tokens.
     pub(super) fn most_splits(&self, tokens: usize) -> u32 {
-        (self.widths.chunk.max(SPLITS) / tokens.max(1)).max(1) as u32
+        (self.widths.chunk.max(RANGES) / tokens.max(1)).max(1) as u32
     }
 
     /// Send a pass's input up: `fill` writes the hidden states `[tokens, hidden]`.

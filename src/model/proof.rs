@@ -1,0 +1,200 @@
+//! Before a model is opened on a GPU: the kernels that it will use are tried there ([`crate::gpu::proof`]), and what follows if one fails.
+//!
+//! What a model uses is read from the model as it was bound for the CPU, kind by kind, as the device takes it over: an architecture that is put together from known layers
+//! needs nothing of its own here.
+
+use super::decoder::{Decoder, Mixer};
+use super::delta_net::{DeltaNet, HeadOrder, Projection, Rates};
+use super::device::RANGES;
+use super::feed_forward::{Dense, FeedForward};
+use super::linear::Linear;
+use super::open::bind;
+use super::{plan_on, LoadSettings, ModelConfig, ModelError, Planned};
+use crate::events::{DeviceChoice, LoadOptions, When};
+use crate::experts::store::ExpertStore;
+use crate::gguf::Gguf;
+use crate::gpu::choose::Chosen;
+use crate::gpu::device::{Device, GpuError};
+use crate::gpu::proof::{prove as try_on, Kept, Proof, ProofError};
+use crate::gpu::trial::{AttentionUse, Case, DeltaUse, ExpertUse, MapUse, Uses};
+use crate::kernels::rows::Activation;
+use crate::kernels::Pool;
+
+/// On what a model can be opened.
+pub struct Proven {
+    /// The device that was chosen, or the CPU instead.
+    pub chosen: Chosen,
+    /// The plan for it.
+    pub planned: Planned,
+    /// What was tried, or why it is the CPU although a GPU was found; `None` if nothing was tried.
+    pub proof: Option<Outcome>,
+}
+
+/// What came of trying a GPU that nobody asked for by name.
+pub type Outcome = Result<Proof, GpuError>;
+
+impl Proven {
+    /// What a person should be told of it: what was tried now, and whatever failed.
+    #[must_use]
+    pub fn told(&self) -> Option<String> {
+        match self.proof.as_ref()? {
+            Ok(proof) => (proof.tried > 0 || proof.plain_attention.is_some()).then(|| proof.to_string()),
+            Err(e @ GpuError::Unproven { .. }) => Some(format!("{e}, as it does now")),
+            Err(e) => Some(format!("the GPU's kernels can't be tried, so the processor computes: {e}")),
+        }
+    }
+}
+
+/// Try the kernels that a model uses on the device that was chosen for it and planned with, as `options.prove` says. If they fail, a GPU that nobody asked for gives way to the CPU, with a plan of
+/// its own. `progress` is told how many trials of how many are done, and answers false to give up.
+///
+/// # Errors
+/// A GPU that was asked for fails; the file can't be run, or not on the CPU; [`ModelError::GivenUp`].
+pub fn prove(
+    gguf: &Gguf,
+    options: &LoadOptions,
+    chosen: Chosen,
+    mut planned: Planned,
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Proven, ModelError> {
+    let wanted = |device: &dyn Device| match options.prove {
+        When::Never => false,
+        When::Always => true,
+        // The simulated device runs what a trial compares with.
+        When::Auto => device.facts().capability > 0,
+    };
+    let Some(device) = chosen.device.clone().filter(|d| wanted(&**d)) else {
+        return Ok(Proven { chosen, planned, proof: None });
+    };
+    let cases = cases(gguf, options, planned.foresees())?;
+    let kept = options.proofs.as_deref().map(Kept::new);
+    match try_on(&*device, &cases, kept.as_ref(), options.prove == When::Always, progress) {
+        Ok(proof) => {
+            if proof.plain_attention.is_some() {
+                planned.attend_plainly();
+            }
+            Ok(Proven { chosen, planned, proof: Some(Ok(proof)) })
+        }
+        Err(ProofError::GivenUp) => Err(ModelError::GivenUp),
+        Err(ProofError::Gpu(e)) if options.device != DeviceChoice::Auto => Err(e.into()),
+        Err(ProofError::Gpu(e)) => {
+            tracing::warn!("{e}; the CPU computes instead");
+            // Its memory goes before the plan looks for some.
+            drop((device, chosen));
+            let planned = plan_on(gguf, options, crate::kernels::memory::available(), None)?;
+            let lacks = match &e {
+                GpuError::Unproven { kernel, how, .. } => format!("kernel {} {how} on the GPU", kernel.split(' ').next().unwrap_or(kernel)),
+                other => other.to_string(),
+            };
+            Ok(Proven { chosen: Chosen { device: None, lacks: Some(lacks) }, planned, proof: Some(Err(e)) })
+        }
+    }
+}
+
+/// The trials for a model. `foresees`: the routers of later layers are asked before their turn.
+///
+/// # Errors
+/// A file that can't be run.
+pub fn cases(gguf: &Gguf, options: &LoadOptions, foresees: bool) -> Result<Vec<Case>, ModelError> {
+    // Bound for a context of one token, which takes no memory: what is looked at is shapes and types.
+    let settings = LoadSettings { context: 1, kv_f32: options.kv_f32, pool: Pool::new(1) };
+    let (decoder, store, config) = bind(gguf, &settings)?;
+    Ok(uses(decoder, &store, &config, options.kv_f32, foresees).cases())
+}
+
+fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool, foresees: bool) -> Uses {
+    let (parts, layers, ..) = decoder.into_parts();
+    let mut uses = Uses { hidden: config.hidden as u32, ranges: RANGES as u32, ..Uses::default() };
+    let mut routed_bias = false;
+    for layer in layers {
+        match layer.mixer {
+            Mixer::Attention(a) => {
+                uses.maps.extend([&a.query, &a.key, &a.value, &a.output].map(chunked));
+                let heads = a.heads;
+                let len = |norm: &Option<super::norm::RmsNorm>| norm.as_ref().map(|n| n.parts().0.len());
+                let (q, k) = (len(&a.query_norm), len(&a.key_norm));
+                let of_rows = [q, k].iter().any(|n| n.is_some_and(|n| n != heads.key_dim));
+                push(
+                    &mut uses.attention,
+                    AttentionUse {
+                        dims: (heads.key_dim as u32, heads.value_dim as u32),
+                        heads: (heads.query as u32, heads.groups as u32),
+                        half: (config.rope_dims / 2) as u32,
+                        wide,
+                        gated: a.gated,
+                        head_norms: [q, k].contains(&Some(heads.key_dim)),
+                        row_norms: of_rows.then(|| (q.unwrap_or(heads.key_dim) as u32, k.unwrap_or(heads.key_dim) as u32)),
+                        clamped: a.clamp.is_some(),
+                        window: a.window.map(|w| w as u32),
+                        sinks: a.sinks.is_some(),
+                    },
+                );
+            }
+            Mixer::DeltaNet(d) => delta_uses(*d, &mut uses),
+        }
+        match &layer.feed_forward {
+            FeedForward::Dense(dense) => dense_uses(dense, &mut uses),
+            FeedForward::Moe { router, shared, bias, .. } => {
+                routed_bias |= bias.is_some();
+                let (scores, gating) = router.parts();
+                uses.maps.push(chunked(scores));
+                let experts = scores.parts().0.rows;
+                push(&mut uses.routers, (experts as u32, gating.top_k.min(experts) as u32, gating.renormalise));
+                if let Some((weight, dense)) = shared.as_ref().map(|s| s.parts()) {
+                    uses.maps.push(chunked(weight));
+                    dense_uses(dense, &mut uses);
+                }
+            }
+        }
+    }
+    if foresees {
+        let (ty, cols) = (super::early::kept_as(config.hidden), config.hidden as u32);
+        uses.maps.push(MapUse { ty, cols, bias: false, chunks: false, gated: false });
+    }
+    // Logits are computed for a few rows at a time.
+    uses.maps.push(MapUse { chunks: false, ..chunked(parts.head.parts().1) });
+    for layer in &store.layers {
+        let [gate, up, down] = layer.shape;
+        let (hidden, inner, top_k) = (gate.cols as u32, gate.rows as u32, store.top_k as u32);
+        let clamped = layer.activation == Activation::Clamped;
+        let biased = (clamped || layer.biases.is_some()).then_some(clamped);
+        let routed_bias = routed_bias.then_some(store.experts as u32);
+        push(&mut uses.experts, ExpertUse { types: [gate.ty, up.ty, down.ty], hidden, inner, top_k, biased, routed_bias });
+    }
+    uses
+}
+
+fn push<T: PartialEq>(list: &mut Vec<T>, one: T) {
+    if !list.contains(&one) {
+        list.push(one);
+    }
+}
+
+/// A map through which prompts go in chunks.
+fn chunked(map: &Linear) -> MapUse {
+    let (matrix, bias) = map.parts();
+    MapUse { ty: matrix.ty, cols: matrix.cols as u32, bias: bias.is_some(), chunks: true, gated: false }
+}
+
+fn dense_uses(dense: &Dense, uses: &mut Uses) {
+    uses.maps.extend([chunked(&dense.gate), chunked(&dense.up), MapUse { gated: true, ..chunked(&dense.down) }]);
+}
+
+fn delta_uses(layer: DeltaNet, uses: &mut Uses) {
+    let (w, heads, ..) = layer.into_parts();
+    match &w.projection {
+        Projection::Split { mixed, gate } => uses.maps.extend([mixed, gate].map(chunked)),
+        Projection::Fused(all) => uses.maps.push(chunked(all)),
+    }
+    match &w.rates {
+        Rates::Split { beta, alpha } => uses.maps.extend([beta, alpha].map(chunked)),
+        Rates::Paired(both) => uses.maps.push(chunked(both)),
+    }
+    uses.maps.push(chunked(&w.output));
+    let width = (w.taps.len() / heads.channels().max(1)) as u32;
+    let dims = (heads.key_dim as u32, heads.value_dim as u32);
+    push(&mut uses.delta, DeltaUse { dims, width, reordered: w.order == HeadOrder::Grouped });
+}
+
+#[cfg(test)]
+mod tests;
