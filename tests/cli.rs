@@ -107,6 +107,17 @@ fn a_device_is_chosen_by_name_and_a_missing_gpu_is_said_with_the_remedy() {
     let bench = |hold| p.run(&["bench", "demo", "--device", "simulated", "--hold", hold, "--prompt", "4", "--gen", "2", "--repeat", "1"]);
     assert!(bench("always").out.contains("experts held in 0.0 GiB of huge pages, page-locked\n"));
     assert!(!bench("never").out.contains("held") && bench("perhaps").err.contains("auto, always or never"));
+    let proven =
+        |prove| p.run(&["bench", "demo", "--device", "simulated", "--prove", prove, "--prompt", "4", "--gen", "2", "--repeat", "1"]);
+    let always = proven("always");
+    assert!(always.code == 0 && always.out.contains("the GPU's kernels passed ") && always.out.contains(" trials in "), "{always:?}");
+    let kept = std::fs::read_to_string(p.home.path().join("rotary/gpu-proofs.json")).unwrap();
+    assert!(kept.contains("\"gpu\":\"simulated\""), "{kept}");
+    assert!(!proven("auto").out.contains("trials") && proven("perhaps").err.contains("auto, always or never"));
+    let on_cpu = p.run(&["plan", "demo", "--device", "cpu", "--prove", "always"]);
+    assert!(on_cpu.err.contains("--prove has no effect: no GPU computes here"), "{on_cpu:?}");
+    let check = p.run(&["gpu-check", "--device", "simulated", "--model", "demo", "--only", "attention"]);
+    assert!(check.code == 0 && check.out.contains("chunk_attention") && check.out.contains(" trials, 0 wrong, in "), "{check:?}");
     // Here is no GPU, or no code for one; where there is one this is the same as the CPU's.
     let gpu = say("gpu");
     assert!(gpu.code == 0 && gpu.out == cpu.out || gpu.code == 1 && gpu.err.contains("--device cpu"), "{gpu:?}");

@@ -190,6 +190,35 @@ fn the_file_says_how_to_sample_and_where_answers_end() {
 }
 
 #[test]
+fn what_a_gpu_has_to_prove_for_it_is_little_and_has_all_its_types() {
+    use rotary::gpu::trial::Case;
+    use GgmlType::{Q4K, Q5K, Q6K};
+    let big = big();
+    let gguf = Gguf::open(&big.path).unwrap();
+    let cases = model::proof::cases(&gguf, &LoadOptions::default(), true).unwrap();
+    assert!(cases.len() < 80, "{}", cases.len());
+    for down in [Q5K, Q6K] {
+        let of = |c: &&Case| matches!(c, Case::Experts { types, .. } | Case::Grouped { types, .. } if *types == [Q4K, Q4K, down]);
+        assert_eq!(cases.iter().filter(of).count(), 3, "{down}");
+    }
+    let attention = |c: &Case| matches!(c, Case::ChunkAttention { dims: (256, 256), gated: true, .. });
+    assert!(cases.iter().any(attention) && cases.iter().any(|c| matches!(c, Case::DeltaRule { dims: (128, 128), .. })), "{cases:?}");
+    // Numbers that the reference reads of weights, rows by columns: some millions, where the model has 35 billion.
+    let read: u64 = cases
+        .iter()
+        .map(|c| match *c {
+            Case::MatVec { cols, rows, .. } | Case::MatMul { cols, rows, .. } => u64::from(cols) * u64::from(rows),
+            Case::Experts { hidden, inner, out, top_k, tokens, .. } => {
+                u64::from(inner) * u64::from(2 * hidden + out) * u64::from(tokens * top_k)
+            }
+            Case::Grouped { hidden, inner, out, .. } => 3 * u64::from(inner) * u64::from(2 * hidden + out),
+            _ => 0,
+        })
+        .sum();
+    assert!(read < 100_000_000, "{read}");
+}
+
+#[test]
 fn the_plan_keeps_every_budget_and_shows_slots_of_each_size() {
     let big = big();
     let gguf = Gguf::open(&big.path).unwrap();

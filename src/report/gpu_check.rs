@@ -1,10 +1,12 @@
 //! `rotary gpu-check`: every GPU kernel, in every type of weights, against its meaning, and how fast the device moves bytes.
 
-use crate::cli::{exit, Failure};
-use crate::events::DeviceChoice;
+use crate::cli::{configuration, exit, find_model, Failure};
+use crate::engine::{open, EngineError};
+use crate::events::{DeviceChoice, LoadOptions};
 use crate::gpu::choose::choose;
 use crate::gpu::device::{Device, GpuError, Lane};
-use crate::gpu::trial;
+use crate::gpu::trial::{self, Case};
+use crate::model::proof;
 use clap::Args;
 use color_eyre::eyre;
 use serde::Serialize;
@@ -24,6 +26,9 @@ pub struct GpuCheckArgs {
     /// Multiplies the sizes of the products
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
     scale: u32,
+    /// Only what this model uses, as it is tried before the model is opened (path, downloaded name, or demo)
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["scale", "speed"])]
+    model: Option<String>,
     /// Time the kernels at the sizes of a real model instead of trying them
     #[arg(long)]
     speed: bool,
@@ -60,10 +65,18 @@ struct Speeds {
     queue_us: f64,
 }
 
+/// The trials that are asked for.
+fn cases(args: &GpuCheckArgs) -> eyre::Result<Vec<Case>> {
+    let Some(name) = &args.model else { return Ok(trial::all(args.scale)) };
+    let gguf = open::map(&find_model(name, &configuration())?).map_err(Failure::from)?;
+    Ok(proof::cases(&gguf, &LoadOptions::default(), true).map_err(EngineError::from)?)
+}
+
 /// Try everything and print it. Exit code 1 if something is wrong.
 pub fn run(args: &GpuCheckArgs) -> eyre::Result<ExitCode> {
     let chosen = choose(args.device).map_err(|e| Failure::failed(e.to_string()))?;
     let device = chosen.device.ok_or_else(|| Failure::usage("gpu-check tries a GPU: --device gpu, or --device simulated"))?;
+    let cases = cases(args)?;
     let mut out = io::stdout().lock();
     let speeds = speeds(&*device).map_err(|e| Failure::failed(e.to_string()))?;
     if args.json {
@@ -87,7 +100,8 @@ pub fn run(args: &GpuCheckArgs) -> eyre::Result<ExitCode> {
         return timed(args, &*device, &mut out);
     }
     let (mut tried, mut wrong) = (0, 0);
-    for case in trial::all(args.scale) {
+    let begin = Instant::now();
+    for case in cases {
         let t = case.trial();
         let names = t.kernels().join(" + ");
         if args.only.as_ref().is_some_and(|only| !format!("{names} {}", t.about).contains(only.as_str())) {
@@ -118,7 +132,7 @@ pub fn run(args: &GpuCheckArgs) -> eyre::Result<ExitCode> {
         }
     }
     if !args.json {
-        writeln!(out, "{tried} trials, {wrong} wrong")?;
+        writeln!(out, "{tried} trials, {wrong} wrong, in {} ms", begin.elapsed().as_millis())?;
     }
     Ok(ExitCode::from(if wrong > 0 || tried == 0 { exit::FAILED } else { 0 }))
 }

@@ -6,7 +6,7 @@
 #
 #   --rotary   the program; beside this script, else target/gpu/rotary
 #   --out      where results go (target/gpu/results): a file per step, and summary.txt
-#   --only     some of: kernels models sanitizer bench resident llama
+#   --only     some of: kernels models proof sanitizer bench resident llama
 #   --jobs     so many checks of models side by side (half of the processors)
 #   --dry      the same steps on the simulated device and a toy-sized model: tries this script, measures nothing
 #   --vram     cap of the benchmark (6.3GiB)
@@ -162,6 +162,25 @@ watched() {
   if [ -n "$watcher" ]; then kill "$watcher" 2>/dev/null; wait "$watcher" 2>/dev/null; fi
   return $code
 }
+
+# What a user's first start tries: only what the large model uses, at sizes cut down. A second start tries nothing.
+if wanted proof && large proof; then
+  if "$rotary" gpu-check --device $device --model "$big" >"$out/proof.txt" 2>&1; then
+    # The simulated device runs the reference too, so half of that is what the processor of a machine with a GPU takes.
+    passed "proof: $(tail -1 "$out/proof.txt"), of what the large model uses"
+  else
+    wrong "proof: $(grep -c '^WRONG' "$out/proof.txt") wrong; see proof.txt"
+    grep -A1 '^WRONG' "$out/proof.txt" | cut -c1-300 | head -6 | tee -a "$out/summary.txt"
+  fi
+  starts=$(mktemp -d)
+  for prove in always auto; do
+    XDG_STATE_HOME=$starts "$rotary" bench demo --device $device --prove $prove --prompt 16 --gen 4 --repeat 1 >"$out/proof-$prove.txt" 2>&1 || wrong "proof: the demo, --prove $prove: $(tail -1 "$out/proof-$prove.txt")"
+  done
+  rm -rf "$starts"
+  if ! grep -q "kernels passed" "$out/proof-always.txt"; then wrong 'proof: a first start tries nothing; see proof-always.txt'
+  elif grep -q "kernels passed" "$out/proof-auto.txt"; then wrong 'proof: a second start tries again; see proof-auto.txt'
+  else passed "proof: $(grep -o "the GPU's kernels passed.*" "$out/proof-always.txt" | head -1); a second start tries nothing"; fi
+fi
 
 field() { sed -n "s/.*\"$1\":{\{0,1\}\(\"mean\":\)\{0,1\}\([0-9.eE+-]*\).*/\2/p" "$2" | head -1; }
 
