@@ -4,6 +4,7 @@ with a trunk in Q8_0: 20 GB), whose routing has the locality of real text. Needs
 
   big_model.py OUT.gguf                        the true size
   big_model.py OUT.gguf --layers 4 --experts 16 --vocab 512 --hidden 256 --ff 256     a small one, for a dry run
+  big_model.py OUT.gguf --hollow               the true size without data, in a moment: to try what is asked of shapes and types alone
 
 Locality, in three parts: some experts of a layer are liked by all tokens (channel 0 is the same for every token and no layer
 writes to it; the router's column for it differs by expert); tokens belong to 12 topics (id modulo 12) that share most of their
@@ -98,6 +99,7 @@ def main():
     a.add_argument("out")
     for name, n in [("layers", 40), ("experts", 256), ("top-k", 8), ("vocab", 248320), ("hidden", 2048), ("ff", 512), ("heads", 16), ("seed", 1)]:
         a.add_argument(f"--{name}", type=int, default=n)
+    a.add_argument("--hollow", action="store_true", help="no data, only the room for them: a file of holes that takes no disk")
     a = a.parse_args()
     small = a.hidden < 2048
     H, E, V, FF, L = a.hidden, a.experts, a.vocab, a.ff, a.layers
@@ -188,6 +190,9 @@ def main():
     with open(a.out, "wb") as f:
         f.write(struct.pack("<4sIQQ", b"GGUF", 3, len(plan), len(meta)) + b"".join(meta) + b"".join(info))
         f.write(bytes(-f.tell() % ALIGN))
+        if a.hollow:
+            f.truncate(f.tell() + total)
+            return
         done = 0
         for name, shape, ty, what in plan:
             n = size(ty, shape)
