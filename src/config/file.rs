@@ -138,7 +138,7 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// Every field, and what it must be.
-const FIELDS: [(&str, &str); 24] = [
+const FIELDS: [(&str, &str); 25] = [
     ("theme", "the name of a theme, as \"dark\""),
     ("ascii", "true or false"),
     ("color", "\"none\", \"16\", \"256\" or \"truecolor\""),

@@ -26,7 +26,7 @@ fn tokens(stream: &str) -> Vec<u32> {
 fn engine(script: Vec<u32>) -> EngineHandle {
     let mut engine = spawn_with(move |_: &ModelSource, _: &LoadOptions, _: &mut Progress<'_>| {
         let runtime = Box::new(Scripted::new(script.clone()));
-        Ok(Opened { card: card(4000), runtime, language: Box::new(words()), notes: Vec::new(), mapped: None, watched: None })
+        Ok(Opened { card: card(4000), runtime, language: Box::new(words()), notes: Vec::new(), mapped: None, watched: None, proof: None })
     });
     engine.commands.send(Command::Open { source: ModelSource::Demo, options: LoadOptions::default() }).unwrap();
     until(&mut engine, |e| matches!(e, Event::Ready { .. }));
