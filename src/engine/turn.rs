@@ -12,6 +12,7 @@ use super::runtime::Opened;
 use super::sampling::{validate, Sampler};
 use super::EngineError;
 use crate::events::{Event, FinishReason, Phase, Reasoning, RequestId, Sampling, StepRecord, TurnStats};
+use crate::experts::budget::gib;
 use crate::model::Logits;
 use std::time::Instant;
 
@@ -295,7 +296,7 @@ impl Session {
             Ok(granted) if asked < least => (granted, Some(format!("one token uses {least} experts of a layer"))),
             Ok(granted) => {
                 let more = (wanted.saturating_sub(granted)) as u64 * plan.slot_step;
-                (granted, Some(format!("memory for {more} more bytes of slots could not be had")))
+                (granted, Some(format!("{} more for slots could not be had", gib(more))))
             }
             Err(e) => (self.opened.runtime.slots(), Some(e.to_string())),
         };

@@ -125,7 +125,7 @@ pub enum BudgetError {
 }
 
 /// "1.50 GiB", or MiB below one GiB.
-fn gib(bytes: u64) -> String {
+pub(crate) fn gib(bytes: u64) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
     if mib >= 1024.0 {
         format!("{:.2} GiB", mib / 1024.0)
