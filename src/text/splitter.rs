@@ -4,7 +4,7 @@ use super::harmony::{HarmonySplitter, Mark};
 use super::think::ThinkSplitter;
 use crate::events::TextKind;
 
-/// Bytes of the stream that a control token of the format counts as: those of [`PARAGRAPH`], which it may become.
+/// Bytes of the stream that a control token of the format counts as: those of the empty line that it may become.
 pub const MARK_BYTES: usize = PARAGRAPH.len();
 /// What stands between two messages of one kind.
 pub(super) const PARAGRAPH: &str = "\n\n";
