@@ -124,13 +124,14 @@ pub enum BudgetError {
     NoContext,
 }
 
-/// "1.50 GiB", or MiB below one GiB.
+/// "1.50 GiB"; MiB below one GiB, and so on.
 pub(crate) fn gib(bytes: u64) -> String {
-    let mib = bytes as f64 / f64::from(1 << 20);
-    if mib >= 1024.0 {
-        format!("{:.2} GiB", mib / 1024.0)
-    } else {
-        format!("{mib:.1} MiB")
+    let (kib, mib) = (bytes as f64 / 1024.0, bytes as f64 / f64::from(1 << 20));
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        1024..0x10_0000 => format!("{kib:.1} KiB"),
+        0x10_0000..0x4000_0000 => format!("{mib:.1} MiB"),
+        _ => format!("{:.2} GiB", mib / 1024.0),
     }
 }
 
