@@ -1,60 +1,10 @@
-//! How the launches of trials of gpt-oss's kernels are laid out: windows, sinks, and experts with biases.
+//! How the launches of trials of experts with biases are laid out.
 
-use super::case::{Dims, Heads};
-use super::cases::{cache, named, numbers, one_row, slab, tiled, CLOSE};
+use super::cases::{named, numbers, one_row, slab, tiled, CLOSE};
 use super::{launch, Judge, Layout, Trial};
 use crate::gguf::GgmlType;
-use crate::gpu::device::Address;
-use crate::gpu::params::{
-    Attention, BiasedGroupedUp, BiasedUp, ExpertsUp, Group, GroupedUp, JoinSplits, JoinSunk, Kernel, RoutedBias, WindowAttention,
-};
+use crate::gpu::params::{BiasedGroupedUp, BiasedUp, ExpertsUp, Group, GroupedUp, Kernel, RoutedBias};
 use fastrand::Rng;
-
-#[allow(clippy::too_many_arguments)]
-pub(super) fn window_attention(
-    r: &mut Rng,
-    wide: bool,
-    (dim, value_dim): Dims,
-    (heads, groups): Heads,
-    position: u32,
-    tokens: u32,
-    window: u32,
-    splits: u32,
-) -> Trial {
-    let context = position + tokens + 9;
-    let mut l = Layout::new();
-    let q = l.input("q", &numbers(r, (tokens * heads * dim) as usize));
-    let keys = cache(r, &mut l, "keys", (groups * context * dim) as usize, wide);
-    let values = cache(r, &mut l, "values", (groups * context * value_dim) as usize, wide);
-    let at = l.input("position", &[position]);
-    let sinks = l.input("sinks", &numbers(r, heads as usize));
-    let partial = l.output("partial", (tokens * heads * splits * (2 + value_dim)) as usize, Judge::Between);
-    let y = l.output("y", (tokens * heads * value_dim) as usize, Judge::F32(CLOSE));
-    let width = if wide { "f32" } else { "f16" };
-    let about = format!("{dim}/{value_dim}, {heads} heads in {groups}, {tokens} at {position} see {window}, {splits} splits, {width}");
-    l.trial(WindowAttention::NAME, format!("{about}, sinks"), move |b| {
-        let partial = partial.of(b);
-        let of = Attention {
-            q: q.of(b),
-            keys: keys.of(b),
-            values: values.of(b),
-            partial,
-            position: at.of(b),
-            tokens,
-            heads,
-            groups,
-            key_dim: dim,
-            value_dim,
-            context,
-            wide: wide.into(),
-            splits,
-            scale: 1.0 / (dim as f32).sqrt(),
-            pad: 0,
-        };
-        let join = JoinSplits { partial, gate: Address::NONE, y: y.of(b), tokens, heads, value_dim, splits, gate_stride: 0, gate_head: 0 };
-        vec![launch(WindowAttention { of, window, pad: 0 }), launch(JoinSunk { of: join, sinks: sinks.of(b) })]
-    })
-}
 
 pub(super) fn routed_bias(r: &mut Rng, tokens: u32, top_k: u32, experts: u32, cols: u32) -> Trial {
     let mut l = Layout::new();

@@ -7,7 +7,7 @@ use crate::gguf::GgmlType;
 use crate::gpu::device::Address;
 use crate::gpu::params::{
     self, Add, Attention, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, Group, GroupedDown,
-    GroupedUp, JoinSplits, Kernel, MatJob, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu,
+    GroupedUp, JoinSplits, JoinSunk, Kernel, MatJob, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu, WindowAttention,
 };
 use crate::kernels::random_weights;
 use fastrand::Rng;
@@ -52,7 +52,7 @@ pub(super) fn trial(case: &Case, r: &mut Rng) -> Trial {
         Case::Route { experts, top_k, renormalise } => route(r, experts, top_k, renormalise),
         Case::Rotate { wide, dims, half, norms } => rotate(r, wide, dims, half, norms),
         Case::Attention { wide, dims, heads, position, tokens, splits, gated } => {
-            attention(r, wide, dims, heads, position, tokens, splits, gated)
+            attention(r, wide, dims, heads, position, tokens, splits, gated, None)
         }
         Case::ChunkAttention { dims, heads, position, tokens, splits, gated } => {
             chunk_attention(r, dims, heads, position, tokens, splits, gated)
@@ -65,7 +65,7 @@ pub(super) fn trial(case: &Case, r: &mut Rng) -> Trial {
         Case::Experts { types, tokens, hidden, top_k, inner, out } => experts(r, types, tokens, (hidden, inner, out), top_k),
         Case::Grouped { types, hidden, inner, out } => grouped(r, types, (hidden, inner, out)),
         Case::WindowAttention { wide, dims, heads, position, tokens, window, splits } => {
-            biased::window_attention(r, wide, dims, heads, position, tokens, window, splits)
+            attention(r, wide, dims, heads, position, tokens, splits, false, Some(window))
         }
         Case::RoutedBias { tokens, top_k, experts, cols } => biased::routed_bias(r, tokens, top_k, experts, cols),
         Case::BiasedUp { types, tokens, hidden, top_k, inner, clamped } => biased::up(r, types, tokens, (hidden, inner), top_k, clamped),
@@ -283,6 +283,7 @@ fn attention(
     tokens: u32,
     splits: u32,
     gated: bool,
+    window: Option<u32>,
 ) -> Trial {
     let context = position + tokens + 9;
     let mut l = Layout::new();
@@ -293,13 +294,17 @@ fn attention(
     // What an empty range leaves as its output is the kernel's own business.
     let partial = l.output("partial", (tokens * heads * splits * (2 + value_dim)) as usize, Judge::Between);
     let gate = l.input("gate", &numbers(r, (tokens * heads * (value_dim + 8)) as usize));
+    // A window comes with sinks here: each has a kernel of its own, and they follow each other.
+    let window = window.map(|window| (window, l.input("sinks", &numbers(r, heads as usize))));
     let y = l.output("y", (tokens * heads * value_dim) as usize, Judge::F32(CLOSE));
+    let sees = window.map_or(String::new(), |(window, _)| format!(" see {window} and sinks"));
     let about = format!(
-        "{dim}/{value_dim}, {heads} heads in {groups}, {tokens} at {position}, {splits} splits, {}{}",
+        "{dim}/{value_dim}, {heads} heads in {groups}, {tokens} at {position}{sees}, {splits} splits, {}{}",
         if wide { "f32" } else { "f16" },
         if gated { ", gated" } else { "" }
     );
-    l.trial(Attention::NAME, about, move |b| {
+    let kernel = if window.is_some() { WindowAttention::NAME } else { Attention::NAME };
+    l.trial(kernel, about, move |b| {
         let (partial, gate_stride, gate_head) = (partial.of(b), heads * (value_dim + 8), value_dim + 8);
         let join = JoinSplits {
             partial,
@@ -329,7 +334,12 @@ fn attention(
             scale: 1.0 / (dim as f32).sqrt(),
             pad: 0,
         };
-        vec![launch(scores), launch(join)]
+        match window {
+            Some((window, sinks)) => {
+                vec![launch(WindowAttention { of: scores, window, pad: 0 }), launch(JoinSunk { of: join, sinks: sinks.of(b) })]
+            }
+            None => vec![launch(scores), launch(join)],
+        }
     })
 }
 
