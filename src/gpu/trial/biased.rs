@@ -4,7 +4,12 @@ use super::cases::{named, numbers, one_row, slab, tiled, CLOSE};
 use super::{launch, Judge, Layout, Trial};
 use crate::gguf::GgmlType;
 use crate::gpu::params::{BiasedGroupedUp, BiasedUp, ExpertsUp, Group, GroupedUp, Kernel, RoutedBias};
+use crate::kernels::{dequantize, random_weights};
 use fastrand::Rng;
+
+/// How large typical products of clamped trials are: some are clamped, most are not. Products of hundreds that were clamped to 7 would be judged by that 7, which their rounding has
+/// nothing to do with.
+const CLAMPED: f64 = 5.0;
 
 pub(super) fn routed_bias(r: &mut Rng, tokens: u32, top_k: u32, experts: u32, cols: u32) -> Trial {
     let mut l = Layout::new();
@@ -32,6 +37,29 @@ fn biases(r: &mut Rng, experts: u32, inner: u32) -> Vec<f32> {
     numbers(r, (experts * 2 * inner) as usize)
 }
 
+/// Activations whose products with random weights of these types have a deviation of [`CLAMPED`], if they are to be clamped.
+fn activations(r: &mut Rng, types: &[GgmlType], tokens: u32, hidden: u32, clamped: bool) -> Vec<f32> {
+    let mut x = numbers(r, (tokens * hidden) as usize);
+    if clamped {
+        let widest = types.iter().map(|&ty| deviation(r, ty)).fold(0.0, f64::max);
+        if widest > 0.0 {
+            let by = (CLAMPED / (widest * f64::from(hidden).sqrt())) as f32;
+            x.iter_mut().for_each(|v| *v *= by);
+        }
+    }
+    x
+}
+
+/// Of random weights of this type.
+fn deviation(r: &mut Rng, ty: GgmlType) -> f64 {
+    let mut some = vec![0.0f32; 16 * 1024];
+    // A type that can't be read has no trial.
+    if dequantize(ty, &random_weights(ty, some.len(), r), &mut some).is_err() {
+        return 0.0;
+    }
+    (some.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / some.len() as f64).sqrt()
+}
+
 pub(super) fn up(r: &mut Rng, types: [GgmlType; 3], tokens: u32, (hidden, inner): (u32, u32), top_k: u32, clamped: bool) -> Trial {
     let (pairs, experts) = (tokens * top_k, 6u32);
     let [gate_ty, up_ty, _] = types;
@@ -42,7 +70,7 @@ pub(super) fn up(r: &mut Rng, types: [GgmlType; 3], tokens: u32, (hidden, inner)
     let ids: Vec<u32> = (0..pairs).map(|p| (p * 5 + 2) % experts).collect();
     let ids = l.input("ids", &ids);
     let bias = l.input("bias", &biases(r, experts, inner));
-    let x = l.input("x", &numbers(r, (tokens * hidden) as usize));
+    let x = l.input("x", &activations(r, &[gate_ty, up_ty], tokens, hidden, clamped));
     let up = one_row(gate_ty == up_ty && crate::gpu::params::tiled(gate_ty.number(), hidden));
     let mid = l.output("inner", (pairs * inner) as usize, Judge::F32(up.max(2.0 * up - CLOSE)));
     let about = format!("{}, {tokens} x {hidden}, {top_k} of {inner} inside{}", named(types), words(clamped));
@@ -80,7 +108,7 @@ pub(super) fn grouped_up(r: &mut Rng, types: [GgmlType; 3], (hidden, inner): (u3
     r.shuffle(&mut order);
     let token_of = l.input("token_of", &order);
     let bias = l.input("bias", &biases(r, 5, inner));
-    let x = l.input("x", &numbers(r, (tokens * hidden) as usize));
+    let x = l.input("x", &activations(r, &[gate_ty, up_ty], tokens, hidden, clamped));
     let mid = l.output("inner", (tokens * inner) as usize, Judge::F32(2.0 * tiled(gate_ty).max(tiled(up_ty))));
     let about = format!("{}, {tokens} x {hidden}{}", named(types), words(clamped));
     l.trial(BiasedGroupedUp::NAME, about, move |b| {
