@@ -168,6 +168,20 @@ params! {
     /// `flag[0] |= 1` (u32) if one of `len` values of `x` is no number or infinite.
     Finite { x: Address, flag: Address, len: u32, pad: u32 }
 
+    /// Waits until the host has said `turn + step`, then brings what it wrote to the device. One block. `word` (u32) and `from` are in the mailbox, memory of the host that the device
+    /// reads and writes where it lies; `turn` (u32) and `to` in device memory. `words` u32, at most [`AwaitHost::WORDS`].
+    ///
+    /// A word w says n if `w - n` is not negative as i32: it may say more, and wrap. There is no limit of time. `word`, `turn` and `from` are read while earlier kernels may still run: no
+    /// kernel may write them.
+    AwaitHost { word: Address, turn: Address, from: Address, to: Address, words: u32, step: u32 }
+
+    /// Writes `words` u32 of device memory for the host, `from` there `to` the mailbox, then says `turn + step`: who reads that in `word` finds all of them. One block.
+    TellHost { word: Address, turn: Address, from: Address, to: Address, words: u32, step: u32 }
+
+    /// `y[i] += from[i]` for `len` values that the host answers with, if it had to: if one of `pairs` `slots` (i32, at most [`AddAnswer::PAIRS`]) is negative, an expert in no slot. Then it waits as
+    /// [`AwaitHost`] does; else nothing of the mailbox is read. `word` and `from` are in the mailbox, the rest in device memory. One block.
+    AddAnswer { word: Address, turn: Address, slots: Address, from: Address, y: Address, pairs: u32, len: u32, step: u32, pad: u32 }
+
     /// One expert's pairs in a grouped product.
     Group { slot: u32, begin: u32, end: u32 }
 }
@@ -515,5 +529,36 @@ impl Kernel for Finite {
     const NAME: &'static str = "all_finite";
     fn shape(&self) -> Shape {
         line(self.len.div_ceil(1024), 256)
+    }
+}
+
+impl AwaitHost {
+    /// Most words: what a block's threads keep in registers until it is their turn.
+    pub const WORDS: u32 = 1024;
+}
+
+impl AddAnswer {
+    /// Most pairs.
+    pub const PAIRS: u32 = 64;
+}
+
+impl Kernel for AwaitHost {
+    const NAME: &'static str = "await_host";
+    fn shape(&self) -> Shape {
+        line(1, 256)
+    }
+}
+
+impl Kernel for TellHost {
+    const NAME: &'static str = "tell_host";
+    fn shape(&self) -> Shape {
+        line(1, 256)
+    }
+}
+
+impl Kernel for AddAnswer {
+    const NAME: &'static str = "add_answer";
+    fn shape(&self) -> Shape {
+        line(1, 256)
     }
 }

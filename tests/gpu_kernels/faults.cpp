@@ -1,5 +1,5 @@
 // Small kernels with one fault each, and some without, so that it is seen that the watch over threads sees them (`together.cpp`).
-#include "simt.cuh"
+#include "mailbox.cuh"
 
 #undef memcpy
 
@@ -83,6 +83,51 @@ static void reads_before_its_turn(const Block& block, float* out) {
 }
 static void never_waits_for_its_turn(const Block&, float*) {}
 
+/// All threads but one write for the host, which that one tells.
+template <class Fence, class Wait> static void tells(const Block& block, float* out, Fence fence, Wait wait) {
+    in_turn();
+    uint32_t* mine = (uint32_t*)out + block.x * block.threads;
+    apart(block, [&](int t) {
+        if (t) to_host(mine + t, (uint32_t)t);
+        fence();
+    });
+    wait();
+    apart(block, [&](int t) {
+        if (t == 0) say(mine, 1);
+    });
+}
+static void tells_the_host(const Block& block, float* out) {
+    tells(block, out, host_may_see, [&] { phase(block, [](int) {}); });
+}
+static void tells_before_all_have_written(const Block& block, float* out) {
+    tells(block, out, host_may_see, [&] { warps_wait(block); });
+}
+static void tells_without_a_fence(const Block& block, float* out) {
+    tells(block, out, [] {}, [&] { phase(block, [](int) {}); });
+}
+/// One thread hears that the host has said 0, and all read what it wrote.
+template <class Wait> static void hears(const Block& block, float* out, Wait wait) {
+    in_turn();
+    uint32_t* mine = (uint32_t*)out + block.x * block.threads;
+    apart(block, [&](int t) {
+        if (t == 0) heard(mine);
+    });
+    wait();
+    apart(block, [&](int t) {
+        if (t) mine[t] = from_host(mine + t) + 1;
+    });
+}
+static void hears_the_host(const Block& block, float* out) {
+    hears(block, out, [&] { phase(block, [](int) {}); });
+}
+static void one_hears_and_others_read(const Block& block, float* out) {
+    hears(block, out, [&] { warps_wait(block); });
+}
+static void reads_what_nobody_has_heard_of(const Block& block, float* out) {
+    in_turn();
+    apart(block, [&](int t) { from_host((uint32_t*)out + t); });
+}
+
 /// Run one of them with two blocks of 128 threads over 256 floats. 0, 1 if there is no such kernel, 3 after an error.
 extern "C" int rotary_fault(const char* name, float* out) {
 #define FAULT(kernel) {#kernel, kernel}
@@ -91,7 +136,8 @@ extern "C" int rotary_fault(const char* name, float* out) {
         Kernel kernel;
     } all[] = {FAULT(right), FAULT(right_in_a_warp), FAULT(no_wait), FAULT(wait_of_the_warp_alone), FAULT(shuffle_for_a_wait), FAULT(written_while_read),
                FAULT(blocks_write_the_same), FAULT(one_block_reads_another), FAULT(alike), FAULT(not_alike), FAULT(waits_in_two_places), FAULT(leaves_its_warp), FAULT(reads_before_its_turn),
-               FAULT(never_waits_for_its_turn)};
+               FAULT(never_waits_for_its_turn), FAULT(tells_the_host), FAULT(tells_before_all_have_written), FAULT(tells_without_a_fence), FAULT(hears_the_host),
+               FAULT(one_hears_and_others_read), FAULT(reads_what_nobody_has_heard_of)};
     for (const auto& one : all) {
         if (strcmp(one.name, name)) continue;
         for (uint32_t x = 0; x < 2; x++) {

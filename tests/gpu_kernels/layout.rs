@@ -46,6 +46,9 @@ layouts! {
     SwiGlu { gate, up, y, tokens, len, stride, pad }
     Add { x, y, len, pad }
     Finite { x, flag, len, pad }
+    AwaitHost { word, turn, from, to, words, step }
+    TellHost { word, turn, from, to, words, step }
+    AddAnswer { word, turn, slots, from, y, pairs, len, step, pad }
     Group { slot, begin, end }
 }
 
@@ -90,6 +93,9 @@ fn every_kernel_has_an_entry_and_every_entry_a_kernel() {
         SwiGlu::NAME,
         Add::NAME,
         Finite::NAME,
+        AwaitHost::NAME,
+        TellHost::NAME,
+        AddAnswer::NAME,
     ];
     let mut got = compiled().entries();
     want.sort_unstable();

@@ -2,6 +2,7 @@
 #include "attention.cuh"
 #include "chunk_attention.cuh"
 #include "delta.cuh"
+#include "mailbox.cuh"
 #include "matmul.cuh"
 #include "matvec.cuh"
 #include "norm.cuh"
@@ -53,6 +54,11 @@ extern "C" int rotary_host_kernel(const char* kernel, const void* params, const 
 #include "entries.inc"
     return 1;
 }
+
+#ifndef TOGETHER
+/// How often a kernel has looked for a word of the host's that was not there.
+extern "C" uint64_t rotary_host_vain_polls() { return simt::vain; }
+#endif
 
 /// Names of all entries, one after the other with a zero byte each, and an empty one at the end.
 extern "C" const char* rotary_host_entries() {
@@ -348,5 +354,29 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(Finite, flag);
     FIELD(Finite, len);
     FIELD(Finite, pad);
+    SIZE(AwaitHost);
+    FIELD(AwaitHost, word);
+    FIELD(AwaitHost, turn);
+    FIELD(AwaitHost, from);
+    FIELD(AwaitHost, to);
+    FIELD(AwaitHost, words);
+    FIELD(AwaitHost, step);
+    SIZE(TellHost);
+    FIELD(TellHost, word);
+    FIELD(TellHost, turn);
+    FIELD(TellHost, from);
+    FIELD(TellHost, to);
+    FIELD(TellHost, words);
+    FIELD(TellHost, step);
+    SIZE(AddAnswer);
+    FIELD(AddAnswer, word);
+    FIELD(AddAnswer, turn);
+    FIELD(AddAnswer, slots);
+    FIELD(AddAnswer, from);
+    FIELD(AddAnswer, y);
+    FIELD(AddAnswer, pairs);
+    FIELD(AddAnswer, len);
+    FIELD(AddAnswer, step);
+    FIELD(AddAnswer, pad);
     return -1;
 }

@@ -1,8 +1,13 @@
 // The second machine for the kernels, in tests: a phase is a loop over the threads of the block. Quick, and its results are looked at byte by byte.
 #pragma once
 
+#include <sched.h>
+
+#include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 // Shared memory begins as NaN, as does what a thread keeps: whoever reads before writing is seen.
@@ -13,8 +18,11 @@
 #define MOST_THREADS 256
 
 namespace simt {
-inline bool backwards = false;
-}
+inline thread_local bool backwards = false;
+/// How often kernels have looked for a word of the host's that was not there, and how often one does before it gives up: a test whose host says nothing must end.
+inline std::atomic<uint64_t> vain = 0;
+constexpr uint32_t PATIENCE = 1u << 26;
+}  // namespace simt
 
 inline void in_turn() {}
 inline void warps_wait(const Block&) {}
@@ -68,3 +76,19 @@ template <int N, class From> void taken_from(const Block& b, PerThread<Few<float
 
 inline void set_bit(uint32_t* p, uint32_t bit) { *p |= bit; }
 inline void put_alike(uint32_t& place, uint32_t value) { place = value; }
+
+// The mailbox is ordinary memory; the words are atomic, since a test's other thread says them.
+inline uint32_t heard(const uint32_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+inline void say(uint32_t* word, uint32_t v) { __atomic_store_n(word, v, __ATOMIC_RELEASE); }
+inline void host_may_see() {}
+template <class T> T from_host(const T* p) { return *p; }
+template <class T> void to_host(T* p, T v) { *p = v; }
+inline uint32_t newest(const uint32_t* p) { return *p; }
+inline void polled_in_vain(uint32_t& polls) {
+    simt::vain++;
+    if (++polls == simt::PATIENCE) {
+        fprintf(stderr, "a kernel waits for a word that nobody says\n");
+        abort();
+    }
+    sched_yield();
+}

@@ -206,10 +206,6 @@ DEVICE void matvec_tiles(const Block& block, const MatVec& p, const MatJob& job,
     });
 }
 
-/// A kernel that has something to do before what comes before it is done.
-template <class Params> struct WaitsItself {
-    static constexpr bool value = false;
-};
 template <> struct WaitsItself<MatVec> {
     static constexpr bool value = true;
 };

@@ -182,3 +182,20 @@ struct Finite {
     uint32_t *flag;
     uint32_t len, pad;
 };
+
+struct AwaitHost {
+    uint32_t *word, *turn, *from, *to;
+    uint32_t words, step;
+};
+
+struct TellHost {
+    uint32_t *word, *turn, *from, *to;
+    uint32_t words, step;
+};
+
+struct AddAnswer {
+    uint32_t *word, *turn;
+    int32_t* slots;
+    float *from, *y;
+    uint32_t pairs, len, step, pad;
+};

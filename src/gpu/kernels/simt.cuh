@@ -183,6 +183,11 @@ inline void keep_here(uint32_t&) {}
 
 #endif
 
+/// A kernel that has something to do before what comes before it is done.
+template <class Params> struct WaitsItself {
+    static constexpr bool value = false;
+};
+
 /// What every lane of a warp has, added up; every lane gets the sum.
 template <class T> DEVICE void warp_sum(const Block& b, PerThread<T>& a) {
     butterfly(b, a, [](float p, float q) { return p + q; });

@@ -5,20 +5,22 @@
 // their warp, and by nothing else. Of every two bytes of the watched memory it is known who wrote them last and who has read them since. An access that
 // is in no order with an earlier one, one of them a write, is told. The order in which threads happen to run does not matter for that.
 //
-// Told are also: threads that wait in different places, or have left where others wait; and what is read before its turn (`in_turn`) but may
-// still be written by the kernel before.
+// Told are also: threads that wait in different places, or have left where others wait; what is read before its turn (`in_turn`) but may
+// still be written by the kernel before; and what is read of the host's mailbox in no order with its word, or written for it in no order with the device's.
 #define TOGETHER
 #include "simt.cuh"
 
 #undef memcpy
 
 #include <dlfcn.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -28,6 +30,9 @@ constexpr int THREADS = 256;
 constexpr size_t STACK = 128 << 10, SHARED_MOST = 64 << 10;
 /// Bytes that are told apart.
 constexpr size_t GRAIN = 2;
+/// How often kernels have looked for a word of the host's that was not there, and how often one does before it is given up.
+std::atomic<uint64_t> vain = 0;
+constexpr uint32_t PATIENCE = 1u << 26;
 
 /// A thread at a moment. Moments of one block are ordered by its waits, those of one warp also by the warp's.
 struct Moment {
@@ -79,12 +84,17 @@ struct Watched {
 
 enum State : uint8_t { RUNS, WAITS_BLOCK, WAITS_WARP, SHOWS, LEFT };
 
+/// What a thread has written for the host: nothing, something, or something that a fence has sent on its way since.
+enum Mail : uint8_t { NO_MAIL, WRITTEN, SENT };
+
 struct Thread {
     jmp_buf here;
     State state = LEFT;
     bool begun = false, had_its_turn = false;
     const void* site = nullptr;
     uint32_t block_wait = 0, warp_wait = 0, shows = 0;
+    Mail mail = NO_MAIL;
+    Moment mailed = {};
 };
 
 struct Range {
@@ -98,6 +108,9 @@ struct Machine {
     uint8_t* stacks = nullptr;
     int now = -1, count = 0;
     uint32_t block = 0;
+    /// When a thread of the block last heard the host's word.
+    bool has_heard = false;
+    Moment heard = {};
     void (*body)(void*) = nullptr;
     void* with = nullptr;
     /// Device memory that no kernel writes, and that which this kernel may write: of the rest it is not kept who reads it.
@@ -278,9 +291,10 @@ bool Machine::run(uint32_t threads_of_block) {
     memset(shared, 0xff, SHARED_MOST);
     block_memory.clear();
     named.clear(), shared_used = 0;
+    has_heard = false;
     for (int t = 0; t < count; t++) {
         Thread& f = threads[t];
-        f.state = RUNS, f.block_wait = f.warp_wait = f.shows = 0, f.had_its_turn = false;
+        f.state = RUNS, f.block_wait = f.warp_wait = f.shows = 0, f.had_its_turn = false, f.mail = NO_MAIL;
     }
     do {
         for (volatile int t = 0; t < count; t = t + 1) {
@@ -369,6 +383,52 @@ void copy(void* to, const void* from, size_t bytes) {
     memcpy(to, from, bytes);
 }
 
+uint32_t heard(const uint32_t* word) {
+    Machine& m = *machine;
+    m.access((uintptr_t)word, 4, READ, (uintptr_t)__builtin_return_address(0));
+    m.has_heard = true, m.heard = m.moment();
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+void reads_of_host() {
+    Machine& m = *machine;
+    if (m.has_heard && m.heard.before(m.moment())) return;
+    m.fail("thread %d reads what the host wrote, in no order with its word (code at %zx)", m.now, offset((uintptr_t)__builtin_return_address(0)));
+    m.stop();
+}
+
+void writes_for_host() { machine->threads[machine->now].mail = WRITTEN; }
+
+void host_may_see() {
+    Machine& m = *machine;
+    Thread& t = m.threads[m.now];
+    if (t.mail == WRITTEN) t.mail = SENT, t.mailed = m.moment();
+}
+
+void say(uint32_t* word, uint32_t v) {
+    Machine& m = *machine;
+    const uintptr_t code = (uintptr_t)__builtin_return_address(0);
+    for (int t = 0; t < m.count; t++) {
+        const Thread& other = m.threads[t];
+        if (other.mail == NO_MAIL || (other.mail == SENT && other.mailed.before(m.moment()))) continue;
+        m.fail("thread %d tells the host of what thread %d has written, %s (code at %zx)", m.now, t,
+               other.mail == WRITTEN ? "and no fence has sent" : "and nothing orders the two", offset(code));
+        m.stop();
+    }
+    m.access((uintptr_t)word, 4, WRITE, code);
+    __atomic_store_n(word, v, __ATOMIC_RELEASE);
+}
+
+void polled_in_vain(uint32_t& polls) {
+    Machine& m = *machine;
+    vain++;
+    if (++polls == PATIENCE) {
+        m.fail("thread %d waits for a word that nobody says", m.now);
+        m.stop();
+    }
+    sched_yield();
+}
+
 bool run_block(uint32_t block, uint32_t threads, void (*body)(void*), void* with) {
     Machine& m = *machine;
     m.block = block, m.body = body, m.with = with;
@@ -394,6 +454,9 @@ extern "C" void rotary_together_watch(uintptr_t at, size_t bytes, const uintptr_
 
 /// What went wrong since then; empty if nothing did.
 extern "C" const char* rotary_together_message() { return machine ? machine->message : ""; }
+
+/// How often a kernel has looked for a word of the host's that was not there.
+extern "C" uint64_t rotary_host_vain_polls() { return vain; }
 
 #define HERE (uintptr_t)__builtin_return_address(0)
 #define ACCESS(name, bytes, how)                                                                        \

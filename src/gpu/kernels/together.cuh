@@ -27,6 +27,14 @@ void in_turn();
 void set_bit(uint32_t* p, uint32_t bit);
 void put_alike(uint32_t* p, uint32_t value);
 void copy(void* to, const void* from, size_t bytes);
+/// The words of the mailbox. What the host wrote may be read once a thread has heard its word, in order after that; what is written for it must be in order before it is told so, and fenced
+/// by who wrote it.
+uint32_t heard(const uint32_t* word);
+void reads_of_host();
+void say(uint32_t* word, uint32_t v);
+void writes_for_host();
+void host_may_see();
+void polled_in_vain(uint32_t& polls);
 /// Run a block, thread by thread; false if that ended in an error.
 bool run_block(uint32_t block, uint32_t threads, void (*body)(void*), void* with);
 
@@ -52,6 +60,20 @@ template <class T> struct PerThread {
 inline void in_turn() { simt::in_turn(); }
 inline void set_bit(uint32_t* p, uint32_t bit) { simt::set_bit(p, bit); }
 inline void put_alike(uint32_t& place, uint32_t value) { simt::put_alike(&place, value); }
+
+inline uint32_t heard(const uint32_t* word) { return simt::heard(word); }
+inline void say(uint32_t* word, uint32_t v) { simt::say(word, v); }
+inline void host_may_see() { simt::host_may_see(); }
+template <class T> T from_host(const T* p) {
+    simt::reads_of_host();
+    return *p;
+}
+template <class T> void to_host(T* p, T v) {
+    simt::writes_for_host();
+    *p = v;
+}
+inline uint32_t newest(const uint32_t* p) { return *p; }
+inline void polled_in_vain(uint32_t& polls) { simt::polled_in_vain(polls); }
 
 template <class F> void apart(const Block&, F f) { f(simt::me()); }
 

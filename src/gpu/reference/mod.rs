@@ -10,6 +10,7 @@ mod attention;
 mod delta;
 mod experts;
 mod linear;
+mod mailbox;
 mod pointwise;
 mod route;
 
@@ -53,6 +54,16 @@ pub enum ReferenceError {
         /// How much.
         bytes: usize,
     },
+    /// The kernel waits for a word that the host has not said. No fault: nothing was written, and who runs it tries again when the host has written more.
+    #[error("`{kernel}` waits for the host to say {awaits}, and its last word is {heard}")]
+    Waits {
+        /// Its name.
+        kernel: &'static str,
+        /// What the host has to say.
+        awaits: u32,
+        /// What it said last.
+        heard: u32,
+    },
 }
 
 /// Run a kernel. `params` are the bytes of its struct; `shape` must be the struct's own [`Kernel::shape`].
@@ -93,7 +104,10 @@ pub fn run(kernel: &str, shape: Shape, params: &[u8], memory: &mut dyn HostMemor
         Gather,
         SwiGlu,
         Add,
-        Finite
+        Finite,
+        AwaitHost,
+        TellHost,
+        AddAnswer
     )
 }
 
