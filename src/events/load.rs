@@ -53,6 +53,9 @@ pub struct LoadOptions {
     /// what they say is recorded; if never, what comes ahead goes by likeness of routing alone.
     #[serde(default)]
     pub foresee: When,
+    /// When a token that does not find every expert in a slot is queued whole all the same, host and device speaking through a mailbox while it runs; see [`crate::gpu::talk`].
+    #[serde(default)]
+    pub mailbox: When,
     /// When the kernels that a model uses are tried on the GPU before it is opened there. By itself that is on a GPU, driver and build that have not passed yet; if always, at every start, and on the
     /// simulated device too.
     #[serde(default)]

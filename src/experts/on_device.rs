@@ -3,6 +3,7 @@
 use super::tier::{DeviceRows, DeviceTier};
 use super::{vram, ExpertError, Experts, Place, Routing};
 use crate::events::{Ahead, Eviction, Outcome};
+use crate::gpu::talk::Talk;
 use crate::gpu::Address;
 
 impl Experts {
@@ -41,6 +42,50 @@ impl Experts {
             self.look_ahead(Some(layer));
         }
         self.or_forget(done)
+    }
+
+    /// Where the device has a layer's table, of a token that is answered while it runs. See [`DeviceTier::table_place`].
+    ///
+    /// # Errors
+    /// There is no device.
+    pub fn device_place(&self, layer: usize) -> Result<Address, ExpertError> {
+        match &self.tier {
+            Place::Device(tier) => Ok(tier.table_place(layer)),
+            Place::Host(_) => Err(ExpertError::Elsewhere { layer }),
+        }
+    }
+
+    /// Open a layer of such a token. See [`DeviceTier::open`].
+    ///
+    /// # Errors
+    /// From the device. All slots are then forgotten, and the device has not been let go.
+    pub fn device_open(&mut self, layer: usize, talk: &Talk) -> Result<(), ExpertError> {
+        let done = self.device(layer).and_then(|tier| tier.open(layer, talk));
+        self.or_forget(done)
+    }
+
+    /// The rest of its tick, when the device has told what it routed, and the rows. See [`DeviceTier::answer`].
+    ///
+    /// # Errors
+    /// As [`Experts::device_rest`]; the device has not been let go.
+    pub fn device_answer(&mut self, layer: usize, talk: &Talk, host_rows: &[f32], routing: &Routing) -> Result<(), ExpertError> {
+        self.settle();
+        let done = self.plan(layer, routing).and_then(|()| {
+            let Place::Device(tier) = &mut self.tier else { return Err(ExpertError::Elsewhere { layer }) };
+            let (plan, tally) = (self.scheduler.plan(), &mut self.tally);
+            tally.missed += tier.answer(layer, talk, host_rows, routing, &self.grouped, plan, &mut tally.time)?;
+            self.settle();
+            Ok(())
+        });
+        if done.is_ok() {
+            self.look_ahead(Some(layer));
+        }
+        self.or_forget(done)
+    }
+
+    /// Such a token broke off: what the device has in its tables is not known.
+    pub fn device_broke_off(&mut self) {
+        self.forget();
     }
 
     pub(super) fn device(&mut self, layer: usize) -> Result<&mut dyn DeviceTier, ExpertError> {

@@ -1,6 +1,8 @@
 //! When every expert of every layer is in a slot of a device, the host need not know a token's routing before the device goes on: whatever is routed, it is
 //! a hit. Such a token is queued whole; its ticks follow when it is over, the same ones in the same order.
 //!
+//! A token may be queued whole also when not everything is in slots, if host and device speak with each other while it runs ([`crate::gpu::talk`]): then each layer is opened and answered in its turn.
+//!
 //! Device time for hits is taken by marks around the hits of each layer, and a token without waits between its layers has none. So every so many-th
 //! token goes layer by layer all the same, and its time stands for those that follow.
 //!
@@ -20,8 +22,8 @@ const BROUGHT: u64 = 24 << 20;
 /// What is kept from token to token.
 #[derive(Debug)]
 pub(super) struct Resident {
-    /// Tokens queued whole since hits were last timed with everything in slots; `None`: they were not.
-    since: Option<u32>,
+    /// Tokens queued whole since hits were last timed, with everything in slots, and of those that are answered; `None`: they were not.
+    since: [Option<u32>; 2],
     every: u32,
     /// Device time for the hits of that token.
     hits: Duration,
@@ -33,7 +35,7 @@ pub(super) struct Resident {
 
 impl Default for Resident {
     fn default() -> Self {
-        Self { since: None, every: TIMED_EVERY, hits: Duration::ZERO, next: 0, failed: false }
+        Self { since: [None; 2], every: TIMED_EVERY, hits: Duration::ZERO, next: 0, failed: false }
     }
 }
 
@@ -41,7 +43,7 @@ impl Resident {
     /// A prompt's hits say nothing of a token's.
     pub(super) fn begin_step(&mut self, tokens: usize) {
         if tokens != 1 {
-            self.since = None;
+            self.since = [None; 2];
         }
     }
 
@@ -61,10 +63,10 @@ impl Resident {
         self.hits
     }
 
-    /// Whether the token at hand is to be queued whole, everything being in slots or not.
-    fn whole(&mut self, settled: bool) -> bool {
-        let since = self.since.filter(|_| settled).map(|n| n.saturating_add(1)).filter(|&n| n < self.every);
-        self.since = settled.then_some(since.unwrap_or(0));
+    /// Whether the token at hand is to be queued whole, where it may be, in this of the two ways.
+    fn whole(&mut self, way: usize, may: bool) -> bool {
+        let since = self.since[way].filter(|_| may).map(|n| n.saturating_add(1)).filter(|&n| n < self.every);
+        self.since[way] = may.then_some(since.unwrap_or(0));
         since.is_some()
     }
 }
@@ -78,7 +80,16 @@ impl Experts {
         let (scheduler, Place::Device(tier)) = (&self.scheduler, &self.tier) else { return None };
         let full = (0..scheduler.layers()).all(|l| scheduler.occupied(l) == scheduler.experts());
         let number = tier.settled().filter(|_| full);
-        let whole = self.resident.whole(number.is_some());
+        let whole = self.resident.whole(0, number.is_some());
+        number.filter(|_| whole)
+    }
+
+    /// Whether the token that comes next is to be queued whole, and answered while it runs: [`Experts::device_place`] and [`Experts::device_queue`] for layer after layer, then
+    /// [`Experts::device_open`] and [`Experts::device_answer`] for each, and [`Experts::device_queued`]. To be asked once for each token for which [`Experts::whole_token`] is `None`.
+    pub fn answered_token(&mut self) -> Option<u64> {
+        let Place::Device(tier) = &self.tier else { return None };
+        let number = tier.answers();
+        let whole = self.resident.whole(1, number.is_some());
         number.filter(|_| whole)
     }
 
@@ -148,7 +159,7 @@ mod tests {
     #[test]
     fn one_token_of_so_many_goes_layer_by_layer_and_the_first_does_after_anything_else() {
         let mut r = Resident { every: 3, ..Resident::default() };
-        let tokens = |r: &mut Resident, settled: [bool; 6]| settled.map(|s| r.whole(s));
+        let tokens = |r: &mut Resident, settled: [bool; 6]| settled.map(|s| r.whole(0, s));
         assert_eq!(tokens(&mut r, [true; 6]), [false, true, true, false, true, true]);
         r.begin_step(1);
         assert_eq!(tokens(&mut r, [true, true, true, false, true, true]), [false, true, true, false, false, true]);

@@ -4,6 +4,7 @@
 use super::schedule::{LayerPlan, Move, Swap};
 use super::vram::{Held, Rates};
 use super::{ExpertError, Routing};
+use crate::gpu::talk::Talk;
 use crate::gpu::Address;
 use candle_core::Tensor;
 use std::ops::Range;
@@ -211,6 +212,37 @@ pub trait DeviceTier: Send {
     /// # Errors
     /// From the device.
     fn queued(&mut self) -> Result<(), ExpertError>;
+
+    /// Whether a token may be queued whole though not everything is in slots, the host answering it: [`DeviceTier::queue`] for layer after layer, then [`DeviceTier::open`] and
+    /// [`DeviceTier::answer`] for each, and [`DeviceTier::queued`] at its end. The number is that of [`DeviceTier::settled`].
+    fn answers(&self) -> Option<u64> {
+        None
+    }
+
+    /// Where the device has a layer's table; [`DeviceTier::open`] brings it there.
+    fn table_place(&self, layer: usize) -> Address;
+
+    /// The table of a layer of such a token, with all swaps of earlier ticks and what came ahead.
+    ///
+    /// # Errors
+    /// From the device.
+    fn open(&mut self, layer: usize, talk: &Talk) -> Result<(), ExpertError>;
+
+    /// The rest of its tick, as [`DeviceTier::rest`]: what is in no slot is computed on the host.
+    ///
+    /// # Errors
+    /// From the device, or from the products on the host.
+    #[allow(clippy::too_many_arguments)]
+    fn answer(
+        &mut self,
+        layer: usize,
+        talk: &Talk,
+        host_rows: &[f32],
+        routing: &Routing,
+        grouped: &Grouped,
+        plan: &LayerPlan,
+        time: &mut TierTime,
+    ) -> Result<u64, ExpertError>;
 
     /// Let experts of a layer come up into empty slots when nobody waits for them. Outside of a tick; see [`DeviceTier::refused`].
     fn fill_later(&mut self, layer: usize, swaps: &[Swap]);

@@ -15,6 +15,7 @@
 //! | `grouped` | launches over slots, for a few tokens and for many |
 //! | `tick` | what happens when the host knows the routing |
 //! | `whole` | tokens of which every expert is in a slot |
+//! | `answer` | tokens that are queued whole while the host answers them |
 //! | `probe` | how fast link and host are |
 //!
 //! A tick: the router's kernel looks its experts up in the layer's table, and the hits run at once, before the host knows what was
@@ -28,6 +29,7 @@
 //! lane.
 
 mod ahead;
+mod answer;
 mod biases;
 mod couriers;
 mod grouped;
@@ -54,6 +56,7 @@ use super::store::{ExpertStore, ReadAhead};
 use super::tier::{Brings, DeviceRows, DeviceStep, DeviceTier, Grouped, TierTime};
 use super::{ExpertError, Routing};
 use crate::gpu::params::ExpertsUp;
+use crate::gpu::talk::Talk;
 use crate::gpu::{Address, Device, Lane, Mark, Memory};
 use crate::kernels::Pool;
 use biases::LayerBiases;
@@ -146,6 +149,8 @@ pub struct VramTier {
     held: Holding,
     /// What may be held.
     hold: Hold,
+    /// Tokens may be queued whole while the host answers them.
+    answers: bool,
     /// Whether the rates were measured here, and may be again.
     probed: bool,
     refused: Vec<(usize, u16)>,
@@ -240,6 +245,31 @@ impl DeviceTier for VramTier {
 
     fn queued(&mut self) -> Result<(), ExpertError> {
         self.end_token()
+    }
+
+    fn answers(&self) -> Option<u64> {
+        self.can_answer()
+    }
+
+    fn table_place(&self, layer: usize) -> Address {
+        self.tables.place(layer)
+    }
+
+    fn open(&mut self, layer: usize, talk: &Talk) -> Result<(), ExpertError> {
+        self.open_layer(layer, talk)
+    }
+
+    fn answer(
+        &mut self,
+        layer: usize,
+        talk: &Talk,
+        host_rows: &[f32],
+        routing: &Routing,
+        grouped: &Grouped,
+        plan: &LayerPlan,
+        time: &mut TierTime,
+    ) -> Result<u64, ExpertError> {
+        self.answer_layer(layer, talk, host_rows, routing, grouped, plan, time)
     }
 
     fn fill_later(&mut self, layer: usize, swaps: &[Swap]) {

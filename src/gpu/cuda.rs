@@ -13,10 +13,11 @@
 //! | `probe` | what GPUs there are |
 //! | `lanes` | both streams, marks, memory of the device |
 //! | `locked`, `in_place` | page-locked memory: the driver's own, and the program's locked where it lies |
+//! | `mailbox` | page-locked memory that kernels read and write while they run |
 
 #![allow(unsafe_code)]
 
-use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, Recording, Touch, Watched};
+use super::device::{Address, Device, Facts, GpuError, Lane, Mailbox, Mark, Memory, Pinned, Recording, Touch, Watched};
 use super::driver;
 use super::nvml::Monitor;
 use super::params::{Add, Kernel, Shape};
@@ -35,6 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 mod in_place;
 mod lanes;
 mod locked;
+mod mailbox;
 mod probe;
 
 pub use probe::{probe, Probe};
@@ -255,6 +257,20 @@ impl Device for Cuda {
 
     fn lock(&self, memory: &Frozen) -> Result<Pinned, GpuError> {
         Ok(Arc::new(LockedInPlace::new(&self.lanes, memory)?))
+    }
+
+    fn mailbox(&self, bytes: usize) -> Result<Mailbox, GpuError> {
+        Ok(Arc::new(mailbox::Mapped::new(&self.lanes, bytes)?))
+    }
+
+    fn working(&self) -> Result<bool, GpuError> {
+        self.bind("asking for the compute lane")?;
+        // SAFETY: a stream of this context, which lives as long as it does. Where the driver gathers work before it gives it to the device (under Windows), asking sends it.
+        match unsafe { sys::cuStreamQuery(self.lanes.compute.cu_stream()) } {
+            CUresult::CUDA_SUCCESS => Ok(false),
+            CUresult::CUDA_ERROR_NOT_READY => Ok(true),
+            e => Err(failed("the GPU", DriverError(e))),
+        }
     }
 
     fn upload(&self, lane: Lane, to: Address, from: &Pinned, at: Range<usize>) -> Result<(), GpuError> {

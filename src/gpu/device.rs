@@ -164,6 +164,24 @@ pub trait PinnedBytes: Send + Sync {
 /// Shared page-locked host memory.
 pub type Pinned = Arc<dyn PinnedBytes>;
 
+/// Memory of the host that kernels read and write while they run, so that a running token and the host can speak with each other; see [`super::talk`]. What is
+/// written on one side before a word is said can be read on the other side once the word is heard.
+pub trait MailboxBytes: Send + Sync {
+    /// Where kernels find it.
+    fn address(&self) -> Address;
+    /// The word at this byte, a multiple of four; what the device wrote before it said this word can be read.
+    fn heard(&self, at: usize) -> u32;
+    /// Say a word; the device can then read what was written before.
+    fn say(&self, at: usize, word: u32);
+    /// Read what the device has written, and does not write now.
+    fn read(&self, at: Range<usize>, f: &mut dyn FnMut(&[u8]));
+    /// Write what the device does not read now.
+    fn write(&self, at: Range<usize>, f: &mut dyn FnMut(&mut [u8]));
+}
+
+/// A mailbox; gone with its last clone, which must come after the last kernel that uses it.
+pub type Mailbox = Arc<dyn MailboxBytes>;
+
 /// A point in a lane's work; passed when all that was queued before it is done.
 #[derive(Clone)]
 pub struct Mark(pub Arc<dyn Any + Send + Sync>);
@@ -280,6 +298,23 @@ pub trait Device: Send + Sync {
     /// [`GpuError::Pinned`]; the memory is as it was.
     fn lock(&self, memory: &Frozen) -> Result<Pinned, GpuError> {
         Err(GpuError::Pinned { bytes: memory.len() as u64, why: "this device locks only memory of its own".into() })
+    }
+
+    /// A mailbox of zeros, at a multiple of 256.
+    ///
+    /// # Errors
+    /// [`GpuError::Pinned`]; also of a device that has none.
+    fn mailbox(&self, bytes: usize) -> Result<Mailbox, GpuError> {
+        Err(GpuError::Pinned { bytes: bytes as u64, why: "this device has no memory that it shares with the host".into() })
+    }
+
+    /// Asked now and then while the host waits for a word of a kernel: whether the compute lane still has work. Makes sure that the device has been given all of it.
+    ///
+    /// # Errors
+    /// Earlier work failed, or (of a simulated device) waits for what nobody will say.
+    fn working(&self) -> Result<bool, GpuError> {
+        let mark = self.mark(Lane::Compute)?;
+        Ok(!self.passed(&mark)?)
     }
 
     /// Queue a copy from page-locked memory to the device.

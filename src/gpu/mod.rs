@@ -10,6 +10,7 @@
 //! | [`link`] | how fast the way up to it is |
 //! | [`params`] | the kernels by name, their parameters and launch shapes: the border between Rust and CUDA |
 //! | [`mod@reference`] | what every kernel means, in plain Rust |
+//! | [`talk`] | how a running token and the host speak with each other |
 //! | [`trial`] | every kernel of a device against its meaning, on random data |
 //! | [`proof`] | of these, what a model needs, tried once per GPU, driver and build before the model runs |
 //! | [`simulated`] | a device in host memory with a clock, faults and a checker of races between the streams |
@@ -32,6 +33,7 @@ pub mod params;
 pub mod proof;
 pub mod reference;
 pub mod simulated;
+pub mod talk;
 pub mod trial;
 
 pub use device::{Address, Device, GpuError, Lane, Mark, Memory, Pinned};

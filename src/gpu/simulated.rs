@@ -10,7 +10,7 @@ mod lanes;
 mod memory;
 mod races;
 
-use super::device::{Address, Device, Facts, GpuError, Lane, Mark, Memory, Pinned, PinnedBytes, Recording, Touch};
+use super::device::{Address, Device, Facts, GpuError, Lane, Mailbox, MailboxBytes, Mark, Memory, Pinned, PinnedBytes, Recording, Touch};
 use super::params::Shape;
 use crate::gguf::Frozen;
 use lanes::{Op, State, Work};
@@ -164,6 +164,46 @@ impl PinnedBytes for SimulatedPinned {
     }
 }
 
+/// A mailbox: device memory that the host reaches, too.
+struct SimulatedMailbox {
+    shared: Arc<Shared>,
+    at: u64,
+    bytes: usize,
+}
+
+impl SimulatedMailbox {
+    fn with(&self, at: &Range<usize>, f: &mut dyn FnMut(&mut [u8])) {
+        assert!(at.start <= at.end && at.end <= self.bytes, "{at:?} of {}", self.bytes);
+        if let Ok(bytes) = self.shared.lock().mailbox_bytes(self.at + at.start as u64, at.len()) {
+            f(bytes);
+        }
+    }
+}
+
+impl Drop for SimulatedMailbox {
+    fn drop(&mut self) {
+        self.shared.lock().drop_mailbox(self.at);
+    }
+}
+
+impl MailboxBytes for SimulatedMailbox {
+    fn address(&self) -> Address {
+        Address(self.at)
+    }
+    fn heard(&self, at: usize) -> u32 {
+        self.shared.lock().heard(self.at + at as u64)
+    }
+    fn say(&self, at: usize, word: u32) {
+        self.shared.lock().say(self.at + at as u64, word);
+    }
+    fn read(&self, at: Range<usize>, f: &mut dyn FnMut(&[u8])) {
+        self.with(&at, &mut |bytes| f(bytes));
+    }
+    fn write(&self, at: Range<usize>, f: &mut dyn FnMut(&mut [u8])) {
+        self.with(&at, f);
+    }
+}
+
 impl Simulated {
     /// A device with empty memory.
     #[must_use]
@@ -279,6 +319,15 @@ impl Device for Simulated {
     fn lock(&self, memory: &Frozen) -> Result<Pinned, GpuError> {
         let buffer = self.shared.lock().lock(memory)?;
         Ok(Arc::new(SimulatedPinned { shared: self.shared.clone(), buffer }))
+    }
+
+    fn mailbox(&self, bytes: usize) -> Result<Mailbox, GpuError> {
+        let at = self.shared.lock().mailbox(bytes)?;
+        Ok(Arc::new(SimulatedMailbox { shared: self.shared.clone(), at, bytes }))
+    }
+
+    fn working(&self) -> Result<bool, GpuError> {
+        self.shared.lock().working()
     }
 
     fn upload(&self, lane: Lane, to: Address, from: &Pinned, at: Range<usize>) -> Result<(), GpuError> {

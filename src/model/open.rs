@@ -362,6 +362,7 @@ pub fn open_planned(
                 rows: model.chunk(),
                 couriers: vram::couriers_for(pool.threads()),
                 hold: Hold::on(options.hold, ram, crate::kernels::memory::obtainable(), options.ram, pinned),
+                answers: options.mailbox == When::Always && options.miss != vram::MissChoice::Gpu,
             };
             let tier = VramTier::new(device.clone(), store, plan.slots_per_layer, pool, vram)?;
             traffic = Some((device, tier.traffic()));

@@ -27,6 +27,8 @@ pub struct VramOptions {
     pub couriers: usize,
     /// What is held in memory of our own.
     pub hold: Hold,
+    /// Tokens may be queued whole while the host answers them; see [`crate::gpu::talk`].
+    pub answers: bool,
 }
 
 /// How many couriers beside so many threads that compute. One copies some 8 GB/s, about what the swaps of a fast token ask for; more take memory's speed

@@ -110,6 +110,7 @@ impl VramTier {
             couriers,
             held: Holding::default(),
             hold: options.hold,
+            answers: options.answers,
             probed: false,
             refused: Vec::new(),
             step: DeviceStep::default(),

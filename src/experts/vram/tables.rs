@@ -7,6 +7,8 @@ use crate::gpu::{Address, Device, GpuError, Lane, Mark, Memory, Pinned};
 
 /// In no slot.
 const NONE: i32 = -1;
+/// What the device has is not known.
+const UNKNOWN: i32 = i32::MIN;
 
 pub(super) struct Tables {
     experts: usize,
@@ -41,7 +43,7 @@ impl Tables {
 
     /// Whether kernels of this tick see no expert of a layer in any slot.
     pub(super) fn is_empty(&self, layer: usize) -> bool {
-        self.seen[layer * self.experts..(layer + 1) * self.experts].iter().all(|&s| s == NONE)
+        self.seen[layer * self.experts..(layer + 1) * self.experts].iter().all(|&s| s < 0)
     }
 
     /// Whether from the next tick on every expert of every layer is in a slot.
@@ -65,10 +67,29 @@ impl Tables {
         self.set(layer, expert, NONE);
     }
 
-    /// Nobody is anywhere.
+    /// Nobody is anywhere, whatever the device believes.
     pub(super) fn clear(&mut self) {
         self.next.fill(NONE);
+        self.seen.fill(UNKNOWN);
         self.absent = self.next.len();
+    }
+
+    /// Where the device has a layer's table.
+    pub(super) fn place(&self, layer: usize) -> Address {
+        self.memory.at(layer * self.experts * 4, self.experts * 4)
+    }
+
+    /// A layer's table, which the caller brings to [`Tables::place`], when the copies that it stands for are there.
+    ///
+    /// # Errors
+    /// From the device.
+    pub(super) fn hand_over(&mut self, device: &dyn Device, layer: usize) -> Result<&[i32], GpuError> {
+        for mark in self.arriving[layer].drain(..) {
+            device.sync(&mark)?;
+        }
+        let range = layer * self.experts..(layer + 1) * self.experts;
+        self.seen[range.clone()].copy_from_slice(&self.next[range.clone()]);
+        Ok(&self.seen[range])
     }
 
     /// Bring a layer's table up to date and make the compute lane wait for the copies that it stands for. `used`: the compute lane's

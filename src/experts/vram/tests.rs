@@ -1,5 +1,6 @@
 //! A session of nothing but routers and experts, on a device and on the CPU, which the tests drive and compare.
 
+mod answered;
 mod answers;
 mod memory;
 mod waits;
@@ -15,6 +16,7 @@ use crate::gguf::{Bytes, GgmlType};
 use crate::gpu::device::{record, Recording};
 use crate::gpu::params::{launch, Route};
 use crate::gpu::simulated::{Faults, Options, Order, Simulated};
+use crate::gpu::talk::Talk;
 use crate::gpu::{GpuError, Pinned};
 use crate::kernels::rows::Activation;
 use candle_core::Tensor;
@@ -72,6 +74,10 @@ pub(super) struct Session {
     recorded: Option<(u64, Recording)>,
     /// How many were.
     wholes: usize,
+    /// The same for tokens that are answered while they run.
+    answered: Option<(u64, Recording)>,
+    talk: Option<(Talk, Memory)>,
+    answers: usize,
     pub(super) record: StepRecord,
 }
 
@@ -94,6 +100,7 @@ pub(super) struct Setup {
     pub(super) couriers: usize,
     pub(super) timed_every: u32,
     pub(super) hold: Hold,
+    pub(super) answers: bool,
 }
 
 impl Default for Setup {
@@ -108,6 +115,7 @@ impl Default for Setup {
             couriers: 0,
             timed_every: 1,
             hold: Hold::NEVER,
+            answers: false,
         }
     }
 }
@@ -137,6 +145,7 @@ impl Session {
             rows: ROWS,
             couriers: setup.couriers,
             hold: setup.hold,
+            answers: setup.answers,
         };
         let room = place(2, 5, ROWS).end;
         let (memory, pinned) = (device.alloc(room).unwrap(), device.pinned(room).unwrap());
@@ -158,6 +167,9 @@ impl Session {
             memory,
             pinned,
             recorded: None,
+            answered: None,
+            talk: None,
+            answers: 0,
             wholes: 0,
             record: StepRecord::default(),
         }
@@ -195,9 +207,12 @@ impl Session {
                 [x, scores]
             })
             .collect();
-        match (tokens == 1).then(|| self.experts.whole_token()).flatten() {
-            Some(slots) => self.whole(slots, &inputs)?,
-            None => {
+        let whole = (tokens == 1).then(|| self.experts.whole_token()).flatten();
+        let answered = (tokens == 1 && whole.is_none()).then(|| self.experts.answered_token()).flatten();
+        match (whole, answered) {
+            (Some(slots), _) => self.whole(slots, &inputs)?,
+            (None, Some(slots)) => self.answered(slots, &inputs)?,
+            (None, None) => {
                 for (layer, [x, scores]) in inputs.iter().enumerate() {
                     self.send(layer, x, scores, tokens)?;
                     let table = self.experts.device_table(layer)?;
@@ -216,7 +231,7 @@ impl Session {
         self.experts.end_step(&mut record);
         record.time = StepTime::default();
         self.record = record;
-        self.hits_are_what_the_device_found(tokens);
+        self.hits_are_what_the_device_found(tokens, answered.is_some());
         let out = (0..3).map(|layer| self.floats(place(layer, 1, tokens))).collect();
         // The CPU answers the same question.
         self.cpu.begin_step(phase, tokens);
@@ -231,14 +246,14 @@ impl Session {
         Ok(out)
     }
 
-    /// What the record calls a hit is what the router's kernel found in the table, or came ahead.
-    fn hits_are_what_the_device_found(&self, tokens: usize) {
+    /// What the record calls a hit is what the router's kernel found in the table, or came ahead. What comes ahead of a token that is answered is in its table.
+    fn hits_are_what_the_device_found(&self, tokens: usize, answered: bool) {
         for layer in 0..3 {
             let [ids, slots] = [3, 5].map(|buffer| self.floats(place(layer, buffer, tokens)));
             for r in self.record.layer(layer) {
                 let i = ids.iter().position(|id| id.to_bits() == u32::from(r.expert)).unwrap();
                 let found = slots[i].to_bits() as i32 >= 0;
-                let came = self.record.ahead.iter().any(|a| usize::from(a.layer) == layer && a.expert == r.expert);
+                let came = !answered && self.record.ahead.iter().any(|a| usize::from(a.layer) == layer && a.expert == r.expert);
                 // One that came ahead is in the table only if this is not the tick that it came for.
                 assert!(r.outcome == Outcome::Hit || !found, "layer {layer}, expert {}", r.expert);
                 assert!(r.outcome != Outcome::Hit || found != came, "layer {layer}, expert {}", r.expert);
@@ -314,6 +329,60 @@ impl Session {
             self.experts.device_tick(layer, &self.routing(layer, 1))?;
         }
         self.wholes += 1;
+        Ok(())
+    }
+
+    /// A token whose layers are opened and answered while it runs.
+    fn answered(&mut self, slots: u64, inputs: &[[Vec<f32>; 2]]) -> Result<(), ExpertError> {
+        // From the ids to the end of the weights.
+        let told = place(0, 4, 1).end - place(0, 3, 1).start;
+        let device = self.device.clone();
+        if self.talk.is_none() {
+            self.talk = Some((Talk::new(&*device, 3, EXPERTS, told, HIDDEN)?, device.alloc(4)?));
+        }
+        let Some((mut talk, turn)) = self.talk.take() else { unreachable!() };
+        for (layer, [x, scores]) in inputs.iter().enumerate() {
+            self.send(layer, x, scores, 1)?;
+        }
+        device.upload_now(Lane::Compute, turn.address(), &talk.next_turn().to_ne_bytes())?;
+        let before = self.answered.take();
+        let queue = || -> Result<(), ExpertError> {
+            for layer in 0..3 {
+                let table = self.experts.device_place(layer)?;
+                launch(&*device, &talk.await_table(turn.address(), layer, table), &[])?;
+                let rows = self.route(layer, 1, table)?;
+                launch(&*device, &talk.tell(turn.address(), layer, rows.ids, told), &[])?;
+                self.experts.device_queue(layer, &rows)?;
+                launch(&*device, &talk.add_answer(turn.address(), layer, rows.slots, TOP_K, rows.y), &[])?;
+                device.download(Lane::Compute, self.at(layer, 1, 1), &self.pinned, place(layer, 1, 1))?;
+            }
+            Ok(())
+        };
+        let recorded = match before {
+            Some((of, recorded)) if of == slots => recorded,
+            _ => record(&*device, queue)?,
+        };
+        let done = device.replay(&recorded).map_err(ExpertError::from).and_then(|()| {
+            inputs.iter().enumerate().try_for_each(|(layer, [x, _])| {
+                self.experts.device_open(layer, &talk)?;
+                let words = talk.hear(&*device, layer, told)?;
+                let weights = words[words.len() - TOP_K..].iter().map(|w| f32::from_bits(*w)).collect();
+                let routing = Routing { top_k: TOP_K, ids: words[..TOP_K].to_vec(), weights };
+                self.experts.device_answer(layer, &talk, x, &routing)
+            })
+        });
+        talk.let_go();
+        let rests = device.mark(Lane::Compute).and_then(|mark| device.sync(&mark));
+        self.answered = Some((slots, recorded));
+        self.talk = Some((talk, turn));
+        let marked = self.experts.device_queued();
+        if done.is_err() {
+            self.experts.device_broke_off();
+        }
+        done?;
+        rests?;
+        marked?;
+        self.answers += 1;
         Ok(())
     }
 

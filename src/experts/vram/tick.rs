@@ -2,7 +2,6 @@
 
 use super::grouped::{self, Many, Slots};
 use super::{split, VramTier};
-use crate::experts::run::Parts;
 use crate::experts::schedule::LayerPlan;
 use crate::experts::tier::{DeviceRows, Grouped, TierTime};
 use crate::experts::{ExpertError, Routing};
@@ -194,15 +193,7 @@ impl VramTier {
         grouped: &Grouped,
         mine: &[usize],
     ) -> Result<(), ExpertError> {
-        let host = &self.store.layers[layer];
-        let hidden = self.store.hidden;
-        let share = &mut self.host;
-        share.grouped.pick(grouped, mine);
-        share.buffers.begin(host_rows, rows.tokens, hidden, share.grouped.token_of.len());
-        let experts = mine.iter().map(|&g| &host.experts[usize::from(grouped.groups[g].expert)]);
-        let weights: Vec<Parts<'_>> = experts.map(|e| std::array::from_fn(|i| &*e[i])).collect();
-        share.buffers.run(&self.pool, host, &share.grouped.groups, &share.grouped, &weights)?;
-        let y = share.buffers.sum(&self.pool, routing, &share.grouped, rows.tokens, hidden);
+        let y = self.host_sums(layer, rows.tokens, host_rows, routing, grouped, mine)?;
         let bytes: &[u8] = bytemuck::cast_slice(&y);
         self.partial.begin(&*self.device, bytes.len())?;
         let x = self.partial.put(&*self.device, bytes)?;

@@ -6,7 +6,7 @@ use super::{Faults, Options, Order};
 use crate::gguf::Frozen;
 use crate::gpu::device::{GpuError, Lane, Touch};
 use crate::gpu::params::Shape;
-use crate::gpu::reference;
+use crate::gpu::reference::{self, ReferenceError};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -84,6 +84,11 @@ pub(super) struct State {
     pinned: u64,
     queues: [Queue; 2],
     host: Clock,
+    /// What the device knew when a kernel last told the host something, and the host when it last said something.
+    told: Clock,
+    said: Clock,
+    /// What the compute lane has heard of the host while it ran.
+    heard: Clock,
     pub(super) host_us: f64,
     races: Races,
     rng: fastrand::Rng,
@@ -108,6 +113,11 @@ fn not_recordable(what: &str) -> GpuError {
     GpuError::Driver { what: "recording launches".into(), why: format!("{what} can't be recorded") }
 }
 
+/// On a real device this never ends.
+fn stuck() -> GpuError {
+    GpuError::Driver { what: "the compute lane".into(), why: "it waits for a word that the host has not said".into() }
+}
+
 impl State {
     pub(super) fn new(options: Options) -> Self {
         let seed = if let Order::Random(seed) = options.order { seed } else { 0 };
@@ -123,6 +133,9 @@ impl State {
             pinned: 0,
             queues: Default::default(),
             host: Clock::default(),
+            told: Clock::default(),
+            said: Clock::default(),
+            heard: Clock::default(),
             host_us: 0.0,
             races: Races::default(),
             rng: fastrand::Rng::with_seed(seed),
@@ -215,6 +228,56 @@ impl State {
 
     pub(super) fn unpin(&mut self, buffer: &Buffer) {
         self.pinned -= buffer.len as u64;
+    }
+
+    pub(super) fn mailbox(&mut self, bytes: usize) -> Result<u64, GpuError> {
+        self.count_pinned(bytes)?;
+        let at = self.next_address;
+        self.next_address = (at + bytes as u64 + GUARD).next_multiple_of(GUARD);
+        self.blocks.0.insert(at, Block::mailbox(bytes));
+        Ok(at)
+    }
+
+    pub(super) fn drop_mailbox(&mut self, at: u64) {
+        self.drain();
+        if let Some(block) = self.blocks.0.remove(&at) {
+            self.pinned -= block.len as u64;
+        }
+    }
+
+    /// The host listens: the compute lane comes as far as it can.
+    pub(super) fn heard(&mut self, at: u64) -> u32 {
+        self.run(0, self.queues[0].newest);
+        self.host.join(&self.told);
+        self.host_us = self.host_us.max(self.queues[0].us);
+        self.blocks.read(at, 4).ok().and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
+    }
+
+    pub(super) fn say(&mut self, at: u64, word: u32) {
+        if let Ok(bytes) = self.blocks.write(at, 4) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        self.host.0[HOST] += 1;
+        self.said = self.host;
+        // A lane that waited for it goes on, but not before it was said.
+        self.queues[0].us = self.queues[0].us.max(self.host_us);
+        if self.options.order == Order::Queued {
+            self.drain();
+        }
+    }
+
+    pub(super) fn mailbox_bytes(&mut self, at: u64, bytes: usize) -> Result<&mut [u8], GpuError> {
+        self.blocks.write(at, bytes)
+    }
+
+    /// Whether the compute lane has work that it can do.
+    pub(super) fn working(&mut self) -> Result<bool, GpuError> {
+        self.run(0, self.queues[0].newest);
+        match (&self.failed, self.queues[0].entries.is_empty()) {
+            (Some(e), _) => Err(e.clone()),
+            (None, true) => Ok(false),
+            (None, false) => Err(stuck()),
+        }
     }
 
     /// The host reads or writes page-locked memory.
@@ -362,6 +425,9 @@ impl State {
     pub(super) fn sync(&mut self, mark: &Passed) -> Result<(), GpuError> {
         self.waits += 1;
         self.run(index(mark.lane), mark.number);
+        if self.failed.is_none() && mark.us().is_none() {
+            return Err(stuck());
+        }
         self.learn(mark);
         self.failed.clone().map_or(Ok(()), Err)
     }
@@ -396,7 +462,7 @@ impl State {
         }
     }
 
-    /// Carry out a lane's work up to and with this number, and whatever it waits for.
+    /// Carry out a lane's work up to and with this number, and whatever it waits for; less if a kernel waits for the host.
     fn run(&mut self, lane: usize, number: u64) {
         while self.queues[lane].entries.front().is_some_and(|e| e.number <= number) {
             let before = match self.queues[lane].entries.front().map(|e| &e.op) {
@@ -407,22 +473,34 @@ impl State {
             if let Some((other, number)) = before.filter(|(other, _)| *other != lane) {
                 // Never as far as this entry: what it waits for was queued before it.
                 self.run(other, number);
+                if self.failed.is_none() && self.queues[other].entries.front().is_some_and(|e| e.number <= number) {
+                    return;
+                }
             }
             if let Some(entry) = self.queues[lane].entries.pop_front() {
-                self.carry_out(lane, entry);
+                if let Some(entry) = self.carry_out(lane, entry) {
+                    self.queues[lane].entries.push_front(entry);
+                    return;
+                }
             }
         }
     }
 
-    fn carry_out(&mut self, lane: usize, entry: Entry) {
+    /// Gives the entry back if it is a kernel that can't go on yet.
+    fn carry_out(&mut self, lane: usize, entry: Entry) -> Option<Entry> {
         let begin = self.queues[lane].us.max(entry.queued_us);
         match entry.op {
             Op::Do(work) => {
                 if self.failed.is_some() {
-                    return;
+                    return None;
                 }
-                match self.work(lane, &entry.clock, work) {
-                    Ok(us) => self.queues[lane].us = begin + us,
+                let mut clock = entry.clock;
+                if lane == 0 {
+                    clock.join(&self.heard);
+                }
+                match self.work(lane, clock, &work) {
+                    Ok(Some(us)) => self.queues[lane].us = begin + us,
+                    Ok(None) => return Some(Entry { op: Op::Do(work), ..entry }),
                     Err(e) => self.failed = Some(e),
                 }
             }
@@ -436,23 +514,24 @@ impl State {
                 self.races.forget(Space::Device(at));
             }
         }
+        None
     }
 
-    /// Do it; how long it takes in microseconds.
-    fn work(&mut self, lane: usize, clock: &Clock, work: Work) -> Result<f64, GpuError> {
+    /// Do it; how long it takes in microseconds. `None`: it waits for the host.
+    fn work(&mut self, lane: usize, mut clock: Clock, work: &Work) -> Result<Option<f64>, GpuError> {
         let speeds = self.options.speeds;
         let copy = |bytes: usize, rate: f64| speeds.copy_us + bytes as f64 / rate * 1e6;
-        Ok(match work {
-            Work::Upload { to, from, at } => {
+        Ok(Some(match *work {
+            Work::Upload { to, ref from, ref at } => {
                 let device = self.blocks.write(to, at.len())?;
                 from.read(|host| device.copy_from_slice(&host[at.clone()]));
                 copy(at.len(), speeds.link)
             }
-            Work::Store { to, bytes } => {
-                self.blocks.write(to, bytes.len())?.copy_from_slice(&bytes);
+            Work::Store { to, ref bytes } => {
+                self.blocks.write(to, bytes.len())?.copy_from_slice(bytes);
                 copy(bytes.len(), speeds.pageable)
             }
-            Work::Download { from, to, at } => {
+            Work::Download { from, ref to, ref at } => {
                 let device = self.blocks.read(from, at.len())?;
                 to.write(|host| host[at.clone()].copy_from_slice(device));
                 copy(at.len(), speeds.link)
@@ -466,13 +545,16 @@ impl State {
                 self.blocks.write(at, bytes)?.fill(0);
                 copy(bytes, speeds.memory)
             }
-            Work::Launch { kernel, shape, params, .. } => {
+            Work::Launch { kernel, shape, ref params, .. } => {
                 if self.faults.deadly == Some(kernel) {
                     return Err(GpuError::Driver { what: format!("kernel {kernel}"), why: "it was meant to read astray".into() });
                 }
                 let mut seen = Seen { blocks: &mut self.blocks, reads: RefCell::default(), writes: Vec::new() };
-                let ran = reference::run(kernel, shape, &params, &mut seen);
-                ran.map_err(|e| GpuError::Driver { what: "a kernel".into(), why: e.to_string() })?;
+                match reference::run(kernel, shape, params, &mut seen) {
+                    Ok(()) => {}
+                    Err(ReferenceError::Waits { .. }) => return Ok(None),
+                    Err(e) => return Err(GpuError::Driver { what: "a kernel".into(), why: e.to_string() }),
+                }
                 let (reads, writes) = (joined(seen.reads.into_inner()), joined(seen.writes));
                 if self.faults.wrong == Some(kernel) {
                     // The sign of a float of either size.
@@ -484,13 +566,21 @@ impl State {
                 for (ranges, writes) in [(reads, false), (writes, true)] {
                     for range in ranges {
                         bytes += range.end - range.start;
-                        let (start, _) = self.blocks.find(range.start, 0)?;
-                        self.races.note(Space::Device(start), Access { agent: lane, clock: *clock, range, writes, what: kernel });
+                        let (start, block) = self.blocks.find(range.start, 0)?;
+                        if !block.mailbox {
+                            self.races.note(Space::Device(start), Access { agent: lane, clock, range, writes, what: kernel });
+                        } else if writes {
+                            self.told.join(&clock);
+                        } else {
+                            // What it reads there was said before.
+                            self.heard.join(&self.said);
+                            clock.join(&self.heard);
+                        }
                     }
                 }
                 speeds.launch_us + bytes as f64 / speeds.memory * 1e6
             }
-        })
+        }))
     }
 
     pub(super) fn peek(&self, at: u64, bytes: usize) -> Result<Vec<u8>, GpuError> {

@@ -69,12 +69,19 @@ pub(super) struct Block {
     pub(super) len: usize,
     /// Its owner has dropped it; what is queued from now on must not use it.
     pub(super) dropped: bool,
+    /// Host and device speak through it: words order what they do with it.
+    pub(super) mailbox: bool,
 }
 
 impl Block {
     /// Poisoned.
     pub(super) fn new(len: usize) -> Self {
-        Self { words: words(len, POISON), len, dropped: false }
+        Self { words: words(len, POISON), len, dropped: false, mailbox: false }
+    }
+
+    /// Zeroed, and the host's too.
+    pub(super) fn mailbox(len: usize) -> Self {
+        Self { words: words(len, 0), len, dropped: false, mailbox: true }
     }
 }
 

@@ -9,6 +9,7 @@ use super::{Pass, Recorded};
 use crate::experts::tier::DeviceRows;
 use crate::experts::{Experts, Routing};
 use crate::gpu::params::{launch, Finite, Route, RoutedBias, SwiGlu};
+use crate::gpu::talk::Talk;
 use crate::gpu::{Address, Device, Lane, Memory};
 
 struct DeviceDense {
@@ -142,6 +143,22 @@ impl DeviceFeedForward {
         }
     }
 
+    /// The same for a token that the host answers while it runs; [`DeviceFeedForward::answer`] follows.
+    pub(super) fn answered(&self, pass: &Pass<'_>, talk: &Talk, experts: &Experts) -> Result<(), ModelError> {
+        match self {
+            Self::Dense(dense) => dense.0.forward(pass, None),
+            Self::Moe(moe) => moe.answered(pass, talk, experts),
+        }
+    }
+
+    /// The host's part in it: open the layer, hear what was routed, answer.
+    pub(super) fn answer(&self, pass: &Pass<'_>, talk: &mut Talk, experts: &mut Experts) -> Result<(), ModelError> {
+        match self {
+            Self::Dense(_) => Ok(()),
+            Self::Moe(moe) => moe.answer(pass, talk, experts),
+        }
+    }
+
     /// Tell the experts what was routed in such a token, once the host has it.
     pub(super) fn tick(&self, work: &Workspace, experts: &mut Experts) -> Result<(), ModelError> {
         let Self::Moe(moe) = self else { return Ok(()) };
@@ -178,9 +195,15 @@ impl DeviceMoe {
         beside: impl Iterator<Item = (&'a Map, Target)>,
     ) -> Result<(), ModelError> {
         let Pass { device, work, tokens, .. } = *pass;
-        let scores = work.scores(tokens);
-        let maps: Vec<_> = [(&self.scores, Target::set(scores))].into_iter().chain(beside).collect();
+        let maps: Vec<_> = [(&self.scores, Target::set(work.scores(tokens)))].into_iter().chain(beside).collect();
         apply(device, pass.h, tokens, &maps)?;
+        self.choose(pass, table, choice)
+    }
+
+    /// The choice by the scores.
+    fn choose(&self, pass: &Pass<'_>, table: Address, choice: Choice) -> Result<(), ModelError> {
+        let Pass { device, work, tokens, .. } = *pass;
+        let scores = work.scores(tokens);
         let route = Route {
             scores: scores.at,
             table,
@@ -218,6 +241,37 @@ impl DeviceMoe {
         experts.device_queue(self.index, &self.rows(pass, choice))?;
         self.add_bias(pass, choice)?;
         self.shared.iter().try_for_each(|(weight, shared)| shared.second(pass, Some(weight)))
+    }
+
+    fn answered(&self, pass: &Pass<'_>, talk: &Talk, experts: &Experts) -> Result<(), ModelError> {
+        let Pass { device, work, .. } = *pass;
+        let (choice, table, turn) = (work.choice(1), experts.device_place(self.index)?, work.turn());
+        let scores = work.scores(1);
+        let maps: Vec<_> = [(&self.scores, Target::set(scores))].into_iter().chain(self.asked(pass)).collect();
+        apply(device, pass.h, 1, &maps)?;
+        // As late as it may be: until here the host has had time.
+        launch(device, &talk.await_table(turn, self.index, table), &[])?;
+        self.choose(pass, table, choice)?;
+        launch(device, &work.tell(talk, self.index, self.scores_asked(pass)), &[])?;
+        experts.device_queue(self.index, &self.rows(pass, choice))?;
+        self.add_bias(pass, choice)?;
+        self.shared.iter().try_for_each(|(weight, shared)| shared.forward(pass, Some(weight)))?;
+        Ok(launch(device, &talk.add_answer(turn, self.index, work.slots, self.top_k(), pass.x.at), &[])?)
+    }
+
+    fn answer(&self, pass: &Pass<'_>, talk: &mut Talk, experts: &mut Experts) -> Result<(), ModelError> {
+        let Pass { device, work, .. } = *pass;
+        experts.device_open(self.index, talk)?;
+        let scores = self.scores_asked(pass);
+        let told = talk.hear(device, self.index, work.told_bytes(scores))?;
+        let fetched = work.told(told, scores);
+        if pass.asks {
+            let (own, early) = fetched.scores.split_at(self.scores.rows);
+            experts.foresee(self.index, own, early, fetched.ids);
+        }
+        let routing = Routing { top_k: self.top_k(), ids: fetched.ids.to_vec(), weights: fetched.weights.to_vec() };
+        let rows = fetched.rows.to_vec();
+        Ok(experts.device_answer(self.index, talk, &rows, &routing)?)
     }
 
     fn finish(&self, pass: &Pass<'_>, experts: &mut Experts, again: &mut Recorded) -> Result<(), ModelError> {

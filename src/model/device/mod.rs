@@ -10,8 +10,10 @@
 //! | `attention`, `delta_net` | the mixers, with their caches and states |
 //! | `feed_forward` | dense, shared, router |
 //! | `whole_token` | a token that finds every expert in a slot, recorded as one |
+//! | `answered_token` | a token recorded as one, whose layers the host answers while it runs |
 //! | `workspace` | buffers of a pass, and its page-locked memory |
 
+mod answered_token;
 mod attention;
 mod delta_net;
 mod feed_forward;
@@ -29,6 +31,7 @@ use super::{Logits, Model, ModelConfig, ModelError};
 use crate::experts::Experts;
 use crate::gpu::device::{record, Recording};
 use crate::gpu::{Address, Device};
+use answered_token::AnsweredToken;
 use attention::DeviceAttention;
 use delta_net::DeviceDeltaNet;
 use feed_forward::{watch, DeviceFeedForward};
@@ -78,8 +81,16 @@ impl Recorded {
         if !pass.again {
             return work();
         }
+        match self.recording(pass, &mut work) {
+            Some(recording) => Ok(pass.device.replay(recording)?),
+            None => work(),
+        }
+    }
+
+    /// What `work` queues, recorded if it has not been; `None` if that can't be done.
+    fn recording(&mut self, pass: &Pass<'_>, work: &mut dyn FnMut() -> Result<(), ModelError>) -> Option<&Recording> {
         if matches!(self, Self::NotYet) {
-            *self = match record(pass.device, &mut work) {
+            *self = match record(pass.device, work) {
                 Ok(recording) => Self::Ready(recording),
                 Err(e) => {
                     tracing::info!("launches are not recorded: {e}");
@@ -88,8 +99,8 @@ impl Recorded {
             };
         }
         match self {
-            Self::Ready(recording) => Ok(pass.device.replay(recording)?),
-            _ => work(),
+            Self::Ready(recording) => Some(recording),
+            _ => None,
         }
     }
 }
@@ -131,6 +142,7 @@ pub struct DeviceDecoder {
     /// Whether the last token asked them. What is recorded of a layer up to its routing does, or does not.
     asked: bool,
     whole: WholeToken,
+    answered: AnsweredToken,
 }
 
 impl DeviceDecoder {
@@ -187,6 +199,7 @@ impl DeviceDecoder {
             marks: Vec::new(),
             known: false,
             whole: WholeToken::default(),
+            answered: AnsweredToken::default(),
         })
     }
 
@@ -219,7 +232,7 @@ impl DeviceDecoder {
         let work = &self.work;
         let angles = self.rope.angles(self.len, count);
         let embedding = &self.embedding;
-        work.begin(device, count, self.len, angles.table(), &mut |rows| embedding.fill(tokens, rows))?;
+        work.begin(device, count, self.len, 0, angles.table(), &mut |rows| embedding.fill(tokens, rows))?;
         let (x, h) = (work.x(count), work.h(count));
         let pass = Pass {
             device,
@@ -312,6 +325,11 @@ impl DeviceDecoder {
         if let [token] = *tokens {
             if let Some(slots) = experts.whole_token() {
                 return self.whole_token(token, slots, experts, wanted, stop);
+            }
+            if let Some(slots) = experts.answered_token() {
+                if let Some(done) = self.answered_token(token, slots, experts, wanted, stop)? {
+                    return Ok(done);
+                }
             }
         }
         match self.layers(tokens, experts, stop)? {

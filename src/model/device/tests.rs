@@ -1,5 +1,6 @@
 //! The decoder on the simulated device against the same model on the CPU.
 
+mod answered;
 mod foresee;
 
 use super::super::{open_on, Logits, Opened};

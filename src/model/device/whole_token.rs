@@ -38,7 +38,7 @@ impl DeviceDecoder {
         }
         // Copies that the tables stand for are waited for here, before anything that is recorded.
         let tables = layers.iter().map(|l| l.feed_forward.table(experts)).collect::<Result<Vec<_>, _>>()?;
-        work.begin(device, 1, self.len, rope.angles(self.len, 1).table(), &mut |rows| embedding.fill(&[token], rows))?;
+        work.begin(device, 1, self.len, 0, rope.angles(self.len, 1).table(), &mut |rows| embedding.fill(&[token], rows))?;
         if whole.slots.replace(slots) != Some(slots) {
             whole.recorded = Recorded::default();
         }

@@ -3,6 +3,8 @@
 use super::super::{ModelConfig, ModelError};
 use super::map::Rows;
 use crate::experts::schedule::LEAD;
+use crate::gpu::params::TellHost;
+use crate::gpu::talk::Talk;
 use crate::gpu::{Address, Device, GpuError, Lane, Memory, Pinned};
 use crate::kernels::attention::Heads;
 
@@ -247,6 +249,39 @@ impl Workspace {
         self.sent
     }
 
+    /// The turn of a token that is answered while it runs, u32; see [`Talk`].
+    pub(super) fn turn(&self) -> Address {
+        self.sent.plus(4)
+    }
+
+    /// For tokens that are answered while they run.
+    pub(super) fn talk(&self, device: &dyn Device) -> Result<Talk, GpuError> {
+        let Widths { layers, experts, hidden, .. } = self.widths;
+        Talk::new(device, layers, experts, Routed::of(&self.widths, 1).with((1 + LEAD) * experts), hidden)
+    }
+
+    /// Tell the host the routing and the normalised row of a layer of such a token, and so many scores.
+    pub(super) fn tell(&self, talk: &Talk, layer: usize, scores: usize) -> TellHost {
+        talk.tell(self.turn(), layer, self.routed, Routed::of(&self.widths, 1).with(scores))
+    }
+
+    /// Bytes that it told.
+    pub(super) fn told_bytes(&self, scores: usize) -> usize {
+        Routed::of(&self.widths, 1).with(scores)
+    }
+
+    /// What it told, by its words.
+    pub(super) fn told<'a>(&self, words: &'a [u32], scores: usize) -> Fetched<'a> {
+        let at = Routed::of(&self.widths, 1);
+        let numbers: &[f32] = bytemuck::cast_slice(words);
+        Fetched {
+            ids: &words[..at.weights / 4],
+            weights: &numbers[at.weights / 4..2 * at.weights / 4],
+            rows: &numbers[at.rows / 4..at.end / 4],
+            scores: &numbers[words.len() - scores..],
+        }
+    }
+
     /// `[tokens, 2 * half]`
     pub(super) fn angles(&self) -> Address {
         self.sent.plus(ALIGN)
@@ -297,12 +332,13 @@ impl Workspace {
         (self.widths.chunk.max(RANGES) / tokens.max(1)).max(1) as u32
     }
 
-    /// Send a pass's input up: `fill` writes the hidden states `[tokens, hidden]`.
+    /// Send a pass's input up: `fill` writes the hidden states `[tokens, hidden]`. `turn`: see [`Workspace::turn`].
     pub(super) fn begin(
         &self,
         device: &dyn Device,
         tokens: usize,
         position: usize,
+        turn: u32,
         angles: &[f32],
         fill: &mut dyn FnMut(&mut [f32]) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
@@ -310,6 +346,7 @@ impl Workspace {
         let mut filled = Ok(());
         self.pinned.write(0..sent.end, &mut |bytes| {
             bytes[..4].copy_from_slice(&(position as u32).to_ne_bytes());
+            bytes[4..8].copy_from_slice(&turn.to_ne_bytes());
             bytes[sent.angles..sent.angles + size_of_val(angles)].copy_from_slice(bytemuck::cast_slice(angles));
             filled = fill(bytemuck::cast_slice_mut(&mut bytes[sent.x..]));
         });

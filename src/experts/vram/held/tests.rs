@@ -171,7 +171,15 @@ fn a_tier_that_measures_finds_that_nothing_needs_filling() {
     let sim = crate::gpu::simulated::Simulated::new(crate::gpu::simulated::Options { order: Order::Late, ..Default::default() });
     let device: Arc<dyn Device> = Arc::new(sim.clone());
     for (lock, fills) in [(u64::MAX, false), (0, true)] {
-        let options = VramOptions { miss: MissChoice::Auto, pinned: 1 << 20, reserve: 0, rows: 40, couriers: 1, hold: hold(100_000, lock) };
+        let options = VramOptions {
+            miss: MissChoice::Auto,
+            pinned: 1 << 20,
+            reserve: 0,
+            rows: 40,
+            couriers: 1,
+            hold: hold(100_000, lock),
+            answers: false,
+        };
         let mut tier = VramTier::new(device.clone(), store(), 4, Pool::new(1), options).unwrap();
         let before = tier.rates;
         assert!(before.fill.is_finite());

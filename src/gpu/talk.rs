@@ -1,0 +1,144 @@
+//! A running token and the host speak with each other.
+//!
+//! All launches of a token are queued at once, or recorded, with two places in each layer of experts at which the device may have to wait: it wants the layer's table of slots before it
+//! routes, and what the host computed of experts in no slot before it goes on to the next layer. They speak through a [`Mailbox`]: the host *opens* a layer (its table), the device
+//! *tells* what it routed and the rows, the host *answers* with sums, if it had to. No call of the driver is on that way, and the device does not wait for one.
+//!
+//! Everything that is said has a number: `turn`, which is another one for every token and goes up with it, plus the layer. So the kernels' parameters are the same in every token, and a
+//! word once said is never taken for a later one. Each layer is opened after the one before it has been told and answered, so one place for each kind of message is enough.
+//!
+//! A host that fails must let the device go ([`Talk::let_go`]), or it would wait for ever: dropping does.
+
+use super::device::{Device, GpuError, Mailbox};
+use super::params::{AddAnswer, AwaitHost, TellHost};
+use super::Address;
+use std::ops::Range;
+
+/// Where the words lie, each in a line of its own: what the host says when it opens a layer, when it answers; what the device says when it has told.
+const OPENED: usize = 0;
+const ANSWERED: usize = 128;
+const TOLD: usize = 256;
+/// Where the first message lies; each begins at a multiple of this.
+const ALIGN: usize = 512;
+/// The host asks how the device does after so many looks at a word that did not come.
+const LOOKS: u32 = 1 << 13;
+
+/// See the module's text.
+pub struct Talk {
+    mailbox: Mailbox,
+    turn: u32,
+    /// Layers of a token.
+    steps: u32,
+    table: Range<usize>,
+    told: Range<usize>,
+    answer: Range<usize>,
+    /// A message as it was told.
+    heard: Vec<u32>,
+}
+
+impl Talk {
+    /// For tokens with so many layers of so many experts; the device tells up to `told` bytes, and answers have `hidden` values.
+    ///
+    /// # Errors
+    /// The device has no such memory.
+    pub fn new(device: &dyn Device, steps: usize, experts: usize, told: usize, hidden: usize) -> Result<Self, GpuError> {
+        let mut at = ALIGN;
+        let mut take = |bytes: usize| {
+            let begin = at;
+            at = (at + bytes).next_multiple_of(ALIGN);
+            begin..begin + bytes
+        };
+        let (table, told, answer) = (take(experts * 4), take(told), take(hidden * 4));
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX).max(1);
+        // Words are zero: nothing of the first turn has been said.
+        Ok(Self { mailbox: device.mailbox(at)?, turn: 1, steps, table, told, answer, heard: Vec::new() })
+    }
+
+    fn at(&self, byte: usize) -> Address {
+        self.mailbox.address().plus(byte)
+    }
+
+    /// Waits until the host has opened a layer, whose table then is at `to`. `turn`: where the device has the token's [`Talk::next_turn`].
+    #[must_use]
+    pub fn await_table(&self, turn: Address, layer: usize, to: Address) -> AwaitHost {
+        let words = (self.table.len() / 4) as u32;
+        AwaitHost { word: self.at(OPENED), turn, from: self.at(self.table.start), to, words, step: layer as u32 }
+    }
+
+    /// Tells the host so many bytes from there on.
+    ///
+    /// # Panics
+    /// More than there is room for, or no whole words: a mistake of this program.
+    #[must_use]
+    pub fn tell(&self, turn: Address, layer: usize, from: Address, bytes: usize) -> TellHost {
+        assert!(bytes <= self.told.len() && bytes.is_multiple_of(4), "{bytes} of {}", self.told.len());
+        TellHost { word: self.at(TOLD), turn, from, to: self.at(self.told.start), words: (bytes / 4) as u32, step: layer as u32 }
+    }
+
+    /// Adds the host's sums to `y`, if one of `pairs` slots is none.
+    #[must_use]
+    pub fn add_answer(&self, turn: Address, layer: usize, slots: Address, pairs: usize, y: Address) -> AddAnswer {
+        let (len, from) = ((self.answer.len() / 4) as u32, self.at(self.answer.start));
+        AddAnswer { word: self.at(ANSWERED), turn, slots, from, y, pairs: pairs as u32, len, step: layer as u32, pad: 0 }
+    }
+
+    /// A new token begins; the number that goes up with it.
+    pub fn next_turn(&mut self) -> u32 {
+        self.turn = self.turn.wrapping_add(self.steps);
+        self.turn
+    }
+
+    fn number(&self, layer: usize) -> u32 {
+        self.turn.wrapping_add(layer as u32)
+    }
+
+    /// The layer's table, and that it may be read.
+    pub fn open(&self, layer: usize, table: &[i32]) {
+        self.mailbox.write(self.table.clone(), &mut |bytes| bytes.copy_from_slice(bytemuck::cast_slice(table)));
+        self.mailbox.say(OPENED, self.number(layer));
+    }
+
+    /// Wait until the device has told of a layer; the first so many bytes of that, as words.
+    ///
+    /// # Errors
+    /// The device failed, or came to rest without a word.
+    pub fn hear(&mut self, device: &dyn Device, layer: usize, bytes: usize) -> Result<&[u32], GpuError> {
+        let number = self.number(layer);
+        let said = || self.mailbox.heard(TOLD).wrapping_sub(number) as i32 >= 0;
+        let mut looks = 0u32;
+        while !said() {
+            looks = looks.wrapping_add(1);
+            // Also soon after it was queued: a driver may gather work until it is asked for.
+            if (looks == 64 || looks.is_multiple_of(LOOKS)) && !device.working()? && !said() {
+                return Err(GpuError::Driver { what: "a token".into(), why: format!("it ended without a word of layer {layer}") });
+            }
+            std::hint::spin_loop();
+        }
+        let heard = &mut self.heard;
+        let at = self.told.start..(self.told.start + bytes).min(self.told.end);
+        self.mailbox.read(at, &mut |bytes| {
+            heard.clear();
+            heard.extend_from_slice(bytemuck::cast_slice(bytes));
+        });
+        Ok(heard)
+    }
+
+    /// The sums of what the host computed of a layer.
+    pub fn answer(&self, layer: usize, sums: &[f32]) {
+        self.mailbox.write(self.answer.clone(), &mut |bytes| bytes.copy_from_slice(bytemuck::cast_slice(sums)));
+        self.mailbox.say(ANSWERED, self.number(layer));
+    }
+
+    /// The device need not wait for anything more of this token. After a failure its results are worth nothing.
+    pub fn let_go(&self) {
+        let last = self.number(self.steps as usize - 1);
+        self.mailbox.say(OPENED, last);
+        self.mailbox.say(ANSWERED, last);
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}

@@ -1,0 +1,123 @@
+//! A token that is queued whole though not everything is in slots: host and device speak with each other while it runs ([`Talk`]), and nothing is asked of the driver between its layers but copies into
+//! slots.
+//!
+//! The schedule is that of a token that goes layer by layer. Its arithmetic, too, but that whatever is in no slot is computed on the host.
+
+use super::{mix, project, DeviceDecoder, DeviceLayer, DeviceMixer, Logits, ModelError, Pass, Recorded};
+use crate::experts::Experts;
+use crate::gpu::talk::Talk;
+use crate::gpu::{Device, Lane};
+
+/// The recording, and the way to speak.
+#[derive(Default)]
+pub(super) struct AnsweredToken {
+    recorded: Recorded,
+    /// The number of the slots that it names, and whether routers of later layers are asked in it.
+    of: Option<(u64, bool)>,
+    /// Made when it is first needed.
+    talk: Option<Talk>,
+    /// The device can't: nobody tries again.
+    never: bool,
+}
+
+/// Lets the device go however the host's part ends, and waits for it.
+struct Speaking<'a> {
+    device: &'a dyn Device,
+    talk: &'a mut Talk,
+}
+
+impl Drop for Speaking<'_> {
+    fn drop(&mut self) {
+        self.talk.let_go();
+        if let Err(e) = self.device.mark(Lane::Compute).and_then(|mark| self.device.sync(&mark)) {
+            tracing::debug!("the device did not come to rest: {e}");
+        }
+    }
+}
+
+/// What came of a pass, `None` if it was stopped.
+type Passed = Option<Vec<f32>>;
+
+impl DeviceDecoder {
+    /// A pass of one token under such slots. `None`: it can't be done, and the token is to go layer by layer. Whether to stop is looked at once, before anything is queued.
+    pub(super) fn answered_token(
+        &mut self,
+        token: u32,
+        slots: u64,
+        experts: &mut Experts,
+        wanted: Logits,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Passed>, ModelError> {
+        // Loading a kernel might wait for the device to come to rest.
+        if !self.known || self.answered.never {
+            return Ok(None);
+        }
+        if self.state_bytes == 0 && stop() {
+            return Ok(Some(None));
+        }
+        let asks = self.foresees && experts.asks_routers();
+        let Self { device, embedding, rope, layers, norm, output, work, answered, .. } = self;
+        let device = &**device;
+        let AnsweredToken { recorded, of, talk, never } = answered;
+        let talk = match talk {
+            Some(talk) => talk,
+            None => match work.talk(device) {
+                Ok(made) => talk.insert(made),
+                Err(e) => {
+                    tracing::info!("tokens go layer by layer: {e}");
+                    *never = true;
+                    return Ok(None);
+                }
+            },
+        };
+        if of.replace((slots, asks)) != Some((slots, asks)) {
+            *recorded = Recorded::default();
+        }
+        let pass = Pass { device, work, tokens: 1, seen: self.len + 1, x: work.x(1), h: work.h(1), half: rope.half(), again: true, asks };
+        let (named, known): (&Experts, &Talk) = (experts, talk);
+        let recording = recorded.recording(&pass, &mut || {
+            for layer in layers.iter_mut() {
+                let DeviceLayer { mixer_norm, mixer, ff_norm, feed_forward, .. } = layer;
+                mix(&pass, mixer_norm, mixer, ff_norm, None)?;
+                feed_forward.answered(&pass, known, named)?;
+            }
+            project(device, work, norm, output, pass.x, 1)?;
+            Ok(work.fetch(device, 1, false)?)
+        });
+        // Launch by launch the host might have to wait until the device, which waits for the host, has taken some.
+        let Some(recording) = recording else {
+            *never = true;
+            return Ok(None);
+        };
+        for layer in layers.iter_mut() {
+            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
+                d.keep_place()?;
+            }
+        }
+        let turn = talk.next_turn();
+        work.begin(device, 1, self.len, turn, rope.angles(self.len, 1).table(), &mut |rows| embedding.fill(&[token], rows))?;
+        let done = {
+            let speaking = Speaking { device, talk };
+            let queued = device.replay(recording).map_err(ModelError::from);
+            queued.and_then(|()| layers.iter().try_for_each(|layer| layer.feed_forward.answer(&pass, speaking.talk, experts)))
+        };
+        // The device is at rest, and slots may be overwritten.
+        let marked = experts.device_queued();
+        if let Err(e) = done {
+            experts.device_broke_off();
+            return Err(e);
+        }
+        marked?;
+        for layer in layers.iter_mut() {
+            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
+                d.advance(1);
+            }
+        }
+        let mut out = Vec::new();
+        work.finish(device, 1, false, &mut out)?;
+        match wanted {
+            Logits::None => Ok(Some(Some(Vec::new()))),
+            Logits::Last | Logits::All => self.numbers(out, false).map(|logits| Some(Some(logits))),
+        }
+    }
+}

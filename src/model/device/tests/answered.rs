@@ -1,0 +1,115 @@
+//! Tokens that are queued whole while the host answers them.
+
+use super::*;
+use crate::gpu::simulated::Faults;
+use std::path::Path;
+use When::{Always, Auto, Never};
+
+/// The reference models with routed experts in several layers, of every architecture.
+const CASES: [&str; 8] = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "qwen3next", "gpt-oss"];
+
+fn reference(case: &str) -> Gguf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(case).join("model.gguf");
+    Gguf::open(&path).unwrap()
+}
+
+fn speaking(mailbox: When, slots: usize) -> LoadOptions {
+    LoadOptions { mailbox, miss: MissChoice::Cpu, ahead: Some(0), ..options(slots) }
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|l| l.to_bits()).collect()
+}
+
+#[test]
+fn a_token_that_is_answered_has_the_bits_and_the_schedule_of_one_that_goes_layer_by_layer_and_is_one_launch() {
+    let files = CASES.iter().map(|case| (*case, reference(case))).chain([("demo", demo_file())]);
+    for (case, gguf) in files {
+        for (foresee, order) in [(Never, Order::Late), (Always, Order::Queued)] {
+            let mut pair = [Always, Never].map(|m| on_device(&gguf, &LoadOptions { foresee, ..speaking(m, 2) }, order));
+            let prompt: Vec<u32> = PROMPT.iter().map(|t| t % 300).collect();
+            let [a, b] = &mut pair;
+            let firsts = [&mut *a, &mut *b].map(|s| bits(&step(&mut s.model, &prompt, Phase::Prefill, Logits::Last).0));
+            assert_eq!(firsts[0], firsts[1], "{case}");
+            for (i, token) in [7, 250, 40, 77, 7, 8].into_iter().enumerate() {
+                let before = a.device.launches();
+                let [x, y] = [&mut *a, &mut *b].map(|s| step(&mut s.model, &[token], Phase::Decode, Logits::Last));
+                assert_eq!(bits(&x.0), bits(&y.0), "{case}, token {i}");
+                let schedule =
+                    |r: &StepRecord| (r.routed.clone(), r.slot_of.clone(), r.evicted.clone(), r.foreseen.clone(), r.bytes_missed);
+                assert_eq!(schedule(&x.1), schedule(&y.1), "{case}, token {i}");
+                let launches = a.device.launches() - before;
+                assert!(
+                    (launches == 1) == (i > 0),
+                    "{case}, token {i}: {launches} launches; the first goes layer by layer, so that its hits are timed"
+                );
+            }
+            // Between answered tokens the context may be cut, and a prompt read.
+            let [x, y] = [&mut *a, &mut *b].map(|s| {
+                let len = s.model.model.truncate(prompt.len());
+                let logits = step(&mut s.model, &prompt[..3], Phase::Prefill, Logits::All).0;
+                (len, bits(&logits), bits(&step(&mut s.model, &[9], Phase::Decode, Logits::Last).0))
+            });
+            assert_eq!(x, y, "{case}");
+            assert_eq!(a.device.violations(), Vec::<String>::new(), "{case}");
+            let [a, _] = pair;
+            drop(a.model);
+            assert_eq!((a.device.used(), a.device.pinned_used()), (0, 0), "everything is given back");
+        }
+    }
+}
+
+#[test]
+fn slots_that_move_between_answered_tokens_change_nothing_and_with_a_slot_for_every_expert_nobody_need_answer() {
+    let mut cpu = demo(&options(12));
+    let mut gpu = demo_on_device(&speaking(Always, 12), Order::Late);
+    for m in [&mut cpu, &mut gpu.model] {
+        step(m, &PROMPT, Phase::Prefill, Logits::Last);
+    }
+    for (i, wanted) in [12, 12, 4, 31, 1, 7, 2, 12].into_iter().enumerate() {
+        assert_eq!(gpu.model.experts.resize(wanted).unwrap(), wanted);
+        let token = PROMPT[i];
+        let (a, _) = step(&mut cpu, &[token], Phase::Decode, Logits::Last);
+        let (b, _) = step(&mut gpu.model, &[token], Phase::Decode, Logits::Last);
+        assert!(error(&a, &b) < ROUNDING, "after a resize to {wanted}: {}", error(&a, &b));
+    }
+    assert_eq!(gpu.device.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn by_itself_and_where_misses_go_up_nothing_is_answered() {
+    for (mailbox, miss) in [(Auto, MissChoice::Cpu), (Never, MissChoice::Cpu), (Always, MissChoice::Gpu)] {
+        let mut gpu = demo_on_device(&LoadOptions { miss, ..speaking(mailbox, 12) }, Order::Late);
+        step(&mut gpu.model, &PROMPT, Phase::Prefill, Logits::Last);
+        for token in [7, 300, 40] {
+            let before = gpu.device.launches();
+            step(&mut gpu.model, &[token], Phase::Decode, Logits::Last);
+            assert!(gpu.device.launches() - before > 1, "{mailbox:?} {miss:?}");
+        }
+    }
+}
+
+#[test]
+fn a_device_without_a_mailbox_goes_layer_by_layer_and_one_that_dies_is_not_waited_for() {
+    let mut gpu = demo_on_device(&speaking(Always, 6), Order::Late);
+    step(&mut gpu.model, &PROMPT, Phase::Prefill, Logits::Last);
+    gpu.device.fail(Faults { pinned: Some(0), ..Faults::default() });
+    let mut cpu = demo(&options(6));
+    step(&mut cpu, &PROMPT, Phase::Prefill, Logits::Last);
+    for token in [7, 300, 40] {
+        let [a, b] = [&mut cpu, &mut gpu.model].map(|m| step(m, &[token], Phase::Decode, Logits::Last).0);
+        assert!(error(&a, &b) < ROUNDING);
+    }
+
+    for kernel in ["route", "tell_host", "await_host", "add_answer"] {
+        let mut gpu = demo_on_device(&speaking(Always, 6), Order::Late);
+        for tokens in [&PROMPT[..], &[7], &[300]] {
+            step(&mut gpu.model, tokens, Phase::Decode, Logits::Last);
+        }
+        gpu.device.fail(Faults { deadly: Some(kernel), ..Faults::default() });
+        let Opened { model, experts, .. } = &mut gpu.model;
+        experts.begin_step(Phase::Decode, 1);
+        let e = model.forward(&[40], experts, Logits::Last, &|| false).unwrap_err();
+        assert!(e.to_string().contains("astray"), "{kernel}: {e}");
+    }
+}
