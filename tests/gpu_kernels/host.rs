@@ -1,18 +1,20 @@
 //! The kernels compiled for the CPU, and memory for them in which every byte that they should not touch is watched.
 
 use rotary::gguf::GgmlType;
-use rotary::gpu::params::{Kernel, MatVec};
-use rotary::gpu::reference::{self, HostMemory};
+use rotary::gpu::params::{AwaitHost, Kernel, MatVec};
+use rotary::gpu::reference::{self, HostMemory, ReferenceError};
 use rotary::gpu::Address;
 use std::ffi::{c_char, c_int, c_uint, c_void, CStr, CString};
 use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 type Run = unsafe extern "C" fn(*const c_char, *const c_void, *const c_uint, c_uint, c_int) -> c_int;
 type Layout = unsafe extern "C" fn(*const c_char, *const c_char) -> i64;
 type Text = unsafe extern "C" fn() -> *const c_char;
+type Count = unsafe extern "C" fn() -> u64;
 type Fault = unsafe extern "C" fn(*const c_char, u64) -> c_int;
 type Watch = unsafe extern "C" fn(usize, usize, *const [usize; 2], usize, *const [usize; 2], usize);
 
@@ -130,6 +132,33 @@ impl Compiled {
             }
         }
         message
+    }
+
+    /// How often kernels have looked for a word of the host's that was not there.
+    fn vain_polls(&self) -> u64 {
+        // SAFETY: the name and type are those of the function in host.cpp and together.cpp.
+        unsafe { self.library.get::<Count>(b"rotary_host_vain_polls").unwrap()() }
+    }
+
+    /// Run a kernel that waits for its host, while `host` runs in another thread once the kernel has begun to wait.
+    fn run_beside<K: Kernel>(&self, kernel: &K, backwards: bool, host: &(dyn Fn() + Sync)) -> Result<(), String> {
+        let (before, done) = (self.vain_polls(), AtomicBool::new(false));
+        std::thread::scope(|s| {
+            let waited = s.spawn(|| loop {
+                if self.vain_polls() > before {
+                    host();
+                    return true;
+                }
+                if done.load(Ordering::Acquire) {
+                    return false;
+                }
+                std::thread::yield_now();
+            });
+            let result = self.run(kernel, backwards);
+            done.store(true, Ordering::Release);
+            assert!(waited.join().unwrap(), "`{}` has not waited", K::NAME);
+            result
+        })
     }
 
     /// Size of a C++ struct, or the offset of a field of it.
@@ -389,15 +418,51 @@ impl Arena {
         self.restore(&before);
     }
 
-    /// What a kernel may read before those that were queued before it are done: weights that no kernel writes.
-    fn constants<K: Kernel>(&self, kernel: &K) -> Vec<[usize; 2]> {
-        if K::NAME != MatVec::NAME {
-            return Vec::new();
+    /// The same for a kernel that must wait until `host` has run, in a thread of its own. Not a byte may differ.
+    pub(crate) fn check_waiting<K: Kernel + std::fmt::Debug>(&mut self, kernel: &K, host: &(dyn Fn() + Sync)) {
+        // Polls of one kernel at a time are counted.
+        static WAITS: Mutex<()> = Mutex::new(());
+        let _one = WAITS.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.snapshot();
+        let waits = reference::run(kernel.name(), kernel.shape(), bytemuck::bytes_of(kernel), self);
+        assert!(matches!(waits, Err(ReferenceError::Waits { .. })), "{waits:?}\n{kernel:?}");
+        self.same(&self.snapshot(), &before, "written before the host has said so", kernel);
+        host();
+        let said = self.snapshot();
+        reference::run(kernel.name(), kernel.shape(), bytemuck::bytes_of(kernel), self).unwrap_or_else(|e| panic!("{e}\n{kernel:?}"));
+        let want = self.snapshot();
+        let written = self.whole(|i| want[i] != said[i]);
+        for (machine, backwards, what) in [
+            (compiled(), false, "by the threads in order"),
+            (compiled(), true, "by the threads in the opposite order"),
+            (together(), false, "by threads one by one"),
+        ] {
+            self.restore(&before);
+            if !std::ptr::eq(machine, compiled()) {
+                machine.watch(&self.memory(), &self.constants(kernel), &written);
+            }
+            machine.run_beside(kernel, backwards, host).unwrap_or_else(|e| panic!("{e}\n{kernel:?}"));
+            self.same(&std::hint::black_box(&*self).snapshot(), &want, what, kernel);
         }
-        let k: MatVec = bytemuck::pod_read_unaligned(bytemuck::bytes_of(kernel));
-        let weights = k.job[..k.jobs as usize].iter().map(|job| job.weight.0 as usize);
-        let inside = |at: usize| self.allocations.iter().position(|a| a.contains(&(at - self.base as usize)));
-        let of: Vec<_> = weights.filter_map(inside).collect();
+        self.restore(&before);
+    }
+
+    /// What a kernel may read before those that were queued before it are done: weights, and what the host writes, since no kernel writes them.
+    fn constants<K: Kernel>(&self, kernel: &K) -> Vec<[usize; 2]> {
+        let bytes = bytemuck::bytes_of(kernel);
+        let constant: Vec<Address> = match K::NAME {
+            MatVec::NAME => {
+                let k: MatVec = bytemuck::pod_read_unaligned(bytes);
+                k.job[..k.jobs as usize].iter().map(|job| job.weight).collect()
+            }
+            AwaitHost::NAME => {
+                let k: AwaitHost = bytemuck::pod_read_unaligned(bytes);
+                vec![k.word, k.turn, k.from]
+            }
+            _ => return Vec::new(),
+        };
+        let inside = |at: Address| self.allocations.iter().position(|a| a.contains(&(at.0 as usize - self.base as usize)));
+        let of: Vec<_> = constant.into_iter().filter_map(inside).collect();
         self.whole(|i| of.contains(&i))
     }
 

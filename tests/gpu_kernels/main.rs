@@ -8,3 +8,4 @@ mod cases;
 mod faults;
 mod host;
 mod layout;
+mod mailbox;
