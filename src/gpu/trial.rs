@@ -8,12 +8,13 @@
 //! |---|---|
 //! | `case` | what is tried: all of it |
 //! | `selection` | of that, what a model uses, with its own sizes cut down |
-//! | `cases`, `biased` | how the launches of a trial are laid out |
+//! | `cases`, `biased`, `mailbox` | how the launches of a trial are laid out |
 //! | `speed` | kernels at the sizes of a real model, timed |
 
 mod biased;
 mod case;
 mod cases;
+mod mailbox;
 mod selection;
 mod speed;
 
@@ -267,8 +268,9 @@ fn near(what: &str, meant: &[(u32, f64)], got: &[(u32, f64)], limit: f64, out: &
 mod tests {
     use super::*;
     use crate::gpu::params::{
-        Add, Attention, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather,
-        GroupedDown, GroupedUp, JoinSplits, JoinSunk, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, SwiGlu, WindowAttention,
+        Add, AddAnswer, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp,
+        Finite, GatedNorm, Gather, GroupedDown, GroupedUp, JoinSplits, JoinSunk, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias,
+        SwiGlu, TellHost, WindowAttention,
     };
     use crate::gpu::simulated::{Options, Simulated};
 
@@ -302,6 +304,9 @@ mod tests {
             JoinSunk::NAME,
             RoutedBias::NAME,
             WindowAttention::NAME,
+            AwaitHost::NAME,
+            TellHost::NAME,
+            AddAnswer::NAME,
         ] {
             assert!(trials.iter().any(|t| t.kernels().contains(&name)), "{name} is not tried");
         }

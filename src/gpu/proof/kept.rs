@@ -68,9 +68,13 @@ impl Entry {
 /// What a trial is and how a kernel is launched: another launch of the same machine code has not been tried.
 fn sources() -> u64 {
     let mut hash = DefaultHasher::new();
-    for source in
-        [include_str!("../params.rs"), include_str!("../trial.rs"), include_str!("../trial/cases.rs"), include_str!("../trial/biased.rs")]
-    {
+    for source in [
+        include_str!("../params.rs"),
+        include_str!("../trial.rs"),
+        include_str!("../trial/cases.rs"),
+        include_str!("../trial/biased.rs"),
+        include_str!("../trial/mailbox.rs"),
+    ] {
         source.hash(&mut hash);
     }
     env!("CARGO_PKG_VERSION").hash(&mut hash);

@@ -4,8 +4,8 @@ use super::cases;
 use super::Trial;
 use crate::gguf::GgmlType;
 use crate::gpu::params::{
-    self, Add, Attention, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsUp, Finite, GatedNorm, Gather, GroupedUp,
-    Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, SwiGlu, WindowAttention,
+    self, Add, AddAnswer, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsUp, Finite,
+    GatedNorm, Gather, GroupedUp, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, SwiGlu, TellHost, WindowAttention,
 };
 use crate::kernels::supported;
 use fastrand::Rng;
@@ -144,6 +144,18 @@ pub enum Case {
         experts: u32,
         cols: u32,
     },
+    /// What talks with the host.
+    AwaitHost {
+        words: u32,
+    },
+    TellHost {
+        words: u32,
+    },
+    AddAnswer {
+        len: u32,
+        /// An expert is in no slot.
+        missed: bool,
+    },
 }
 
 impl Case {
@@ -172,6 +184,9 @@ impl Case {
             Self::BiasedUp { .. } => BiasedUp::NAME,
             Self::BiasedGroupedUp { .. } => BiasedGroupedUp::NAME,
             Self::RoutedBias { .. } => RoutedBias::NAME,
+            Self::AwaitHost { .. } => AwaitHost::NAME,
+            Self::TellHost { .. } => TellHost::NAME,
+            Self::AddAnswer { .. } => AddAnswer::NAME,
         }
     }
 
@@ -241,6 +256,10 @@ pub fn all(scale: u32) -> Vec<Case> {
         out.push(Case::Grouped { types: [ty, ty, ty], hidden: 256, inner: 256, out: 256 });
     }
     out.extend(biased());
+    // In pieces of sixteen bytes, and word by word; once around and more than once.
+    out.extend([128, 601].map(|words| Case::AwaitHost { words }));
+    out.extend([8192, 10, 1501].map(|words| Case::TellHost { words }));
+    out.extend([(8192, true), (701, true), (2048, false)].map(|(len, missed)| Case::AddAnswer { len, missed }));
     out
 }
 
