@@ -108,9 +108,9 @@ struct Machine {
     uint8_t* stacks = nullptr;
     int now = -1, count = 0;
     uint32_t block = 0;
-    /// When a thread of the block last heard the host's word.
-    bool has_heard = false;
-    Moment heard = {};
+    /// When a thread of the block last heard the host's word, and when one said the device's.
+    bool has_heard = false, has_said = false;
+    Moment heard = {}, said = {};
     void (*body)(void*) = nullptr;
     void* with = nullptr;
     /// Device memory that no kernel writes, and that which this kernel may write: of the rest it is not kept who reads it.
@@ -291,7 +291,7 @@ bool Machine::run(uint32_t threads_of_block) {
     memset(shared, 0xff, SHARED_MOST);
     block_memory.clear();
     named.clear(), shared_used = 0;
-    has_heard = false;
+    has_heard = has_said = false;
     for (int t = 0; t < count; t++) {
         Thread& f = threads[t];
         f.state = RUNS, f.block_wait = f.warp_wait = f.shows = 0, f.had_its_turn = false, f.mail = NO_MAIL;
@@ -397,7 +397,15 @@ void reads_of_host() {
     m.stop();
 }
 
-void writes_for_host() { machine->threads[machine->now].mail = WRITTEN; }
+void writes_for_host() {
+    Machine& m = *machine;
+    if (m.has_said && !m.said.before(m.moment())) {
+        m.fail("thread %d writes for the host, which thread %u has told, and nothing orders the two (code at %zx)", m.now, m.said.thread,
+               offset((uintptr_t)__builtin_return_address(0)));
+        m.stop();
+    }
+    m.threads[m.now].mail = WRITTEN;
+}
 
 void host_may_see() {
     Machine& m = *machine;
@@ -416,6 +424,7 @@ void say(uint32_t* word, uint32_t v) {
         m.stop();
     }
     m.access((uintptr_t)word, 4, WRITE, code);
+    m.has_said = true, m.said = m.moment();
     __atomic_store_n(word, v, __ATOMIC_RELEASE);
 }
 
