@@ -84,12 +84,11 @@ static void reads_before_its_turn(const Block& block, float* out) {
 static void never_waits_for_its_turn(const Block&, float*) {}
 
 /// All threads but one write for the host, which that one tells.
-template <class Fence, class Wait> static void tells(const Block& block, float* out, Fence fence, Wait wait) {
+template <class Wait> static void tells(const Block& block, float* out, Wait wait) {
     in_turn();
     uint32_t* mine = (uint32_t*)out + block.x * block.threads;
     apart(block, [&](int t) {
         if (t) to_host(mine + t, (uint32_t)t);
-        fence();
     });
     wait();
     apart(block, [&](int t) {
@@ -97,16 +96,13 @@ template <class Fence, class Wait> static void tells(const Block& block, float* 
     });
 }
 static void tells_the_host(const Block& block, float* out) {
-    tells(block, out, host_may_see, [&] { phase(block, [](int) {}); });
+    tells(block, out, [&] { phase(block, [](int) {}); });
 }
 static void tells_before_all_have_written(const Block& block, float* out) {
-    tells(block, out, host_may_see, [&] { warps_wait(block); });
+    tells(block, out, [&] { warps_wait(block); });
 }
 static void tells_while_others_write(const Block& block, float* out) {
-    tells(block, out, host_may_see, [] {});
-}
-static void tells_without_a_fence(const Block& block, float* out) {
-    tells(block, out, [] {}, [&] { phase(block, [](int) {}); });
+    tells(block, out, [] {});
 }
 /// One thread hears that the host has said 0, and all read what it wrote.
 template <class Wait> static void hears(const Block& block, float* out, Wait wait) {
@@ -139,7 +135,7 @@ extern "C" int rotary_fault(const char* name, float* out) {
         Kernel kernel;
     } all[] = {FAULT(right), FAULT(right_in_a_warp), FAULT(no_wait), FAULT(wait_of_the_warp_alone), FAULT(shuffle_for_a_wait), FAULT(written_while_read),
                FAULT(blocks_write_the_same), FAULT(one_block_reads_another), FAULT(alike), FAULT(not_alike), FAULT(waits_in_two_places), FAULT(leaves_its_warp), FAULT(reads_before_its_turn),
-               FAULT(never_waits_for_its_turn), FAULT(tells_the_host), FAULT(tells_before_all_have_written), FAULT(tells_while_others_write), FAULT(tells_without_a_fence), FAULT(hears_the_host),
+               FAULT(never_waits_for_its_turn), FAULT(tells_the_host), FAULT(tells_before_all_have_written), FAULT(tells_while_others_write), FAULT(hears_the_host),
                FAULT(one_hears_and_others_read), FAULT(reads_what_nobody_has_heard_of)};
     for (const auto& one : all) {
         if (strcmp(one.name, name)) continue;

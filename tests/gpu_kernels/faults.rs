@@ -22,7 +22,6 @@ fn each_fault_of_a_kernel_is_told_and_right_ones_pass() {
         ("tells_the_host", None),
         ("tells_before_all_have_written", Some("thread 0 tells the host of what thread 32 has written, and nothing orders the two")),
         ("tells_while_others_write", Some("thread 1 writes for the host, which thread 0 has told, and nothing orders the two")),
-        ("tells_without_a_fence", Some("thread 0 tells the host of what thread 1 has written, and no fence has sent")),
         ("hears_the_host", None),
         ("one_hears_and_others_read", Some("thread 32 reads what the host wrote, in no order with its word")),
         ("reads_what_nobody_has_heard_of", Some("thread 0 reads what the host wrote, in no order with its word")),

@@ -80,7 +80,6 @@ inline void put_alike(uint32_t& place, uint32_t value) { place = value; }
 // The mailbox is ordinary memory; the words are atomic, since a test's other thread says them.
 inline uint32_t heard(const uint32_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 inline void say(uint32_t* word, uint32_t v) { __atomic_store_n(word, v, __ATOMIC_RELEASE); }
-inline void host_may_see() {}
 template <class T> T from_host(const T* p) { return *p; }
 template <class T> void to_host(T* p, T v) { *p = v; }
 inline uint32_t newest(const uint32_t* p) { return *p; }

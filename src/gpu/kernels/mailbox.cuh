@@ -20,12 +20,11 @@ DEVICE uint32_t heard(const uint32_t* word) {
     asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(__cvta_generic_to_global(word)) : "memory");
     return v;
 }
-/// Say the device's word.
+/// Say the device's word. Release is enough for what the other threads of the block have written before a wait of the block, too: a fence of each of them, which waits for the bus, would only come
+/// before this one's.
 DEVICE void say(uint32_t* word, uint32_t v) {
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(word)), "r"(v) : "memory");
 }
-/// What this thread has written can be seen by the host before anything that it writes later.
-DEVICE void host_may_see() { __threadfence_system(); }
 
 /// A piece of the mailbox, after its word was heard.
 DEVICE uint32_t from_host(const uint32_t* p) {
@@ -120,7 +119,6 @@ template <class Piece> DEVICE void send(const Block& block, const TellHost& p) {
                 if (i < pieces) to_host((Piece*)p.to + i, held[n]);
             }
         }
-        host_may_see();
     });
 }
 

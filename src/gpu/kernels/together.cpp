@@ -84,8 +84,6 @@ struct Watched {
 
 enum State : uint8_t { RUNS, WAITS_BLOCK, WAITS_WARP, SHOWS, LEFT };
 
-/// What a thread has written for the host: nothing, something, or something that a fence has sent on its way since.
-enum Mail : uint8_t { NO_MAIL, WRITTEN, SENT };
 
 struct Thread {
     jmp_buf here;
@@ -93,7 +91,7 @@ struct Thread {
     bool begun = false, had_its_turn = false;
     const void* site = nullptr;
     uint32_t block_wait = 0, warp_wait = 0, shows = 0;
-    Mail mail = NO_MAIL;
+    bool has_mail = false;
     Moment mailed = {};
 };
 
@@ -294,7 +292,7 @@ bool Machine::run(uint32_t threads_of_block) {
     has_heard = has_said = false;
     for (int t = 0; t < count; t++) {
         Thread& f = threads[t];
-        f.state = RUNS, f.block_wait = f.warp_wait = f.shows = 0, f.had_its_turn = false, f.mail = NO_MAIL;
+        f.state = RUNS, f.block_wait = f.warp_wait = f.shows = 0, f.had_its_turn = false, f.has_mail = false;
     }
     do {
         for (volatile int t = 0; t < count; t = t + 1) {
@@ -404,13 +402,7 @@ void writes_for_host() {
                offset((uintptr_t)__builtin_return_address(0)));
         m.stop();
     }
-    m.threads[m.now].mail = WRITTEN;
-}
-
-void host_may_see() {
-    Machine& m = *machine;
-    Thread& t = m.threads[m.now];
-    if (t.mail == WRITTEN) t.mail = SENT, t.mailed = m.moment();
+    m.threads[m.now].has_mail = true, m.threads[m.now].mailed = m.moment();
 }
 
 void say(uint32_t* word, uint32_t v) {
@@ -418,9 +410,8 @@ void say(uint32_t* word, uint32_t v) {
     const uintptr_t code = (uintptr_t)__builtin_return_address(0);
     for (int t = 0; t < m.count; t++) {
         const Thread& other = m.threads[t];
-        if (other.mail == NO_MAIL || (other.mail == SENT && other.mailed.before(m.moment()))) continue;
-        m.fail("thread %d tells the host of what thread %d has written, %s (code at %zx)", m.now, t,
-               other.mail == WRITTEN ? "and no fence has sent" : "and nothing orders the two", offset(code));
+        if (!other.has_mail || other.mailed.before(m.moment())) continue;
+        m.fail("thread %d tells the host of what thread %d has written, and nothing orders the two (code at %zx)", m.now, t, offset(code));
         m.stop();
     }
     m.access((uintptr_t)word, 4, WRITE, code);

@@ -33,7 +33,6 @@ uint32_t heard(const uint32_t* word);
 void reads_of_host();
 void say(uint32_t* word, uint32_t v);
 void writes_for_host();
-void host_may_see();
 void polled_in_vain(uint32_t& polls);
 /// Run a block, thread by thread; false if that ended in an error.
 bool run_block(uint32_t block, uint32_t threads, void (*body)(void*), void* with);
@@ -63,7 +62,6 @@ inline void put_alike(uint32_t& place, uint32_t value) { simt::put_alike(&place,
 
 inline uint32_t heard(const uint32_t* word) { return simt::heard(word); }
 inline void say(uint32_t* word, uint32_t v) { simt::say(word, v); }
-inline void host_may_see() { simt::host_may_see(); }
 template <class T> T from_host(const T* p) {
     simt::reads_of_host();
     return *p;
