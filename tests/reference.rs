@@ -278,6 +278,32 @@ fn a_wrong_model_does_not_pass() {
 }
 
 #[test]
+fn a_choice_too_close_for_16_bit_caches_is_told_and_logits_are_judged_up_to_it() {
+    let model = Gguf::open(&fixture("gpt-oss", "model.gguf")).unwrap();
+    let reference = || Reference::read(&fixture("gpt-oss", "ref.npz")).unwrap();
+    let options = CheckOptions { load: LoadOptions { kv_f32: false, ..load_options() }, kv_f16: true, ..CheckOptions::default() };
+    let checked = |reference: &Reference| rotary::report::check::check_file(&model, reference, &options).unwrap();
+    let report = checked(&reference());
+    assert!(report.passed(), "{report}");
+    let swapped = report.prompts[2].swapped.unwrap();
+    assert!(
+        swapped.position == 32 && swapped.margin < 5e-3 && report.prompts[2].max_abs > 0.1 && swapped.max_abs_before < 0.03,
+        "{report}"
+    );
+    assert!(
+        report.prompts[0].swapped.is_none() && report.to_string().contains("prompt 2: at position 32 experts were swapped"),
+        "{report}"
+    );
+    for (position, passes) in [(31, false), (40, true)] {
+        let mut reference = reference();
+        reference.prompts[2].logits[position * reference.vocab] += 0.1;
+        assert_eq!(checked(&reference).passed(), passes, "a wrong logit at position {position}");
+    }
+    // With caches of 32 bits the same margin is clear.
+    assert!(accepted("gpt-oss", "ref.npz", Kind::Float).prompts.iter().all(|p| p.swapped.is_none()));
+}
+
+#[test]
 fn a_reference_of_another_model_is_refused() {
     let e = check(&fixture("strict", "model.gguf"), &fixture("odd", "ref.npz"), &CheckOptions::default()).unwrap_err();
     assert!(matches!(e, CheckError::OtherModel(_)), "{e}");
