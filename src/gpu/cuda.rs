@@ -226,7 +226,13 @@ impl Device for Cuda {
     }
 
     fn watched(&self) -> Option<Watched> {
-        let sample = self.monitor.get_or_init(|| Monitor::open(&self.bus()?)).as_ref()?.sample();
+        let Some(monitor) = self.monitor.get_or_init(|| Monitor::open(&self.bus()?)) else {
+            // Not by `free`, which gives memory back: that may wait for a token which waits for the host.
+            self.bind("asking for memory in use").ok()?;
+            let (free, all) = self.lanes.context.mem_get_info().ok()?;
+            return Some(Watched { used: Some(all.saturating_sub(free) as u64), ..Watched::default() });
+        };
+        let sample = monitor.sample();
         Some(Watched { used: sample.memory_used, busy: sample.busy, received: sample.received })
     }
 
