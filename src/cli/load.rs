@@ -54,7 +54,7 @@ pub struct Load {
     /// Whether the routers of the next layers are asked before their turn which experts a token will want: auto (where experts come ahead), always (also for a recording; on the CPU it takes time), or never
     #[arg(long, value_name = "WHEN", value_parser = when)]
     pub foresee: Option<When>,
-    /// Whether a token goes to the GPU whole, which then speaks with the host through a mailbox while it runs, instead of layer by layer: always (but with --miss gpu), or never; auto is never
+    /// Whether a token goes to the GPU whole, which then speaks with the host through a mailbox while it runs, instead of layer by layer: auto (where the host computes misses about as fast as they could be copied), always (but with --miss gpu), or never
     #[arg(long, value_name = "WHEN", value_parser = when)]
     pub mailbox: Option<When>,
     /// Whether the kernels that a model uses are tried on the GPU before it is opened there: auto (once per GPU, driver and build), always (at every start), or never

@@ -224,13 +224,20 @@ impl Experts {
         done
     }
 
-    /// Decide a tick: fills `grouped`, the tally, and the scheduler's plan.
-    fn plan(&mut self, layer: usize, routing: &Routing) -> Result<(), ExpertError> {
+    /// Whether a routing names what there is.
+    fn check(&self, layer: usize, routing: &Routing) -> Result<(), ExpertError> {
         let experts = self.scheduler.experts();
         let bad = routing.ids.iter().find(|&&id| id as usize >= experts);
         if bad.is_some() || layer >= self.expert_bytes.len() {
             return Err(ExpertError::Routing { layer, expert: bad.copied().unwrap_or(0), experts });
         }
+        Ok(())
+    }
+
+    /// Decide a tick: fills `grouped`, the tally, and the scheduler's plan.
+    fn plan(&mut self, layer: usize, routing: &Routing) -> Result<(), ExpertError> {
+        self.check(layer, routing)?;
+        let experts = self.scheduler.experts();
         self.count(routing);
         // What the curve is for, a spread of slots over layers, is not for devices; and there every microsecond of a tick is one in which the device waits.
         if matches!(self.tier, Place::Host(_)) {

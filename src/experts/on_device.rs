@@ -64,16 +64,28 @@ impl Experts {
         self.or_forget(done)
     }
 
-    /// The rest of its tick, when the device has told what it routed, and the rows. See [`DeviceTier::answer`].
+    /// Answer it, when the device has told what it routed, and the rows. See [`DeviceTier::answer`].
     ///
     /// # Errors
-    /// As [`Experts::device_rest`]; the device has not been let go.
+    /// A routing that names what does not exist, or from the products. All slots are then forgotten, and the device has not been let go.
     pub fn device_answer(&mut self, layer: usize, talk: &Talk, host_rows: &[f32], routing: &Routing) -> Result<(), ExpertError> {
+        let done = self.check(layer, routing).and_then(|()| {
+            let (Place::Device(tier), tally) = (&mut self.tier, &mut self.tally) else { return Err(ExpertError::Elsewhere { layer }) };
+            tally.missed += tier.answer(layer, talk, host_rows, routing, &mut tally.time)?;
+            Ok(())
+        });
+        self.or_forget(done)
+    }
+
+    /// The layer's tick, while the device goes on: the schedule, and copies into slots for tokens to come.
+    ///
+    /// # Errors
+    /// As [`Experts::device_rest`].
+    pub fn device_after(&mut self, layer: usize, routing: &Routing) -> Result<(), ExpertError> {
         self.settle();
         let done = self.plan(layer, routing).and_then(|()| {
             let Place::Device(tier) = &mut self.tier else { return Err(ExpertError::Elsewhere { layer }) };
-            let (plan, tally) = (self.scheduler.plan(), &mut self.tally);
-            tally.missed += tier.answer(layer, talk, host_rows, routing, &self.grouped, plan, &mut tally.time)?;
+            tier.admit_later(layer, &self.scheduler.plan().swaps)?;
             self.settle();
             Ok(())
         });

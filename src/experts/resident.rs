@@ -85,7 +85,7 @@ impl Experts {
     }
 
     /// Whether the token that comes next is to be queued whole, and answered while it runs: [`Experts::device_place`] and [`Experts::device_queue`] for layer after layer, then
-    /// [`Experts::device_open`] and [`Experts::device_answer`] for each, and [`Experts::device_queued`]. To be asked once for each token for which [`Experts::whole_token`] is `None`.
+    /// [`Experts::device_open`], [`Experts::device_answer`] and [`Experts::device_after`] for each, and [`Experts::device_queued`]. To be asked once for each token for which [`Experts::whole_token`] is `None`.
     pub fn answered_token(&mut self) -> Option<u64> {
         let Place::Device(tier) = &self.tier else { return None };
         let number = tier.answers();

@@ -66,6 +66,22 @@ impl Grouped {
         self.pair_of.extend(all.pair_of.iter().map(|&pair| place[pair as usize]));
     }
 
+    /// Of one token's choices, those that `of` says.
+    pub fn of_token(ids: &[u32], of: impl Fn(&u32) -> bool) -> Self {
+        let mut grouped = Self::default();
+        for id in ids {
+            if !of(id) {
+                grouped.pair_of.push(ABSENT);
+                continue;
+            }
+            let pair = grouped.token_of.len();
+            grouped.pair_of.push(pair as u32);
+            grouped.token_of.push(0);
+            grouped.groups.push(Group { expert: *id as u16, source: Source::Host, pairs: pair..pair + 1 });
+        }
+        grouped
+    }
+
     /// Rearrange `routing` for the experts listed in `order`. Every routed id must be listed once.
     pub fn fill(&mut self, routing: &Routing, experts: usize, order: impl Iterator<Item = (u16, Source)>) {
         self.groups.clear();
@@ -228,21 +244,17 @@ pub trait DeviceTier: Send {
     /// From the device.
     fn open(&mut self, layer: usize, talk: &Talk) -> Result<(), ExpertError>;
 
-    /// The rest of its tick, as [`DeviceTier::rest`]: what is in no slot is computed on the host.
+    /// What such a token chose in a layer: whatever is in no slot is computed on the host. Ids are of experts that there are. Returns the bytes of experts that the host computed.
     ///
     /// # Errors
-    /// From the device, or from the products on the host.
-    #[allow(clippy::too_many_arguments)]
-    fn answer(
-        &mut self,
-        layer: usize,
-        talk: &Talk,
-        host_rows: &[f32],
-        routing: &Routing,
-        grouped: &Grouped,
-        plan: &LayerPlan,
-        time: &mut TierTime,
-    ) -> Result<u64, ExpertError>;
+    /// From the products on the host.
+    fn answer(&mut self, layer: usize, talk: &Talk, host_rows: &[f32], routing: &Routing, time: &mut TierTime) -> Result<u64, ExpertError>;
+
+    /// The swaps of its tick, to be copied when nobody waits.
+    ///
+    /// # Errors
+    /// From the device.
+    fn admit_later(&mut self, layer: usize, swaps: &[Swap]) -> Result<(), ExpertError>;
 
     /// Let experts of a layer come up into empty slots when nobody waits for them. Outside of a tick; see [`DeviceTier::refused`].
     fn fill_later(&mut self, layer: usize, swaps: &[Swap]);

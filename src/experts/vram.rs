@@ -55,6 +55,7 @@ use super::schedule::{comes_in_time, LayerPlan, Move, Swap};
 use super::store::{ExpertStore, ReadAhead};
 use super::tier::{Brings, DeviceRows, DeviceStep, DeviceTier, Grouped, TierTime};
 use super::{ExpertError, Routing};
+use crate::events::When;
 use crate::gpu::params::ExpertsUp;
 use crate::gpu::talk::Talk;
 use crate::gpu::{Address, Device, Lane, Mark, Memory};
@@ -149,8 +150,8 @@ pub struct VramTier {
     held: Holding,
     /// What may be held.
     hold: Hold,
-    /// Tokens may be queued whole while the host answers them.
-    answers: bool,
+    /// When tokens are queued whole while the host answers them.
+    answers: When,
     /// Whether the rates were measured here, and may be again.
     probed: bool,
     refused: Vec<(usize, u16)>,
@@ -259,17 +260,12 @@ impl DeviceTier for VramTier {
         self.open_layer(layer, talk)
     }
 
-    fn answer(
-        &mut self,
-        layer: usize,
-        talk: &Talk,
-        host_rows: &[f32],
-        routing: &Routing,
-        grouped: &Grouped,
-        plan: &LayerPlan,
-        time: &mut TierTime,
-    ) -> Result<u64, ExpertError> {
-        self.answer_layer(layer, talk, host_rows, routing, grouped, plan, time)
+    fn answer(&mut self, layer: usize, talk: &Talk, host_rows: &[f32], routing: &Routing, time: &mut TierTime) -> Result<u64, ExpertError> {
+        self.answer_layer(layer, talk, host_rows, routing, time)
+    }
+
+    fn admit_later(&mut self, layer: usize, swaps: &[Swap]) -> Result<(), ExpertError> {
+        self.admit_when_nobody_waits(layer, swaps)
     }
 
     fn fill_later(&mut self, layer: usize, swaps: &[Swap]) {

@@ -1,7 +1,7 @@
 //! Proof that a GPU computes what a model needs: before the model is opened on it, the kernels that the model uses are tried ([`super::trial`]), in its own types of
 //! weights. What passed is kept for the next start ([`Kept`]).
 //!
-//! One kernel may fail: `chunk_attention` has a slower sibling that does the same. After any other failure the device is not used. One whose driver has reported a fault
+//! Some kernels may fail: `chunk_attention` has a slower sibling that does the same, and without the mailbox's three tokens go layer by layer. After any other failure the device is not used. One whose driver has reported a fault
 //! of a kernel answers every further call with that fault, so nothing but whether it does is asked of it.
 
 mod kept;
@@ -9,7 +9,7 @@ mod kept;
 pub use kept::Kept;
 
 use super::device::{Device, Facts, GpuError, Lane};
-use super::params::{Attention, ChunkAttention, Kernel};
+use super::params::{AddAnswer, AwaitHost, ChunkAttention, Kernel, TellHost};
 use super::trial::Case;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -25,12 +25,21 @@ pub struct Proof {
     pub took: Duration,
     /// Why chunks of a prompt must not go through `chunk_attention`, but through `attention`: a sentence.
     pub plain_attention: Option<String>,
+    /// Why host and device must not speak while a token runs: a sentence.
+    pub no_mailbox: Option<String>,
+}
+
+impl Proof {
+    /// What is to be said of what the device does without.
+    pub fn told(&self) -> impl Iterator<Item = &String> {
+        self.plain_attention.iter().chain(&self.no_mailbox)
+    }
 }
 
 impl fmt::Display for Proof {
     /// "the GPU's kernels passed 62 trials in 240 ms".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tried, known, took, plain_attention } = self;
+        let Self { tried, known, took, .. } = self;
         match (tried, known) {
             (0, known) => write!(f, "the GPU's kernels have passed their {known} trials at an earlier start")?,
             (tried, 0) => write!(f, "the GPU's kernels passed {tried} trials in {} ms", took.as_millis())?,
@@ -38,7 +47,7 @@ impl fmt::Display for Proof {
                 write!(f, "the GPU's kernels passed {tried} trials in {} ms, and {known} at an earlier start", took.as_millis())?;
             }
         }
-        plain_attention.as_ref().map_or(Ok(()), |why| write!(f, "; {why}"))
+        self.told().try_for_each(|why| write!(f, "; {why}"))
     }
 }
 
@@ -96,10 +105,15 @@ pub fn prove(
         };
         tracing::warn!("{}", failure.error);
         failed.push(case.number());
-        if failure.dead || case.kernel() != ChunkAttention::NAME {
+        let (without, then) = match case.kernel() {
+            ChunkAttention::NAME => (&mut proof.plain_attention, "so prompts go through `attention`, which is slower"),
+            AwaitHost::NAME | TellHost::NAME | AddAnswer::NAME => (&mut proof.no_mailbox, "so tokens go layer by layer, which is slower"),
+            _ => return Err(failure.error.into()),
+        };
+        if failure.dead {
             return Err(failure.error.into());
         }
-        proof.plain_attention.get_or_insert_with(|| instead(&failure.error));
+        without.get_or_insert_with(|| instead(&failure.error, case.kernel(), then));
         Ok(())
     });
     if let Some(kept) = kept.filter(|_| !passed.is_empty() || !failed.is_empty()) {
@@ -114,14 +128,13 @@ pub fn prove(
     Ok(proof)
 }
 
-/// What is to be said where the sibling stands in.
-fn instead(error: &GpuError) -> String {
-    let (kernel, sibling) = (ChunkAttention::NAME, Attention::NAME);
+/// What is to be said of a kernel that is done without.
+fn instead(error: &GpuError, kernel: &str, then: &str) -> String {
     let (how, why) = match error {
         GpuError::Unproven { how, gpu, why, .. } => (format!("{how} on {gpu}"), why.clone()),
         other => ("does not run".into(), other.to_string()),
     };
-    format!("kernel `{kernel}` {how} ({why}), so prompts go through `{sibling}`, which is slower; `rotary gpu-check --only {kernel}` tells more")
+    format!("kernel `{kernel}` {how} ({why}), {then}; `rotary gpu-check --only {kernel}` tells more")
 }
 
 struct Failure {

@@ -32,8 +32,6 @@ pub struct Talk {
     table: Range<usize>,
     told: Range<usize>,
     answer: Range<usize>,
-    /// A message as it was told.
-    heard: Vec<u32>,
 }
 
 impl Talk {
@@ -51,7 +49,7 @@ impl Talk {
         let (table, told, answer) = (take(experts * 4), take(told), take(hidden * 4));
         let steps = u32::try_from(steps).unwrap_or(u32::MAX).max(1);
         // Words are zero: nothing of the first turn has been said.
-        Ok(Self { mailbox: device.mailbox(at)?, turn: 1, steps, table, told, answer, heard: Vec::new() })
+        Ok(Self { mailbox: device.mailbox(at)?, turn: 1, steps, table, told, answer })
     }
 
     fn at(&self, byte: usize) -> Address {
@@ -98,11 +96,11 @@ impl Talk {
         self.mailbox.say(OPENED, self.number(layer));
     }
 
-    /// Wait until the device has told of a layer; the first so many bytes of that, as words.
+    /// Wait until the device has told of a layer; the first so many bytes of that go into `heard`, as words.
     ///
     /// # Errors
     /// The device failed, or came to rest without a word.
-    pub fn hear(&mut self, device: &dyn Device, layer: usize, bytes: usize) -> Result<&[u32], GpuError> {
+    pub fn hear(&self, device: &dyn Device, layer: usize, bytes: usize, heard: &mut Vec<u32>) -> Result<(), GpuError> {
         let number = self.number(layer);
         let said = || self.mailbox.heard(TOLD).wrapping_sub(number) as i32 >= 0;
         let mut looks = 0u32;
@@ -114,13 +112,12 @@ impl Talk {
             }
             std::hint::spin_loop();
         }
-        let heard = &mut self.heard;
         let at = self.told.start..(self.told.start + bytes).min(self.told.end);
         self.mailbox.read(at, &mut |bytes| {
             heard.clear();
             heard.extend_from_slice(bytemuck::cast_slice(bytes));
         });
-        Ok(heard)
+        Ok(())
     }
 
     /// The sums of what the host computed of a layer.

@@ -2,7 +2,7 @@
 
 use super::config::ModelConfig;
 use super::decoder::Decoder;
-use super::device::DeviceDecoder;
+use super::device::{DeviceDecoder, Without};
 use super::proof::{prove, Proven};
 use super::weights::Weights;
 use super::{early, expert_weights, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
@@ -128,8 +128,8 @@ pub struct Planned {
     chunk: usize,
     /// The routers of later layers are made to be asked before their turn: the plan counts them.
     foresees: bool,
-    /// Attention of chunks goes as that of few tokens does.
-    plain_attention: bool,
+    /// What the device does without.
+    without: Without,
 }
 
 impl Planned {
@@ -139,9 +139,9 @@ impl Planned {
         self.foresees
     }
 
-    /// Have a device do without `chunk_attention`; see [`super::proof`].
-    pub(super) fn attend_plainly(&mut self) {
-        self.plain_attention = true;
+    /// Have a device do without these; see [`super::proof`].
+    pub(super) fn do_without(&mut self, without: Without) {
+        self.without = without;
     }
 }
 
@@ -197,7 +197,7 @@ fn planned(
             None => (budget::plan(&needs, &wish)?, CHUNK as usize),
             Some(device) => planned_on(gguf, config, options, &wish, needs, device)?,
         };
-        Ok(Planned { plan, chunk, foresees, plain_attention: false })
+        Ok(Planned { plan, chunk, foresees, without: Without::default() })
     };
     let without = || with(0, false);
     let asking = || with(early::bytes(needs.expert_bytes.len(), config.experts, config.hidden), true);
@@ -337,7 +337,8 @@ pub fn open_planned(
         Some(name) => name.parse::<Policy>().map_err(ExpertError::from)?,
         None => Policy::default(),
     };
-    let Planned { plan, chunk: longest, foresees, plain_attention } = planned;
+    let Planned { plan, chunk: longest, foresees, mut without } = planned;
+    without.mailbox |= options.mailbox == When::Never;
     let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, pool: pool.clone() };
     let (mut decoder, store, config) = bind(gguf, &settings)?;
     if foresees {
@@ -352,7 +353,7 @@ pub fn open_planned(
             (Box::new(decoder), Experts::new(Box::new(tier), expert_bytes.clone(), experts, &plan, policy))
         }
         Some(device) => {
-            let model = DeviceDecoder::new(decoder, &config, device.clone(), longest, !plain_attention, progress)?;
+            let model = DeviceDecoder::new(decoder, &config, device.clone(), longest, without, progress)?;
             let ram = crate::kernels::memory::total();
             let pinned = vram::pin_budget(ram);
             let vram = VramOptions {
@@ -362,7 +363,7 @@ pub fn open_planned(
                 rows: model.chunk(),
                 couriers: vram::couriers_for(pool.threads()),
                 hold: Hold::on(options.hold, ram, crate::kernels::memory::obtainable(), options.ram, pinned),
-                answers: options.mailbox == When::Always && options.miss != vram::MissChoice::Gpu,
+                answers: options.mailbox,
             };
             let tier = VramTier::new(device.clone(), store, plan.slots_per_layer, pool, vram)?;
             traffic = Some((device, tier.traffic()));

@@ -5,7 +5,7 @@
 
 use super::decoder::{Decoder, Mixer};
 use super::delta_net::{DeltaNet, HeadOrder, Projection, Rates};
-use super::device::RANGES;
+use super::device::{Without, RANGES};
 use super::feed_forward::{Dense, FeedForward};
 use super::linear::Linear;
 use super::open::bind;
@@ -38,7 +38,7 @@ impl Proven {
     #[must_use]
     pub fn told(&self) -> Option<String> {
         match self.proof.as_ref()? {
-            Ok(proof) => (proof.tried > 0 || proof.plain_attention.is_some()).then(|| proof.to_string()),
+            Ok(proof) => (proof.tried > 0 || proof.told().next().is_some()).then(|| proof.to_string()),
             Err(e @ GpuError::Unproven { .. }) => Some(format!("{e}, as it does now")),
             Err(e) => Some(format!("the GPU's kernels can't be tried, so the processor computes: {e}")),
         }
@@ -70,9 +70,7 @@ pub fn prove(
     let kept = options.proofs.as_deref().map(Kept::new);
     match try_on(&*device, &cases, kept.as_ref(), options.prove == When::Always, progress) {
         Ok(proof) => {
-            if proof.plain_attention.is_some() {
-                planned.attend_plainly();
-            }
+            planned.do_without(Without { chunk_attention: proof.plain_attention.is_some(), mailbox: proof.no_mailbox.is_some() });
             Ok(Proven { chosen, planned, proof: Some(Ok(proof)) })
         }
         Err(ProofError::GivenUp) => Err(ModelError::GivenUp),
@@ -147,6 +145,7 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
             }
         }
     }
+    uses.mailbox = config.experts > 0;
     if foresees {
         let (ty, cols) = (super::early::kept_as(config.hidden), config.hidden as u32);
         uses.maps.push(MapUse { ty, cols, bias: false, chunks: false, gated: false });

@@ -1,6 +1,7 @@
 //! How the tier is set up, and what it takes besides the slots.
 
 use super::{couriers, staging, Hold, MissChoice};
+use crate::events::When;
 use crate::gpu::params::ExpertsUp;
 
 /// Spare slots for experts that go up without being admitted; one half is filled while the other is computed.
@@ -27,8 +28,8 @@ pub struct VramOptions {
     pub couriers: usize,
     /// What is held in memory of our own.
     pub hold: Hold,
-    /// Tokens may be queued whole while the host answers them; see [`crate::gpu::talk`].
-    pub answers: bool,
+    /// When tokens are queued whole while the host answers them; see [`crate::gpu::talk`].
+    pub answers: When,
 }
 
 /// How many couriers beside so many threads that compute. One copies some 8 GB/s, about what the swaps of a fast token ask for; more take memory's speed

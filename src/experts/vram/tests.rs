@@ -100,7 +100,7 @@ pub(super) struct Setup {
     pub(super) couriers: usize,
     pub(super) timed_every: u32,
     pub(super) hold: Hold,
-    pub(super) answers: bool,
+    pub(super) answers: When,
 }
 
 impl Default for Setup {
@@ -115,7 +115,7 @@ impl Default for Setup {
             couriers: 0,
             timed_every: 1,
             hold: Hold::NEVER,
-            answers: false,
+            answers: When::Never,
         }
     }
 }
@@ -337,6 +337,8 @@ impl Session {
         // From the ids to the end of the weights.
         let told = place(0, 4, 1).end - place(0, 3, 1).start;
         let device = self.device.clone();
+        // What broke off before is made anew, with a turn of its own.
+        let before = self.answered.take();
         if self.talk.is_none() {
             self.talk = Some((Talk::new(&*device, 3, EXPERTS, told, HIDDEN)?, device.alloc(4)?));
         }
@@ -345,7 +347,6 @@ impl Session {
             self.send(layer, x, scores, 1)?;
         }
         device.upload_now(Lane::Compute, turn.address(), &talk.next_turn().to_ne_bytes())?;
-        let before = self.answered.take();
         let queue = || -> Result<(), ExpertError> {
             for layer in 0..3 {
                 let table = self.experts.device_place(layer)?;
@@ -365,10 +366,12 @@ impl Session {
         let done = device.replay(&recorded).map_err(ExpertError::from).and_then(|()| {
             inputs.iter().enumerate().try_for_each(|(layer, [x, _])| {
                 self.experts.device_open(layer, &talk)?;
-                let words = talk.hear(&*device, layer, told)?;
+                let mut words = Vec::new();
+                talk.hear(&*device, layer, told, &mut words)?;
                 let weights = words[words.len() - TOP_K..].iter().map(|w| f32::from_bits(*w)).collect();
                 let routing = Routing { top_k: TOP_K, ids: words[..TOP_K].to_vec(), weights };
-                self.experts.device_answer(layer, &talk, x, &routing)
+                self.experts.device_answer(layer, &talk, x, &routing)?;
+                self.experts.device_after(layer, &routing)
             })
         });
         talk.let_go();

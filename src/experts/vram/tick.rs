@@ -193,7 +193,8 @@ impl VramTier {
         grouped: &Grouped,
         mine: &[usize],
     ) -> Result<(), ExpertError> {
-        let y = self.host_sums(layer, rows.tokens, host_rows, routing, grouped, mine)?;
+        self.host.grouped.pick(grouped, mine);
+        let y = self.host_sums(layer, rows.tokens, host_rows, routing)?;
         let bytes: &[u8] = bytemuck::cast_slice(&y);
         self.partial.begin(&*self.device, bytes.len())?;
         let x = self.partial.put(&*self.device, bytes)?;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::gguf::GgmlType;
-use crate::gpu::params::{MatVec, SwiGlu};
+use crate::gpu::params::{Attention, MatVec, SwiGlu};
 use crate::gpu::simulated::{Faults, Options, Simulated};
 
 /// Small ones, as a model may ask for.
@@ -98,6 +98,18 @@ fn without_chunk_attention_its_sibling_does_the_same() {
     }
     let both = Faults { refused: Some(ChunkAttention::NAME), wrong: Some(Attention::NAME), ..Faults::default() };
     assert!(try_all(&broken(both), None, false).is_err(), "neither can be used");
+}
+
+#[test]
+fn without_the_mailbox_tokens_go_layer_by_layer() {
+    let cases = [Case::SwiGlu, Case::AwaitHost { words: 8 }, Case::TellHost { words: 8 }, Case::AddAnswer { len: 8, missed: true }];
+    for kernel in [AwaitHost::NAME, TellHost::NAME, AddAnswer::NAME] {
+        let device = broken(Faults { wrong: Some(kernel), ..Faults::default() });
+        let proof = prove(&device, &cases, None, false, &mut |_, _| true).unwrap();
+        let said = proof.no_mailbox.clone().unwrap();
+        assert!(said.contains(kernel) && said.contains("layer by layer"), "{said}");
+        assert_eq!((proof.tried, proof.plain_attention), (3, None));
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub struct Uses {
     pub experts: Vec<ExpertUse>,
     /// Ranges into which the keys of one token are cut; of several tokens, as many in all, but at least one each.
     pub ranges: u32,
+    /// Host and device speak while a token runs.
+    pub mailbox: bool,
 }
 
 /// Maps of one type and length of rows.
@@ -133,6 +135,11 @@ impl Uses {
             Case::Gather,
             Case::Norm { rows: 3, len: self.hidden, limit: false },
         ];
+        if let Some(&(experts, top_k, _)) = self.routers.first().filter(|_| self.mailbox) {
+            out.push(Case::AwaitHost { words: experts });
+            out.push(Case::TellHost { words: 2 * top_k + self.hidden });
+            out.extend([true, false].map(|missed| Case::AddAnswer { len: self.hidden, missed }));
+        }
         self.attention.iter().for_each(|a| self.attention_cases(a, &mut out));
         for &DeltaUse { dims, width, reordered } in &self.delta {
             // More tokens than a block of the convolution takes, and than the rule goes through without a wait.

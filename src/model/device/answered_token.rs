@@ -8,22 +8,22 @@ use crate::experts::Experts;
 use crate::gpu::talk::Talk;
 use crate::gpu::{Device, Lane};
 
-/// The recording, and the way to speak.
+/// The recording.
 #[derive(Default)]
 pub(super) struct AnsweredToken {
     recorded: Recorded,
     /// The number of the slots that it names, and whether routers of later layers are asked in it.
     of: Option<(u64, bool)>,
-    /// Made when it is first needed.
-    talk: Option<Talk>,
     /// The device can't: nobody tries again.
     never: bool,
+    /// Room for what is told.
+    heard: Vec<u32>,
 }
 
 /// Lets the device go however the host's part ends, and waits for it.
 struct Speaking<'a> {
     device: &'a dyn Device,
-    talk: &'a mut Talk,
+    talk: &'a Talk,
 }
 
 impl Drop for Speaking<'_> {
@@ -56,20 +56,10 @@ impl DeviceDecoder {
             return Ok(Some(None));
         }
         let asks = self.foresees && experts.asks_routers();
-        let Self { device, embedding, rope, layers, norm, output, work, answered, .. } = self;
+        let Self { device, embedding, rope, layers, norm, output, work, answered, talk, .. } = self;
         let device = &**device;
-        let AnsweredToken { recorded, of, talk, never } = answered;
-        let talk = match talk {
-            Some(talk) => talk,
-            None => match work.talk(device) {
-                Ok(made) => talk.insert(made),
-                Err(e) => {
-                    tracing::info!("tokens go layer by layer: {e}");
-                    *never = true;
-                    return Ok(None);
-                }
-            },
-        };
+        let AnsweredToken { recorded, of, never, heard } = answered;
+        let Some(talk) = talk else { return Ok(None) };
         if of.replace((slots, asks)) != Some((slots, asks)) {
             *recorded = Recorded::default();
         }
@@ -99,7 +89,7 @@ impl DeviceDecoder {
         let done = {
             let speaking = Speaking { device, talk };
             let queued = device.replay(recording).map_err(ModelError::from);
-            queued.and_then(|()| layers.iter().try_for_each(|layer| layer.feed_forward.answer(&pass, speaking.talk, experts)))
+            queued.and_then(|()| layers.iter().try_for_each(|layer| layer.feed_forward.answer(&pass, speaking.talk, experts, heard)))
         };
         // The device is at rest, and slots may be overwritten.
         let marked = experts.device_queued();
@@ -114,10 +104,10 @@ impl DeviceDecoder {
             }
         }
         let mut out = Vec::new();
-        work.finish(device, 1, false, &mut out)?;
+        let finished = work.finish(device, 1, false, &mut out)?;
         match wanted {
             Logits::None => Ok(Some(Some(Vec::new()))),
-            Logits::Last | Logits::All => self.numbers(out, false).map(|logits| Some(Some(logits))),
+            Logits::Last | Logits::All => self.numbers(out, finished.finite, false).map(|logits| Some(Some(logits))),
         }
     }
 }

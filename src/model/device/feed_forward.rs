@@ -151,19 +151,19 @@ impl DeviceFeedForward {
         }
     }
 
-    /// The host's part in it: open the layer, hear what was routed, answer.
-    pub(super) fn answer(&self, pass: &Pass<'_>, talk: &mut Talk, experts: &mut Experts) -> Result<(), ModelError> {
+    /// The host's part in it: open the layer, hear what was routed, answer. `heard` is room for what is told.
+    pub(super) fn answer(&self, pass: &Pass<'_>, talk: &Talk, experts: &mut Experts, heard: &mut Vec<u32>) -> Result<(), ModelError> {
         match self {
             Self::Dense(_) => Ok(()),
-            Self::Moe(moe) => moe.answer(pass, talk, experts),
+            Self::Moe(moe) => moe.answer(pass, talk, experts, heard),
         }
     }
 
-    /// Tell the experts what was routed in such a token, once the host has it.
-    pub(super) fn tick(&self, work: &Workspace, experts: &mut Experts) -> Result<(), ModelError> {
+    /// Tell the experts what was routed in a whole token, once the host has the choices of all layers.
+    pub(super) fn tick(&self, work: &Workspace, choices: &[u32], experts: &mut Experts) -> Result<(), ModelError> {
         let Self::Moe(moe) = self else { return Ok(()) };
-        let (ids, weights) = work.chosen(moe.index);
-        Ok(experts.device_tick(moe.index, &Routing { top_k: moe.top_k(), ids, weights })?)
+        let (ids, weights) = work.chosen(choices, moe.index);
+        Ok(experts.device_tick(moe.index, &Routing { top_k: moe.top_k(), ids: ids.to_vec(), weights: weights.to_vec() })?)
     }
 }
 
@@ -259,19 +259,20 @@ impl DeviceMoe {
         Ok(launch(device, &talk.add_answer(turn, self.index, work.slots, self.top_k(), pass.x.at), &[])?)
     }
 
-    fn answer(&self, pass: &Pass<'_>, talk: &mut Talk, experts: &mut Experts) -> Result<(), ModelError> {
+    fn answer(&self, pass: &Pass<'_>, talk: &Talk, experts: &mut Experts, heard: &mut Vec<u32>) -> Result<(), ModelError> {
         let Pass { device, work, .. } = *pass;
         experts.device_open(self.index, talk)?;
         let scores = self.scores_asked(pass);
-        let told = talk.hear(device, self.index, work.told_bytes(scores))?;
-        let fetched = work.told(told, scores);
+        talk.hear(device, self.index, work.told_bytes(scores), heard)?;
+        let fetched = work.told(heard, scores);
+        let routing = Routing { top_k: self.top_k(), ids: fetched.ids.to_vec(), weights: fetched.weights.to_vec() };
+        experts.device_answer(self.index, talk, fetched.rows, &routing)?;
+        // The device goes on: time for all that it need not wait for.
         if pass.asks {
             let (own, early) = fetched.scores.split_at(self.scores.rows);
             experts.foresee(self.index, own, early, fetched.ids);
         }
-        let routing = Routing { top_k: self.top_k(), ids: fetched.ids.to_vec(), weights: fetched.weights.to_vec() };
-        let rows = fetched.rows.to_vec();
-        Ok(experts.device_answer(self.index, talk, &rows, &routing)?)
+        Ok(experts.device_after(self.index, &routing)?)
     }
 
     fn finish(&self, pass: &Pass<'_>, experts: &mut Experts, again: &mut Recorded) -> Result<(), ModelError> {

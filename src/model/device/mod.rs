@@ -24,12 +24,13 @@ mod workspace;
 #[cfg(test)]
 mod tests;
 
-use super::decoder::{agreed, all_finite, in_order, places_to_copy, Decoder, Mixer};
+use super::decoder::{agreed, in_order, places_to_copy, Decoder, Mixer};
 use super::embedding::Embedding;
 use super::rope::Rope;
 use super::{Logits, Model, ModelConfig, ModelError};
 use crate::experts::Experts;
 use crate::gpu::device::{record, Recording};
+use crate::gpu::talk::Talk;
 use crate::gpu::{Address, Device};
 use answered_token::AnsweredToken;
 use attention::DeviceAttention;
@@ -40,6 +41,15 @@ use std::sync::Arc;
 use whole_token::WholeToken;
 pub(super) use workspace::RANGES;
 use workspace::{Widths, Workspace, HEAD_ROWS};
+
+/// What a device does without, since it did not pass its trials; see [`super::proof`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Without {
+    /// Attention of chunks goes as that of few tokens does.
+    pub chunk_attention: bool,
+    /// Host and device don't speak while a token runs.
+    pub mailbox: bool,
+}
 
 /// Passes of at most so many tokens are not looked over layer by layer: their logits tell.
 const UNWATCHED: usize = 8;
@@ -143,11 +153,12 @@ pub struct DeviceDecoder {
     asked: bool,
     whole: WholeToken,
     answered: AnsweredToken,
+    /// How a running token and the host speak, where the device has a mailbox.
+    talk: Option<Talk>,
 }
 
 impl DeviceDecoder {
-    /// Take a model over to `device`; passes have at most `chunk` tokens. `tiled`: attention of chunks may go through `chunk_attention`, which else goes as that of few tokens does. `progress` is told
-    /// layers done and in all, and answers false to give up.
+    /// Take a model over to `device`; passes have at most `chunk` tokens. `progress` is told layers done and in all, and answers false to give up.
     ///
     /// # Errors
     /// The device has no room, or fails; [`ModelError::GivenUp`].
@@ -156,7 +167,7 @@ impl DeviceDecoder {
         config: &ModelConfig,
         device: Arc<dyn Device>,
         chunk: usize,
-        tiled: bool,
+        without: Without,
         progress: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Self, ModelError> {
         let (parts, layers, context, token_bytes, state_bytes) = decoder.into_parts();
@@ -167,7 +178,7 @@ impl DeviceDecoder {
                 return Err(ModelError::GivenUp);
             }
             let mixer = match layer.mixer {
-                Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(&*device, &a, tiled)?)),
+                Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(&*device, &a, !without.chunk_attention)?)),
                 Mixer::DeltaNet(d) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(&device, *d)?)),
             };
             taken.push(DeviceLayer {
@@ -181,6 +192,8 @@ impl DeviceDecoder {
         let (norm, output) = parts.head.parts();
         let (norm, output) = (Norm::new(&*device, norm)?, Map::new(&*device, output)?);
         let work = Workspace::new(&*device, Widths::of(config, chunk.min(context)))?;
+        let talk = (!without.mailbox && config.experts > 0).then(|| work.talk(&*device));
+        let talk = talk.and_then(|made| made.inspect_err(|e| tracing::info!("tokens go layer by layer: {e}")).ok());
         Ok(Self {
             device,
             file: parts.file,
@@ -200,6 +213,7 @@ impl DeviceDecoder {
             known: false,
             whole: WholeToken::default(),
             answered: AnsweredToken::default(),
+            talk,
         })
     }
 
@@ -280,7 +294,7 @@ impl DeviceDecoder {
     /// Logits of the last row, or of all `count` rows, of the pass that was queued; then everything queued is done.
     fn head(&self, count: usize, logits: Logits) -> Result<Vec<f32>, ModelError> {
         let (device, work) = (&*self.device, &self.work);
-        let mut out = Vec::new();
+        let (mut out, mut finite) = (Vec::new(), true);
         let first = match logits {
             Logits::None => count,
             Logits::Last => count - 1,
@@ -293,7 +307,9 @@ impl DeviceDecoder {
                 project(device, work, &self.norm, &self.output, work.x(count).down(at), rows)?;
             }
             work.fetch(device, rows, count > UNWATCHED)?;
-            if let Some(half) = work.finish(device, rows, count > UNWATCHED, &mut out)? {
+            let finished = work.finish(device, rows, count > UNWATCHED, &mut out)?;
+            finite &= finished.finite;
+            if let Some(half) = finished.flag {
                 let kind = if half % 2 == 0 { "attention" } else { "feed-forward" };
                 return Err(ModelError::NotFinite { file: self.file.clone(), place: format!("layer {} ({kind})", half / 2) });
             }
@@ -302,12 +318,12 @@ impl DeviceDecoder {
                 break;
             }
         }
-        self.numbers(out, count > UNWATCHED)
+        self.numbers(out, finite, count > UNWATCHED)
     }
 
-    /// These logits, if they are numbers. `watched`: the layers' results are known to be.
-    fn numbers(&self, logits: Vec<f32>, watched: bool) -> Result<Vec<f32>, ModelError> {
-        if all_finite(&logits) {
+    /// These logits, if they are numbers, as `finite` says. `watched`: the layers' results are known to be.
+    fn numbers(&self, logits: Vec<f32>, finite: bool, watched: bool) -> Result<Vec<f32>, ModelError> {
+        if finite {
             return Ok(logits);
         }
         let place = if watched { "the output head" } else { "a layer or the output head" };

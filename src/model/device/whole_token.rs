@@ -1,12 +1,14 @@
 //! A token that finds every expert in a slot. The device needs nothing of the host between its layers, so all of them and the head are queued at once,
 //! and recorded as one piece of work.
 //!
-//! The routing of all layers comes down once, with the logits. Then every layer's tick runs, the same as ever and in the same order, so whoever
-//! looks at schedules, records and heat sees no difference. What the recording names stays where it is, but for the slots: when they have moved, it is made anew.
+//! The routing of all layers is told once, when the last of them is through (or comes down with the logits, from a device that has no mailbox). Then every layer's tick runs, beside the head on the
+//! device, the same as ever and in the same order, so whoever looks at schedules, records and heat sees no difference. What the recording names stays where it is, but for the slots: when they have moved, it is made anew.
 //! Where a driver can't record, the launches are queued one by one, still without a wait between them.
 
 use super::{mix, project, DeviceDecoder, DeviceLayer, DeviceMixer, Logits, ModelError, Pass, Recorded};
 use crate::experts::Experts;
+use crate::gpu::params::launch;
+use crate::gpu::talk::Talk;
 
 /// The recording.
 #[derive(Default)]
@@ -29,7 +31,7 @@ impl DeviceDecoder {
         if self.state_bytes == 0 && stop() {
             return Ok(None);
         }
-        let Self { device, embedding, rope, layers, norm, output, work, whole, known, .. } = self;
+        let Self { device, embedding, rope, layers, norm, output, work, whole, known, talk, .. } = self;
         let device = &**device;
         for layer in layers.iter_mut() {
             if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
@@ -38,7 +40,8 @@ impl DeviceDecoder {
         }
         // Copies that the tables stand for are waited for here, before anything that is recorded.
         let tables = layers.iter().map(|l| l.feed_forward.table(experts)).collect::<Result<Vec<_>, _>>()?;
-        work.begin(device, 1, self.len, 0, rope.angles(self.len, 1).table(), &mut |rows| embedding.fill(&[token], rows))?;
+        let turn = talk.as_mut().map_or(0, Talk::next_turn);
+        work.begin(device, 1, self.len, turn, rope.angles(self.len, 1).table(), &mut |rows| embedding.fill(&[token], rows))?;
         if whole.slots.replace(slots) != Some(slots) {
             whole.recorded = Recorded::default();
         }
@@ -51,8 +54,11 @@ impl DeviceDecoder {
                 mix(&pass, mixer_norm, mixer, ff_norm, None)?;
                 feed_forward.whole(&pass, table, in_slots)?;
             }
+            match talk.as_ref() {
+                Some(talk) => launch(device, &work.tell_choices(talk), &[])?,
+                None => work.fetch_choices(device)?,
+            }
             project(device, work, norm, output, pass.x, 1)?;
-            work.fetch_choices(device)?;
             Ok(work.fetch(device, 1, false)?)
         });
         // Also of a token that broke off: slots may be read until this mark.
@@ -65,14 +71,18 @@ impl DeviceDecoder {
                 d.advance(1);
             }
         }
+        let mut tick = |choices: &[u32]| layers.iter().try_for_each(|layer| layer.feed_forward.tick(work, choices, experts));
+        let early = talk.as_ref().map(|talk| tick(&work.hear_choices(device, talk)?));
         let mut out = Vec::new();
-        work.finish(device, 1, false, &mut out)?;
-        for layer in layers.iter() {
-            layer.feed_forward.tick(work, experts)?;
+        // Also of a token whose ticks fail: nothing that was queued may still write page-locked memory.
+        let finished = work.finish(device, 1, false, &mut out)?;
+        match early {
+            Some(done) => done?,
+            None => tick(&work.choices())?,
         }
         match wanted {
             Logits::None => Ok(Some(Vec::new())),
-            Logits::Last | Logits::All => self.numbers(out, false).map(Some),
+            Logits::Last | Logits::All => self.numbers(out, finished.finite, false).map(Some),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The buffers of a pass: allocated once for the longest chunk, used by every layer in turn.
 
+use super::super::decoder::all_finite;
 use super::super::{ModelConfig, ModelError};
 use super::map::Rows;
 use crate::experts::schedule::LEAD;
@@ -159,6 +160,14 @@ pub(super) struct Fetched<'a> {
     pub(super) scores: &'a [f32],
 }
 
+/// How a pass ended.
+pub(super) struct Finished {
+    /// The first flag that is set.
+    pub(super) flag: Option<usize>,
+    /// All logits are numbers.
+    pub(super) finite: bool,
+}
+
 /// Where a router puts its choice.
 #[derive(Clone, Copy)]
 pub(super) struct Choice {
@@ -257,7 +266,8 @@ impl Workspace {
     /// For tokens that are answered while they run.
     pub(super) fn talk(&self, device: &dyn Device) -> Result<Talk, GpuError> {
         let Widths { layers, experts, hidden, .. } = self.widths;
-        Talk::new(device, layers, experts, Routed::of(&self.widths, 1).with((1 + LEAD) * experts), hidden)
+        let told = Routed::of(&self.widths, 1).with((1 + LEAD) * experts).max(self.widths.choices());
+        Talk::new(device, layers, experts, told, hidden)
     }
 
     /// Tell the host the routing and the normalised row of a layer of such a token, and so many scores.
@@ -292,7 +302,7 @@ impl Workspace {
         Choice { ids: self.routed, weights: self.routed.plus(Routed::of(&self.widths, tokens).weights) }
     }
 
-    /// The choice for one token of layer number `layer` among those with routers, which the host gets when the token is over, by [`Workspace::fetch_choices`].
+    /// The choice for one token of layer number `layer` among those with routers, which the host gets when all layers are through, by [`Workspace::tell_choices`] or [`Workspace::fetch_choices`].
     pub(super) fn choice_of(&self, layer: usize) -> Choice {
         let row = self.widths.top_k * 4;
         let ids = self.choices.plus(2 * layer * row);
@@ -374,6 +384,18 @@ impl Workspace {
         result
     }
 
+    /// Tell the host the choices of all layers, as those of its first layer.
+    pub(super) fn tell_choices(&self, talk: &Talk) -> TellHost {
+        talk.tell(self.turn(), 0, self.choices, self.widths.choices())
+    }
+
+    /// Wait for what that told.
+    pub(super) fn hear_choices(&self, device: &dyn Device, talk: &Talk) -> Result<Vec<u32>, GpuError> {
+        let mut choices = Vec::new();
+        talk.hear(device, 0, self.widths.choices(), &mut choices)?;
+        Ok(choices)
+    }
+
     /// Queue the choices of all layers for the host.
     pub(super) fn fetch_choices(&self, device: &dyn Device) -> Result<(), GpuError> {
         match self.widths.choices() {
@@ -382,16 +404,19 @@ impl Workspace {
         }
     }
 
-    /// What [`Workspace::fetch_choices`] brought of a layer, when its mark has been passed: ids, weights `[top_k]`.
-    pub(super) fn chosen(&self, layer: usize) -> (Vec<u32>, Vec<f32>) {
-        let row = self.widths.top_k * 4;
-        let begin = self.choices_at + 2 * layer * row;
-        let (mut ids, mut weights) = (Vec::new(), Vec::new());
-        self.pinned.read(begin..begin + 2 * row, &mut |bytes| {
-            ids.extend_from_slice(bytemuck::cast_slice(&bytes[..row]));
-            weights.extend_from_slice(bytemuck::cast_slice(&bytes[row..]));
-        });
-        (ids, weights)
+    /// What [`Workspace::fetch_choices`] brought, when its mark has been passed.
+    pub(super) fn choices(&self) -> Vec<u32> {
+        let mut words = Vec::new();
+        let at = self.choices_at..self.choices_at + self.widths.choices();
+        self.pinned.read(at, &mut |bytes| words.extend_from_slice(bytemuck::cast_slice(bytes)));
+        words
+    }
+
+    /// Of the choices of all layers those of one: ids, weights `[top_k]`.
+    pub(super) fn chosen<'a>(&self, choices: &'a [u32], layer: usize) -> (&'a [u32], &'a [f32]) {
+        let k = self.widths.top_k;
+        let (ids, weights) = choices[2 * layer * k..2 * (layer + 1) * k].split_at(k);
+        (ids, bytemuck::cast_slice(weights))
     }
 
     /// Before a pass that is looked over: no flag is set.
@@ -428,14 +453,22 @@ impl Workspace {
         Ok(())
     }
 
-    /// Wait for everything queued so far; then what [`Workspace::fetch`] brought: logits are added to `out`, and the first flag that is set is told.
-    pub(super) fn finish(&self, device: &dyn Device, rows: usize, watched: bool, out: &mut Vec<f32>) -> Result<Option<usize>, ModelError> {
+    /// Wait for everything queued so far; then what [`Workspace::fetch`] brought: logits are added to `out`.
+    pub(super) fn finish(&self, device: &dyn Device, rows: usize, watched: bool, out: &mut Vec<f32>) -> Result<Finished, ModelError> {
         device.sync(&device.mark(Lane::Compute)?)?;
-        self.pinned.read(self.logits_of(rows), &mut |bytes| out.extend_from_slice(bytemuck::cast_slice(bytes)));
-        let mut bad = None;
+        let mut finished = Finished { flag: None, finite: true };
+        self.pinned.read(self.logits_of(rows), &mut |bytes| {
+            let logits: &[f32] = bytemuck::cast_slice(bytes);
+            out.reserve(logits.len());
+            // Looked at while they are at hand: a megabyte that was just written elsewhere is slow enough to read once.
+            for some in logits.chunks(2048) {
+                out.extend_from_slice(some);
+                finished.finite &= all_finite(some);
+            }
+        });
         if watched {
-            self.pinned.read(self.all_flags(), &mut |bytes| bad = bytes.chunks_exact(4).position(|f| f != [0; 4]));
+            self.pinned.read(self.all_flags(), &mut |bytes| finished.flag = bytes.chunks_exact(4).position(|f| f != [0; 4]));
         }
-        Ok(bad)
+        Ok(finished)
     }
 }

@@ -1,8 +1,8 @@
 use super::*;
 use crate::events::{Phase, StepRecord};
 use crate::gpu::params::{
-    tiled, Attention, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, GatedNorm, GroupedDown,
-    GroupedUp, JoinSunk, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, WindowAttention,
+    tiled, AddAnswer, Attention, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, GatedNorm,
+    GroupedDown, GroupedUp, JoinSunk, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, WindowAttention,
 };
 use crate::gpu::simulated::{Faults, Options, Simulated};
 use crate::model::{open_planned, Logits, Opened};
@@ -112,6 +112,7 @@ fn ways(kernel: &'static str, params: &[u8]) -> Vec<String> {
             vec![format!("{kernel} {} {} {} {clamped}", k.gate_ty, k.up_ty, k.cols % 256)]
         }
         RoutedBias::NAME => vec![format!("{kernel} {}", read::<RoutedBias>(params).top_k)],
+        AddAnswer::NAME => vec![format!("{kernel} {}", read::<AddAnswer>(params).len % 4)],
         ChunkAttention::NAME => {
             let k: ChunkAttention = read(params);
             vec![format!("{kernel} {}/{} {} {}", k.key_dim, k.value_dim, k.heads / k.groups, k.gate.0 != 0)]

@@ -178,7 +178,7 @@ fn a_tier_that_measures_finds_that_nothing_needs_filling() {
             rows: 40,
             couriers: 1,
             hold: hold(100_000, lock),
-            answers: false,
+            answers: crate::events::When::Never,
         };
         let mut tier = VramTier::new(device.clone(), store(), 4, Pool::new(1), options).unwrap();
         let before = tier.rates;
