@@ -87,7 +87,8 @@ if wanted models; then
     ways=("--slots 1" "--slots $half" "--slots $experts" "--slots $half --miss gpu" "--slots $half --miss cpu" "--slots 1 --miss gpu"
       "--slots 1 --miss cpu" "--slots $half --resize 1,$experts,$half" "--slots $experts --miss cpu --resize $half,1,$experts"
       "--slots $experts --resize $experts,$experts,$experts,$experts,$half" "--slots $half --hold never" "--slots $half --miss gpu --hold never --ahead 1"
-      "--slots $half --ahead 1 --foresee always" "--slots $half --kv-f16")
+      "--slots $half --ahead 1 --foresee always" "--slots $half --kv-f16" "--slots 1 --mailbox always" "--slots $half --mailbox always"
+      "--slots $half --mailbox always --ahead 1 --foresee always" "--slots $half --mailbox always --resize 1,$experts,$half")
     # A model without experts has no slots.
     [ $half = 0 ] && ways=("" "--kv-f16")
     for how in "${ways[@]}"; do
@@ -240,6 +241,8 @@ if wanted bench && large bench; then
   [ $dry = 1 ] && cap=(--slots 6)
   bench capped "${cap[@]}" && { passed "bench: ran"; roofline capped "${cap[@]}"; }
   for miss in gpu cpu; do gen=256 bench "capped-$miss" "${cap[@]}" --miss $miss; done
+  # What it gives that host and device speak through a mailbox while a token runs: layer by layer, and whole.
+  for mailbox in never always; do gen=384 bench "mailbox-$mailbox" "${cap[@]}" --mailbox $mailbox; done
   # What page-locked memory in huge pages gives: the same from the mapped file.
   gen=256 bench file "${cap[@]}" --hold never
   # Whether experts that come before their use pay: none, the usual one per look, two.
@@ -254,6 +257,8 @@ if wanted resident && large resident; then
   if [ $dry = 1 ] || [ "$memory" -gt 25000 ]; then
     experts=$("$rotary" plan "$big" --device $device --json | sed -n 's/.*"max_slots":\([0-9]*\).*/\1/p')
     gen=512 bench resident --slots "${experts:-256}" && { passed "resident: ran"; roofline resident --slots "${experts:-256}"; }
+    # The same where the host hears of the routing when the token is over.
+    gen=256 bench resident-silent --slots "${experts:-256}" --mailbox never
     # The same with a wait in every layer of every token, as if not everything were in slots.
     gen=256 bench resident-layers --slots "${experts:-256}" --timed-every 1
   else
