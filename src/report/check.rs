@@ -121,7 +121,9 @@ pub struct Swapped {
     pub position: usize,
     /// By which the last expert that the reference chose leads the next.
     pub margin: f32,
-    /// Largest absolute difference of a logit before it.
+    /// Positions before it whose logits are known.
+    pub judged: usize,
+    /// Largest absolute difference of a logit there.
     pub max_abs_before: f32,
 }
 
@@ -166,7 +168,7 @@ impl std::fmt::Display for Report {
             writeln!(f, "llama.cpp on the same file: nmse median {median:.1e}, mean {mean:.1e}, top-1 {top1}")?;
         }
         for (i, p) in self.prompts.iter().enumerate() {
-            if let Some(Swapped { position, margin, max_abs_before }) = p.swapped {
+            if let Some(Swapped { position, margin, max_abs_before, .. }) = p.swapped {
                 writeln!(f, "prompt {i}: at position {position} experts were swapped whose scores differ by {margin:.1e}; max |d| before it {max_abs_before:.1e}")?;
             }
         }
@@ -242,7 +244,11 @@ fn judge(report: &mut Report, &CheckOptions { tolerance, kv_f16, .. }: &CheckOpt
     let of_floats = if kv_f16 { HALF_CACHE_TOLERANCE } else { FLOAT_TOLERANCE };
     let limit = tolerance.or((report.kind == Kind::Float).then_some(of_floats));
     for (i, p) in report.prompts.iter().enumerate() {
-        let max_abs = p.swapped.map_or(p.max_abs, |s| s.max_abs_before);
+        // What is no number is wrong wherever it is.
+        let max_abs = p.swapped.filter(|_| p.max_abs.is_finite()).map_or(p.max_abs, |s| s.max_abs_before);
+        if let Some(Swapped { position, judged: 0, .. }) = p.swapped {
+            failures.push(format!("prompt {i}: experts were swapped at position {position}, before the first logit that can be judged"));
+        }
         if limit.is_some_and(|limit| max_abs > limit) {
             failures.push(format!("prompt {i}: a logit differs by {max_abs:.2e}, allowed {:.2e}", limit.unwrap_or(0.0)));
         }
@@ -345,6 +351,7 @@ impl Subject {
         report.max_abs = most(usize::MAX);
         if let Some(swapped) = &mut report.swapped {
             swapped.max_abs_before = most(swapped.position);
+            swapped.judged = prompt.at.iter().filter(|at| **at < swapped.position).count();
         }
         all.extend_from_slice(&errors);
         (report.nmse_median, report.nmse_mean) = median_and_mean(&mut errors);
@@ -373,10 +380,14 @@ impl Subject {
             expected.sort_unstable();
             ours.sort_unstable();
             let margin = routes.margin[at];
+            // Behind a swap the hidden states are others.
+            if report.swapped.is_some_and(|s| s.position < token) {
+                continue;
+            }
             if margin > close {
                 share.add(ours == expected);
             } else if ours != expected && report.swapped.is_none_or(|s| s.position > token) {
-                report.swapped = Some(Swapped { position: token, margin, max_abs_before: 0.0 });
+                report.swapped = Some(Swapped { position: token, margin, judged: 0, max_abs_before: 0.0 });
             }
         }
         Ok(())
