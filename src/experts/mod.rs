@@ -318,7 +318,7 @@ impl Experts {
         t.foreseen.clear();
         (t.time, t.uploaded, t.missed) = (TierTime::default(), 0, 0);
         self.forget_foreseen();
-        self.look_ahead(None);
+        let _ = self.look_ahead(None);
     }
 
     /// Fill the expert part of the step's record (routing, occupancy, bytes, expert times).

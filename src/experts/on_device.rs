@@ -39,7 +39,8 @@ impl Experts {
             Ok(())
         });
         if done.is_ok() {
-            self.look_ahead(Some(layer));
+            // What is forgotten will be asked for again.
+            let _ = self.look_ahead(Some(layer));
         }
         self.or_forget(done)
     }
@@ -89,9 +90,7 @@ impl Experts {
             self.settle();
             Ok(())
         });
-        if done.is_ok() {
-            self.look_ahead(Some(layer));
-        }
+        let done = done.and_then(|()| self.look_ahead(Some(layer)));
         self.or_forget(done)
     }
 
@@ -123,19 +122,23 @@ impl Experts {
     }
 
     /// Experts of later layers that the token at hand will probably ask for begin to come, where copies run beside the computing.
-    pub(super) fn look_ahead(&mut self, after: Option<usize>) {
-        let Place::Device(tier) = &mut self.tier else { return };
+    ///
+    /// # Errors
+    /// From the device; all slots are then forgotten. A token can go on without them, but not one that is answered: what is forgotten ends with it.
+    pub(super) fn look_ahead(&mut self, after: Option<usize>) -> Result<(), ExpertError> {
+        let Place::Device(tier) = &mut self.tier else { return Ok(()) };
         for layer in self.scheduler.foreseen(after) {
             let swaps = self.scheduler.bring(layer);
             if let Err(e) = tier.bring(layer, swaps) {
                 tracing::warn!("experts of layer {layer} could not be brought ahead, and all slots are forgotten: {e}");
                 self.forget();
-                return;
+                return Err(e);
             }
             let layer = layer as u16;
             self.tally.ahead.extend(swaps.iter().map(|s| Ahead { layer, expert: s.expert }));
             self.tally.evicted.extend(swaps.iter().filter_map(|s| s.evicted).map(|expert| Eviction { layer, expert }));
         }
+        Ok(())
     }
 
     /// Between two steps: wait until all experts that are being copied into page-locked memory and huge pages are there. `None` if none are; see [`vram::Held`].

@@ -226,14 +226,14 @@ impl Device for Cuda {
     }
 
     fn watched(&self) -> Option<Watched> {
-        let Some(monitor) = self.monitor.get_or_init(|| Monitor::open(&self.bus()?)) else {
-            // Not by `free`, which gives memory back: that may wait for a token which waits for the host.
+        let monitor = self.monitor.get_or_init(|| Monitor::open(&self.bus()?));
+        let sample = monitor.as_ref().map(Monitor::sample).unwrap_or_default();
+        // Where the monitor does not tell: not by `free`, which gives memory back, for that may wait for a token which waits for the host.
+        let asked = || {
             self.bind("asking for memory in use").ok()?;
-            let (free, all) = self.lanes.context.mem_get_info().ok()?;
-            return Some(Watched { used: Some(all.saturating_sub(free) as u64), ..Watched::default() });
+            self.lanes.context.mem_get_info().ok().map(|(free, all)| all.saturating_sub(free) as u64)
         };
-        let sample = monitor.sample();
-        Some(Watched { used: sample.memory_used, busy: sample.busy, received: sample.received })
+        Some(Watched { used: sample.memory_used.or_else(asked).or(Some(0)), busy: sample.busy, received: sample.received })
     }
 
     fn alloc(&self, bytes: usize) -> Result<Memory, GpuError> {

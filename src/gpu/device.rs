@@ -173,10 +173,16 @@ pub trait MailboxBytes: Send + Sync {
     fn heard(&self, at: usize) -> u32;
     /// Say a word; the device can then read what was written before.
     fn say(&self, at: usize, word: u32);
-    /// Read what the device has written, and does not write now.
-    fn read(&self, at: Range<usize>, f: &mut dyn FnMut(&[u8]));
-    /// Write what the device does not read now.
-    fn write(&self, at: Range<usize>, f: &mut dyn FnMut(&mut [u8]));
+    /// Copy out what the device has written, and does not write now, from this byte on.
+    ///
+    /// # Panics
+    /// Beyond its end.
+    fn read(&self, at: usize, into: &mut [u8]);
+    /// Copy in what the device does not read now.
+    ///
+    /// # Panics
+    /// Beyond its end.
+    fn write(&self, at: usize, from: &[u8]);
 }
 
 /// A mailbox; gone with its last clone, which must come after the last kernel that uses it.
@@ -235,6 +241,8 @@ pub struct Facts {
     pub memory: u64,
     /// Streaming multiprocessors.
     pub processors: u32,
+    /// Kernels that run for seconds are ended by its driver, since it draws a screen: none may wait for a host that could be stopped.
+    pub impatient: bool,
     /// Release of its driver, "580.65.06 (CUDA 13.0)"; empty if it has none.
     pub driver: String,
     /// Tells the kernels that this program brings along from those of another build; empty if it brings none.

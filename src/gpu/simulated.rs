@@ -93,6 +93,8 @@ pub struct Options {
     pub speeds: Speeds,
     /// Compute capability that it claims to have; 0 if it does not pass for a GPU.
     pub capability: u32,
+    /// Kernels that run for seconds are ended, it claims.
+    pub impatient: bool,
     /// Driver, and kernels, that it claims to have.
     pub driver: &'static str,
     /// See `driver`.
@@ -101,7 +103,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memory: 8 << 30, order: Order::Queued, speeds: Speeds::default(), capability: 0, driver: "", kernels: "" }
+        Self { memory: 8 << 30, order: Order::Queued, speeds: Speeds::default(), capability: 0, impatient: false, driver: "", kernels: "" }
     }
 }
 
@@ -172,9 +174,9 @@ struct SimulatedMailbox {
 }
 
 impl SimulatedMailbox {
-    fn with(&self, at: &Range<usize>, f: &mut dyn FnMut(&mut [u8])) {
-        assert!(at.start <= at.end && at.end <= self.bytes, "{at:?} of {}", self.bytes);
-        if let Ok(bytes) = self.shared.lock().mailbox_bytes(self.at + at.start as u64, at.len()) {
+    fn with(&self, at: usize, len: usize, f: impl FnOnce(&mut [u8])) {
+        assert!(at + len <= self.bytes, "{at}+{len} of {}", self.bytes);
+        if let Ok(bytes) = self.shared.lock().mailbox_bytes(self.at + at as u64, len) {
             f(bytes);
         }
     }
@@ -196,11 +198,11 @@ impl MailboxBytes for SimulatedMailbox {
     fn say(&self, at: usize, word: u32) {
         self.shared.lock().say(self.at + at as u64, word);
     }
-    fn read(&self, at: Range<usize>, f: &mut dyn FnMut(&[u8])) {
-        self.with(&at, &mut |bytes| f(bytes));
+    fn read(&self, at: usize, into: &mut [u8]) {
+        self.with(at, into.len(), |bytes| into.copy_from_slice(bytes));
     }
-    fn write(&self, at: Range<usize>, f: &mut dyn FnMut(&mut [u8])) {
-        self.with(&at, f);
+    fn write(&self, at: usize, from: &[u8]) {
+        self.with(at, from.len(), |bytes| bytes.copy_from_slice(from));
     }
 }
 
@@ -208,8 +210,9 @@ impl Simulated {
     /// A device with empty memory.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let Options { memory, capability, driver, kernels, .. } = options;
-        let facts = Facts { name: NAME.into(), capability, memory, processors: 1, driver: driver.into(), kernels: kernels.into() };
+        let Options { memory, capability, driver, kernels, impatient, .. } = options;
+        let facts =
+            Facts { name: NAME.into(), capability, memory, processors: 1, impatient, driver: driver.into(), kernels: kernels.into() };
         Self { facts: Arc::new(facts), shared: Arc::new(Shared(Mutex::new(State::new(options)))) }
     }
 

@@ -97,7 +97,9 @@ pub fn cases(gguf: &Gguf, options: &LoadOptions, foresees: bool) -> Result<Vec<C
     // Bound for a context of one token, which takes no memory: what is looked at is shapes and types.
     let settings = LoadSettings { context: 1, kv_f32: options.kv_f32, pool: Pool::new(1) };
     let (decoder, store, config) = bind(gguf, &settings)?;
-    Ok(uses(decoder, &store, &config, options.kv_f32, foresees).cases())
+    let mut uses = uses(decoder, &store, &config, options.kv_f32, foresees);
+    uses.mailbox &= options.mailbox != When::Never;
+    Ok(uses.cases())
 }
 
 fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool, foresees: bool) -> Uses {

@@ -1,18 +1,20 @@
 //! A mailbox: page-locked memory that kernels reach through the bus.
 
 use super::lanes::Lanes;
-use super::said;
+use super::{lock, said};
 use crate::gpu::device::{Address, GpuError, MailboxBytes};
 use candle_core::cuda_backend::cudarc::driver::{sys, PinnedHostSlice};
-use std::ops::Range;
+use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Who may touch which bytes when is told by the words in it: see [`MailboxBytes`].
 pub(super) struct Mapped {
     bytes: *mut u8,
     len: usize,
     address: Address,
+    /// Threads of the host copy one after the other.
+    copying: Mutex<()>,
     lanes: Arc<Lanes>,
     slice: Option<PinnedHostSlice<u8>>,
 }
@@ -20,7 +22,7 @@ pub(super) struct Mapped {
 // SAFETY: the bytes belong to this value and to kernels that were given its address; words are atomic, and all else is read and written by one side at a time, as
 // the words have it.
 unsafe impl Send for Mapped {}
-// SAFETY: as above; of the host, one thread speaks with a token.
+// SAFETY: as above; threads of the host copy one after the other.
 unsafe impl Sync for Mapped {}
 
 impl Mapped {
@@ -37,7 +39,14 @@ impl Mapped {
         let mut address = 0;
         // SAFETY: the start of an allocation that is mapped; it writes one address.
         unsafe { sys::cuMemHostGetDevicePointer_v2(&raw mut address, start.cast(), 0) }.result().map_err(refused)?;
-        Ok(Self { bytes: start, len: bytes, address: Address(address), lanes: lanes.clone(), slice: Some(slice) })
+        Ok(Self {
+            bytes: start,
+            len: bytes,
+            address: Address(address),
+            copying: Mutex::default(),
+            lanes: lanes.clone(),
+            slice: Some(slice),
+        })
     }
 
     fn word(&self, at: usize) -> &AtomicU32 {
@@ -46,10 +55,10 @@ impl Mapped {
         unsafe { AtomicU32::from_ptr(self.bytes.add(at).cast()) }
     }
 
-    fn place(&self, at: &Range<usize>) -> *mut u8 {
-        assert!(at.start <= at.end && at.end <= self.len, "{at:?} of {}", self.len);
+    fn place(&self, at: usize, len: usize) -> *mut u8 {
+        assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "{at}+{len} of {}", self.len);
         // SAFETY: inside the allocation, as just checked.
-        unsafe { self.bytes.add(at.start) }
+        unsafe { self.bytes.add(at) }
     }
 }
 
@@ -63,13 +72,15 @@ impl MailboxBytes for Mapped {
     fn say(&self, at: usize, word: u32) {
         self.word(at).store(word, Ordering::Release);
     }
-    fn read(&self, at: Range<usize>, f: &mut dyn FnMut(&[u8])) {
-        // SAFETY: inside the allocation, zeroed when it was made; the device does not write these bytes now, as the caller has heard.
-        f(unsafe { std::slice::from_raw_parts(self.place(&at), at.len()) });
+    fn read(&self, at: usize, into: &mut [u8]) {
+        let _alone = lock(&self.copying);
+        // SAFETY: inside the allocation, zeroed when it was made; the device does not write these bytes now, as the caller has heard, and no other thread of the host does.
+        unsafe { ptr::copy_nonoverlapping(self.place(at, into.len()), into.as_mut_ptr(), into.len()) };
     }
-    fn write(&self, at: Range<usize>, f: &mut dyn FnMut(&mut [u8])) {
-        // SAFETY: as for reading; nor does it read them now, and one thread of the host speaks with a token.
-        f(unsafe { std::slice::from_raw_parts_mut(self.place(&at), at.len()) });
+    fn write(&self, at: usize, from: &[u8]) {
+        let _alone = lock(&self.copying);
+        // SAFETY: as for reading; nor does the device read them now.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), self.place(at, from.len()), from.len()) };
     }
 }
 

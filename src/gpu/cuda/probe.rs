@@ -85,6 +85,7 @@ pub(super) fn facts(ordinal: c_int) -> Result<Facts, DriverError> {
         // SAFETY: as above.
         memory: unsafe { result::device::total_mem(device) }? as u64,
         processors: u32::try_from(attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?).unwrap_or(0),
+        impatient: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT)? != 0,
         driver: driver_name(),
         kernels: env!("ROTARY_KERNELS").into(),
     })

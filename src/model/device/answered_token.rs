@@ -1,5 +1,5 @@
 //! A token that is queued whole though not everything is in slots: host and device speak with each other while it runs ([`Talk`]), and nothing is asked of the driver between its layers but copies into
-//! slots.
+//! slots, and whether they are there.
 //!
 //! The schedule is that of a token that goes layer by layer. Its arithmetic, too, but that whatever is in no slot is computed on the host.
 
@@ -91,18 +91,18 @@ impl DeviceDecoder {
             let queued = device.replay(recording).map_err(ModelError::from);
             queued.and_then(|()| layers.iter().try_for_each(|layer| layer.feed_forward.answer(&pass, speaking.talk, experts, heard)))
         };
-        // The device is at rest, and slots may be overwritten.
+        // The device is at rest, and slots may be overwritten. Whatever came of the token, its states have moved on: whoever cuts the context after a failure must find them so.
+        for layer in layers.iter_mut() {
+            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
+                d.advance(1);
+            }
+        }
         let marked = experts.device_queued();
         if let Err(e) = done {
             experts.device_broke_off();
             return Err(e);
         }
         marked?;
-        for layer in layers.iter_mut() {
-            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
-                d.advance(1);
-            }
-        }
         let mut out = Vec::new();
         let finished = work.finish(device, 1, false, &mut out)?;
         match wanted {

@@ -193,7 +193,10 @@ impl DeviceDecoder {
         let (norm, output) = (Norm::new(&*device, norm)?, Map::new(&*device, output)?);
         let work = Workspace::new(&*device, Widths::of(config, chunk.min(context)))?;
         let talk = (!without.mailbox && config.experts > 0).then(|| work.talk(&*device));
-        let talk = talk.and_then(|made| made.inspect_err(|e| tracing::info!("tokens go layer by layer: {e}")).ok());
+        let talk = talk.and_then(|made| {
+            let greeted = made.and_then(|mut talk| talk.greet(&*device).map(|()| talk));
+            greeted.inspect_err(|e| tracing::info!("tokens go layer by layer: {e}")).ok()
+        });
         Ok(Self {
             device,
             file: parts.file,

@@ -77,6 +77,31 @@ proptest! {
 }
 
 #[test]
+fn tokens_that_return_find_what_came_ahead_in_their_tables() {
+    for couriers in 0..3 {
+        let hold = Hold { room: 1 << 30, lock: 1 << 30, reserve: 0, region: 100_000, per_step: 9 };
+        let mut s = Session::new(&Setup { slots: 5, couriers, hold, ..setup(Order::Late, 64) });
+        s.experts.set_ahead(Some(1));
+        s.experts.hold_all();
+        let (mut came, mut asked) = (0, 0);
+        for _ in 0..8 {
+            for token in 0..5 {
+                // The same token again: the same rows, the same routing.
+                s.rng = fastrand::Rng::with_seed(token);
+                let before = s.answers;
+                s.device_step(1, token as usize * 5).unwrap();
+                // Those that the token asked for are hits by the device's own table: see `step`.
+                let (c, a) = if s.answers > before { s.record.ahead_and_asked() } else { (0, 0) };
+                (came, asked) = (came + c, asked + a);
+            }
+        }
+        assert!(asked > 20 && asked * 2 > came, "{asked} of {came}");
+        assert_eq!(s.sim.violations(), Vec::<String>::new());
+        s.tables_agree();
+    }
+}
+
+#[test]
 fn an_answered_token_is_one_launch() {
     let mut s = Session::new(&setup(Order::Late, 64));
     for hot in [0, 0, 0] {

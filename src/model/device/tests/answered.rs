@@ -105,3 +105,59 @@ fn a_device_that_dies_is_not_waited_for() {
         assert!(e.to_string().contains("astray"), "{kernel}: {e}");
     }
 }
+
+#[test]
+fn after_an_answered_token_that_broke_off_the_context_goes_on_as_if_it_had_not_been() {
+    for case in ["strict", "q35-strict", "q35-odd", "qwen3next"] {
+        let gguf = reference(case);
+        let [mut broken, mut sound] = [Always, Never].map(|m| on_device(&gguf, &speaking(m, 2), Order::Late));
+        let all: Vec<u32> = PROMPT.iter().map(|t| t % 300).chain([7, 8]).collect();
+        for m in [&mut broken.model, &mut sound.model] {
+            m.model.mark(&[PROMPT.len()]);
+            step(m, &all[..PROMPT.len()], Phase::Prefill, Logits::Last);
+            all[PROMPT.len()..].iter().for_each(|token| drop(step(m, &[*token], Phase::Decode, Logits::Last)));
+        }
+        // The host hears a word that is none, and gives up while the device lives on.
+        broken.device.fail(Faults { wrong: Some("tell_host"), ..Faults::default() });
+        let Opened { model, experts, .. } = &mut broken.model;
+        experts.begin_step(Phase::Decode, 1);
+        model.forward(&[40], experts, Logits::Last, &|| false).unwrap_err();
+        broken.device.fail(Faults::default());
+        experts.end_step(&mut StepRecord::default());
+        let len = model.truncate(all.len());
+        assert!(len >= PROMPT.len(), "{case}: {len}");
+        if len < all.len() {
+            step(&mut broken.model, &all[len..], Phase::Prefill, Logits::Last);
+        }
+        for token in [9, 250, 17] {
+            let [a, b] = [&mut sound.model, &mut broken.model].map(|m| step(m, &[token], Phase::Decode, Logits::Last).0);
+            assert!(error(&a, &b) < ROUNDING, "{case}: {}", error(&a, &b));
+        }
+        assert_eq!(broken.device.violations(), Vec::<String>::new(), "{case}");
+    }
+}
+
+#[test]
+fn a_device_that_does_not_greet_or_ends_kernels_that_wait_goes_layer_by_layer() {
+    let launches = |gpu: &mut OnDevice| {
+        step(&mut gpu.model, &PROMPT, Phase::Prefill, Logits::Last);
+        [7, 300, 40].map(|token| {
+            let before = gpu.device.launches();
+            step(&mut gpu.model, &[token], Phase::Decode, Logits::Last);
+            gpu.device.launches() - before
+        })
+    };
+    let opened = |options: LoadOptions, faults: Faults, impatient: bool| {
+        let device = Simulated::new(Options { impatient, ..Options::default() });
+        device.fail(faults);
+        let model = open_on(&demo_file(), &options, Pool::new(2), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
+        device.fail(Faults::default());
+        OnDevice { model, device }
+    };
+    let (auto, always) = (speaking(Auto, 12), speaking(Always, 12));
+    let deaf = Faults { wrong: Some("tell_host"), ..Faults::default() };
+    assert_eq!(launches(&mut opened(auto.clone(), Faults::default(), false))[1..], [1, 1]);
+    assert!(launches(&mut opened(auto, Faults::default(), true)).iter().all(|n| *n > 1), "a screen is drawn by it");
+    assert_eq!(launches(&mut opened(always.clone(), Faults::default(), true))[1..], [1, 1], "as told");
+    assert!(launches(&mut opened(always, deaf, false)).iter().all(|n| *n > 1), "what it says is not heard");
+}
