@@ -21,7 +21,7 @@ pub const HALF_CACHE_TOLERANCE: f32 = 5e-2;
 /// At a router margin below this, rounding alone may swap the last chosen expert for the next one.
 pub const ROUTE_MARGIN: f32 = 1e-4;
 /// The same where keys and values have 16 bits. One of gpt-oss's fixture is 2.9e-3, and goes the other way then.
-pub const HALF_CACHE_ROUTE_MARGIN: f32 = 5e-3;
+pub const HALF_CACHE_ROUTE_MARGIN: f32 = 3e-3;
 /// On a quantized file, the best token must be the oracle's where that leads by more than this.
 pub const CLEAR_GAP: f32 = 0.5;
 /// How many times llama.cpp's own the error on a quantized file may be: in the median, in the mean.
