@@ -55,6 +55,16 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// The device has given a token up, since this program stood still. Nothing is wrong with either, and the step may be made again.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        matches!(
+            self,
+            Self::Model(ModelError::Gpu(GpuError::GaveUp) | ModelError::Experts(ExpertError::Gpu(GpuError::GaveUp)))
+                | Self::Experts(ExpertError::Gpu(GpuError::GaveUp))
+        )
+    }
+
     /// The kind of failure, as scripts and the screen tell them apart.
     #[must_use]
     pub fn kind(&self) -> FailureKind {

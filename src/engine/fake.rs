@@ -4,7 +4,8 @@
 use super::runtime::{Language, Loader, Opened, Runtime};
 use super::EngineError;
 use crate::events::{Message, ModelCard, Phase, Plan, Reasoning, Role, Sampling, StepRecord};
-use crate::model::Logits;
+use crate::gpu::GpuError;
+use crate::model::{Logits, ModelError};
 use crate::text::GUARD;
 
 /// One token per byte (0 to 255), ChatML marks from 256 on, and a few longer tokens that its own encoder never uses.
@@ -91,6 +92,8 @@ pub(super) enum Mishap {
     Error,
     Panic,
     NanLogits,
+    /// A device gives a token up, once.
+    GaveUp,
 }
 
 /// A model that answers with a fixed script of tokens, each after the prompt whatever that is.
@@ -100,6 +103,8 @@ pub(super) struct Scripted {
     /// Called in every step with the phase, before anything else.
     pub(super) on_step: Box<dyn FnMut(&StepRecord) + Send>,
     pub(super) context: Vec<u32>,
+    /// The context can only go back to nothing.
+    pub(super) goes_back_to_nothing: bool,
     /// Its heat has something to say.
     pub(super) says_when_kept: bool,
     /// Tokens answered so far in this turn.
@@ -115,6 +120,7 @@ impl Scripted {
             mishap: None,
             on_step: Box::new(|_| {}),
             context: Vec::new(),
+            goes_back_to_nothing: false,
             says_when_kept: false,
             said: 0,
             slots: 4,
@@ -135,12 +141,18 @@ impl Runtime for Scripted {
         if stop() {
             return Ok(None);
         }
-        if record.phase == Phase::Prefill {
+        if record.phase == Phase::Prefill && logits != Logits::None {
             self.said = 0;
         }
         if record.phase == Phase::Decode && self.said == 2 {
             match self.mishap {
                 Some(Mishap::Error) => return Err(EngineError::Other("the fake model failed".into())),
+                Some(Mishap::GaveUp) => {
+                    self.mishap = None;
+                    // What the pass has left in the context is unknown.
+                    self.context.push(u32::MAX);
+                    return Err(ModelError::Gpu(GpuError::GaveUp).into());
+                }
                 Some(Mishap::Panic) => panic!("the fake model panicked"),
                 _ => {}
             }
@@ -162,7 +174,7 @@ impl Runtime for Scripted {
         self.context.len()
     }
     fn truncate(&mut self, len: usize) -> usize {
-        self.context.truncate(len);
+        self.context.truncate(if self.goes_back_to_nothing { 0 } else { len });
         self.context.len()
     }
     fn cache_bytes(&self) -> u64 {

@@ -10,6 +10,7 @@ pub mod gauges;
 mod harmony_tests;
 mod lanes;
 pub mod open;
+mod pause;
 mod prompt;
 pub mod runtime;
 pub mod sampling;
@@ -20,6 +21,7 @@ mod turn;
 pub mod warm;
 
 pub use error::EngineError;
+pub use pause::Steps;
 pub use runtime::Loader;
 
 use crate::events::{Command, Event, Gauges, RequestId, StepRecord};
@@ -51,6 +53,8 @@ pub struct Signals {
     pub slots: AtomicUsize,
     /// Whether slots are to differ by layer: 0 no wish, 1 no, 2 yes. Read at step boundaries.
     pub spread: AtomicU8,
+    /// Held off while the process is about to be stopped.
+    pub steps: Steps,
     /// Telemetry records dropped because the lane was full.
     pub dropped: AtomicU64,
 }

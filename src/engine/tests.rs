@@ -360,6 +360,34 @@ fn an_error_in_a_step_ends_the_turn_and_nothing_else() {
 }
 
 #[test]
+fn a_token_that_a_device_gives_up_is_made_again_with_all_that_the_context_lost() {
+    for goes_back_to_nothing in [false, true] {
+        let read = Arc::new(Mutex::new(Vec::new()));
+        let seen = read.clone();
+        let mut h = start(400, move || {
+            let mut m = Scripted::new(script("Hello"));
+            (m.mishap, m.goes_back_to_nothing) = (Some(Mishap::GaveUp), goes_back_to_nothing);
+            let seen = seen.clone();
+            m.on_step = Box::new(move |r| seen.lock().unwrap().push((r.phase, r.position, r.tokens)));
+            m
+        });
+        let events = turn(&mut h, generate(1, vec![user("hi")]));
+        assert_eq!(text(&events, TextKind::Answer), "Hello");
+        assert_eq!(events.iter().filter(|e| matches!(e, Event::Notice { message } if message.contains("anew"))).count(), 1);
+        let (reason, stats) = end(&events);
+        assert_eq!((reason, stats.generated_tokens), (FinishReason::Stop, 5));
+        // The step that was given up, what was read again, and the step as it was.
+        let steps = read.lock().unwrap().clone();
+        let given_up = (Phase::Decode, stats.prompt_tokens as u32 + 1, 1);
+        let twice: Vec<_> = steps.iter().enumerate().filter(|(_, step)| **step == given_up).map(|(i, _)| i).collect();
+        assert_eq!(twice.len(), 2, "{steps:?}");
+        let again: Vec<u32> =
+            steps[twice[0] + 1..twice[1]].iter().map(|(phase, _, tokens)| *tokens * u32::from(*phase == Phase::Prefill)).collect();
+        assert_eq!(again.iter().sum::<u32>(), if goes_back_to_nothing { given_up.1 } else { 0 }, "{steps:?}");
+    }
+}
+
+#[test]
 fn a_panic_in_a_step_closes_the_model_and_another_can_be_opened() {
     let fail = Arc::new(Mutex::new(Some(Mishap::Panic)));
     let shared = fail.clone();

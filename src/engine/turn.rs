@@ -200,7 +200,7 @@ impl Session {
         }
     }
 
-    /// One step: forward, draw (if a sampler is given), record. `None` if cancelled; the context is then as before.
+    /// One step: forward, draw (if a sampler is given), record. `None` if cancelled; the context is then as before. A step that a device has given up is made again.
     fn step(
         &mut self,
         lanes: &mut Lanes,
@@ -220,7 +220,9 @@ impl Session {
 
         let begin = Instant::now();
         let stop = lanes.stop();
+        let under_way = lanes.signals.steps.begin();
         let forward = self.opened.runtime.step(tokens, which, &stop, &mut record);
+        drop(under_way);
         if self.opened.runtime.rescheduled() {
             if let Some(scheduling) = self.opened.runtime.scheduling() {
                 lanes.event(Event::Scheduling(scheduling))?;
@@ -237,7 +239,10 @@ impl Session {
             Err(e) => {
                 // What the failed pass left in the context is unknown: go back to what is known, or to nothing.
                 let back = self.opened.runtime.truncate(self.cache.len());
-                self.cache.truncate(back);
+                let lost = self.cache.split_off(back.min(self.cache.len()));
+                if e.is_given_up() {
+                    return self.step_again(lanes, phase, &lost, tokens, sampler, stats);
+                }
                 return Err(e.into());
             }
         };
@@ -265,6 +270,27 @@ impl Session {
             self.spare = back;
         }
         Ok(Some(drawn?))
+    }
+
+    /// After a step that a device has given up: read what the context has lost by it, then make the step anew. Whoever gives up once goes another way from then on.
+    fn step_again(
+        &mut self,
+        lanes: &mut Lanes,
+        phase: Phase,
+        lost: &[u32],
+        tokens: &[u32],
+        sampler: Option<&mut Sampler>,
+        stats: &mut TurnStats,
+    ) -> Result<Option<Option<u32>>, Halt> {
+        let message = "the GPU waited for a second for this program and gave a token up; it is computed anew, and tokens go layer by layer from now on";
+        lanes.event(Event::Notice { message: message.into() })?;
+        let chunk = self.opened.runtime.chunk().max(1);
+        for part in lost.chunks(chunk) {
+            if self.step(lanes, Phase::Prefill, part, None, stats)?.is_none() {
+                return Ok(None);
+            }
+        }
+        self.step(lanes, phase, tokens, sampler, stats)
     }
 
     /// Carry out the wish for slots by layer, or look at them again if it is time.

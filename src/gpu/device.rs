@@ -56,6 +56,12 @@ pub enum GpuError {
         /// The first difference, or from the driver.
         why: String,
     },
+    /// A kernel waited for the host for longer than it may; see [`super::talk`].
+    #[error(
+        "the GPU waited for a second for this program, which was stopped or had no processor to run on, and gave the token up; tokens go layer \
+         by layer from now on, so ask again"
+    )]
+    GaveUp,
     /// Anything else that the driver says.
     #[error("{what}: {why}")]
     Driver {
@@ -241,7 +247,7 @@ pub struct Facts {
     pub memory: u64,
     /// Streaming multiprocessors.
     pub processors: u32,
-    /// Kernels that run for seconds are ended by its driver, since it draws a screen: none may wait for a host that could be stopped.
+    /// Kernels that run for seconds are ended by its driver, since it draws a screen: none may wait without limit for a host that could be stopped.
     pub impatient: bool,
     /// Release of its driver, "580.65.06 (CUDA 13.0)"; empty if it has none.
     pub driver: String,

@@ -171,16 +171,18 @@ params! {
     /// Waits until the host has said `turn + step`, then brings what it wrote to the device. One block. `word` (u32) and `from` are in the mailbox, memory of the host that the device
     /// reads and writes where it lies; `turn` (u32) and `to` in device memory. `words` u32, at most [`AwaitHost::WORDS`].
     ///
-    /// A word w says n if `w - n` is not negative as i32: it may say more, and wrap. There is no limit of time. `word`, `turn` and `from` are read while earlier kernels may still run: no
-    /// kernel may write them.
-    AwaitHost { word: Address, turn: Address, from: Address, to: Address, words: u32, step: u32 }
+    /// A word w says n if `w - n` is not negative as i32: it may say more, and wrap. `word`, `turn` and `from` are read while earlier kernels may still run: no kernel may write them.
+    ///
+    /// Where `patience` is not 0, it waits for so many microseconds at most. Then it **gives up**: `to` gets ones in every bit (an expert in no slot), and `given_up`, a word (u32) of the mailbox
+    /// that only such kernels write, says `turn`. Whoever finds that there waits no more in this token. 0: there is no limit of time, and `given_up` is left alone.
+    AwaitHost { word: Address, turn: Address, from: Address, to: Address, given_up: Address, words: u32, step: u32, patience: u32, pad: u32 }
 
     /// Writes `words` u32 of device memory for the host, `from` there `to` the mailbox, then says `turn + step`: who reads that in `word` finds all of them. One block.
     TellHost { word: Address, turn: Address, from: Address, to: Address, words: u32, step: u32 }
 
     /// `y[i] += from[i]` for `len` values that the host answers with, if it had to: if one of `pairs` `slots` (i32, at most [`AddAnswer::PAIRS`]) is negative, an expert in no slot. Then it waits as
-    /// [`AwaitHost`] does; else nothing of the mailbox is read. `word` and `from` are in the mailbox, the rest in device memory. One block.
-    AddAnswer { word: Address, turn: Address, slots: Address, from: Address, y: Address, pairs: u32, len: u32, step: u32, pad: u32 }
+    /// [`AwaitHost`] does, and leaves `y` alone if it gives up; else nothing of the mailbox is read. `word`, `from` and `given_up` are in the mailbox, the rest in device memory. One block.
+    AddAnswer { word: Address, turn: Address, slots: Address, from: Address, y: Address, given_up: Address, pairs: u32, len: u32, step: u32, patience: u32 }
 
     /// One expert's pairs in a grouped product.
     Group { slot: u32, begin: u32, end: u32 }

@@ -67,6 +67,8 @@ pub struct Faults {
     pub download: Option<u64>,
     /// Of launches.
     pub launch: Option<u64>,
+    /// Of the host's words to kernels that run. The one that fails comes late: kernels that wait with patience have given up.
+    pub silent: Option<u64>,
     /// No page-locked memory beyond so many bytes in all.
     pub pinned: Option<u64>,
     /// Of calls that lock memory where it lies.

@@ -7,12 +7,15 @@
 //! Everything that is said has a number: `turn`, which is another one for every token and goes up with it, plus the layer. So the kernels' parameters are the same in every token, and a
 //! word once said is never taken for a later one. Each layer is opened after the one before it has been told and answered, so one place for each kind of message is enough.
 //!
-//! A host that fails must let the device go ([`Talk::let_go`]), or it would wait for ever: dropping does.
+//! A host that fails must let the device go ([`Talk::let_go`]), or it would wait for ever: dropping does. A process may also be stopped in the middle of a token, for hours. Most devices wait.
+//! One whose driver ends kernels that run for seconds ([`Facts::impatient`](super::device::Facts::impatient)) gives the token up first: then no kernel of it waits any more, the host finds so when the token is at rest
+//! ([`Talk::gave_up`]), and what came of it is worth nothing.
 
 use super::device::{record, Device, GpuError, Lane, Mailbox};
 use super::params::{launch, AddAnswer, AwaitHost, TellHost};
 use super::Address;
 use std::ops::Range;
+use std::sync::atomic::{fence, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,8 @@ use std::time::{Duration, Instant};
 const OPENED: usize = 0;
 const ANSWERED: usize = 128;
 const TOLD: usize = 256;
+/// What the device says when it has given a token up.
+const GIVEN_UP: usize = 384;
 /// Where the first message lies; each begins at a multiple of this.
 const ALIGN: usize = 512;
 /// The host asks how the device does after so many looks at a word that did not come.
@@ -27,6 +32,9 @@ const LOOKS: u32 = 1 << 13;
 /// Of a greeting: kernels that tell, for each that waits, so that there are as many in all as a token has; and how long either side may take for all of it.
 const TELLS: usize = 15;
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Microseconds that a kernel waits for the host before it gives up, where it must not wait without limit: drivers that have one allow kernels two seconds (Windows) and more. A host that computes
+/// answers within milliseconds.
+const KERNELS_WAIT: u32 = 1_000_000;
 
 /// See the module's text.
 pub struct Talk {
@@ -37,6 +45,8 @@ pub struct Talk {
     table: Range<usize>,
     told: Range<usize>,
     answer: Range<usize>,
+    /// Microseconds that a kernel waits at most; 0: without limit.
+    patience: u32,
 }
 
 impl Talk {
@@ -54,7 +64,8 @@ impl Talk {
         let (table, told, answer) = (take(experts * 4), take(told), take(hidden * 4));
         let steps = u32::try_from(steps).unwrap_or(u32::MAX).max(1);
         // Words are zero: nothing of the first turn has been said.
-        Ok(Self { mailbox: device.mailbox(at)?, turn: 1, steps, table, told, answer })
+        let patience = if device.facts().impatient { KERNELS_WAIT } else { 0 };
+        Ok(Self { mailbox: device.mailbox(at)?, turn: 1, steps, table, told, answer, patience })
     }
 
     fn at(&self, byte: usize) -> Address {
@@ -64,8 +75,9 @@ impl Talk {
     /// Waits until the host has opened a layer, whose table then is at `to`. `turn`: where the device has the token's [`Talk::next_turn`].
     #[must_use]
     pub fn await_table(&self, turn: Address, layer: usize, to: Address) -> AwaitHost {
-        let words = (self.table.len() / 4) as u32;
-        AwaitHost { word: self.at(OPENED), turn, from: self.at(self.table.start), to, words, step: layer as u32 }
+        let Self { patience, .. } = *self;
+        let (words, step, given_up) = ((self.table.len() / 4) as u32, layer as u32, self.at(GIVEN_UP));
+        AwaitHost { word: self.at(OPENED), turn, from: self.at(self.table.start), to, given_up, words, step, patience, pad: 0 }
     }
 
     /// Tells the host so many bytes from there on.
@@ -81,8 +93,9 @@ impl Talk {
     /// Adds the host's sums to `y`, if one of `pairs` slots is none.
     #[must_use]
     pub fn add_answer(&self, turn: Address, layer: usize, slots: Address, pairs: usize, y: Address) -> AddAnswer {
-        let (len, from) = ((self.answer.len() / 4) as u32, self.at(self.answer.start));
-        AddAnswer { word: self.at(ANSWERED), turn, slots, from, y, pairs: pairs as u32, len, step: layer as u32, pad: 0 }
+        let Self { patience, .. } = *self;
+        let (len, from, given_up) = ((self.answer.len() / 4) as u32, self.at(self.answer.start), self.at(GIVEN_UP));
+        AddAnswer { word: self.at(ANSWERED), turn, slots, from, y, given_up, pairs: pairs as u32, len, step: layer as u32, patience }
     }
 
     /// Speak as a token would, with as many kernels recorded as one, before any token relies on it: that what is written on one side is seen on the other while a kernel runs, and that queueing such
@@ -154,7 +167,7 @@ impl Talk {
     /// Wait until the device has told of a layer; the first so many bytes of that go into `heard`, as words.
     ///
     /// # Errors
-    /// The device failed, or came to rest without a word.
+    /// The device failed, gave the token up, or came to rest without a word.
     pub fn hear(&self, device: &dyn Device, layer: usize, bytes: usize, heard: &mut Vec<u32>) -> Result<(), GpuError> {
         self.hear_until(device, layer, bytes, heard, None)
     }
@@ -183,6 +196,10 @@ impl Talk {
         }
         heard.resize(bytes.min(self.told.len()) / 4, 0);
         self.mailbox.read(self.told.start, bytemuck::cast_slice_mut(heard));
+        // A device that has given up waits for nobody to read this before it tells of the next layer.
+        if self.gave_up() {
+            return Err(GpuError::GaveUp);
+        }
         Ok(())
     }
 
@@ -190,6 +207,14 @@ impl Talk {
     pub fn answer(&self, layer: usize, sums: &[f32]) {
         self.mailbox.write(self.answer.start, bytemuck::cast_slice(&sums[..self.answer.len() / 4]));
         self.mailbox.say(ANSWERED, self.number(layer));
+    }
+
+    /// Whether a kernel of the token has waited for too long. The token's results, and the states it leaves, are worth nothing then.
+    #[must_use]
+    pub fn gave_up(&self) -> bool {
+        // What was read before is looked at no later than the word.
+        fence(Ordering::Acquire);
+        self.mailbox.heard(GIVEN_UP) == self.turn
     }
 
     /// The device need not wait for anything more of this token. After a failure its results are worth nothing.

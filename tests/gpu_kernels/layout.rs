@@ -46,9 +46,9 @@ layouts! {
     SwiGlu { gate, up, y, tokens, len, stride, pad }
     Add { x, y, len, pad }
     Finite { x, flag, len, pad }
-    AwaitHost { word, turn, from, to, words, step }
+    AwaitHost { word, turn, from, to, given_up, words, step, patience, pad }
     TellHost { word, turn, from, to, words, step }
-    AddAnswer { word, turn, slots, from, y, pairs, len, step, pad }
+    AddAnswer { word, turn, slots, from, y, given_up, pairs, len, step, patience }
     Group { slot, begin, end }
 }
 

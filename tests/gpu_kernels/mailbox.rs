@@ -33,7 +33,11 @@ fn what_the_host_has_written_comes_to_the_device() {
             let a = &mut Arena::new(case as u64 * 100 + u64::from(said));
             let ((from, by), (to, to_by)) = (piece(a, words), piece(a, words));
             let (word, turn) = (a.put(&[said]), a.put(&[turn]));
-            a.check(&AwaitHost { word, turn, from: at(from, by), to: at(to, to_by), words: words as u32, step }, &[]);
+            // Who finds the word there does not look whether anybody gave up.
+            for (given_up, patience) in [(NONE, 0), (turn, 50)] {
+                let (from, to) = (at(from, by), at(to, to_by));
+                a.check(&AwaitHost { word, turn, from, to, given_up, words: words as u32, step, patience, pad: 0 }, &[]);
+            }
         }
     }
 }
@@ -62,8 +66,10 @@ fn an_answer_is_added_exactly_if_an_expert_was_in_no_slot() {
             // Another one each time; the last of them too.
             slots[if case % 2 == 0 { pairs - 1 } else { a.below(pairs) }] = [-1, i32::MIN][a.below(2)];
             let (word, turn, slots) = (a.put(&[said]), a.put(&[turn]), a.put(&slots));
-            let k = AddAnswer { word, turn, slots, from: at(from, by), y: at(y, y_by), pairs: pairs as u32, len: len as u32, step, pad: 0 };
-            a.check(&k, &[]);
+            for (given_up, patience) in [(NONE, 0), (turn, 50)] {
+                let (from, y, len) = (at(from, by), at(y, y_by), len as u32);
+                a.check(&AddAnswer { word, turn, slots, from, y, given_up, pairs: pairs as u32, len, step, patience }, &[]);
+            }
         }
     }
 }
@@ -76,7 +82,10 @@ fn nothing_of_the_mailbox_is_read_if_all_experts_are_in_slots() {
         let mut slots = vec![0i32; pairs];
         slots.push(-1);
         let (turn, slots, y) = (a.put(&[7u32]), a.put(&slots), a.noise(2048, 1.0));
-        a.check(&AddAnswer { word: NONE, turn, slots, from: NONE, y, pairs: pairs as u32, len: 2048, step: 1, pad: 0 }, &[]);
+        for patience in [0, 50] {
+            let k = AddAnswer { word: NONE, turn, slots, from: NONE, y, given_up: NONE, pairs: pairs as u32, len: 2048, step: 1, patience };
+            a.check(&k, &[]);
+        }
     }
 }
 
@@ -99,9 +108,30 @@ fn a_kernel_waits_until_the_host_has_written_and_said_so() {
         let a = &mut Arena::new(u64::from(said) + by as u64);
         let (from, y) = (at(a.noise(words + by, 1.0), by), a.noise(words, 1.0));
         let (word, turn, slots) = (a.put(&[before]), a.put(&[turn]), a.put(&[2, -1, 0, 5]));
-        let awaits = AwaitHost { word, turn, from, to: y, words: words as u32, step };
-        a.check_waiting(&awaits, &|| host(word, from, words, said));
-        let adds = AddAnswer { word, turn, slots, from, y, pairs: 4, len: words as u32, step, pad: 0 };
-        a.check_waiting(&adds, &|| host(word, from, words, said));
+        // Without limit; and with patience enough, another token having been given up.
+        let given_up = a.put(&[u32::MAX - 3]);
+        for patience in [0, 600_000_000] {
+            let awaits = AwaitHost { word, turn, from, to: y, given_up, words: words as u32, step, patience, pad: 0 };
+            a.check_waiting(&awaits, patience > 0, &|| host(word, from, words, said));
+            let adds = AddAnswer { word, turn, slots, from, y, given_up, pairs: 4, len: words as u32, step, patience };
+            a.check_waiting(&adds, patience > 0, &|| host(word, from, words, said));
+        }
+    }
+}
+
+#[test]
+fn a_kernel_whose_host_says_nothing_gives_up_after_a_while_and_at_once_if_another_has() {
+    for (case, words) in lengths(AwaitHost::WORDS as usize).into_iter().enumerate() {
+        for (number, step, before) in [(9, 4, 12), (LATE, 0x20, LATE), (LATE, 0x20, 0xF)] {
+            // Of another token, or of this one: then it need not run out of patience.
+            for (gave_up, patience) in [(number - 1, 50), (number, 600_000_000)] {
+                let a = &mut Arena::new(case as u64 * 100 + u64::from(before));
+                let ((from, by), (to, to_by)) = (piece(a, words), piece(a, words));
+                let (word, turn, given_up, slots) = (a.put(&[before]), a.put(&[number]), a.put(&[gave_up]), a.put(&[2, -1, 0, 5]));
+                let (from, to, words) = (at(from, by), at(to, to_by), words as u32);
+                a.check(&AwaitHost { word, turn, from, to, given_up, words, step, patience, pad: 0 }, &[]);
+                a.check(&AddAnswer { word, turn, slots, from, y: to, given_up, pairs: 4, len: words, step, patience }, &[]);
+            }
+        }
     }
 }

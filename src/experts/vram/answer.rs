@@ -25,7 +25,7 @@ impl VramTier {
         let by_itself = || self.miss == MissChoice::Auto && self.rates.host >= QUICK * self.rates.link;
         let wanted = match self.answers {
             When::Always => self.miss != MissChoice::Gpu,
-            When::Auto => !self.device.facts().impatient && (self.miss == MissChoice::Cpu || by_itself()),
+            When::Auto => self.miss == MissChoice::Cpu || by_itself(),
             When::Never => false,
         };
         (wanted && self.held.has_ended()).then_some(self.moved)

@@ -359,8 +359,11 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(AwaitHost, turn);
     FIELD(AwaitHost, from);
     FIELD(AwaitHost, to);
+    FIELD(AwaitHost, given_up);
     FIELD(AwaitHost, words);
     FIELD(AwaitHost, step);
+    FIELD(AwaitHost, patience);
+    FIELD(AwaitHost, pad);
     SIZE(TellHost);
     FIELD(TellHost, word);
     FIELD(TellHost, turn);
@@ -374,9 +377,10 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(AddAnswer, slots);
     FIELD(AddAnswer, from);
     FIELD(AddAnswer, y);
+    FIELD(AddAnswer, given_up);
     FIELD(AddAnswer, pairs);
     FIELD(AddAnswer, len);
     FIELD(AddAnswer, step);
-    FIELD(AddAnswer, pad);
+    FIELD(AddAnswer, patience);
     return -1;
 }

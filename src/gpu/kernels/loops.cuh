@@ -2,6 +2,7 @@
 #pragma once
 
 #include <sched.h>
+#include <time.h>
 
 #include <atomic>
 #include <cmath>
@@ -83,6 +84,12 @@ inline void say(uint32_t* word, uint32_t v) { __atomic_store_n(word, v, __ATOMIC
 template <class T> T from_host(const T* p) { return *p; }
 template <class T> void to_host(T* p, T v) { *p = v; }
 inline uint32_t newest(const uint32_t* p) { return *p; }
+/// A clock in microseconds.
+inline uint64_t microseconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
 inline void polled_in_vain(uint32_t& polls) {
     simt::vain++;
     if (++polls == simt::PATIENCE) {

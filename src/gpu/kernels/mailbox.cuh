@@ -49,22 +49,41 @@ DEVICE void polled_in_vain(uint32_t& polls) {
     if (polls < POLLS) polls++;
     else __nanosleep(200);
 }
+/// A clock that all blocks share, in microseconds.
+DEVICE uint64_t microseconds() {
+    uint64_t ns;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
+    return ns / 1000;
+}
 
 #endif
 
-/// The block waits until the host has said `turn + step`, or more; then `from_host` has what it wrote before. There is no limit of time: a process may be stopped and go on after hours.
+/// The block waits until the host has said `turn + step`, or more; then `from_host` has what it wrote before, and `gave_up` is 0. Without `patience` there is no limit of time: a process may be
+/// stopped and go on after hours. With it, a host that was not heard in time, or not by an earlier kernel of the same token, is not waited for any more.
 ///
 /// May be called before `in_turn`. What the host writes depends on no order of kernels. `turn` is written by a copy that is queued before the first of a token's kernels, and the next one after the
 /// last: only the edge from a kernel to the next lets that begin early, the first kernel begins when the copy is done, and each later one when all blocks of the one before have begun. So no kernel
 /// of a token runs before its `turn` is there. That holds for a recording and for launches one by one, and for a copy that is itself part of the recording, as long as no kernel writes `turn`.
-DEVICE void await_word(const Block& block, const uint32_t* word, const uint32_t* turn, uint32_t step) {
+template <class Params> DEVICE void await_word(const Block& block, const Params& p, uint32_t& gave_up) {
     phase(block, [&](int t) INLINE {
         if (t) return;
-        const uint32_t awaited = newest(turn) + step;
-        uint32_t polls = 0;
-        while ((int32_t)(heard(word) - awaited) < 0) polled_in_vain(polls);
+        const uint32_t number = newest(p.turn), awaited = number + p.step;
+        uint32_t polls = 0, over = 0;
+        uint64_t begin = 0;
+        while ((int32_t)(heard(p.word) - awaited) < 0) {
+            if (p.patience) {
+                if (!begin) begin = microseconds(), over = from_host(p.given_up) == number;
+                over |= microseconds() - begin > p.patience;
+                if (over) break;
+            }
+            polled_in_vain(polls);
+        }
+        gave_up = over;
     });
 }
+
+/// For the kernels behind this one, and for the host.
+template <class Params> DEVICE void say_given_up(const Params& p) { say(p.given_up, newest(p.turn)); }
 
 /// Pieces that a thread has on their way at once: a read over the bus takes as long as some hundred instructions.
 #define UNDER_WAY 4
@@ -73,14 +92,16 @@ DEVICE void await_word(const Block& block, const uint32_t* word, const uint32_t*
 DEVICE bool in_fours(const void* a, const void* b, uint32_t words) { return words % 4 == 0 && aligned16(a) && aligned16(b); }
 
 /// The words are kept in registers until it is the kernel's turn, since kernels before it may still read what was there.
-template <class Piece, int N> DEVICE void bring(const Block& block, const AwaitHost& p) {
+template <class Piece, int N> DEVICE void bring(const Block& block, const AwaitHost& p, bool gave_up) {
     const uint32_t pieces = p.words / (sizeof(Piece) / 4);
     PerThread<Few<Piece, N>> kept;
     apart(block, [&](int t) INLINE {
 #pragma unroll
         for (int n = 0; n < N; n++) {
             const uint32_t i = n * block.threads + t;
-            if (i < pieces) kept[t][n] = from_host((const Piece*)p.from + i);
+            if (i >= pieces) continue;
+            if (gave_up) memset(&kept[t][n], 0xff, sizeof(Piece));
+            else kept[t][n] = from_host((const Piece*)p.from + i);
         }
     });
     in_turn();
@@ -98,9 +119,14 @@ template <> struct WaitsItself<AwaitHost> {
 };
 
 DEVICE void await_host_block(const Block& block, const AwaitHost& p) {
-    await_word(block, p.word, p.turn, p.step);
-    if (in_fours(p.from, p.to, p.words)) bring<Word4, 1>(block, p);
-    else bring<uint32_t, 4>(block, p);
+    SHARED(uint32_t, gave_up);
+    await_word(block, p, gave_up);
+    const bool vain = gave_up;
+    if (in_fours(p.from, p.to, p.words)) bring<Word4, 1>(block, p, vain);
+    else bring<uint32_t, 4>(block, p, vain);
+    apart(block, [&](int t) INLINE {
+        if (t == 0 && vain) say_given_up(p);
+    });
 }
 
 template <class Piece> DEVICE void send(const Block& block, const TellHost& p) {
@@ -163,7 +189,14 @@ DEVICE void add_answer_block(const Block& block, const AddAnswer& p) {
     PerThread<float> missed;
     apart(block, [&](int t) INLINE { missed[t] = t < (int)p.pairs && p.slots[t] < 0 ? 1.0f : 0.0f; });
     if (block_sum(block, missed, room) == 0) return;
-    await_word(block, p.word, p.turn, p.step);
+    SHARED(uint32_t, gave_up);
+    await_word(block, p, gave_up);
+    if (gave_up) {
+        apart(block, [&](int t) INLINE {
+            if (t == 0) say_given_up(p);
+        });
+        return;
+    }
     if (in_fours(p.from, p.y, p.len)) add_what_came<Float4, Word4>(block, p);
     else add_what_came<float, uint32_t>(block, p);
 }

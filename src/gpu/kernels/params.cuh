@@ -184,8 +184,8 @@ struct Finite {
 };
 
 struct AwaitHost {
-    uint32_t *word, *turn, *from, *to;
-    uint32_t words, step;
+    uint32_t *word, *turn, *from, *to, *given_up;
+    uint32_t words, step, patience, pad;
 };
 
 struct TellHost {
@@ -197,5 +197,6 @@ struct AddAnswer {
     uint32_t *word, *turn;
     int32_t* slots;
     float *from, *y;
-    uint32_t pairs, len, step, pad;
+    uint32_t* given_up;
+    uint32_t pairs, len, step, patience;
 };

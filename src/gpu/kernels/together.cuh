@@ -2,6 +2,8 @@
 // (`together.cpp`). What threads read and write is watched, so that a missing wait is found whatever the order in which they happened to run.
 #pragma once
 
+#include <time.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -71,6 +73,12 @@ template <class T> void to_host(T* p, T v) {
     *p = v;
 }
 inline uint32_t newest(const uint32_t* p) { return *p; }
+/// A clock in microseconds.
+inline uint64_t microseconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
 inline void polled_in_vain(uint32_t& polls) { simt::polled_in_vain(polls); }
 
 template <class F> void apart(const Block&, F f) { f(simt::me()); }

@@ -102,7 +102,8 @@ fn without_chunk_attention_its_sibling_does_the_same() {
 
 #[test]
 fn without_the_mailbox_tokens_go_layer_by_layer() {
-    let cases = [Case::SwiGlu, Case::AwaitHost { words: 8 }, Case::TellHost { words: 8 }, Case::AddAnswer { len: 8, missed: true }];
+    let cases =
+        [Case::SwiGlu, Case::AwaitHost { words: 8, said: true }, Case::TellHost { words: 8 }, Case::AddAnswer { len: 8, missed: true }];
     for kernel in [AwaitHost::NAME, TellHost::NAME, AddAnswer::NAME] {
         let device = broken(Faults { wrong: Some(kernel), ..Faults::default() });
         let proof = prove(&device, &cases, None, false, &mut |_, _| true).unwrap();

@@ -26,6 +26,10 @@ pub trait HostMemory {
     fn bytes(&self, at: Address, len: usize) -> Option<&[u8]>;
     /// The same, to be written.
     fn bytes_mut(&mut self, at: Address, len: usize) -> Option<&mut [u8]>;
+    /// Whether the host will say no more words until a kernel that waits for one gives up.
+    fn is_mute(&self) -> bool {
+        true
+    }
 }
 
 /// A launch that breaks the contract of its kernel.

@@ -89,6 +89,8 @@ pub(super) struct State {
     said: Clock,
     /// What the compute lane has heard of the host while it ran.
     heard: Clock,
+    /// The host stands still for longer than kernels wait.
+    mute: bool,
     pub(super) host_us: f64,
     races: Races,
     rng: fastrand::Rng,
@@ -113,7 +115,7 @@ fn not_recordable(what: &str) -> GpuError {
     GpuError::Driver { what: "recording launches".into(), why: format!("{what} can't be recorded") }
 }
 
-/// On a real device this never ends.
+/// On a real device this never ends: a kernel without patience.
 fn stuck() -> GpuError {
     GpuError::Driver { what: "the compute lane".into(), why: "it waits for a word that the host has not said".into() }
 }
@@ -136,6 +138,7 @@ impl State {
             told: Clock::default(),
             said: Clock::default(),
             heard: Clock::default(),
+            mute: false,
             host_us: 0.0,
             races: Races::default(),
             rng: fastrand::Rng::with_seed(seed),
@@ -253,7 +256,17 @@ impl State {
         self.blocks.read(at, 4).ok().and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
     }
 
+    /// The compute lane comes as far as it can while the host says nothing more: kernels that have patience give up.
+    fn run_out_of_patience(&mut self) {
+        self.mute = true;
+        self.run(0, self.queues[0].newest);
+        self.mute = false;
+    }
+
     pub(super) fn say(&mut self, at: u64, word: u32) {
+        if self.may("a word", |f| &mut f.silent).is_err() {
+            self.run_out_of_patience();
+        }
         if let Ok(bytes) = self.blocks.write(at, 4) {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
@@ -273,6 +286,7 @@ impl State {
     /// Whether the compute lane has work that it can do.
     pub(super) fn working(&mut self) -> Result<bool, GpuError> {
         self.run(0, self.queues[0].newest);
+        self.run_out_of_patience();
         match (&self.failed, self.queues[0].entries.is_empty()) {
             (Some(e), _) => Err(e.clone()),
             (None, true) => Ok(false),
@@ -426,6 +440,11 @@ impl State {
         self.waits += 1;
         self.run(index(mark.lane), mark.number);
         if self.failed.is_none() && mark.us().is_none() {
+            // The host waits for the device, which waits for the host.
+            self.run_out_of_patience();
+            self.run(index(mark.lane), mark.number);
+        }
+        if self.failed.is_none() && mark.us().is_none() {
             return Err(stuck());
         }
         self.learn(mark);
@@ -549,7 +568,7 @@ impl State {
                 if self.faults.deadly == Some(kernel) {
                     return Err(GpuError::Driver { what: format!("kernel {kernel}"), why: "it was meant to read astray".into() });
                 }
-                let mut seen = Seen { blocks: &mut self.blocks, reads: RefCell::default(), writes: Vec::new() };
+                let mut seen = Seen { blocks: &mut self.blocks, reads: RefCell::default(), writes: Vec::new(), mute: self.mute };
                 match reference::run(kernel, shape, params, &mut seen) {
                     Ok(()) => {}
                     Err(ReferenceError::Waits { .. }) => return Ok(None),

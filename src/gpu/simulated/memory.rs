@@ -119,6 +119,8 @@ pub(super) struct Seen<'a> {
     pub(super) blocks: &'a mut Blocks,
     pub(super) reads: RefCell<Vec<Range<u64>>>,
     pub(super) writes: Vec<Range<u64>>,
+    /// The host will say nothing while kernels that have patience wait.
+    pub(super) mute: bool,
 }
 
 fn extend(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
@@ -139,6 +141,10 @@ impl HostMemory for Seen<'_> {
         let bytes = self.blocks.write(at.0, len).ok()?;
         extend(&mut self.writes, at.0..at.0 + len as u64);
         Some(bytes)
+    }
+
+    fn is_mute(&self) -> bool {
+        self.mute
     }
 }
 

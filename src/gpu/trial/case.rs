@@ -147,6 +147,8 @@ pub enum Case {
     /// What talks with the host.
     AwaitHost {
         words: u32,
+        /// The host says it; else the kernel gives up.
+        said: bool,
     },
     TellHost {
         words: u32,
@@ -257,7 +259,7 @@ pub fn all(scale: u32) -> Vec<Case> {
     }
     out.extend(biased());
     // In pieces of sixteen bytes, and word by word; once around and more than once.
-    out.extend([128, 601].map(|words| Case::AwaitHost { words }));
+    out.extend([(128, true), (601, true), (128, false), (601, false)].map(|(words, said)| Case::AwaitHost { words, said }));
     out.extend([8192, 10, 1501].map(|words| Case::TellHost { words }));
     out.extend([(8192, true), (701, true), (2048, false)].map(|(len, missed)| Case::AddAnswer { len, missed }));
     out

@@ -71,7 +71,7 @@ pub(super) fn trial(case: &Case, r: &mut Rng) -> Trial {
         Case::RoutedBias { tokens, top_k, experts, cols } => biased::routed_bias(r, tokens, top_k, experts, cols),
         Case::BiasedUp { types, tokens, hidden, top_k, inner, clamped } => biased::up(r, types, tokens, (hidden, inner), top_k, clamped),
         Case::BiasedGroupedUp { types, hidden, inner, clamped } => biased::grouped_up(r, types, (hidden, inner), clamped),
-        Case::AwaitHost { words } => mailbox::await_host(r, words),
+        Case::AwaitHost { words, said } => mailbox::await_host(r, words, said),
         Case::TellHost { words } => mailbox::tell_host(r, words),
         Case::AddAnswer { len, missed } => mailbox::add_answer(r, len, missed),
     }

@@ -4,6 +4,7 @@
 use super::cases::numbers;
 use super::{launch, Layout, Trial};
 use crate::gpu::params::{AddAnswer, AwaitHost, Kernel, TellHost};
+use crate::gpu::Address;
 use fastrand::Rng;
 
 /// A token's number just before the wrap, a step behind it, and the word that says just that.
@@ -15,12 +16,16 @@ fn words(r: &mut Rng, len: u32) -> Vec<u32> {
     (0..len).map(|_| r.u32(..)).collect()
 }
 
-pub(super) fn await_host(r: &mut Rng, len: u32) -> Trial {
+/// The host has said it, or says nothing in a millisecond.
+pub(super) fn await_host(r: &mut Rng, len: u32, said: bool) -> Trial {
     let mut l = Layout::new();
-    let (word, turn) = (l.input("word", &[SAID]), l.input("turn", &[TURN]));
+    let word = l.input("word", &[if said { SAID } else { SAID - 1 }]);
+    let (turn, given_up) = (l.input("turn", &[TURN]), l.input("given up", &[TURN - 1]));
     let (from, to) = (l.input("mailbox", &words(r, len)), l.input("what came", &words(r, len)));
-    l.trial(AwaitHost::NAME, format!("{len} words"), move |b| {
-        vec![launch(AwaitHost { word: word.of(b), turn: turn.of(b), from: from.of(b), to: to.of(b), words: len, step: STEP })]
+    let (about, patience) = if said { ("", 0) } else { (" that do not come", 1000) };
+    l.trial(AwaitHost::NAME, format!("{len} words{about}"), move |b| {
+        let (word, turn, from, to, given_up) = (word.of(b), turn.of(b), from.of(b), to.of(b), given_up.of(b));
+        vec![launch(AwaitHost { word, turn, from, to, given_up, words: len, step: STEP, patience, pad: 0 })]
     })
 }
 
@@ -46,6 +51,6 @@ pub(super) fn add_answer(r: &mut Rng, len: u32, missed: bool) -> Trial {
     let about = format!("{len} values, {}", if missed { "one expert missed" } else { "none missed" });
     l.trial(AddAnswer::NAME, about, move |b| {
         let (word, turn, slots, from, y) = (word.of(b), turn.of(b), slots.of(b), from.of(b), y.of(b));
-        vec![launch(AddAnswer { word, turn, slots, from, y, pairs: 8, len, step: STEP, pad: 0 })]
+        vec![launch(AddAnswer { word, turn, slots, from, y, given_up: Address::NONE, pairs: 8, len, step: STEP, patience: 0 })]
     })
 }

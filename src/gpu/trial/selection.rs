@@ -136,7 +136,7 @@ impl Uses {
             Case::Norm { rows: 3, len: self.hidden, limit: false },
         ];
         if let Some(&(experts, top_k, _)) = self.routers.first().filter(|_| self.mailbox) {
-            out.push(Case::AwaitHost { words: experts });
+            out.extend([true, false].map(|said| Case::AwaitHost { words: experts, said }));
             out.push(Case::TellHost { words: 2 * top_k + self.hidden });
             out.extend([true, false].map(|missed| Case::AddAnswer { len: self.hidden, missed }));
         }

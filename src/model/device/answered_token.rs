@@ -6,7 +6,7 @@
 use super::{mix, project, DeviceDecoder, DeviceLayer, DeviceMixer, Logits, ModelError, Pass, Recorded};
 use crate::experts::Experts;
 use crate::gpu::talk::Talk;
-use crate::gpu::{Device, Lane};
+use crate::gpu::{Device, GpuError, Lane};
 
 /// The recording.
 #[derive(Default)]
@@ -90,6 +90,15 @@ impl DeviceDecoder {
             let speaking = Speaking { device, talk };
             let queued = device.replay(recording).map_err(ModelError::from);
             queued.and_then(|()| layers.iter().try_for_each(|layer| layer.feed_forward.answer(&pass, speaking.talk, experts, heard)))
+        };
+        let done = match talk.gave_up() {
+            // Once is enough: a program that has no processor to run on has none in the next token either.
+            true => {
+                *never = true;
+                tracing::warn!("{}", GpuError::GaveUp);
+                Err(GpuError::GaveUp.into())
+            }
+            false => done,
         };
         // The device is at rest, and slots may be overwritten. Whatever came of the token, its states have moved on: whoever cuts the context after a failure must find them so.
         for layer in layers.iter_mut() {

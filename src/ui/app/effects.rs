@@ -13,6 +13,8 @@ use nix::sys::signal::{raise, Signal};
 use std::time::{Duration, Instant};
 
 /// How long the thread that reads keys may take to end, each time it is called home.
+/// How long a stop waits for the step at hand: a token, but no chunk of a long prompt.
+const STEP_WAIT: Duration = Duration::from_millis(400);
 const READER_WAIT: Duration = Duration::from_millis(50);
 /// How often it is called.
 const READER_CALLS: usize = 4;
@@ -96,6 +98,9 @@ impl App {
                     self.send(Message::Edited(edited));
                 }
                 Effect::Suspend => {
+                    // Not in the middle of a token, if that ends soon.
+                    let signals = self.engine.as_ref().map(|engine| engine.signals.clone());
+                    let _held = signals.as_ref().map(|signals| signals.steps.hold(STEP_WAIT));
                     self.release();
                     let stopped = self.signals.stop_self().await;
                     self.reclaim()?;

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::gpu::simulated::Faults;
+use crate::gpu::GpuError;
+use crate::model::ModelError;
 use std::path::Path;
 use When::{Always, Auto, Never};
 
@@ -138,7 +140,7 @@ fn after_an_answered_token_that_broke_off_the_context_goes_on_as_if_it_had_not_b
 }
 
 #[test]
-fn a_device_that_does_not_greet_or_ends_kernels_that_wait_goes_layer_by_layer() {
+fn a_device_that_does_not_greet_goes_layer_by_layer_and_one_that_draws_a_screen_answers() {
     let launches = |gpu: &mut OnDevice| {
         step(&mut gpu.model, &PROMPT, Phase::Prefill, Logits::Last);
         [7, 300, 40].map(|token| {
@@ -156,8 +158,54 @@ fn a_device_that_does_not_greet_or_ends_kernels_that_wait_goes_layer_by_layer() 
     };
     let (auto, always) = (speaking(Auto, 12), speaking(Always, 12));
     let deaf = Faults { wrong: Some("tell_host"), ..Faults::default() };
-    assert_eq!(launches(&mut opened(auto.clone(), Faults::default(), false))[1..], [1, 1]);
-    assert!(launches(&mut opened(auto, Faults::default(), true)).iter().all(|n| *n > 1), "a screen is drawn by it");
-    assert_eq!(launches(&mut opened(always.clone(), Faults::default(), true))[1..], [1, 1], "as told");
+    for impatient in [false, true] {
+        assert_eq!(launches(&mut opened(auto.clone(), Faults::default(), impatient))[1..], [1, 1]);
+    }
     assert!(launches(&mut opened(always, deaf, false)).iter().all(|n| *n > 1), "what it says is not heard");
+}
+
+#[test]
+fn a_token_that_is_given_up_is_told_and_after_it_all_goes_on_layer_by_layer() {
+    let mut given_up = 0;
+    for case in ["strict", "q35-odd"] {
+        let gguf = reference(case);
+        for late in 0..12 {
+            let device = Simulated::new(Options { impatient: true, order: Order::Late, ..Options::default() });
+            let model = open_on(&gguf, &speaking(Auto, 2), Pool::new(2), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
+            let mut broken = OnDevice { model, device };
+            let mut sound = on_device(&gguf, &speaking(Never, 2), Order::Late);
+            let all: Vec<u32> = PROMPT.iter().map(|t| t % 300).chain([7, 8]).collect();
+            for m in [&mut broken.model, &mut sound.model] {
+                m.model.mark(&[PROMPT.len()]);
+                step(m, &all[..PROMPT.len()], Phase::Prefill, Logits::Last);
+                all[PROMPT.len()..].iter().for_each(|token| drop(step(m, &[*token], Phase::Decode, Logits::Last)));
+            }
+            // The host stands still before it says this word.
+            broken.device.fail(Faults { silent: Some(late), ..Faults::default() });
+            let Opened { model, experts, .. } = &mut broken.model;
+            experts.begin_step(Phase::Decode, 1);
+            let outcome = model.forward(&[40], experts, Logits::Last, &|| false);
+            broken.device.fail(Faults::default());
+            experts.end_step(&mut StepRecord::default());
+            // It may come late with a word that nobody waits for.
+            let was_given_up = matches!(outcome, Err(ModelError::Gpu(GpuError::GaveUp)));
+            assert!(was_given_up || outcome.is_ok(), "{case}, word {late}: {outcome:?}");
+            given_up += usize::from(was_given_up);
+            let len = model.truncate(all.len());
+            assert!(len >= PROMPT.len(), "{case}: {len}");
+            if len < all.len() {
+                step(&mut broken.model, &all[len..], Phase::Prefill, Logits::Last);
+            }
+            for (i, token) in [9, 250, 17].into_iter().enumerate() {
+                let before = broken.device.launches();
+                let [a, b] = [&mut sound.model, &mut broken.model].map(|m| step(m, &[token], Phase::Decode, Logits::Last).0);
+                assert!(error(&a, &b) < ROUNDING, "{case}: {}", error(&a, &b));
+                let launches = broken.device.launches() - before;
+                // The first token after a prompt is timed layer by layer in any case.
+                assert!(i == 0 || (launches > 1) == was_given_up, "{case}, word {late}, token {i}: {launches}");
+            }
+            assert_eq!(broken.device.violations(), Vec::<String>::new(), "{case}");
+        }
+    }
+    assert!(given_up >= 12, "{given_up} of 24");
 }
