@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 ///
 /// # Safety
 /// As of [`Vector`].
-pub(super) trait Element: Copy + Default {
+pub(super) trait Element: Copy {
     /// As 32-bit floats.
     unsafe fn load<V: Vector>(from: *const Self) -> V;
     /// A single one.

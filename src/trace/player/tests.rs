@@ -168,7 +168,7 @@ fn it_plays_backwards_to_the_beginning_and_stops_there() {
 }
 
 #[test]
-fn backwards_takes_as_long_as_forwards() {
+fn both_ways_take_the_time_that_the_session_took_but_for_long_pauses() {
     // A second between steps, but for one pause that nobody wants to wait for, at two hundred times the speed.
     let mut entries = session(40);
     entries.iter_mut().skip(30).for_each(|e| e.at += 3_600_000_000);
@@ -182,7 +182,10 @@ fn backwards_takes_as_long_as_forwards() {
     control.turn();
     frame(&control, |s| s.step == from && s.paused);
     let backwards = begin.elapsed();
-    assert!(backwards > forwards / 3 && backwards < forwards * 3, "{forwards:?} {backwards:?}");
+    // 39 seconds of steps and two of the pause, which alone would take 18 seconds. A busy machine makes it longer, nothing makes it shorter.
+    for took in [forwards, backwards] {
+        assert!(took > Duration::from_millis(150) && took < Duration::from_secs(17), "{forwards:?} {backwards:?}");
+    }
 }
 
 #[test]
