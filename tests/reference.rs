@@ -29,7 +29,18 @@ fn accepted(case: &str, archive: &str, kind: Kind) -> Report {
 #[test]
 fn float_models_give_the_logits_routes_and_text_of_transformers() {
     for (case, layers) in
-        [("strict", 3), ("odd", 2), ("olmoe", 3), ("q35-strict", 4), ("q35-odd", 3), ("qwen35", 0), ("qwen3next", 3), ("gpt-oss", 3)]
+        [
+            ("strict", 3),
+            ("odd", 2),
+            ("olmoe", 3),
+            ("q35-strict", 4),
+            ("q35-odd", 3),
+            ("qwen35", 0),
+            ("qwen3next", 3),
+            ("gpt-oss", 3),
+            ("gemma4", 4),
+            ("gemma4-dense", 0),
+        ]
     {
         let report = accepted(case, "ref.npz", Kind::Float);
         for p in &report.prompts {
@@ -130,7 +141,7 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn chunk_borders_leave_no_trace() {
-    for case in ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "gpt-oss", "gpt-oss-mxfp4"] {
+    for case in ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "gpt-oss", "gpt-oss-mxfp4", "gemma4", "gemma4-dense"] {
         let (mut o, ids) = open(case, &load_options());
         let whole = read_in(&mut o, &ids, ids.len());
         for chunk in [1, 7, 64] {

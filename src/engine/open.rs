@@ -9,7 +9,6 @@ use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, Reasonin
 use crate::experts::vram::{Held, Rates};
 use crate::experts::Experts;
 use crate::gguf::Gguf;
-use crate::gpu::choose::choose;
 use crate::kernels::{self, Pool};
 use crate::model::proof::{prove, Outcome, Proven};
 use crate::model::{self, Logits, Model};
@@ -52,7 +51,7 @@ pub struct Bare {
 
 /// Plan and load the numbers of a mapped model.
 pub fn bare(gguf: &Gguf, options: &LoadOptions) -> Result<Bare, EngineError> {
-    let chosen = choose(options.device).map_err(model::ModelError::from)?;
+    let chosen = model::choose_for(gguf, options.device)?;
     let planned = model::plan_on(gguf, options, kernels::memory::available(), chosen.device.as_deref())?;
     let proven = prove(gguf, options, chosen, planned, &mut |_, _| true)?;
     bare_on(gguf, options, proven, &mut |_, _| true)
@@ -97,7 +96,7 @@ pub fn open(source: &ModelSource, options: &LoadOptions, progress: &mut Progress
     go_on("checking the file", 0, 0)?;
     let gguf = map(source)?;
     // Opened once, for the plan and for the model: opening loads every kernel.
-    let chosen = choose(options.device).map_err(model::ModelError::from)?;
+    let chosen = model::choose_for(&gguf, options.device)?;
     let planned = model::plan_on(&gguf, options, kernels::memory::available(), chosen.device.as_deref())?;
     go_on("reading the tokenizer", 0, 0)?;
     let tokenizer = Tokenizer::from_gguf(&gguf)?;

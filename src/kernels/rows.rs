@@ -66,6 +66,8 @@ pub enum Activation {
     SwiGlu,
     /// [`clamped_swiglu`].
     Clamped,
+    /// [`geglu`].
+    GeGlu,
 }
 
 impl Activation {
@@ -74,6 +76,7 @@ impl Activation {
         match self {
             Self::SwiGlu => swiglu(gate, up),
             Self::Clamped => clamped_swiglu(gate, up),
+            Self::GeGlu => geglu(gate, up),
         }
     }
 }
@@ -89,6 +92,23 @@ pub fn clamped_swiglu(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
         let (gate, up) = (if *g > CLAMP { CLAMP } else { *g }, u.clamp(-CLAMP, CLAMP));
         *g = gate / (1.0 + exp(-SLOPE * gate)) * (up + 1.0);
+    }
+}
+
+/// Gemma's `gate = gelu(gate) * up` (Shazeer, arXiv 2002.05202), value by value, in the form with a tanh (Hendrycks and Gimpel, arXiv 1606.08415):
+/// `g / 2 * (1 + tanh(z))` with `z = sqrt(2 / pi) * (g + 0.044715 g^3)`, which is `g * sigmoid(2 z)`.
+pub fn geglu(gate: &mut [f32], up: &[f32]) {
+    const TWICE: f32 = 2.0 * 0.797_884_6;
+    for (g, u) in gate.iter_mut().zip(up) {
+        let z = TWICE * (*g + 0.044_715 * *g * *g * *g);
+        *g = *g / (1.0 + exp(-z)) * u;
+    }
+}
+
+/// `row = cap * tanh(row / cap)`, value by value; within a ten-millionth of `cap`.
+pub fn softcap(row: &mut [f32], cap: f32) {
+    for x in row {
+        *x = cap - 2.0 * cap / (1.0 + exp(2.0 * *x / cap));
     }
 }
 
@@ -122,6 +142,32 @@ mod tests {
         let mut row = [f32::NAN];
         Activation::Clamped.apply(&mut row, &[1.0]);
         assert!(row[0].is_nan(), "damage is not hidden");
+    }
+
+    #[test]
+    fn the_gelu_is_the_one_with_a_tanh() {
+        let gates: Vec<f32> = (-400..=400).map(|i| i as f32 / 40.0).chain([-1e4, 1e4]).collect();
+        let mut row = gates.clone();
+        Activation::GeGlu.apply(&mut row, &vec![1.5; gates.len()]);
+        for (&g, got) in gates.iter().zip(row) {
+            let g = f64::from(g);
+            let want = 0.75 * g * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g * g * g)).tanh());
+            assert!((f64::from(got) - want).abs() <= 1e-6 * want.abs().max(1.0), "{g}: {got} {want}");
+        }
+        let mut row = [f32::NAN];
+        Activation::GeGlu.apply(&mut row, &[1.0]);
+        assert!(row[0].is_nan(), "damage is not hidden");
+    }
+
+    #[test]
+    fn a_cap_bends_large_values_and_hardly_touches_small_ones() {
+        let mut row: Vec<f32> = (-300..=300).map(|i| i as f32 / 2.0).chain([-1e9, 1e9]).collect();
+        let before = row.clone();
+        softcap(&mut row, 30.0);
+        for (x, got) in before.into_iter().zip(row) {
+            let want = 30.0 * (f64::from(x) / 30.0).tanh();
+            assert!((f64::from(got) - want).abs() < 6e-6 && got.abs() <= 30.0, "{x}: {got} {want}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Grouped-query self-attention with rotary positions, as the Qwen, OLMo and gpt-oss families use it.
+//! Grouped-query self-attention with rotary positions, as the Qwen, OLMo, gpt-oss and Gemma families use it.
 
 use super::cache::KvCache;
 use super::config::ModelConfig;
@@ -24,14 +24,18 @@ pub struct SelfAttention {
     pub gated: bool,
     /// hidden -> key heads.
     pub key: Linear,
-    /// hidden -> value heads.
-    pub value: Linear,
+    /// hidden -> value heads; `None`: what `key` gives is also the values, before anything is done to it.
+    pub value: Option<Linear>,
     /// query heads -> hidden.
     pub output: Linear,
     /// Norm of the queries, before the rotation.
     pub query_norm: Option<RmsNorm>,
     /// Norm of the keys, before the rotation.
     pub key_norm: Option<RmsNorm>,
+    /// Norm of the values.
+    pub value_norm: Option<RmsNorm>,
+    /// Multiplies the products of queries and keys.
+    pub scale: f32,
     /// Queries, keys and values are clamped to plus or minus this (`attention.clamp_kqv`).
     pub clamp: Option<f32>,
     /// A query sees so many positions, its own the last; `None`: all up to its own.
@@ -60,6 +64,8 @@ pub(crate) struct Form {
     pub(crate) gated: bool,
     /// See [`SelfAttention::sinks`].
     pub(crate) sinks: bool,
+    /// Values are normalised, without weights, and products are not divided by the square root of the head. Without a map to values, keys are values.
+    pub(crate) unscaled: bool,
 }
 
 impl SelfAttention {
@@ -71,8 +77,8 @@ impl SelfAttention {
         block: usize,
         form: Form,
     ) -> Result<Self, ModelError> {
-        let Form { norm, gated, sinks } = form;
-        let heads = config.heads;
+        let Form { norm, gated, sinks, unscaled } = form;
+        let heads = config.heads_of(block);
         let Heads { query, groups, key_dim, value_dim } = heads;
         let (q, k, v) = (query * key_dim, groups * key_dim, groups * value_dim);
         let name = |part: &str| format!("blk.{block}.attn_{part}");
@@ -87,15 +93,18 @@ impl SelfAttention {
             true => weights.linear_rows(&name("qkv"), config.hidden, asked + k + v, from..from + rows, &format!("{}.bias", name(part))),
             false => weights.linear(&name(part), config.hidden, rows),
         };
+        let keys_are_values = unscaled && !fused && key_dim == value_dim && !weights.has(&format!("{}.weight", name("v")));
         Ok(Self {
             heads,
             query: map("q", 0, asked)?,
             gated,
             key: map("k", asked, k)?,
-            value: map("v", asked + k, v)?,
+            value: if keys_are_values { None } else { Some(map("v", asked + k, v)?) },
             output: weights.linear(&name("output"), query * value_dim, config.hidden)?,
             query_norm: rms("q_norm", q)?,
             key_norm: rms("k_norm", k)?,
+            value_norm: unscaled.then(|| RmsNorm::new(vec![1.0; value_dim], config.eps)),
+            scale: if unscaled { 1.0 } else { 1.0 / (key_dim as f32).sqrt() },
             clamp: config.clamp_qkv,
             window: config.sliding.as_ref().and_then(|s| s.window(block)),
             sinks: sinks.then(|| weights.vector(&format!("{}.weight", name("sinks")), query)).transpose()?,
@@ -115,13 +124,19 @@ impl SelfAttention {
     /// From the dot products.
     pub fn forward(&mut self, compute: &mut Compute, x: &Tensor, position: usize, angles: &Angles) -> Result<Tensor, ModelError> {
         let (tokens, _) = x.dims2()?;
-        let mut qkv = Linear::many(compute, [&self.query, &self.key, &self.value], x)?;
+        let mut qkv = match &self.value {
+            Some(value) => Linear::many(compute, [&self.query, &self.key, value], x)?,
+            None => {
+                let [q, k] = Linear::many(compute, [&self.query, &self.key], x)?;
+                [q, k.clone(), k]
+            }
+        };
         if let Some(limit) = self.clamp {
             for t in &mut qkv {
                 *t = t.clamp(-limit, limit)?;
             }
         }
-        let [mut q, mut k, v] = qkv;
+        let [mut q, mut k, mut v] = qkv;
         let mut gate = None;
         if self.gated {
             let (queries, gates) = with_rows(&q, |q| unzip_heads(q, self.heads.key_dim))?;
@@ -134,15 +149,17 @@ impl SelfAttention {
         if let Some(norm) = &self.key_norm {
             k = norm.forward(compute, &k)?;
         }
+        if let Some(norm) = &self.value_norm {
+            v = norm.forward(compute, &v)?;
+        }
         let q = angles.rotate(compute, &q, self.heads.key_dim)?;
         let k = angles.rotate(compute, &k, self.heads.key_dim)?;
         with_rows(&k, |k| with_rows(&v, |v| self.cache.write(position, k, v)))??;
         let width = self.heads.query * self.heads.value_dim;
         let mut out = vec![0.0; tokens * width];
-        let scale = 1.0 / (self.heads.key_dim as f32).sqrt();
         let context = self.cache.context();
         let sight = Sight { window: self.window, sinks: self.sinks.as_deref() };
-        with_rows(&q, |q| attention(&compute.pool, self.heads, self.cache.view(), context, q, position, scale, sight, &mut out))?;
+        with_rows(&q, |q| attention(&compute.pool, self.heads, self.cache.view(), context, q, position, self.scale, sight, &mut out))?;
         if let Some(gate) = gate {
             out.iter_mut().zip(gate).for_each(|(y, g)| *y /= 1.0 + (-g).exp());
         }

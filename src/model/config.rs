@@ -3,6 +3,8 @@
 //! Keys are llama.cpp's (`ARCH.block_count` and so on); defaults are the ones that llama.cpp takes where a key is
 //! absent, or what all models of a family have, where that differs.
 
+mod gemma4;
+
 use super::rope::Scaling;
 use super::weights::Weights;
 use super::ModelError;
@@ -19,6 +21,9 @@ const HYBRIDS: [&str; 3] = ["qwen35moe", "qwen35", "qwen3next"];
 /// The architecture whose layers see windows by turns.
 const GPT_OSS: &str = "gpt-oss";
 
+/// The architecture whose layers have heads of two sizes.
+const GEMMA4: &str = "gemma4";
+
 /// Memory for copies of recurrent states. The states of Qwen3.5-35B-A3B take 63 MiB, so this is two copies for each of the last
 /// three turns of a chat.
 const SNAPSHOT_BYTES: u64 = 384 << 20;
@@ -34,8 +39,10 @@ pub struct ModelConfig {
     pub context: usize,
     /// Width of the hidden state.
     pub hidden: usize,
-    /// Attention heads.
+    /// Attention heads; where layers differ, [`ModelConfig::heads_of`] tells.
     pub heads: Heads,
+    /// The heads of every layer where layers differ, else nothing.
+    pub layer_heads: Vec<Heads>,
     /// Epsilon of the norms.
     pub eps: f32,
     /// Base of the rotation.
@@ -66,15 +73,19 @@ pub struct ModelConfig {
     pub hybrid: Option<Hybrid>,
     /// Present if some layers see only the last positions.
     pub sliding: Option<Sliding>,
+    /// Logits are bent to stay within plus or minus this (`final_logit_softcapping`).
+    pub softcap: Option<f32>,
 }
 
-/// Layers that see a window (`gpt-oss`).
+/// Layers that see a window (`gpt-oss`, `gemma4`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sliding {
     /// Positions that such a layer sees, a token's own the last.
     pub window: usize,
     /// Per layer, whether it is such a layer.
     pub layers: Vec<bool>,
+    /// Base of the rotation and rotated dimensions there, where they are not those of the other layers.
+    pub rope: Option<(f32, usize)>,
 }
 
 impl Sliding {
@@ -182,6 +193,9 @@ impl ModelConfig {
         let keys = Keys { weights, arch: &arch };
         let blocks = Self::blocks(&keys)?;
         let hidden = keys.need("embedding_length")?;
+        if arch == GEMMA4 {
+            return Self::gemma4(&keys, blocks, hidden);
+        }
         let heads = Self::heads(&keys, hidden)?;
         let hybrid_arch = HYBRIDS.contains(&arch.as_str());
         if hybrid_arch && heads.key_dim != heads.value_dim {
@@ -192,6 +206,16 @@ impl ModelConfig {
         if arch == "qwen35" {
             return Self::dense(&keys, blocks, hidden, heads, dense_ff);
         }
+        let moe = Self::moe(&keys, dense_ff)?;
+        let mut config = Self::common(&keys, blocks, hidden, heads, dense_ff, moe)?;
+        config.hybrid = hybrid_arch.then(|| Self::hybrid(&keys, blocks, dense_ff)).transpose()?;
+        config.sliding = (arch == GPT_OSS).then(|| Self::sliding(&keys, blocks, 2)).transpose()?;
+        Ok(config)
+    }
+
+    /// Sizes of the routed experts.
+    fn moe(keys: &Keys<'_, '_>, dense_ff: usize) -> Result<Moe, ModelError> {
+        let (weights, arch) = (keys.weights, keys.arch);
         let experts = keys.need("expert_count")?;
         if experts > usize::from(u16::MAX) {
             return Err(keys.bad("expert_count", experts, "more than 65534 experts per layer can't be addressed"));
@@ -213,11 +237,7 @@ impl ModelConfig {
             None if dense_ff > 0 => dense_ff,
             None => return Err(ModelError::MissingKey { file: weights.file.clone(), key: keys.key("expert_feed_forward_length") }),
         };
-        let moe = Moe { experts, top_k, expert_ff };
-        let mut config = Self::common(&keys, blocks, hidden, heads, dense_ff, moe)?;
-        config.hybrid = hybrid_arch.then(|| Self::hybrid(&keys, blocks, dense_ff)).transpose()?;
-        config.sliding = (arch == GPT_OSS).then(|| Self::sliding(&keys, blocks)).transpose()?;
-        Ok(config)
+        Ok(Moe { experts, top_k, expert_ff })
     }
 
     /// A hybrid without experts.
@@ -259,6 +279,7 @@ impl ModelConfig {
             context: keys.need("context_length")?,
             hidden,
             heads,
+            layer_heads: Vec::new(),
             eps: keys
                 .number("attention.layer_norm_rms_epsilon")?
                 .ok_or_else(|| ModelError::MissingKey { file: weights.file.clone(), key: keys.key("attention.layer_norm_rms_epsilon") })?,
@@ -276,6 +297,7 @@ impl ModelConfig {
             vocab,
             hybrid: None,
             sliding: None,
+            softcap: None,
             arch: keys.arch.to_owned(),
         })
     }
@@ -283,8 +305,21 @@ impl ModelConfig {
     /// Bytes of keys and values that one token takes in all layers.
     #[must_use]
     pub fn cache_bytes_per_token(&self, f32: bool) -> u64 {
-        let attending = self.hybrid.as_ref().map_or(self.blocks, |h| h.recurrent.iter().filter(|r| !**r).count());
-        attending as u64 * super::cache::KvCache::token_bytes(self.heads, f32)
+        let recurrent = |layer: usize| self.hybrid.as_ref().is_some_and(|h| h.recurrent.get(layer) == Some(&true));
+        let of = |layer: usize| super::cache::KvCache::token_bytes(self.heads_of(layer), f32);
+        (0..self.blocks).filter(|layer| !recurrent(*layer)).map(of).sum()
+    }
+
+    /// Attention heads of a layer.
+    #[must_use]
+    pub fn heads_of(&self, layer: usize) -> Heads {
+        self.layer_heads.get(layer).copied().unwrap_or(self.heads)
+    }
+
+    /// What no device here can compute of such a model, in a few words; `None`: nothing.
+    #[must_use]
+    pub fn beyond_devices(&self) -> Option<&'static str> {
+        (self.arch == GEMMA4).then_some("gemma4 has no GPU kernels yet")
     }
 
     /// Layers that decode. `block_count` includes the blocks that predict further tokens, which plain decoding leaves out; a file
@@ -372,8 +407,8 @@ impl ModelConfig {
         Ok(Hybrid { recurrent, delta, width, shared_ff })
     }
 
-    /// Which layers see a window: those that a list of true and false names; else all but every second, or every so many-th.
-    fn sliding(keys: &Keys<'_, '_>, blocks: usize) -> Result<Sliding, ModelError> {
+    /// Which layers see a window: those that a list of true and false names; else all but every so many-th, by the file or as `usual`.
+    fn sliding(keys: &Keys<'_, '_>, blocks: usize, usual: usize) -> Result<Sliding, ModelError> {
         const PATTERN: &str = "attention.sliding_window_pattern";
         let window = keys.need("attention.sliding_window")?;
         let flag = |v: &Value| if let Value::Bool(b) = v { Some(*b) } else { v.as_u64().map(|n| n != 0) };
@@ -383,11 +418,11 @@ impl ModelConfig {
                 _ => return Err(keys.bad(PATTERN, "(an array)", format!("must hold a true or false for each of {blocks} layers"))),
             },
             _ => {
-                let every = keys.size(PATTERN)?.unwrap_or(2);
+                let every = keys.size(PATTERN)?.unwrap_or(usual);
                 (0..blocks).map(|i| (i + 1) % every != 0).collect()
             }
         };
-        Ok(Sliding { window, layers })
+        Ok(Sliding { window, layers, rope: None })
     }
 
     fn heads(keys: &Keys<'_, '_>, hidden: usize) -> Result<Heads, ModelError> {

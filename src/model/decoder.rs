@@ -1,4 +1,5 @@
-//! A pre-norm decoder: `x += mixer(norm(x)); x += feed_forward(norm(x))`, layer after layer, then the head.
+//! A pre-norm decoder: `x += mixer(norm(x)); x += feed_forward(norm(x))`, layer after layer, then the head. Some families
+//! normalise what is added, too, and multiply what a layer gives.
 //!
 //! Architectures differ in what they put into it; how a step runs is the same for all of them.
 
@@ -10,7 +11,7 @@ use super::feed_forward::FeedForward;
 use super::head::Head;
 use super::linear::{Compute, Linear};
 use super::norm::RmsNorm;
-use super::rope::{Angles, Rope};
+use super::rope::{Rope, Rotation, Scaling, Turns};
 use super::weights::Weights;
 use super::{LoadSettings, Logits, Model, ModelError};
 use crate::experts::Experts;
@@ -26,9 +27,9 @@ pub enum Mixer {
 }
 
 impl Mixer {
-    fn forward(&mut self, compute: &mut Compute, x: &Tensor, position: usize, angles: &Angles) -> Result<Tensor, ModelError> {
+    fn forward(&mut self, compute: &mut Compute, x: &Tensor, position: usize, turns: &Turns) -> Result<Tensor, ModelError> {
         match self {
-            Self::Attention(a) => a.forward(compute, x, position, angles),
+            Self::Attention(a) => a.forward(compute, x, position, turns.of(a.window.is_some())),
             Self::DeltaNet(d) => d.forward(compute, x),
         }
     }
@@ -68,6 +69,27 @@ pub struct Layer {
     pub ff_norm: RmsNorm,
     /// Dense, or routed experts.
     pub feed_forward: FeedForward,
+    /// What is done beyond that.
+    pub after: After,
+}
+
+/// What some families do with the results of a layer; most do nothing.
+#[derive(Default)]
+pub struct After {
+    /// Norm of what the mixer gives, before it is added.
+    pub mixer_norm: Option<RmsNorm>,
+    /// Norm of what the feed-forward gives, before it is added.
+    pub ff_norm: Option<RmsNorm>,
+    /// Multiplies the hidden state at the end.
+    pub scale: Option<f32>,
+}
+
+impl After {
+    /// `x` and what a half layer gave, together.
+    fn add(norm: Option<&RmsNorm>, compute: &Compute, x: Tensor, y: Tensor) -> Result<Tensor, ModelError> {
+        let y = if let Some(norm) = norm { norm.forward(compute, &y)? } else { y };
+        Ok((x + y)?)
+    }
 }
 
 /// What stands around the layers.
@@ -75,7 +97,7 @@ pub struct Parts {
     pub(super) file: String,
     pub(super) embedding: Embedding,
     pub(super) head: Head,
-    pub(super) rope: Rope,
+    pub(super) rotation: Rotation,
 }
 
 impl Parts {
@@ -87,11 +109,15 @@ impl Parts {
             false => Linear::new(table.clone(), None),
         };
         let factors = weights.optional_vector("rope_freqs.weight", config.rope_dims / 2)?;
+        let own = config.sliding.as_ref().and_then(|s| s.rope);
         Ok(Self {
             file: weights.file.clone(),
             embedding: Embedding::new(table),
-            head: Head::new(weights.norm("output_norm", config)?, output),
-            rope: Rope::new(config.rope_dims, config.rope_base, &config.rope_scaling, factors.as_deref()),
+            head: Head::new(weights.norm("output_norm", config)?, output).capped(config.softcap),
+            rotation: Rotation {
+                plain: Rope::new(config.rope_dims, config.rope_base, &config.rope_scaling, factors.as_deref()),
+                windowed: own.map(|(base, dims)| Rope::new(dims, base, &Scaling::None, None)),
+            },
         })
     }
 }
@@ -206,16 +232,21 @@ impl Model for Decoder {
         // all that was read since the last copy, so it is read to its end.
         let whole = tokens.len() == 1 && self.state_bytes > 0;
         let mut x = self.parts.embedding.forward(tokens)?;
-        let angles = self.parts.rope.angles(self.len, tokens.len());
+        let turns = self.parts.rotation.turns(self.len, tokens.len());
         for (i, layer) in self.layers.iter_mut().enumerate() {
             if !whole && stop() {
                 return Ok(None);
             }
             let h = layer.mixer_norm.forward(&self.compute, &x)?;
-            x = (x + layer.mixer.forward(&mut self.compute, &h, self.len, &angles)?)?;
+            let y = layer.mixer.forward(&mut self.compute, &h, self.len, &turns)?;
+            x = After::add(layer.after.mixer_norm.as_ref(), &self.compute, x, y)?;
             check(&x, &self.parts.file, || format!("layer {i} (attention)"))?;
             let h = layer.ff_norm.forward(&self.compute, &x)?;
-            x = (x + layer.feed_forward.forward(&mut self.compute, experts, &h)?)?;
+            let y = layer.feed_forward.forward(&mut self.compute, experts, &x, &h)?;
+            x = After::add(layer.after.ff_norm.as_ref(), &self.compute, x, y)?;
+            if let Some(scale) = layer.after.scale {
+                x = (x * f64::from(scale))?;
+            }
             check(&x, &self.parts.file, || format!("layer {i} (feed-forward)"))?;
         }
         let out = self.parts.head.forward(&mut self.compute, &x, logits)?;

@@ -24,13 +24,15 @@ const MOST: f32 = 16.0;
 
 /// Give every layer with experts the routers of those that follow it, the nearest first. Of the last there are fewer.
 pub(super) fn ask_early(layers: &mut [Layer]) -> Result<(), ModelError> {
-    let with_router = |l: &Layer| matches!(l.feed_forward, FeedForward::Moe { .. });
-    let routed: Vec<usize> = layers.iter().enumerate().filter(|(_, l)| with_router(l)).map(|(i, _)| i).collect();
+    let routed: Vec<usize> = layers.iter().enumerate().filter(|(_, l)| router(l).is_some()).map(|(i, _)| i).collect();
     for (n, &here) in routed.iter().enumerate() {
         let later = routed[n + 1..].iter().take(LEAD).map(|&i| &layers[i]);
-        let map = folded(&layers[here].ff_norm, later)?;
-        if let FeedForward::Moe { early, .. } = &mut layers[here].feed_forward {
-            *early = map;
+        let Some((norm, _)) = router(&layers[here]) else { continue };
+        let map = folded(norm, later)?;
+        match &mut layers[here].feed_forward {
+            FeedForward::Moe { early, .. } => *early = map,
+            FeedForward::DenseAndRouted(both) => both.early = map,
+            FeedForward::Dense(_) => {}
         }
     }
     Ok(())
@@ -52,9 +54,11 @@ pub(super) fn kept_as(hidden: usize) -> GgmlType {
     }
 }
 
-fn router(layer: &Layer) -> Option<&Router> {
+/// The router of a layer, and the norm through which it reads the hidden state.
+fn router(layer: &Layer) -> Option<(&RmsNorm, &Router)> {
     match &layer.feed_forward {
-        FeedForward::Moe { router, .. } => Some(router),
+        FeedForward::Moe { router, .. } => Some((&layer.ff_norm, router)),
+        FeedForward::DenseAndRouted(both) => Some((&both.router_norm, &both.router)),
         FeedForward::Dense(_) => None,
     }
 }
@@ -66,8 +70,8 @@ fn folded<'a>(norm: &RmsNorm, layers: impl Iterator<Item = &'a Layer>) -> Result
     let mut values = Vec::new();
     let mut bias = Vec::new();
     for layer in layers {
-        let (there, _) = layer.ff_norm.parts();
-        let Some((scores, _)) = router(layer).map(Router::parts) else { continue };
+        let Some((norm, router)) = router(layer) else { continue };
+        let ((there, _), (scores, _)) = (norm.parts(), router.parts());
         let (matrix, added) = scores.parts();
         if matrix.cols != here.len() || there.len() != here.len() {
             return Ok(None);

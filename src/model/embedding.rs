@@ -9,6 +9,8 @@ use candle_core::Tensor;
 pub struct Embedding {
     table: Matrix,
     row_bytes: usize,
+    /// Multiplies every row.
+    scale: f32,
 }
 
 impl Embedding {
@@ -16,7 +18,13 @@ impl Embedding {
     #[must_use]
     pub fn new(table: Matrix) -> Self {
         let row_bytes = table.bytes.len().checked_div(table.rows).unwrap_or(0);
-        Self { table, row_bytes }
+        Self { table, row_bytes, scale: 1.0 }
+    }
+
+    /// The same with every row multiplied by `scale` as it leaves the table.
+    #[must_use]
+    pub fn scaled(self, scale: f32) -> Self {
+        Self { scale, ..self }
     }
 
     /// Vocabulary size.
@@ -47,6 +55,9 @@ impl Embedding {
                 return Err(ModelError::Token { token, vocab: self.table.rows });
             }
             dequantize(self.table.ty, &self.table.bytes[at * self.row_bytes..(at + 1) * self.row_bytes], row)?;
+            if self.scale != 1.0 {
+                row.iter_mut().for_each(|v| *v *= self.scale);
+            }
         }
         Ok(())
     }

@@ -35,6 +35,28 @@ pub enum ModelError {
         /// What is wrong with it.
         why: String,
     },
+    /// A metadata value of a model that there is no code for here.
+    #[error("{file}: metadata `{key}` = {value}: {what} can't be run yet; {instead} can")]
+    Unsupported {
+        /// File name.
+        file: String,
+        /// Full key.
+        key: String,
+        /// What the file says.
+        value: String,
+        /// What that means.
+        what: &'static str,
+        /// Its relatives that run.
+        instead: &'static str,
+    },
+    /// A model that a GPU was asked for, and that only the processor can compute.
+    #[error("{file}: {what}; --device cpu runs it on the processor")]
+    NotOnDevice {
+        /// File name.
+        file: String,
+        /// What there is no code for; see [`super::ModelConfig::beyond_devices`].
+        what: &'static str,
+    },
     /// A tensor that the architecture needs is absent.
     #[error("missing tensor {tensor} in {file}; the file is incomplete, download or convert it again")]
     MissingTensor {

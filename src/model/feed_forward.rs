@@ -1,14 +1,15 @@
-//! The feed-forward half of a layer: dense SwiGLU (Shazeer, arXiv 2002.05202), or routed experts.
+//! The feed-forward half of a layer: a dense one with a gate (Shazeer, arXiv 2002.05202), routed experts, or both.
 
+use super::dense_and_routed::DenseAndRouted;
 use super::linear::{Compute, Linear};
 use super::router::Router;
 use super::weights::Weights;
 use super::ModelError;
 use crate::experts::{Experts, Routing};
-use crate::kernels::rows::{for_rows, from_rows, with_rows};
+use crate::kernels::rows::{for_rows, from_rows, with_rows, Activation};
 use candle_core::Tensor;
 
-/// `down(silu(gate(x)) * up(x))`
+/// `down(f(gate(x), up(x)))`; most families have `silu(gate) * up`.
 pub struct Dense {
     /// hidden -> ff
     pub gate: Linear,
@@ -16,16 +17,19 @@ pub struct Dense {
     pub up: Linear,
     /// ff -> hidden
     pub down: Linear,
+    /// What gate and up become together.
+    pub activation: Activation,
 }
 
 impl Dense {
     /// The dense feed-forward of block `block`.
-    pub(crate) fn load(weights: &Weights<'_>, block: usize, hidden: usize, ff: usize) -> Result<Self, ModelError> {
+    pub(crate) fn load(weights: &Weights<'_>, block: usize, hidden: usize, ff: usize, activation: Activation) -> Result<Self, ModelError> {
         let name = |part: &str| format!("blk.{block}.ffn_{part}");
         Ok(Self {
             gate: weights.linear(&name("gate"), hidden, ff)?,
             up: weights.linear(&name("up"), hidden, ff)?,
             down: weights.linear(&name("down"), ff, hidden)?,
+            activation,
         })
     }
 
@@ -36,6 +40,7 @@ impl Dense {
             gate: weights.linear(&name("gate"), hidden, ff)?,
             up: weights.linear(&name("up"), hidden, ff)?,
             down: weights.linear(&name("down"), ff, hidden)?,
+            activation: Activation::SwiGlu,
         })
     }
 
@@ -49,7 +54,7 @@ impl Dense {
         let h = with_rows(&gate, |gate| {
             with_rows(&up, |up| {
                 let mut h = gate.to_vec();
-                for_rows(&compute.pool, &mut h, ff, &|i, row| crate::kernels::rows::swiglu(row, &up[i * ff..(i + 1) * ff]));
+                for_rows(&compute.pool, &mut h, ff, &|i, row| self.activation.apply(row, &up[i * ff..(i + 1) * ff]));
                 h
             })
         })??;
@@ -101,24 +106,38 @@ pub enum FeedForward {
         /// The routers of the next layers with experts, as `model::early` makes them; `None`: they are not asked before their turn.
         early: Option<Linear>,
     },
+    /// Both side by side.
+    DenseAndRouted(Box<DenseAndRouted>),
+}
+
+/// The experts for the rows of `x` `[tokens, hidden]`; those of later layers are foreseen where the experts ask for it.
+pub(super) fn choose(
+    compute: &mut Compute,
+    experts: &mut Experts,
+    router: &Router,
+    early: Option<&Linear>,
+    index: usize,
+    x: &Tensor,
+) -> Result<Routing, ModelError> {
+    if !experts.asks_routers() {
+        return router.forward(compute, x);
+    }
+    let (routing, own, early) = router.forward_with(compute, early, x)?;
+    experts.foresee(index, &own, &early, &routing.ids);
+    Ok(routing)
 }
 
 impl FeedForward {
-    /// `[tokens, hidden]` in, the same out.
+    /// The hidden state `[tokens, hidden]` and the same normalised in, what is to be added to it out.
     ///
     /// # Errors
     /// From the dot products or the experts.
-    pub fn forward(&self, compute: &mut Compute, experts: &mut Experts, x: &Tensor) -> Result<Tensor, ModelError> {
+    pub fn forward(&self, compute: &mut Compute, experts: &mut Experts, hidden: &Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
         match self {
             Self::Dense(dense) => dense.forward(compute, x),
+            Self::DenseAndRouted(both) => both.forward(compute, experts, hidden, x),
             Self::Moe { router, index, bias, shared, early } => {
-                let routing = if experts.asks_routers() {
-                    let (routing, own, early) = router.forward_with(compute, early.as_ref(), x)?;
-                    experts.foresee(*index, &own, &early, &routing.ids);
-                    routing
-                } else {
-                    router.forward(compute, x)?
-                };
+                let routing = choose(compute, experts, router, early.as_ref(), *index, x)?;
                 let mut routed = experts.forward(*index, x, &routing)?;
                 if let Some(bias) = bias {
                     routed = add_biases(compute, &routed, &routing, bias)?;
@@ -133,7 +152,7 @@ impl FeedForward {
 }
 
 /// The biases of the chosen experts, by their weights, added to `x` `[tokens, hidden]`.
-fn add_biases(compute: &Compute, x: &Tensor, routing: &Routing, bias: &[f32]) -> Result<Tensor, ModelError> {
+pub(super) fn add_biases(compute: &Compute, x: &Tensor, routing: &Routing, bias: &[f32]) -> Result<Tensor, ModelError> {
     let (tokens, hidden) = x.dims2()?;
     let mut rows = with_rows(x, <[f32]>::to_vec)?;
     for_rows(&compute.pool, &mut rows, hidden, &|t, row| {

@@ -14,7 +14,7 @@ use crate::experts::store::ExpertStore;
 use crate::kernels::rows::Activation;
 
 const GPT_OSS: Family = Family {
-    attention: Form { norm: None, gated: false, sinks: true },
+    attention: Form { norm: None, gated: false, sinks: true, unscaled: false },
     renormalise: true,
     ff_norm: "post_attention_norm",
     activation: Activation::Clamped,

@@ -3,20 +3,31 @@
 use super::linear::{Compute, Linear};
 use super::norm::RmsNorm;
 use super::{Logits, ModelError};
-use crate::kernels::rows::with_rows;
+use crate::kernels::rows::{for_rows, softcap, with_rows};
 use candle_core::Tensor;
+
+/// Logits that a thread bends at a time: a row of them would leave the others nothing.
+const PIECE: usize = 4096;
 
 /// Final norm and the map from hidden state to logits. A tied head holds the embedding table.
 pub struct Head {
     norm: RmsNorm,
     output: Linear,
+    /// Logits become `cap * tanh(logit / cap)` (Gemma Team, arXiv 2408.00118).
+    cap: Option<f32>,
 }
 
 impl Head {
     /// `output` maps hidden to vocabulary.
     #[must_use]
     pub fn new(norm: RmsNorm, output: Linear) -> Self {
-        Self { norm, output }
+        Self { norm, output, cap: None }
+    }
+
+    /// The same with logits bent to stay within plus or minus `cap`.
+    #[must_use]
+    pub fn capped(self, cap: Option<f32>) -> Self {
+        Self { cap, ..self }
     }
 
     /// What a device takes over.
@@ -36,6 +47,10 @@ impl Head {
             Logits::All => hidden.clone(),
         };
         let y = self.output.forward(compute, &self.norm.forward(compute, &rows)?)?;
-        Ok(with_rows(&y, <[f32]>::to_vec)?)
+        let mut logits = with_rows(&y, <[f32]>::to_vec)?;
+        if let Some(cap) = self.cap {
+            for_rows(&compute.pool, &mut logits, PIECE, &|_, piece| softcap(piece, cap));
+        }
+        Ok(logits)
     }
 }

@@ -8,12 +8,14 @@ pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod delta_net;
+mod dense_and_routed;
 pub mod device;
 mod early;
 pub mod embedding;
 mod error;
 mod expert_weights;
 pub mod feed_forward;
+mod gemma4;
 mod gpt_oss;
 pub mod head;
 pub mod linear;
@@ -33,12 +35,12 @@ mod tests;
 
 pub use config::ModelConfig;
 pub use error::ModelError;
-pub use open::{load, look, open, open_on, open_planned, plan, plan_on, LoadSettings, Opened, Planned};
+pub use open::{choose_for, load, look, open, open_on, open_planned, plan, plan_on, LoadSettings, Opened, Planned};
 
 use crate::experts::Experts;
 
 /// Architectures that can be loaded, as `general.architecture` names them.
-pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "qwen35", "qwen3next", "olmoe", "gpt-oss"];
+pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "qwen35", "qwen3next", "olmoe", "gpt-oss", "gemma4"];
 
 /// Which logits a forward pass returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::device::{DeviceDecoder, Without};
 use super::proof::{prove, Proven};
-use super::weights::Weights;
-use super::{early, expert_weights, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
-use crate::events::{LoadOptions, Plan, When};
+use super::weights::{file_name, Weights};
+use super::{early, expert_weights, gemma4, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
+use crate::events::{DeviceChoice, LoadOptions, Plan, When};
 use crate::experts::budget::{self, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
 use crate::experts::schedule::comes_in_time;
@@ -15,9 +15,10 @@ use crate::experts::store::ExpertStore;
 use crate::experts::vram::{self, Hold, Traffic, VramOptions, VramTier};
 use crate::experts::{ExpertError, Experts};
 use crate::gguf::Gguf;
-use crate::gpu::choose::choose;
+use crate::gpu::choose::{choose, Chosen};
 use crate::gpu::link::upload_rate;
 use crate::gpu::Device;
+use crate::kernels::attention::Heads;
 use crate::kernels::Pool;
 use std::sync::Arc;
 
@@ -94,6 +95,7 @@ pub(super) fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, Exp
     let (weights, config) = read(gguf)?;
     let (model, store) = match config.arch.as_str() {
         "qwen35moe" | "qwen35" | "qwen3next" => qwen35moe::load(&weights, &config, settings)?,
+        "gemma4" => gemma4::load(&weights, &config, settings)?,
         "gpt-oss" => gpt_oss::load(&weights, &config, settings)?,
         "olmoe" => olmoe::load(&weights, &config, settings)?,
         _ => qwen3moe::load(&weights, &config, settings)?,
@@ -101,12 +103,37 @@ pub(super) fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, Exp
     Ok((model, store, config))
 }
 
+/// Find the device that was asked for, or the CPU for a model that no device computes.
+///
+/// # Errors
+/// A file that can't be run; a GPU was asked for, and there is none that this build can use, or none that computes this model.
+pub fn choose_for(gguf: &Gguf, choice: DeviceChoice) -> Result<Chosen, ModelError> {
+    let (_, config) = read(gguf)?;
+    match (config.beyond_devices(), choice) {
+        (None, _) | (_, DeviceChoice::Cpu) => Ok(choose(choice)?),
+        (Some(what), DeviceChoice::Auto) => {
+            tracing::info!("{what}, so the processor computes");
+            // Without the tier nobody expects a GPU.
+            Ok(Chosen { device: None, lacks: cfg!(feature = "cuda").then(|| what.to_owned()) })
+        }
+        (Some(_), DeviceChoice::Gpu | DeviceChoice::Simulated) => takes(gguf, &config).map(|()| Chosen::default()),
+    }
+}
+
+/// An error for a model that no device computes.
+pub(super) fn takes(gguf: &Gguf, config: &ModelConfig) -> Result<(), ModelError> {
+    match config.beyond_devices() {
+        None => Ok(()),
+        Some(what) => Err(ModelError::NotOnDevice { file: file_name(gguf), what }),
+    }
+}
+
 /// The memory plan for a model, without loading it. `available` is the memory that the machine can give, in bytes.
 ///
 /// # Errors
 /// A file that can't be run, or a budget that can't be kept.
 pub fn plan(gguf: &Gguf, options: &LoadOptions, available: u64) -> Result<Plan, ModelError> {
-    let chosen = choose(options.device)?;
+    let chosen = choose_for(gguf, options.device)?;
     Ok(plan_on(gguf, options, available, chosen.device.as_deref())?.plan)
 }
 
@@ -117,6 +144,9 @@ pub fn plan(gguf: &Gguf, options: &LoadOptions, available: u64) -> Result<Plan, 
 /// See [`plan`].
 pub fn plan_on(gguf: &Gguf, options: &LoadOptions, available: u64, device: Option<&dyn Device>) -> Result<Planned, ModelError> {
     let (_, config) = read(gguf)?;
+    if device.is_some() {
+        takes(gguf, &config)?;
+    }
     planned(gguf, &config, options, available, device)
 }
 
@@ -271,11 +301,13 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
     }
     let with_experts = per_layer.into_iter().enumerate().filter(|(_, bytes)| *bytes > 0);
     let (expert_layers, expert_bytes) = with_experts.map(|(layer, bytes)| (layer, bytes / config.experts.max(1) as u64)).unzip();
-    let heads = config.heads;
-    let attention = heads.query * (2 * heads.key_dim + heads.value_dim) + heads.groups * 2 * (heads.key_dim + heads.value_dim);
+    let of_heads = |h: Heads| h.query * (2 * h.key_dim + h.value_dim) + h.groups * 2 * (h.key_dim + h.value_dim);
+    let attention = (0..config.blocks).map(|b| of_heads(config.heads_of(b))).max().unwrap_or(0);
     let delta = config.hybrid.as_ref().map_or(0, |h| 3 * h.delta.channels() + 4 * h.delta.values * h.delta.value_dim);
-    let dense = if config.experts == 0 { 3 * config.dense_ff } else { 0 };
-    let row = 8 * config.hidden + attention.max(delta) + config.top_k * (2 * config.hidden + 3 * config.expert_ff) + dense;
+    // Beside experts, or in their place: the feed-forward, and rows for both.
+    let beside = config.arch == "gemma4";
+    let dense = if config.experts == 0 || beside { 3 * config.dense_ff } else { 0 };
+    let row = if beside { 12 } else { 8 } * config.hidden + attention.max(delta) + config.top_k * (2 * config.hidden + 3 * config.expert_ff) + dense;
     let states = config.hybrid.as_ref().map_or(0, |h| h.state_bytes() * (1 + h.snapshots() as u64));
     let head = gguf.tensors().any(|t| t.name == "output.weight");
     let table = gguf.tensors().find(|t| t.name == "token_embd.weight").filter(|_| head);
@@ -298,7 +330,7 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
 /// # Errors
 /// See [`load`] and [`plan`].
 pub fn open(gguf: &Gguf, options: &LoadOptions, pool: Arc<Pool>) -> Result<Opened, ModelError> {
-    let chosen = choose(options.device)?;
+    let chosen = choose_for(gguf, options.device)?;
     let planned = plan_on(gguf, options, crate::kernels::memory::available(), chosen.device.as_deref())?;
     let Proven { chosen, planned, .. } = prove(gguf, options, chosen, planned, &mut |_, _| true)?;
     let opened = open_planned(gguf, options, planned, pool, chosen.device, &mut |_, _| true)?;

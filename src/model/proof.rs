@@ -8,7 +8,7 @@ use super::delta_net::{DeltaNet, HeadOrder, Projection, Rates};
 use super::device::{Without, RANGES};
 use super::feed_forward::{Dense, FeedForward};
 use super::linear::Linear;
-use super::open::bind;
+use super::open::{bind, takes};
 use super::{plan_on, LoadSettings, ModelConfig, ModelError, Planned};
 use crate::events::{DeviceChoice, LoadOptions, When};
 use crate::experts::store::ExpertStore;
@@ -97,6 +97,7 @@ pub fn cases(gguf: &Gguf, options: &LoadOptions, foresees: bool) -> Result<Vec<C
     // Bound for a context of one token, which takes no memory: what is looked at is shapes and types.
     let settings = LoadSettings { context: 1, kv_f32: options.kv_f32, pool: Pool::new(1) };
     let (decoder, store, config) = bind(gguf, &settings)?;
+    takes(gguf, &config)?;
     let mut uses = uses(decoder, &store, &config, options.kv_f32, foresees);
     uses.mailbox &= options.mailbox != When::Never;
     Ok(uses.cases())
@@ -109,7 +110,7 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
     for layer in layers {
         match layer.mixer {
             Mixer::Attention(a) => {
-                uses.maps.extend([&a.query, &a.key, &a.value, &a.output].map(chunked));
+                uses.maps.extend([&a.query, &a.key, a.value.as_ref().unwrap_or(&a.key), &a.output].map(chunked));
                 let heads = a.heads;
                 let len = |norm: &Option<super::norm::RmsNorm>| norm.as_ref().map(|n| n.parts().0.len());
                 let (q, k) = (len(&a.query_norm), len(&a.key_norm));
@@ -134,6 +135,8 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
         }
         match &layer.feed_forward {
             FeedForward::Dense(dense) => dense_uses(dense, &mut uses),
+            // No device takes it.
+            FeedForward::DenseAndRouted(_) => {}
             FeedForward::Moe { router, shared, bias, .. } => {
                 routed_bias |= bias.is_some();
                 let (scores, gating) = router.parts();

@@ -11,7 +11,7 @@
 
 use super::attention::{Form, QkNorm, SelfAttention};
 use super::config::{Hybrid, ModelConfig};
-use super::decoder::{Decoder, Layer, Mixer, Parts};
+use super::decoder::{After, Decoder, Layer, Mixer, Parts};
 use super::delta_net::{reorder, tile_to_group, DeltaNet, DeltaWeights, HeadOrder, Projection, Rates};
 use super::expert_weights::{self, Sizes};
 use super::feed_forward::{Dense, FeedForward, SharedExpert};
@@ -47,9 +47,9 @@ pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadS
         let feed_forward = if config.experts > 0 {
             moe(weights, config, hybrid, block, &mut experts)?
         } else {
-            FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff)?)
+            FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff, Activation::SwiGlu)?)
         };
-        layers.push(Layer { mixer_norm, mixer, ff_norm, feed_forward });
+        layers.push(Layer { mixer_norm, mixer, ff_norm, feed_forward, after: After::default() });
     }
     let store = ExpertStore { layers: experts, experts: config.experts, top_k: config.top_k, hidden: config.hidden };
     Ok((Decoder::new(Parts::load(weights, config)?, layers, config, settings), store))

@@ -6,7 +6,7 @@
 
 use super::attention::{Form, QkNorm, SelfAttention};
 use super::config::ModelConfig;
-use super::decoder::{Decoder, Layer, Mixer, Parts};
+use super::decoder::{After, Decoder, Layer, Mixer, Parts};
 use super::expert_weights::{self, Sizes};
 use super::feed_forward::{Dense, FeedForward};
 use super::router::{Gating, Router};
@@ -32,7 +32,7 @@ pub(super) struct Family {
 
 /// This one.
 pub(super) const QWEN3: Family = Family {
-    attention: Form { norm: Some(QkNorm::PerHead), gated: false, sinks: false },
+    attention: Form { norm: Some(QkNorm::PerHead), gated: false, sinks: false, unscaled: false },
     renormalise: true,
     ff_norm: "ffn_norm",
     activation: Activation::SwiGlu,
@@ -56,14 +56,14 @@ pub(super) fn load_with(
         let attention = SelfAttention::load(weights, config, settings, block, family.attention)?;
         let ff_norm = weights.norm(&name(family.ff_norm), config)?;
         let feed_forward = if dense {
-            FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff)?)
+            FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff, Activation::SwiGlu)?)
         } else {
             let router = Router::new(weights.linear(&name("ffn_gate_inp"), config.hidden, config.experts)?, gating);
             let (of_layer, bias) = expert_weights::load(weights, block, sizes, family.activation)?;
             experts.push(of_layer);
             FeedForward::Moe { router, index: experts.len() - 1, bias, shared: None, early: None }
         };
-        layers.push(Layer { mixer_norm, mixer: Mixer::Attention(Box::new(attention)), ff_norm, feed_forward });
+        layers.push(Layer { mixer_norm, mixer: Mixer::Attention(Box::new(attention)), ff_norm, feed_forward, after: After::default() });
     }
     let store = ExpertStore { layers: experts, experts: config.experts, top_k: config.top_k, hidden: config.hidden };
     let model = Decoder::new(Parts::load(weights, config)?, layers, config, settings);

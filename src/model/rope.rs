@@ -48,6 +48,36 @@ pub struct Angles {
     table: Vec<f32>,
 }
 
+/// The rotation of a model: the same in all layers, or another one in those that see a window.
+pub struct Rotation {
+    /// Of all layers, or of those that see everything.
+    pub(super) plain: Rope,
+    /// Of those that see a window, where it differs.
+    pub(super) windowed: Option<Rope>,
+}
+
+/// The angles of one step for both kinds of layer.
+pub struct Turns {
+    plain: Angles,
+    windowed: Option<Angles>,
+}
+
+impl Rotation {
+    /// The tables for `tokens` tokens from `position` on.
+    #[must_use]
+    pub fn turns(&self, position: usize, tokens: usize) -> Turns {
+        Turns { plain: self.plain.angles(position, tokens), windowed: self.windowed.as_ref().map(|r| r.angles(position, tokens)) }
+    }
+}
+
+impl Turns {
+    /// The table of a layer that sees a window, or of one that sees everything.
+    #[must_use]
+    pub fn of(&self, window: bool) -> &Angles {
+        self.windowed.as_ref().filter(|_| window).unwrap_or(&self.plain)
+    }
+}
+
 impl Rope {
     /// `dims` rotated dimensions (even), base frequency, scaling, and optional divisors per pair (`rope_freqs.weight`).
     #[must_use]

@@ -21,13 +21,21 @@ pub struct Gating {
 pub struct Router {
     scores: Linear,
     gating: Gating,
+    /// A factor per expert on its gate weight.
+    factors: Option<Vec<f32>>,
 }
 
 impl Router {
     /// `scores` maps hidden to experts.
     #[must_use]
     pub fn new(scores: Linear, gating: Gating) -> Self {
-        Self { scores, gating }
+        Self { scores, gating, factors: None }
+    }
+
+    /// The same with gate weights multiplied by a factor of their expert, `[experts]`.
+    #[must_use]
+    pub fn with_factors(self, factors: Option<Vec<f32>>) -> Self {
+        Self { factors, ..self }
     }
 
     /// What a device takes over.
@@ -42,7 +50,7 @@ impl Router {
     pub fn forward(&self, compute: &mut Compute, x: &Tensor) -> Result<Routing, ModelError> {
         let scores = self.scores.forward(compute, x)?;
         let (_, experts) = scores.dims2()?;
-        Ok(with_rows(&scores, |values| route(values, experts, self.gating))?)
+        Ok(with_rows(&scores, |values| self.route(values, experts))?)
     }
 }
 
@@ -63,7 +71,15 @@ impl Router {
         };
         let (_, experts) = scores.dims2()?;
         let scores = with_rows(&scores, <[f32]>::to_vec)?;
-        Ok((route(&scores, experts, self.gating), scores, other))
+        Ok((self.route(&scores, experts), scores, other))
+    }
+
+    fn route(&self, scores: &[f32], experts: usize) -> Routing {
+        let mut routing = route(scores, experts, self.gating);
+        if let Some(factors) = &self.factors {
+            routing.weights.iter_mut().zip(&routing.ids).for_each(|(w, id)| *w *= factors[*id as usize]);
+        }
+        routing
     }
 }
 

@@ -1,5 +1,5 @@
 """Independent oracle: float64 numpy forward pass straight from a GGUF file (any quant that PyPI `gguf`
-can dequantize), for qwen3moe, qwen35moe, olmoe and gpt-oss. Weights are dequantized exactly; activations are never quantized,
+can dequantize), for qwen3moe, qwen35moe, olmoe, gpt-oss and gemma4. Weights are dequantized exactly; activations are never quantized,
 so on a quantized file this is what a perfect engine computes; llama.cpp and candle round activations too.
 
 Needs only numpy + gguf. Also returns the routing (expert ids, margins), for tests of expert caches.
@@ -12,6 +12,7 @@ from gguf.quants import dequantize
 
 def sigmoid(x): return 1 / (1 + np.exp(-x))
 def silu(x): return x * sigmoid(x)
+def gelu(x): return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)))   # the tanh form
 def rms(x, w, eps): return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * w
 def softmax(x):
     e = np.exp(x - x.max(-1, keepdims=True)); return e / e.sum(-1, keepdims=True)
@@ -27,6 +28,8 @@ class Model:
         self.w = {t.name: dequantize(np.asarray(t.data), t.tensor_type).reshape(tuple(int(x) for x in t.shape[::-1])).astype(dtype)
                   for t in r.tensors}
         self.types = {t.name: t.tensor_type.name for t in r.tensors}
+        for n in [n for n in self.w if n.endswith("ffn_gate_up_exps.weight")]:      # gate rows first
+            self.w[n.replace("gate_up", "gate")], self.w[n.replace("gate_up", "up")] = np.split(self.w[n], 2, 1)
         self.L = g("block_count") - (g("nextn_predict_layers") or 0)
         self.nh, self.nkv = g("attention.head_count"), g("attention.head_count_kv")
         self.hd = g("attention.key_length") or g("embedding_length") // self.nh
@@ -39,7 +42,7 @@ class Model:
             self.full = [not rec[i] for i in range(self.L)] if rec else [(i + 1) % iv == 0 for i in range(self.L)]
             self.nk, self.nv, self.ld = g("ssm.group_count"), g("ssm.time_step_rank"), g("ssm.state_size")
             self.cw = g("ssm.conv_kernel")
-        elif a in ("qwen3moe", "olmoe", "gpt-oss"):
+        elif a in ("qwen3moe", "olmoe", "gpt-oss", "gemma4"):
             self.full = [True] * self.L
         else:
             raise SystemExit(f"arch {a} not covered")
@@ -50,7 +53,28 @@ class Model:
         if a == "gpt-oss":
             self.window = [g("attention.sliding_window") if i % 2 == 0 else None for i in range(self.L)]
             self.yarn(g("rope.scaling.factor"), g("rope.scaling.original_context_length"), whole=False)
+        self.scale, self.act, self.embed_scale, self.cap = None, silu, 1.0, None       # None: 1 / sqrt(head), no cap
+        if a == "gemma4": self.gemma(g)
         self.reset()
+
+    def gemma(self, g):
+        swa = list(g("attention.sliding_window_pattern")); self.window = [g("attention.sliding_window") if s else None for s in swa]
+        self.hds = [g("attention.key_length_swa" if s else "attention.key_length") for s in swa]; self.nkvs = list(g("attention.head_count_kv"))
+        theta = [g("rope.freq_base_swa" if s else "rope.freq_base") for s in swa]
+        self.invs = [1.0 / (t ** (np.arange(0, d, 2) / d)) for t, d in zip(theta, self.hds)]
+        self.factors = self.w["rope_freqs.weight"]
+        self.invs = [v if s else v / self.factors for v, s in zip(self.invs, swa)]
+        self.scale, self.act, self.cap = 1.0, gelu, g("final_logit_softcapping")
+        self.embed_scale = np.sqrt(self.w["token_embd.weight"].shape[1])
+        self.value_of = self.router_of = "raw"      # what mutants change: values of k_eq_v from the raw keys; the router reads the residual
+        self.skip = set()                           # norms left out
+        self.root = True                            # the router's input is divided by sqrt(hidden)
+
+    def at(self, i):     # a layer's own sizes and rotation, where layers differ
+        if self.arch == "gemma4": self.hd, self.nkv, self.inv, self.rot = self.hds[i], self.nkvs[i], self.invs[i], self.hds[i]
+
+    def norm(self, x, name):
+        return x if name.split(".")[-1] in self.skip else rms(x, self.w[name + ".weight"], self.eps)
 
     def yarn(self, factor, original, whole, fast=32.0, slow=1.0):   # `whole`: the ramp's ends are rounded to whole dimensions (llama.cpp)
         d = self.rot
@@ -67,8 +91,10 @@ class Model:
 
     def reset(self):
         self.pos = 0
-        self.kc = [np.zeros((0, self.nkv, self.hd), self.dt) for _ in range(self.L)]
-        self.vc = [np.zeros((0, self.nkv, self.hd), self.dt) for _ in range(self.L)]
+        self.kc, self.vc = [], []
+        for i in range(self.L):
+            self.at(i)
+            for c in (self.kc, self.vc): c.append(np.zeros((0, self.nkv, self.hd), self.dt))
         if self.arch == "qwen35moe":
             cd = 2 * self.nk * self.ld + self.nv * self.ld
             self.conv = [np.zeros((self.cw - 1, cd), self.dt) for _ in range(self.L)]
@@ -84,22 +110,26 @@ class Model:
     def attn(self, i, x):
         w, T = self.w, x.shape[0]
         b = f"blk.{i}."
+        self.at(i)
         q = self.lin(x, b + "attn_q").reshape(T, self.nh, -1)
         gate = None
         if self.arch == "qwen35moe":          # per head: [query | gate]
             q, gate = q[..., :self.hd], q[..., self.hd:]
         k = self.lin(x, b + "attn_k").reshape(T, self.nkv, self.hd)
-        v = self.lin(x, b + "attn_v").reshape(T, self.nkv, self.hd)
+        v = self.lin(x, b + "attn_v").reshape(T, self.nkv, self.hd) if b + "attn_v.weight" in w else k
         qn, kn = w.get(b + "attn_q_norm.weight"), w.get(b + "attn_k_norm.weight")
         if qn is None: pass
         elif self.whole_norm:                   # olmoe: normalised over the whole projection, heads are cut afterwards
             q, k = (rms(z.reshape(T, -1), n, self.eps).reshape(z.shape) for z, n in ((q, qn), (k, kn)))
         else:
             q, k = (rms(z, n.reshape(-1, self.hd), self.eps) for z, n in ((q, qn), (k, kn)))
+        if self.arch == "gemma4":
+            if b + "attn_v.weight" not in w and self.value_of == "normed": v = k
+            if "attn_v_norm" not in self.skip: v = rms(v, 1.0, self.eps)
         q, k = self.rope(q), self.rope(k)
         K = self.kc[i] = np.concatenate([self.kc[i], k]); V = self.vc[i] = np.concatenate([self.vc[i], v])
         r = self.nh // self.nkv
-        s = np.einsum("thd,shd->hts", q, np.repeat(K, r, 1)) / np.sqrt(self.hd)
+        s = np.einsum("thd,shd->hts", q, np.repeat(K, r, 1)) * (self.scale or 1 / np.sqrt(self.hd))
         m = np.arange(K.shape[0])[None, :] > (self.pos + np.arange(T))[:, None]
         if self.window[i]: m |= np.arange(K.shape[0])[None, :] <= (self.pos + np.arange(T))[:, None] - self.window[i]
         s = np.where(m[None], -np.inf, s)
@@ -137,16 +167,31 @@ class Model:
         o = rms(out, w[b + "ssm_norm.weight"], self.eps) * silu(z)
         return o.reshape(T, -1) @ w[b + "ssm_out.weight"].T
 
-    def moe(self, i, x):
+    def dense(self, i, x):
+        b = f"blk.{i}."
+        return self.lin(self.act(self.lin(x, b + "ffn_gate")) * self.lin(x, b + "ffn_up"), b + "ffn_down")
+
+    def beside(self, i, x):     # gemma4: a dense feed-forward, and beside it routed experts, if there are any
+        w, b = self.w, f"blk.{i}."
+        n = self.norm(x, b + "ffn_norm"); y = self.dense(i, n)
+        if b + "ffn_gate_inp.weight" in w:
+            r = n if self.router_of == "normed" else x
+            r = rms(r, w[b + "ffn_gate_inp.scale"], self.eps)
+            if self.root: r = r / np.sqrt(x.shape[1])
+            y = self.norm(y, b + "post_ffw_norm_1") + self.norm(self.moe(i, self.norm(x, b + "pre_ffw_norm_2"), r), b + "post_ffw_norm_2")
+        return self.norm(y, b + "post_ffw_norm")
+
+    def moe(self, i, x, router=None):
         w, T = self.w, x.shape[0]
         b = f"blk.{i}."
-        rl = self.lin(x, b + "ffn_gate_inp")
+        rl = self.lin(x if router is None else router, b + "ffn_gate_inp")
         order = np.argsort(-rl, axis=1, kind="stable")
         top = order[:, :self.K]
         srt = np.take_along_axis(rl, order[:, :self.K + 1], 1)
         self.margin[i].append(srt[:, self.K - 1] - srt[:, self.K])
         if self.renorm: p = softmax(np.take_along_axis(rl, top, 1))   # softmax then renormalise == softmax over the top k
         else: p = np.take_along_axis(softmax(rl), top, 1)
+        if b + "ffn_down_exps.scale" in w: p = p * w[b + "ffn_down_exps.scale"][top]
         self.routes[i].append(top.astype(np.int16)); self.rlog[i].append(rl.astype(np.float32))
         y = np.zeros_like(x)
         for e in np.unique(top):
@@ -156,7 +201,7 @@ class Model:
                 gate = np.minimum(gate + w[b + "ffn_gate_exps.bias"][e], self.limit)
                 up = np.clip(up + w[b + "ffn_up_exps.bias"][e], -self.limit, self.limit)
                 h = gate * sigmoid(self.alpha * gate) * (up + 1)
-            else: h = silu(gate) * up
+            else: h = self.act(gate) * up
             out = h @ w[b + "ffn_down_exps.weight"][e].T
             if b + "ffn_down_exps.bias" in w: out = out + w[b + "ffn_down_exps.bias"][e]
             y[t] += p[t, j][:, None] * out
@@ -170,19 +215,25 @@ class Model:
         self.routes = [[] for _ in range(self.L)]; self.rlog = [[] for _ in range(self.L)]; self.margin = [[] for _ in range(self.L)]
         w = self.w
         post = "post_attention_norm.weight" if self.arch in ("qwen35moe", "gpt-oss") else "ffn_norm.weight"
-        x = w["token_embd.weight"][np.asarray(ids)]
+        x = w["token_embd.weight"][np.asarray(ids)] * self.embed_scale
         if hidden is not None: hidden.append(x)
         for i in range(self.L):
             h = rms(x, w[f"blk.{i}.attn_norm.weight"], self.eps)
+            if self.arch == "gemma4":
+                x = x + self.norm(self.attn(i, h), f"blk.{i}.post_attention_norm")
+                x = (x + self.beside(i, x)) * w.get(f"blk.{i}.layer_output_scale.weight", 1.0)
+                if hidden is not None: hidden.append(x)
+                continue
             x = x + (self.attn(i, h) if self.full[i] else self.gdn(i, h))
             x = x + self.moe(i, rms(x, w[f"blk.{i}." + post], self.eps))
             if hidden is not None: hidden.append(x)
         self.pos += len(ids)
         o = w.get("output.weight", w["token_embd.weight"])
-        return rms(x, w["output_norm.weight"], self.eps) @ o.T
+        y = rms(x, w["output_norm.weight"], self.eps) @ o.T
+        return y if self.cap is None else self.cap * np.tanh(y / self.cap)
 
-    def trace(self): # [layers, tokens, k], [layers, tokens]
-        return np.stack([np.concatenate(r) for r in self.routes]), np.stack([np.concatenate(m) for m in self.margin])
+    def trace(self): # [layers, tokens, k], [layers, tokens], of layers with experts
+        return np.stack([np.concatenate(r) for r in self.routes if r]), np.stack([np.concatenate(m) for m in self.margin if m])
 
     def greedy(self, ids, n):
         self.reset(); lg = self.forward(ids)[-1]; out, gaps = [], []

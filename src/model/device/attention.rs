@@ -42,7 +42,7 @@ impl DeviceAttention {
             gated: layer.gated,
             query: Map::new(device, &layer.query)?,
             key: Map::new(device, &layer.key)?,
-            value: Map::new(device, &layer.value)?,
+            value: Map::new(device, layer.value.as_ref().unwrap_or(&layer.key))?,
             output: Map::new(device, &layer.output)?,
             query_norm: norm(&layer.query_norm)?,
             key_norm: norm(&layer.key_norm)?,

@@ -84,8 +84,13 @@ pub(super) struct DeviceMoe {
 }
 
 impl DeviceFeedForward {
-    pub(super) fn new(device: &dyn Device, layer: &FeedForward) -> Result<Self, ModelError> {
+    /// `file` is for messages.
+    pub(super) fn new(device: &dyn Device, layer: &FeedForward, file: &str) -> Result<Self, ModelError> {
         Ok(match layer {
+            FeedForward::DenseAndRouted(_) => {
+                let what = "experts beside a dense feed-forward have no GPU kernels yet";
+                return Err(ModelError::NotOnDevice { file: file.to_owned(), what });
+            }
             FeedForward::Dense(dense) => Self::Dense(Box::new(DeviceDenseOnly(DeviceDense::new(device, dense)?))),
             FeedForward::Moe { router, index, bias, shared, early } => {
                 let (scores, gating) = router.parts();

@@ -161,7 +161,7 @@ impl DeviceDecoder {
     /// Take a model over to `device`; passes have at most `chunk` tokens. `progress` is told layers done and in all, and answers false to give up.
     ///
     /// # Errors
-    /// The device has no room, or fails; [`ModelError::GivenUp`].
+    /// A model that no device computes; the device has no room, or fails; [`ModelError::GivenUp`].
     pub fn new(
         decoder: Decoder,
         config: &ModelConfig,
@@ -171,6 +171,9 @@ impl DeviceDecoder {
         progress: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Self, ModelError> {
         let (parts, layers, context, token_bytes, state_bytes) = decoder.into_parts();
+        if let Some(what) = config.beyond_devices() {
+            return Err(ModelError::NotOnDevice { file: parts.file, what });
+        }
         let count = layers.len();
         let mut taken = Vec::with_capacity(count);
         for (i, layer) in layers.into_iter().enumerate() {
@@ -185,7 +188,7 @@ impl DeviceDecoder {
                 mixer_norm: Norm::new(&*device, &layer.mixer_norm)?,
                 mixer,
                 ff_norm: Norm::new(&*device, &layer.ff_norm)?,
-                feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward)?,
+                feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward, &parts.file)?,
                 recorded: Default::default(),
             });
         }
@@ -201,7 +204,7 @@ impl DeviceDecoder {
             device,
             file: parts.file,
             embedding: parts.embedding,
-            rope: parts.rope,
+            rope: parts.rotation.plain,
             foresees: taken.iter().any(|l| l.feed_forward.foresees()),
             asked: false,
             layers: taken,
