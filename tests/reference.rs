@@ -28,20 +28,18 @@ fn accepted(case: &str, archive: &str, kind: Kind) -> Report {
 
 #[test]
 fn float_models_give_the_logits_routes_and_text_of_transformers() {
-    for (case, layers) in
-        [
-            ("strict", 3),
-            ("odd", 2),
-            ("olmoe", 3),
-            ("q35-strict", 4),
-            ("q35-odd", 3),
-            ("qwen35", 0),
-            ("qwen3next", 3),
-            ("gpt-oss", 3),
-            ("gemma4", 4),
-            ("gemma4-dense", 0),
-        ]
-    {
+    for (case, layers) in [
+        ("strict", 3),
+        ("odd", 2),
+        ("olmoe", 3),
+        ("q35-strict", 4),
+        ("q35-odd", 3),
+        ("qwen35", 0),
+        ("qwen3next", 3),
+        ("gpt-oss", 3),
+        ("gemma4", 4),
+        ("gemma4-dense", 0),
+    ] {
         let report = accepted(case, "ref.npz", Kind::Float);
         for p in &report.prompts {
             // Nothing was left out: every router's margin in these cases is clear, every greedy text 48 tokens long.
@@ -93,7 +91,7 @@ fn quantized_models_err_as_little_on_a_device() {
 
 #[test]
 fn quantized_models_err_no_more_than_llama_cpp_allows() {
-    for case in ["q4_k_m", "q2_k", "q4_0", "q35-q3_k_m", "gpt-oss-mxfp4"] {
+    for case in ["q4_k_m", "q2_k", "q4_0", "q35-q3_k_m", "gpt-oss-mxfp4", "gemma4-q4_k_m"] {
         let report = accepted(case, &archive(case), Kind::Quantized);
         assert!(report.peer_nmse.is_some(), "{case}: a yardstick");
         // The exception for positions that llama.cpp misses too is not needed by any of these.

@@ -88,6 +88,11 @@ impl Writer {
         self.tensor(name, GgmlType::F32, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect());
     }
 
+    /// Remove the metadata value with this key, if it is there.
+    pub fn remove_key(&mut self, key: &str) {
+        self.metadata.retain(|(k, _)| k != key);
+    }
+
     /// Remove the tensor with this name, if it is there.
     pub fn remove_tensor(&mut self, name: &str) {
         self.tensors.retain(|t| t.name != name);

@@ -246,6 +246,28 @@ mod tests {
     }
 
     #[test]
+    fn heads_as_long_as_gemmas_are_right_without_a_divisor_and_with_a_window() {
+        for (dim, per, window) in [(512, 8, None), (256, 2, Some(70))] {
+            let h = Heads { query: 2 * per, groups: 2, key_dim: dim, value_dim: dim };
+            let (context, position, tokens) = (150, 130, 9);
+            // Normalised heads: products of unit length, not divided.
+            let unit = |x: Vec<f32>| -> Vec<f32> { x.into_iter().map(|v| v * 1.7 / (dim as f32).sqrt()).collect() };
+            let (k, v) = (unit(noise(2 * context * dim, 5)), noise(2 * context * dim, 6));
+            let q = noise(tokens * h.query * dim, 7);
+            let sight = Sight { window, sinks: None };
+            let want = plain(h, &k, &v, context, &q, position, 1.0, sight);
+            let keys = turned(&k, 2, context, dim);
+            for set in InstructionSet::all() {
+                let mut got = vec![f32::NAN; want.len()];
+                let cached = Cached::F32 { keys: &keys, values: &v };
+                attention_with(set, &Pool::new(3), h, cached, context, &q, position, 1.0, sight, &mut got);
+                let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 2e-5, "{set:?}, {dim}: {worst}");
+            }
+        }
+    }
+
+    #[test]
     fn chunks_and_threads_do_not_change_a_bit() {
         let h = Heads { query: 8, groups: 2, key_dim: 16, value_dim: 16 };
         let (k, v) = (noise(2 * 200 * 16, 1), noise(2 * 200 * 16, 2));

@@ -79,3 +79,6 @@ fn beside(
         early: None,
     })
 }
+
+#[cfg(test)]
+mod tests;

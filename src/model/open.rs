@@ -307,7 +307,10 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
     // Beside experts, or in their place: the feed-forward, and rows for both.
     let beside = config.arch == "gemma4";
     let dense = if config.experts == 0 || beside { 3 * config.dense_ff } else { 0 };
-    let row = if beside { 12 } else { 8 } * config.hidden + attention.max(delta) + config.top_k * (2 * config.hidden + 3 * config.expert_ff) + dense;
+    let row = if beside { 12 } else { 8 } * config.hidden
+        + attention.max(delta)
+        + config.top_k * (2 * config.hidden + 3 * config.expert_ff)
+        + dense;
     let states = config.hybrid.as_ref().map_or(0, |h| h.state_bytes() * (1 + h.snapshots() as u64));
     let head = gguf.tensors().any(|t| t.name == "output.weight");
     let table = gguf.tensors().find(|t| t.name == "token_embd.weight").filter(|_| head);
