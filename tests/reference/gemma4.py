@@ -1,7 +1,7 @@
 """Reference cases for the `gemma4` architecture: random weights, transformers float32 as the reference.
 
   gemma4.py odd|dense|quant OUT --seed 1 [--peers hf,llama] [--quants Q4_K_M]
-  gemma4.py big OUT.gguf --set layers=6     the layers of Gemma 4 26B-A4B in the types in which it is published, for speed (30 layers: 15 GB)
+  gemma4.py big OUT.gguf --set layers=6     layers of the sizes of Gemma 4 26B-A4B, for speed and for the sizes (30 layers: 15 GB)
 
 What sets Gemma 4 apart, and what these cases are made to show:
   - layers of two kinds: some see a window, with heads of one size on some key heads, and turn by one base; the others see everything, with heads of
@@ -197,7 +197,7 @@ def big(path: pathlib.Path, c: Cfg, seed: int):
         if n == "rope_freqs.weight": w.write_tensor_data(freqs(c)); continue
         if ty == Q.F32:
             small = 0.06 if n.endswith(("q_norm.weight", "k_norm.weight")) else 1.0     # scores are not divided by sqrt(head)
-            w.write_tensor_data(np.full(shape, small, np.float32) if gain == 0 else (gain / np.sqrt(shape[-1]) * rng.standard_normal(shape, dtype=np.float32)))
+            w.write_tensor_data(np.full(shape, small, np.float32) if gain == 0 else np.float32(gain / np.sqrt(shape[-1])) * rng.standard_normal(shape, dtype=np.float32))
             continue
         blocks = np.frombuffer(rng.bytes(int(np.prod(shape)) // 32 * size[ty]), np.uint8).reshape(-1, size[ty]).copy()
         spread = {Q.Q8_0: 73.9, Q.Q4_0: 4.64, Q.Q5_0: 9.25}[ty]        # of the whole numbers in a block
