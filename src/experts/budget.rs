@@ -29,8 +29,8 @@ pub struct Needs {
     pub trunk: u64,
     /// The part of them that is only looked up, see [`Plan::looked_up`].
     pub looked_up: u64,
-    /// Bytes of keys and values per token of context.
-    pub cache_per_token: u64,
+    /// What keys and values take.
+    pub cache: CacheNeed,
     /// Bytes of recurrent states and their copies, whatever the context.
     pub states: u64,
     /// Bytes of activations and logits for the longest pass.
@@ -45,6 +45,35 @@ pub struct Needs {
     pub experts: usize,
     /// Context that the model was trained for.
     pub context: usize,
+}
+
+/// What keys and values take: of layers that keep them of the whole context, and of layers that see a window and keep no more than so many positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheNeed {
+    /// Bytes per token of context.
+    pub per_token: u64,
+    /// Bytes per position of the layers that see a window.
+    pub windowed: u64,
+    /// Most positions that those keep.
+    pub kept: usize,
+}
+
+impl CacheNeed {
+    /// Bytes for so many tokens.
+    #[must_use]
+    pub fn bytes(&self, tokens: usize) -> u64 {
+        self.per_token.saturating_mul(tokens as u64).saturating_add(self.windowed.saturating_mul(tokens.min(self.kept) as u64))
+    }
+
+    /// Tokens that so many bytes are enough for.
+    #[must_use]
+    pub fn tokens(&self, bytes: u64) -> usize {
+        let of = |bytes: u64, each: u64| usize::try_from(bytes.checked_div(each).unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        match bytes.checked_sub(self.bytes(self.kept)) {
+            Some(rest) => self.kept.saturating_add(of(rest, self.per_token)),
+            None => of(bytes, self.per_token.saturating_add(self.windowed)),
+        }
+    }
 }
 
 /// What the person asks for. See [`crate::events::LoadOptions`].
@@ -217,10 +246,10 @@ fn fit(needs: &Needs, wish: &Wish, place: &Place) -> Result<Plan, BudgetError> {
     let fixed = needs.trunk + buffers + window + needs.states;
     let least_slots = wish.slots.unwrap_or(min_slots).max(min_slots);
     let room = budget.saturating_sub(fixed + least_slots as u64 * slot_step);
-    let tokens_in = |bytes: u64| usize::try_from(bytes / needs.cache_per_token.max(1)).unwrap_or(usize::MAX).min(needs.context);
+    let tokens_in = |bytes: u64| needs.cache.tokens(bytes).min(needs.context);
     // Context may take a quarter of what is left; the rest is for slots.
     let context = wish.context.unwrap_or_else(|| tokens_in(room / 4).clamp(LEAST_CONTEXT, USUAL_CONTEXT).min(needs.context));
-    let cache = needs.cache_per_token * context as u64 + needs.states;
+    let cache = needs.cache.bytes(context) + needs.states;
     let left = budget.checked_sub(needs.trunk + buffers + window + cache);
     let fits = left.map(|left| usize::try_from(left.checked_div(slot_step).unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
     if fits.is_none_or(|fits| fits < least_slots) {
@@ -285,7 +314,7 @@ mod tests {
         Needs {
             trunk: 530 * MIB,
             looked_up: 0,
-            cache_per_token: 16 << 10,
+            cache: CacheNeed { per_token: 16 << 10, ..CacheNeed::default() },
             states: 0,
             buffers: 60 * MIB,
             vocab: 151_936,
@@ -303,6 +332,16 @@ mod tests {
         assert!(used <= 1536 * MIB && used + plan.slot_step > 1536 * MIB);
         assert!((16..64).contains(&plan.slots_per_layer), "{plan:?}");
         assert_eq!(slot_limit(&plan), plan.slots_per_layer);
+    }
+
+    proptest! {
+        #[test]
+        fn as_many_tokens_fit_as_their_bytes_say(per_token in 0u64..1000, windowed in 0u64..1000, kept in 0usize..300, bytes in 0u64..400_000) {
+            let need = CacheNeed { per_token, windowed, kept };
+            let tokens = need.tokens(bytes);
+            prop_assert!(need.bytes(tokens) <= bytes || tokens == usize::MAX, "{tokens}");
+            prop_assert!(tokens == usize::MAX || need.bytes(tokens + 1) > bytes, "{tokens}");
+        }
     }
 
     #[test]

@@ -34,7 +34,8 @@ pub struct Heads {
     pub value_dim: usize,
 }
 
-/// Cached keys `[groups, blocks, key_dim, BLOCK]`, `blocks` being those that the context has begun, and values `[groups, context, value_dim]`.
+/// Cached keys `[groups, blocks, key_dim, BLOCK]`, `blocks` being those that the room has begun, and values `[groups, room, value_dim]`. The room is that of the whole context; or less, a multiple of
+/// [`BLOCK`]: then it is a ring, in which positions so far apart share a place.
 #[derive(Clone, Copy)]
 pub enum Cached<'a> {
     /// 32-bit floats.
@@ -71,27 +72,34 @@ impl Sight<'_> {
 
 /// Where the first value of the key at `position` of a group lies in [`Cached`] keys; those that follow are [`BLOCK`] apart.
 #[must_use]
-pub fn key_at(group: usize, position: usize, context: usize, key_dim: usize) -> usize {
-    (group * context.div_ceil(BLOCK) + position / BLOCK) * key_dim * BLOCK + position % BLOCK
+pub fn key_at(group: usize, position: usize, room: usize, key_dim: usize) -> usize {
+    let at = position % room;
+    (group * room.div_ceil(BLOCK) + at / BLOCK) * key_dim * BLOCK + at % BLOCK
+}
+
+/// Where the value at `position` of a group lies.
+#[must_use]
+pub fn value_at(group: usize, position: usize, room: usize, value_dim: usize) -> usize {
+    (group * room + position % room) * value_dim
 }
 
 /// Causal attention of `tokens` queries `[tokens, query * key_dim]` at positions `position..` over the cache, which
-/// already holds their keys and values. Writes `[tokens, query * value_dim]`.
+/// already holds their keys and values, and still those that they see. Writes `[tokens, query * value_dim]`.
 ///
-/// `context` is the capacity of the cache (its stride), `scale` multiplies the scores.
+/// `room` is the cache's, in positions; `scale` multiplies the scores.
 #[allow(clippy::too_many_arguments)]
 pub fn attention(
     pool: &Pool,
     heads: Heads,
     cached: Cached<'_>,
-    context: usize,
+    room: usize,
     queries: &[f32],
     position: usize,
     scale: f32,
     sight: Sight<'_>,
     out: &mut [f32],
 ) {
-    attention_with(InstructionSet::best(), pool, heads, cached, context, queries, position, scale, sight, out);
+    attention_with(InstructionSet::best(), pool, heads, cached, room, queries, position, scale, sight, out);
 }
 
 /// The same with given instructions, which the machine has.
@@ -101,7 +109,7 @@ fn attention_with(
     pool: &Pool,
     heads: Heads,
     cached: Cached<'_>,
-    context: usize,
+    room: usize,
     queries: &[f32],
     position: usize,
     scale: f32,
@@ -135,7 +143,7 @@ fn attention_with(
         let count = part.min(per_group - piece * part);
         SCRATCH.with_borrow_mut(|scratch| {
             let last = (first + block).min(tokens);
-            let tile = Tile { heads, cached, context, queries, group, head, count, first, last, position, scale, sight };
+            let tile = Tile { heads, cached, room, queries, group, head, count, first, last, position, scale, sight };
             run(&tile, scratch);
             for (i, t) in (first..tile.last).enumerate() {
                 let mut piece = of_token(t).lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 //! Grouped-query self-attention with rotary positions, as the Qwen, OLMo, gpt-oss and Gemma families use it.
 
-use super::cache::KvCache;
+use super::cache::{kept, KvCache};
 use super::config::ModelConfig;
 use super::linear::{Compute, Linear};
 use super::norm::RmsNorm;
@@ -79,6 +79,11 @@ impl SelfAttention {
     ) -> Result<Self, ModelError> {
         let Form { norm, gated, sinks, unscaled } = form;
         let heads = config.heads_of(block);
+        let window = config.sliding.as_ref().and_then(|s| s.window(block));
+        let room = match (window, settings.goes_back) {
+            (Some(window), Some(goes_back)) => kept(window, goes_back, settings.context),
+            _ => settings.context,
+        };
         let Heads { query, groups, key_dim, value_dim } = heads;
         let (q, k, v) = (query * key_dim, groups * key_dim, groups * value_dim);
         let name = |part: &str| format!("blk.{block}.attn_{part}");
@@ -106,9 +111,9 @@ impl SelfAttention {
             value_norm: unscaled.then(|| RmsNorm::new(vec![1.0; value_dim], config.eps)),
             scale: if unscaled { 1.0 } else { 1.0 / (key_dim as f32).sqrt() },
             clamp: config.clamp_qkv,
-            window: config.sliding.as_ref().and_then(|s| s.window(block)),
+            window,
             sinks: sinks.then(|| weights.vector(&format!("{}.weight", name("sinks")), query)).transpose()?,
-            cache: KvCache::new(heads, settings.context, settings.kv_f32)?,
+            cache: KvCache::new(heads, settings.context, room, settings.kv_f32)?,
         })
     }
 
@@ -154,12 +159,20 @@ impl SelfAttention {
         }
         let q = angles.rotate(compute, &q, self.heads.key_dim)?;
         let k = angles.rotate(compute, &k, self.heads.key_dim)?;
-        with_rows(&k, |k| with_rows(&v, |v| self.cache.write(position, k, v)))??;
-        let width = self.heads.query * self.heads.value_dim;
+        let Heads { query, groups, key_dim, value_dim } = self.heads;
+        let width = query * value_dim;
         let mut out = vec![0.0; tokens * width];
-        let context = self.cache.context();
         let sight = Sight { window: self.window, sinks: self.sinks.as_deref() };
-        with_rows(&q, |q| attention(&compute.pool, self.heads, self.cache.view(), context, q, position, self.scale, sight, &mut out))?;
+        let (room, at_once) = (self.cache.room(), self.cache.at_once(self.window));
+        let mut answer = |q: &[f32], k: &[f32], v: &[f32]| {
+            for begin in (0..tokens).step_by(at_once) {
+                let part = |width: usize| begin * width..(begin + at_once).min(tokens) * width;
+                self.cache.write(position + begin, &k[part(groups * key_dim)], &v[part(groups * value_dim)]);
+                let (q, out) = (&q[part(query * key_dim)], &mut out[part(width)]);
+                attention(&compute.pool, self.heads, self.cache.view(), room, q, position + begin, self.scale, sight, out);
+            }
+        };
+        with_rows(&q, |q| with_rows(&k, |k| with_rows(&v, |v| answer(q, k, v))))???;
         if let Some(gate) = gate {
             out.iter_mut().zip(gate).for_each(|(y, g)| *y /= 1.0 + (-g).exp());
         }

@@ -1,27 +1,41 @@
 //! Keys and values of the tokens read so far.
 
 use super::ModelError;
-use crate::kernels::attention::{key_at, Cached, Heads, BLOCK};
+use crate::kernels::attention::{key_at, value_at, Cached, Heads, BLOCK};
 use crate::kernels::memory::SlotMemory;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+/// Positions behind its window that a layer keeps, so that a chat can go back: by what a model has thought and said in a turn, and a long question. Whoever goes back further has the whole context
+/// read again.
+pub const GOES_BACK: usize = 4096;
+
+/// Positions that a layer keeps which sees so many of them, its own the last, and goes back by so many more; all `context` of them if that is no more.
+#[must_use]
+pub fn kept(window: usize, goes_back: usize, context: usize) -> usize {
+    window.saturating_add(goes_back).div_ceil(BLOCK).saturating_mul(BLOCK).min(context)
+}
+
 /// The key/value cache of one layer, laid out as [`Cached`] says: values in rows, keys in turned blocks.
-/// Memory is reserved for the whole context and becomes resident as tokens arrive.
+/// Memory is reserved for all positions that it keeps and becomes resident as tokens arrive. Where those are fewer than the context has, the newest take the places of the oldest.
 pub struct KvCache {
     keys: SlotMemory,
     values: SlotMemory,
     heads: Heads,
-    context: usize,
+    room: usize,
+    /// There is room for the whole context.
+    whole: bool,
+    /// The first position that has not given way to a newer one.
+    oldest: usize,
     f32: bool,
 }
 
 impl KvCache {
-    /// Room for `context` tokens, in 32-bit floats if `f32` and in 16-bit floats otherwise.
+    /// Room for `room` positions, those of the whole context or as many as [`kept`] says, in 32-bit floats if `f32` and in 16-bit floats otherwise.
     ///
     /// # Errors
     /// The operating system has no room for it.
-    pub fn new(heads: Heads, context: usize, f32: bool) -> Result<Self, ModelError> {
+    pub fn new(heads: Heads, context: usize, room: usize, f32: bool) -> Result<Self, ModelError> {
         let reserve = |dim: usize, positions: usize| {
             let bytes = heads
                 .groups
@@ -31,8 +45,8 @@ impl KvCache {
                 .unwrap_or(usize::MAX / 2);
             SlotMemory::reserve(bytes).map_err(|e| ModelError::Memory { context, bytes: bytes as u64, why: e.to_string() })
         };
-        let (keys, values) = (reserve(heads.key_dim, context.next_multiple_of(BLOCK))?, reserve(heads.value_dim, context)?);
-        Ok(Self { keys, values, heads, context, f32 })
+        let (keys, values) = (reserve(heads.key_dim, room.next_multiple_of(BLOCK))?, reserve(heads.value_dim, room)?);
+        Ok(Self { keys, values, heads, room, whole: room >= context, oldest: 0, f32 })
     }
 
     /// Bytes that one token takes.
@@ -43,12 +57,15 @@ impl KvCache {
 
     /// Store keys `[tokens, groups * key_dim]` and values `[tokens, groups * value_dim]` at `position..`.
     ///
-    /// The caller has checked that they fit into the context.
+    /// The caller has checked that they fit into the context, and writes no more at a time than [`KvCache::at_once`].
     pub fn write(&mut self, position: usize, keys: &[f32], values: &[f32]) {
         let Heads { groups, key_dim, value_dim, .. } = self.heads;
-        let context = self.context;
-        let key_of = |t: usize, g: usize| key_at(g, position + t, context, key_dim);
-        let value_of = |t: usize, g: usize| (g * context + position + t) * value_dim;
+        let room = self.room;
+        let end = position + keys.len().checked_div(groups * key_dim).unwrap_or(0);
+        // An empty context holds nothing old.
+        self.oldest = if position == 0 { 0 } else { self.oldest }.max(end.saturating_sub(room));
+        let key_of = |t: usize, g: usize| key_at(g, position + t, room, key_dim);
+        let value_of = |t: usize, g: usize| value_at(g, position + t, room, value_dim);
         if self.f32 {
             turn_heads(bytemuck::cast_slice_mut(&mut self.keys), keys, groups, key_dim, key_of, |v| v);
             copy_heads(bytemuck::cast_slice_mut::<u8, f32>(&mut self.values), values, groups, value_dim, value_of, |to, from| {
@@ -76,10 +93,30 @@ impl KvCache {
         self.f32
     }
 
-    /// Room in tokens.
+    /// Room in positions.
     #[must_use]
-    pub fn context(&self) -> usize {
-        self.context
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Most tokens that may be written before their queries are answered, each of which sees `window` positions, or all.
+    #[must_use]
+    pub fn at_once(&self, window: Option<usize>) -> usize {
+        match window {
+            Some(window) if !self.whole => (self.room + 1).saturating_sub(window).max(1),
+            _ => self.room.max(1),
+        }
+    }
+
+    /// The nearest length at or below `len` that the context can go back to: there, or nowhere but to the beginning.
+    #[must_use]
+    pub fn reachable(&self, len: usize, window: Option<usize>) -> usize {
+        let first = window.map_or(0, |window| (len + 1).saturating_sub(window));
+        if first >= self.oldest {
+            len
+        } else {
+            0
+        }
     }
 }
 
@@ -119,3 +156,6 @@ fn turn_heads<T>(to: &mut [T], rows: &[f32], groups: usize, dim: usize, at: impl
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,11 @@
 
 mod gemma4;
 
+use super::cache::{kept, KvCache};
 use super::rope::Scaling;
 use super::weights::Weights;
 use super::ModelError;
+use crate::experts::budget::CacheNeed;
 use crate::gguf::Value;
 use crate::kernels::attention::Heads;
 use crate::kernels::delta::DeltaHeads;
@@ -302,12 +304,20 @@ impl ModelConfig {
         })
     }
 
-    /// Bytes of keys and values that one token takes in all layers.
+    /// What the keys and values of all layers take, if those that see a window keep what they need to go back by so many positions; `None`: everything.
     #[must_use]
-    pub fn cache_bytes_per_token(&self, f32: bool) -> u64 {
+    pub fn cache_need(&self, f32: bool, goes_back: Option<usize>) -> CacheNeed {
         let recurrent = |layer: usize| self.hybrid.as_ref().is_some_and(|h| h.recurrent.get(layer) == Some(&true));
-        let of = |layer: usize| super::cache::KvCache::token_bytes(self.heads_of(layer), f32);
-        (0..self.blocks).filter(|layer| !recurrent(*layer)).map(of).sum()
+        let window = |layer: usize| self.sliding.as_ref().and_then(|s| s.window(layer)).zip(goes_back);
+        let mut need = CacheNeed::default();
+        for layer in (0..self.blocks).filter(|layer| !recurrent(*layer)) {
+            let bytes = KvCache::token_bytes(self.heads_of(layer), f32);
+            match window(layer) {
+                Some((window, goes_back)) => (need.windowed, need.kept) = (need.windowed + bytes, kept(window, goes_back, usize::MAX)),
+                None => need.per_token += bytes,
+            }
+        }
+        need
     }
 
     /// Attention heads of a layer.

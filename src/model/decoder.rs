@@ -14,6 +14,7 @@ use super::norm::RmsNorm;
 use super::rope::{Rope, Rotation, Scaling, Turns};
 use super::weights::Weights;
 use super::{LoadSettings, Logits, Model, ModelError};
+use crate::experts::budget::CacheNeed;
 use crate::experts::Experts;
 use crate::kernels::rows::with_rows;
 use candle_core::Tensor;
@@ -37,7 +38,7 @@ impl Mixer {
     /// The nearest length at or below `len` that this layer can go back to.
     fn reachable(&self, len: usize) -> usize {
         match self {
-            Self::Attention(_) => len,
+            Self::Attention(a) => a.cache.reachable(len, a.window),
             Self::DeltaNet(d) => d.reachable(len),
         }
     }
@@ -128,8 +129,8 @@ pub struct Decoder {
     layers: Vec<Layer>,
     /// Room in tokens.
     context: usize,
-    /// Bytes of cache per token.
-    token_bytes: u64,
+    /// What keys and values take.
+    cache: CacheNeed,
     /// Bytes of recurrent state, whatever the length.
     state_bytes: u64,
     compute: Compute,
@@ -158,10 +159,10 @@ pub(super) fn places_to_copy(marks: &[usize], begin: usize, tokens: usize) -> Ve
 impl Decoder {
     /// A model with an empty context.
     pub(crate) fn new(parts: Parts, layers: Vec<Layer>, config: &ModelConfig, settings: &LoadSettings) -> Self {
-        let token_bytes = config.cache_bytes_per_token(settings.kv_f32);
+        let cache = config.cache_need(settings.kv_f32, settings.goes_back);
         let state_bytes = config.hybrid.as_ref().map_or(0, |h| h.state_bytes());
         let compute = Compute::new(settings.pool.clone());
-        Self { parts, layers, context: settings.context, token_bytes, state_bytes, compute, len: 0, marks: Vec::new() }
+        Self { parts, layers, context: settings.context, cache, state_bytes, compute, len: 0, marks: Vec::new() }
     }
 
     /// Have routers asked before their turn, where the experts want it.
@@ -169,9 +170,9 @@ impl Decoder {
         super::early::ask_early(&mut self.layers)
     }
 
-    /// What a device takes over: the parts around the layers, the layers, and room in tokens, bytes of cache per token and of recurrent state.
-    pub(super) fn into_parts(self) -> (Parts, Vec<Layer>, usize, u64, u64) {
-        (self.parts, self.layers, self.context, self.token_bytes, self.state_bytes)
+    /// What a device takes over: the parts around the layers, the layers, and room in tokens, what keys and values take, and bytes of recurrent state.
+    pub(super) fn into_parts(self) -> (Parts, Vec<Layer>, usize, CacheNeed, u64) {
+        (self.parts, self.layers, self.context, self.cache, self.state_bytes)
     }
 
     fn mark_pass(&mut self, tokens: usize) {
@@ -272,7 +273,7 @@ impl Model for Decoder {
     }
 
     fn cache_bytes(&self) -> u64 {
-        self.len as u64 * self.token_bytes + self.state_bytes
+        self.cache.bytes(self.len) + self.state_bytes
     }
 
     fn vocab(&self) -> usize {

@@ -1,5 +1,6 @@
 //! From a file to a model that is ready to run: configuration, memory plan, weights, slots.
 
+use super::cache::GOES_BACK;
 use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::device::{DeviceDecoder, Without};
@@ -7,7 +8,7 @@ use super::proof::{prove, Proven};
 use super::weights::{file_name, Weights};
 use super::{early, expert_weights, gemma4, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
 use crate::events::{DeviceChoice, LoadOptions, Plan, When};
-use crate::experts::budget::{self, DeviceRoom, Needs, Wish};
+use crate::experts::budget::{self, CacheNeed, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
 use crate::experts::schedule::comes_in_time;
 use crate::experts::slots::CpuTier;
@@ -36,6 +37,8 @@ pub struct LoadSettings {
     pub context: usize,
     /// Keys and values in 32-bit floats.
     pub kv_f32: bool,
+    /// Positions by which layers that see a window can go back; `None`: they keep everything.
+    pub goes_back: Option<usize>,
     /// Computes.
     pub pool: Arc<Pool>,
 }
@@ -220,7 +223,7 @@ fn planned(
     let toy = !budget && crate::demo::is_it(gguf);
     let slots = options.slots.or(toy.then_some(crate::demo::SLOTS.min(config.experts)));
     let wish = Wish { ram: options.ram, slots, context: options.context, available };
-    let needs = needs(gguf, config, options.kv_f32);
+    let needs = needs(gguf, config, config.cache_need(options.kv_f32, goes_back(device)));
     let with = |early: u64, foresees: bool| -> Result<Planned, ModelError> {
         let needs = Needs { trunk: needs.trunk + early, ..needs.clone() };
         let (plan, chunk) = match device {
@@ -281,8 +284,13 @@ fn on_device(gguf: &Gguf, config: &ModelConfig, needs: Needs, chunk: usize) -> N
     Needs { trunk: needs.trunk - table, buffers: device_buffers(config, &needs, chunk), ..needs }
 }
 
+/// By how many positions layers that see a window can go back: on a device they keep everything.
+fn goes_back(device: Option<&dyn Device>) -> Option<usize> {
+    device.is_none().then_some(GOES_BACK)
+}
+
 /// What the model takes, from its header alone.
-fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
+fn needs(gguf: &Gguf, config: &ModelConfig, cache: CacheNeed) -> Needs {
     let mut trunk = 0;
     let mut per_layer: Vec<u64> = vec![0; config.blocks];
     for t in gguf.tensors() {
@@ -317,7 +325,7 @@ fn needs(gguf: &Gguf, config: &ModelConfig, kv_f32: bool) -> Needs {
     Needs {
         trunk,
         looked_up: table.map_or(0, |t| t.size() as u64),
-        cache_per_token: config.cache_bytes_per_token(kv_f32),
+        cache,
         buffers: row as u64 * 4 * CHUNK.min(config.context as u64) + config.vocab as u64 * 4 * 3,
         states,
         vocab: config.vocab as u64,
@@ -374,7 +382,8 @@ pub fn open_planned(
     };
     let Planned { plan, chunk: longest, foresees, mut without } = planned;
     without.mailbox |= options.mailbox == When::Never;
-    let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, pool: pool.clone() };
+    let settings =
+        LoadSettings { context: plan.context, kv_f32: options.kv_f32, goes_back: goes_back(device.as_deref()), pool: pool.clone() };
     let (mut decoder, store, config) = bind(gguf, &settings)?;
     if foresees {
         decoder.ask_early()?;

@@ -7,7 +7,7 @@
 use super::super::exp::exp;
 use super::super::InstructionSet;
 use super::vector::{Element, Plain, Vector};
-use super::{key_at, Cached, Heads, Sight, BLOCK};
+use super::{key_at, value_at, Cached, Heads, Sight, BLOCK};
 use half::f16;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
@@ -19,7 +19,7 @@ const ABREAST: usize = 4;
 pub(super) struct Tile<'a> {
     pub(super) heads: Heads,
     pub(super) cached: Cached<'a>,
-    pub(super) context: usize,
+    pub(super) room: usize,
     pub(super) queries: &'a [f32],
     pub(super) group: usize,
     pub(super) head: usize,
@@ -127,7 +127,7 @@ fn run<V: Vector>(tile: &Tile<'_>, scratch: &mut Scratch) {
     let mut from = tile.sight.begin(tile.position + tile.first) / BLOCK * BLOCK;
     while from < end {
         let n = BLOCK.min(end - from);
-        let (k_at, v_at) = (key_at(tile.group, from, tile.context, dk), (tile.group * tile.context + from) * dv);
+        let (k_at, v_at) = (key_at(tile.group, from, tile.room, dk), value_at(tile.group, from, tile.room, dv));
         let (k, v) = (k_at..k_at + dk * BLOCK, v_at..v_at + n * dv);
         let running = Running { sums, max, total };
         match tile.cached {

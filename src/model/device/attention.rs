@@ -34,7 +34,7 @@ pub(super) struct DeviceAttention {
 impl DeviceAttention {
     pub(super) fn new(device: &dyn Device, layer: &SelfAttention, tiled: bool) -> Result<Self, ModelError> {
         let heads = layer.heads;
-        let (context, f32) = (layer.cache.context(), layer.cache.is_f32());
+        let (context, f32) = (layer.cache.room(), layer.cache.is_f32());
         let cache = |dim: usize| device.alloc(heads.groups * context * dim * if f32 { 4 } else { 2 });
         let norm = |n: &Option<_>| n.as_ref().map(|n| Norm::new(device, n)).transpose();
         Ok(Self {

@@ -28,6 +28,7 @@ use super::decoder::{agreed, in_order, places_to_copy, Decoder, Mixer};
 use super::embedding::Embedding;
 use super::rope::Rope;
 use super::{Logits, Model, ModelConfig, ModelError};
+use crate::experts::budget::CacheNeed;
 use crate::experts::Experts;
 use crate::gpu::device::{record, Recording};
 use crate::gpu::talk::Talk;
@@ -141,7 +142,7 @@ pub struct DeviceDecoder {
     output: Map,
     work: Workspace,
     context: usize,
-    token_bytes: u64,
+    cache: CacheNeed,
     state_bytes: u64,
     len: usize,
     marks: Vec<usize>,
@@ -170,7 +171,7 @@ impl DeviceDecoder {
         without: Without,
         progress: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Self, ModelError> {
-        let (parts, layers, context, token_bytes, state_bytes) = decoder.into_parts();
+        let (parts, layers, context, cache, state_bytes) = decoder.into_parts();
         if let Some(what) = config.beyond_devices() {
             return Err(ModelError::NotOnDevice { file: parts.file, what });
         }
@@ -212,7 +213,7 @@ impl DeviceDecoder {
             output,
             work,
             context,
-            token_bytes,
+            cache,
             state_bytes,
             len: 0,
             marks: Vec::new(),
@@ -448,7 +449,7 @@ impl Model for DeviceDecoder {
     }
 
     fn cache_bytes(&self) -> u64 {
-        self.len as u64 * self.token_bytes + self.state_bytes
+        self.cache.bytes(self.len) + self.state_bytes
     }
 
     fn vocab(&self) -> usize {
