@@ -89,7 +89,7 @@ impl Kind {
     /// The heads of a layer of this kind.
     fn heads(&self, keys: &Keys<'_, '_>, query: usize, groups: usize) -> Result<Heads, ModelError> {
         let Self { key_dim, value_dim, suffix, .. } = *self;
-        if query % groups != 0 {
+        if !query.is_multiple_of(groups) {
             return Err(keys.bad("attention.head_count_kv", groups, format!("does not divide head_count = {query}")));
         }
         if query.saturating_mul(key_dim.max(value_dim)) as u64 > LIMIT {

@@ -272,9 +272,9 @@ fn true_size(path: &std::path::Path) -> Gguf {
     w.hole("token_embd.weight", Q8_0, &[2816, 262_144]);
     w.hole("output_norm.weight", F32, &[2816]);
     w.hole("rope_freqs.weight", F32, &[256]);
-    for b in 0..30 {
+    for (b, sees_window) in sliding.into_iter().enumerate() {
         let n = |part: &str| format!("blk.{b}.{part}.weight");
-        let (groups, dim) = if sliding[b] { (8, 256) } else { (2, 512) };
+        let (groups, dim) = if sees_window { (8, 256) } else { (2, 512) };
         for part in
             ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2"]
         {
@@ -286,7 +286,7 @@ fn true_size(path: &std::path::Path) -> Gguf {
         for (part, cols, rows) in maps.into_iter().chain([("ffn_gate", 2816, 2112), ("ffn_up", 2816, 2112), ("ffn_down", 2112, 2816)]) {
             w.hole(&n(part), Q8_0, &[cols, rows]);
         }
-        if sliding[b] {
+        if sees_window {
             w.hole(&n("attn_v"), Q8_0, &[2816, groups * dim]);
         }
         w.hole(&n("ffn_gate_inp"), F32, &[2816, 128]);
