@@ -1,5 +1,5 @@
-"""Renders the cases of gpt-oss.cases.json with Python's jinja2, set up as transformers sets it up, and writes what comes out
-into them: python render.py (needs jinja2). The date is fixed by the case."""
+"""Renders the chats of *.cases.json with Python's jinja2, set up as transformers sets it up, and writes what comes out into them:
+python render.py (needs jinja2). The template of NAME.cases.json is NAME.jinja. The date is fixed by the case."""
 import json
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,19 +22,19 @@ def environment(now):
 
 
 def main():
-    path = HERE / "gpt-oss.cases.json"
-    # The tests read objects in the order of their keys.
-    cases = json.loads(json.dumps(json.loads(path.read_text()), sort_keys=True))
-    source = (HERE / "gpt-oss.jinja").read_text()
-    for case in cases:
-        template = environment(case["now"]).from_string(source)
-        case.pop("error", None)
-        case.pop("prompt", None)
-        try:
-            case["prompt"] = template.render(**case["context"])
-        except ValueError as e:
-            case["error"] = str(e)
-    path.write_text(json.dumps(cases, ensure_ascii=False, indent=1) + "\n")
+    for path in HERE.glob("*.cases.json"):
+        # The tests read objects in the order of their keys.
+        cases = json.loads(json.dumps(json.loads(path.read_text()), sort_keys=True))
+        source = path.with_name(path.name.replace(".cases.json", ".jinja")).read_text()
+        for case in cases:
+            template = environment(case["now"]).from_string(source)
+            case.pop("error", None)
+            case.pop("prompt", None)
+            try:
+                case["prompt"] = template.render(**case["context"])
+            except ValueError as e:
+                case["error"] = str(e)
+        path.write_text(json.dumps(cases, ensure_ascii=False, indent=1) + "\n")
 
 
 if __name__ == "__main__":
