@@ -1,7 +1,8 @@
 //! Compares the tokenizer with reference ids, where vocabularies and cases are at hand.
 //!
 //! `ROTARY_VOCABULARIES` names a folder of llama.cpp's `ggml-vocab-*.gguf` with their `.inp` and `.out` files (or of others in
-//! that form: that of gpt-oss was made from the ranks of `o200k_base`, with ids by tiktoken); `ROTARY_CASES` a folder of
+//! that form: that of gpt-oss was made from the ranks of `o200k_base`, with ids by tiktoken; that of Gemma 4 was tried with more
+//! texts, by tokenizers); `ROTARY_CASES` a folder of
 //! reference cases (`*/prompts.json` beside `model-*.gguf`). Without them nothing is compared here.
 
 use rotary::gguf::Gguf;
@@ -23,7 +24,7 @@ fn ids_equal_llama_cpp_on_real_vocabularies() {
     for path in files("ROTARY_VOCABULARIES", ".gguf") {
         let start = std::time::Instant::now();
         let gguf = Gguf::open(&path).unwrap();
-        let composes = gguf.str("tokenizer.ggml.pre").unwrap().and_then(PreTokenizer::named).is_none_or(|pre| pre.wants_nfc());
+        let composes = gguf.str("tokenizer.ggml.pre").unwrap().and_then(PreTokenizer::named).is_some_and(|pre| pre.wants_nfc());
         let tokenizer = match Tokenizer::from_gguf(&gguf) {
             Ok(t) => t,
             Err(e) => {

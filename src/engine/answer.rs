@@ -4,7 +4,7 @@
 //! waits too. So text comes later than its token; where tokens end in the stream is kept until their text is out.
 
 use crate::events::TextKind;
-use crate::text::{Mark, Piece, Splitter, StreamDecoder, MARK_BYTES};
+use crate::text::{Format, Mark, Piece, Splitter, StreamDecoder, MARK_BYTES};
 use std::collections::VecDeque;
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -19,9 +19,9 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The answer to `prompt`, which may end inside an open thinking block. `harmony`: the model speaks in that format.
-    pub(super) fn to(prompt: &str, harmony: bool) -> Self {
-        Self { decoder: StreamDecoder::default(), splitter: Splitter::after(prompt, harmony), given: 0, ends: VecDeque::new() }
+    /// The answer to `prompt`, which may end inside open reasoning, of a model that speaks in `format`.
+    pub(super) fn to(prompt: &str, format: Format) -> Self {
+        Self { decoder: StreamDecoder::default(), splitter: Splitter::after(prompt, format), given: 0, ends: VecDeque::new() }
     }
 
     /// Whether the model is reasoning now.
@@ -110,7 +110,7 @@ mod tests {
 
     /// Tokens chosen by steps 10, 11, ...; the pieces, those of one step and kind joined.
     fn spoken(prompt: &str, tokens: &[&[u8]]) -> Vec<(TextKind, String, u64)> {
-        let mut answer = Answer::to(prompt, false);
+        let mut answer = Answer::to(prompt, Format::Think);
         let mut all = Vec::new();
         for (i, token) in tokens.iter().enumerate() {
             all.extend(answer.take(token, 10 + i as u64));
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn marks_of_the_harmony_format_keep_texts_apart_and_shift_nothing() {
-        let mut answer = Answer::to("<|start|>assistant", true);
+        let mut answer = Answer::to("<|start|>assistant", Format::Harmony);
         let mut all = Vec::new();
         let mut step = 9;
         let mut next = || {

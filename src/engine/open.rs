@@ -12,7 +12,7 @@ use crate::gguf::Gguf;
 use crate::kernels::{self, Pool};
 use crate::model::proof::{prove, Outcome, Proven};
 use crate::model::{self, Logits, Model};
-use crate::text::{ChatTemplate, Mark, Tokenizer};
+use crate::text::{ChatTemplate, Format, Mark, Tokenizer};
 use crate::trace::scheduling::told;
 use std::io::Read;
 use std::path::Path;
@@ -296,8 +296,8 @@ impl Language for Words {
     fn is_end(&self, id: u32) -> bool {
         self.tokenizer.is_end(id)
     }
-    fn is_harmony(&self) -> bool {
-        self.tokenizer.is_harmony()
+    fn format(&self) -> Format {
+        self.tokenizer.format()
     }
     fn mark(&self, id: u32) -> Option<Mark> {
         self.tokenizer.mark(id)

@@ -8,7 +8,7 @@ use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Reasoning, Sch
 use crate::experts::vram::{Held, Rates};
 use crate::model::proof::Outcome;
 use crate::model::Logits;
-use crate::text::Mark;
+use crate::text::{Format, Mark};
 
 /// A model with its experts and its context: computes steps.
 pub trait Runtime: Send {
@@ -99,11 +99,11 @@ pub trait Language: Send {
     fn token_bytes(&self, id: u32, special: bool) -> Vec<u8>;
     /// Whether this token ends a turn.
     fn is_end(&self, id: u32) -> bool;
-    /// Whether the model speaks in the harmony format.
-    fn is_harmony(&self) -> bool {
-        false
+    /// How the model marks its reasoning.
+    fn format(&self) -> Format {
+        Format::Think
     }
-    /// The mark of the harmony format that this token is.
+    /// The mark of that format that this token is.
     fn mark(&self, _id: u32) -> Option<Mark> {
         None
     }

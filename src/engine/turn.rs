@@ -103,7 +103,7 @@ impl Session {
         };
 
         let begin = Instant::now();
-        let mut answer = Answer::to(&text, self.opened.language.is_harmony());
+        let mut answer = Answer::to(&text, self.opened.language.format());
         let reason = self.decode(lanes, id, first, sampling.max_tokens, &mut sampler, &mut answer, stats);
         stats.decode_s = begin.elapsed().as_secs_f64();
         // Text that waited for the rest of a character comes out even if the turn failed.

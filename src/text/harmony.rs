@@ -5,25 +5,12 @@
 //! `<|constrain|>`, the form of what is said. The marks are control tokens and reach the splitter as such, never as text:
 //! an answer that spells one with other tokens speaks of it. (openai/harmony, docs/format.md.)
 
+use super::format::Mark;
 use super::splitter::{emit, Piece, MARK_BYTES, PARAGRAPH};
 use crate::events::TextKind;
 
-/// A control token of the format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
-    /// `<|start|>`: a header begins, with the role.
-    Start,
-    /// `<|channel|>`: the name of the channel follows.
-    Channel,
-    /// `<|constrain|>`: the form of the message follows.
-    Constrain,
-    /// `<|message|>`: the header is over.
-    Message,
-    /// `<|end|>`, `<|return|>` or `<|call|>`: the message is over.
-    End,
-}
-
-const SPELLINGS: [(&str, Mark); 7] = [
+/// The control tokens of the format.
+pub(super) const SPELLINGS: [(&str, Mark); 7] = [
     ("<|start|>", Mark::Start),
     ("<|channel|>", Mark::Channel),
     ("<|constrain|>", Mark::Constrain),
@@ -33,15 +20,8 @@ const SPELLINGS: [(&str, Mark); 7] = [
     ("<|call|>", Mark::End),
 ];
 
-/// Control tokens that a vocabulary of this format has.
+/// Those that a vocabulary of this format has.
 pub(super) const NEEDED: [&str; 4] = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>"];
-
-impl Mark {
-    /// All marks as vocabularies spell them.
-    pub(super) fn spellings() -> impl Iterator<Item = (&'static str, Self)> {
-        SPELLINGS.into_iter()
-    }
-}
 
 /// Longest part of a header between two marks, in bytes. What is longer is no header but text.
 const MAX_HEADER: usize = 256;
@@ -174,6 +154,8 @@ impl HarmonySplitter {
             Mark::Constrain => self.state,
             Mark::Message => State::Text(kind),
             Mark::End => State::Outside,
+            // Of another format.
+            Mark::ChannelEnd | Mark::Call | Mark::CallEnd => self.state,
         };
         self.fresh |= mark != Mark::Constrain || header;
         out

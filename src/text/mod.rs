@@ -5,12 +5,17 @@
 //! [`Splitter`] (reasoning apart from the answer). Text of whatever origin for a name or a message: [`one_line`].
 
 mod alphabet;
+mod format;
+mod gemma;
+#[cfg(test)]
+pub(crate) mod gemma_file;
 mod harmony;
 #[cfg(test)]
 pub(crate) mod harmony_file;
 mod lines;
 mod nearest;
 mod pre;
+mod spelling;
 mod splitter;
 mod stream;
 mod template;
@@ -18,7 +23,9 @@ mod think;
 mod tokenizer;
 mod vocabulary;
 
-pub use harmony::{HarmonySplitter, Mark};
+pub use format::{Format, Mark};
+pub use gemma::GemmaSplitter;
+pub use harmony::HarmonySplitter;
 pub use lines::{is_hostile, line_number, one_line};
 pub use nearest::nearest;
 pub use pre::{known as known_pre_tokenizers, PreTokenizer};
@@ -40,7 +47,7 @@ pub enum TextError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// A tokenizer of another family.
-    #[error("{}: tokenizer.ggml.model is {found:?}, but only byte-level BPE (\"gpt2\") is supported; use a model with such a tokenizer", file.display())]
+    #[error("{}: tokenizer.ggml.model is {found:?}, but only byte-level BPE (\"gpt2\") and that of Gemma 4 (\"gemma4\") are supported; use a model with such a tokenizer", file.display())]
     Family { file: PathBuf, found: String },
     /// A pre-tokenizer that is not known. Guessing one would give wrong tokens without any error.
     #[error("{}: tokenizer.ggml.pre is {pre:?}, which is not supported; known are {known}. Use a model with one of these", file.display())]

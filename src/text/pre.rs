@@ -126,6 +126,17 @@ impl PreTokenizer {
     }
 }
 
+/// The runs of line feeds in `text`, and what stands between them; together they are the whole text.
+pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let feeds = rest.starts_with('\n');
+        let (run, after) = rest.split_at(rest.find(|c| (c == '\n') != feeds).unwrap_or(rest.len()));
+        rest = after;
+        (!run.is_empty()).then_some(run)
+    })
+}
+
 /// Bytes at the end of a word of white space that go to the next word: its last character, unless it is the only one
 /// or (where line ends are words of their own) a line end.
 fn given_back(word: &str, pattern: &str) -> usize {
@@ -194,6 +205,14 @@ mod tests {
         for want in texts {
             assert_eq!(words("gpt-4o", &want.concat()), want);
         }
+    }
+
+    #[test]
+    fn runs_of_line_feeds_stand_alone() {
+        let of = |text| lines(text).collect::<Vec<_>>();
+        assert_eq!(of("\n\na b\r\n\n c\n"), ["\n\n", "a b\r", "\n\n", " c", "\n"]);
+        assert_eq!(of("é"), ["é"]);
+        assert_eq!(of(""), Vec::<&str>::new());
     }
 
     #[test]

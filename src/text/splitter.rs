@@ -1,6 +1,8 @@
 //! Reasoning and answer in one stream, whatever format marks them.
 
-use super::harmony::{HarmonySplitter, Mark};
+use super::format::{Format, Mark};
+use super::gemma::GemmaSplitter;
+use super::harmony::HarmonySplitter;
 use super::think::ThinkSplitter;
 use crate::events::TextKind;
 
@@ -27,16 +29,18 @@ pub enum Splitter {
     Think(ThinkSplitter),
     /// Messages with channels, whose marks are control tokens.
     Harmony(HarmonySplitter),
+    /// Reasoning stands in channels, whose marks are control tokens.
+    Gemma(GemmaSplitter),
 }
 
 impl Splitter {
-    /// For the text that follows `prompt`. `harmony`: the vocabulary has the marks of that format.
+    /// For the text of a model that speaks in `format`, and follows `prompt`.
     #[must_use]
-    pub fn after(prompt: &str, harmony: bool) -> Self {
-        if harmony {
-            Self::Harmony(HarmonySplitter::after(prompt))
-        } else {
-            Self::Think(ThinkSplitter::after(prompt))
+    pub fn after(prompt: &str, format: Format) -> Self {
+        match format {
+            Format::Think => Self::Think(ThinkSplitter::after(prompt)),
+            Format::Harmony => Self::Harmony(HarmonySplitter::after(prompt)),
+            Format::Gemma => Self::Gemma(GemmaSplitter::after(prompt)),
         }
     }
 
@@ -46,6 +50,7 @@ impl Splitter {
         match self {
             Self::Think(s) => s.is_thinking(),
             Self::Harmony(s) => s.is_thinking(),
+            Self::Gemma(s) => s.is_thinking(),
         }
     }
 
@@ -55,6 +60,7 @@ impl Splitter {
         match self {
             Self::Think(_) => false,
             Self::Harmony(s) => s.is_over(),
+            Self::Gemma(s) => s.is_over(),
         }
     }
 
@@ -63,14 +69,16 @@ impl Splitter {
         match self {
             Self::Think(s) => s.push(text),
             Self::Harmony(s) => s.push(text),
+            Self::Gemma(s) => s.push(text),
         }
     }
 
-    /// A control token of the harmony format came, after all text so far. It counts as [`MARK_BYTES`] of the stream.
+    /// A control token of the format came, after all text so far. It counts as [`MARK_BYTES`] of the stream.
     pub fn mark(&mut self, mark: Mark) -> Vec<Piece> {
         match self {
             Self::Think(_) => Vec::new(),
             Self::Harmony(s) => s.mark(mark),
+            Self::Gemma(s) => s.mark(mark),
         }
     }
 
@@ -79,6 +87,7 @@ impl Splitter {
         match self {
             Self::Think(s) => s.finish(),
             Self::Harmony(s) => s.finish(),
+            Self::Gemma(s) => s.finish(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The chat template of the file, run with limits, in the dialect that Hugging Face made of Jinja.
 
-use super::{TextError, GUARD};
+use super::spelling::Spelling;
+use super::{gemma, TextError, GUARD};
 use crate::events::{Effort, Message, Reasoning, Role};
 use crate::gguf::{shown, Gguf, Value as Metadata};
 use minijinja::syntax::SyntaxConfig;
@@ -48,8 +49,13 @@ impl ChatTemplate {
         let mut template = Self::new(source, gguf)?;
         let tokens = gguf.strs("tokenizer.ggml.tokens")?.unwrap_or_default();
         let kinds = gguf.get("tokenizer.ggml.token_type").and_then(Metadata::as_array).unwrap_or_default();
-        let is_control = |kind: &Metadata| kind.as_u64() == Some(3);
-        template.control = tokens.iter().zip(kinds).filter(|(t, k)| !t.is_empty() && is_control(k)).map(|(t, _)| (*t).to_owned()).collect();
+        let characters = gguf.str("tokenizer.ggml.model")?.and_then(Spelling::of_family) == Some(Spelling::Characters);
+        let is_control = |token: &str, kind: &Metadata| match kind.as_u64() {
+            Some(3) => !token.is_empty(),
+            Some(4) => characters && gemma::steers(token),
+            _ => false,
+        };
+        template.control = tokens.iter().zip(kinds).filter(|(t, k)| is_control(t, k)).map(|(t, _)| (*t).to_owned()).collect();
         template.control.sort_by_key(|t| std::cmp::Reverse(t.len()));
         let token = |key: &str| -> Result<String, TextError> {
             let id = gguf.u64(key)?.and_then(|id| usize::try_from(id).ok());

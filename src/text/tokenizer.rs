@@ -1,8 +1,8 @@
-//! Byte-level BPE: text to token ids and back.
+//! BPE over bytes or characters: text to token ids and back.
 
-use super::alphabet::char_of;
-use super::harmony::{Mark, NEEDED};
-use super::pre::{known, PreTokenizer};
+use super::format::{Format, Mark};
+use super::pre::{known, lines, PreTokenizer};
+use super::spelling::Spelling;
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{TextError, GUARD};
 use crate::gguf::{shown, Gguf};
@@ -11,17 +11,28 @@ use tokenizers::models::bpe::{Vocab, BPE};
 use tokenizers::Model;
 use unicode_normalization::{is_nfc, UnicodeNormalization};
 
-/// Byte-level BPE as the file describes it.
+/// BPE as the file describes it.
 pub struct Tokenizer {
     vocabulary: Vocabulary,
-    pre: PreTokenizer,
+    cut: Cut,
     bpe: BPE,
     /// Tokens that are found in text before BPE sees it, by first byte, longest first.
     added: Vec<Vec<(String, u32)>>,
     bos: Option<u32>,
-    /// The marks of the harmony format, if this is a vocabulary of it.
+    format: Format,
+    /// The marks of the format.
     marks: Vec<(u32, Mark)>,
 }
+
+/// How text is cut before BPE runs on each piece.
+enum Cut {
+    Words(PreTokenizer),
+    /// Into runs of line feeds and what is between them; a run that is a token is taken whole. (llama.cpp's way with Gemma 4.)
+    Lines,
+}
+
+/// The one name that a pre-tokenizer has beside `tokenizer.ggml.model` = "gemma4", if it has any.
+const LINES: &str = "gemma4";
 
 impl Tokenizer {
     /// Built from `tokenizer.ggml.*`; an unknown pre-tokenizer is an error.
@@ -30,16 +41,26 @@ impl Tokenizer {
         const PRE: &str = "tokenizer.ggml.pre";
         let file = || gguf.name().to_path_buf();
         let family = gguf.str(MODEL)?.ok_or_else(|| gguf.missing(MODEL))?;
-        if family != "gpt2" {
+        let Some(spelling) = Spelling::of_family(family) else {
             return Err(TextError::Family { file: file(), found: shown(family) });
-        }
-        let name = gguf.str(PRE)?.ok_or_else(|| gguf.missing(PRE))?;
-        let Some(pre) = PreTokenizer::named(name) else {
-            let known = known().collect::<Vec<_>>().join(", ");
-            return Err(TextError::UnknownPre { file: file(), pre: shown(name), known });
         };
-        let vocabulary = Vocabulary::read(gguf)?;
-        let bpe = bpe(&vocabulary, pre.ignores_merges()).map_err(|e| TextError::Vocabulary {
+        let cut = match spelling {
+            Spelling::ByteLevel => {
+                let name = gguf.str(PRE)?.ok_or_else(|| gguf.missing(PRE))?;
+                let Some(pre) = PreTokenizer::named(name) else {
+                    let known = known().collect::<Vec<_>>().join(", ");
+                    return Err(TextError::UnknownPre { file: file(), pre: shown(name), known });
+                };
+                Cut::Words(pre)
+            }
+            Spelling::Characters => match gguf.str(PRE)? {
+                None | Some(LINES) => Cut::Lines,
+                Some(name) => return Err(TextError::UnknownPre { file: file(), pre: shown(name), known: LINES.into() }),
+            },
+        };
+        let (vocabulary, merges) = Vocabulary::read(gguf, spelling)?;
+        let ignore_merges = matches!(&cut, Cut::Words(pre) if pre.ignores_merges());
+        let bpe = bpe(&vocabulary, merges, ignore_merges).map_err(|e| TextError::Vocabulary {
             file: file(),
             key: "tokenizer.ggml.merges",
             why: e.to_string(),
@@ -54,10 +75,16 @@ impl Tokenizer {
         for same_start in &mut added {
             same_start.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.1.cmp(&b.1)));
         }
-        let wants_bos = vocabulary.add_bos.unwrap_or(pre.adds_bos());
+        let wants_bos = match &cut {
+            Cut::Words(pre) => vocabulary.add_bos.unwrap_or(pre.adds_bos()),
+            // Whatever the file says: there are conversions that say no, and llama.cpp does not obey them (pull request 21500).
+            Cut::Lines => true,
+        };
         let bos = vocabulary.bos.filter(|_| wants_bos);
-        let marks = marks(&vocabulary);
-        Ok(Self { vocabulary, pre, bpe, added, bos, marks })
+        let control = |name: &str| vocabulary.ids.get(name).copied().filter(|&id| vocabulary.kinds[id as usize] == TokenKind::Control);
+        let format = Format::of(|name| control(name).is_some());
+        let marks = format.spellings().iter().filter_map(|(name, mark)| Some((control(name)?, *mark))).collect();
+        Ok(Self { vocabulary, cut, bpe, added, bos, format, marks })
     }
 
     /// Token ids of `text`. With `special`, control tokens written out in it become their ids; without, nothing in
@@ -103,19 +130,59 @@ impl Tokenizer {
         if guarded && text.contains(GUARD) {
             text = Cow::Owned(text.replace(GUARD, ""));
         }
-        if self.pre.wants_nfc() && !is_nfc(&text) {
-            text = Cow::Owned(text.nfc().collect());
-        }
-        if let Some(&byte) = self.vocabulary.missing_bytes.iter().find(|b| text.as_bytes().contains(b)) {
-            return Err(TextError::NoToken { byte });
-        }
         let mut word = String::new();
-        for range in self.pre.split(&text)? {
-            word.clear();
-            word.extend(text.as_bytes()[range].iter().map(|&b| char_of(b)));
-            let tokens = self.bpe.tokenize(&word).map_err(|e| TextError::Split { why: e.to_string() })?;
-            ids.extend(tokens.iter().map(|t| t.id));
+        match &self.cut {
+            Cut::Words(pre) => {
+                if pre.wants_nfc() && !is_nfc(&text) {
+                    text = Cow::Owned(text.nfc().collect());
+                }
+                self.check_bytes(&text)?;
+                for range in pre.split(&text)? {
+                    self.merge(&text[range], &mut word, ids)?;
+                }
+            }
+            Cut::Lines => {
+                self.check_bytes(&text)?;
+                for run in lines(&text) {
+                    match self.token_id(run).filter(|_| run.starts_with('\n')) {
+                        Some(id) if self.kind(id) == Some(TokenKind::Normal) => ids.push(id),
+                        _ => self.merge(run, &mut word, ids)?,
+                    }
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// An error if `text` has what no token can spell.
+    fn check_bytes(&self, text: &str) -> Result<(), TextError> {
+        let Vocabulary { spelling, missing_bytes, ids, .. } = &self.vocabulary;
+        if missing_bytes.is_empty() {
+            return Ok(());
+        }
+        let missing = |s: &str| s.bytes().find(|b| missing_bytes.contains(b));
+        let byte = match spelling {
+            Spelling::ByteLevel => missing(text),
+            Spelling::Characters => {
+                let plain = |token: &str| ids.get(token).is_some_and(|&id| self.vocabulary.is_plain(id));
+                let mut token = String::new();
+                text.char_indices().find_map(|(at, c)| {
+                    let c = &text[at..at + c.len_utf8()];
+                    token.clear();
+                    spelling.write(c, &mut token);
+                    missing(c).filter(|_| !plain(&token))
+                })
+            }
+        };
+        byte.map_or(Ok(()), |byte| Err(TextError::NoToken { byte }))
+    }
+
+    /// Adds the tokens of one piece of text; its spelling is left in `word`.
+    fn merge(&self, piece: &str, word: &mut String, ids: &mut Vec<u32>) -> Result<(), TextError> {
+        word.clear();
+        self.vocabulary.spelling.write(piece, word);
+        let tokens = self.bpe.tokenize(word).map_err(|e| TextError::Split { why: e.to_string() })?;
+        ids.extend(tokens.iter().map(|t| t.id));
         Ok(())
     }
 
@@ -141,13 +208,13 @@ impl Tokenizer {
         self.vocabulary.ends.contains(&id)
     }
 
-    /// Whether the vocabulary is of the harmony format: its marks are control tokens here.
+    /// How the model marks its reasoning, by the marks that are control tokens of the vocabulary.
     #[must_use]
-    pub fn is_harmony(&self) -> bool {
-        !self.marks.is_empty()
+    pub fn format(&self) -> Format {
+        self.format
     }
 
-    /// The mark of the harmony format that this token is; `None` for every token of another vocabulary.
+    /// The mark of the format that this token is; `None` for every token of a format whose marks are text.
     #[must_use]
     pub fn mark(&self, id: u32) -> Option<Mark> {
         self.marks.iter().find(|(mark, _)| *mark == id).map(|(_, mark)| *mark)
@@ -164,7 +231,7 @@ impl Tokenizer {
         self.vocabulary.tokens.len()
     }
 
-    /// Id of a token written exactly so (as the file writes it: in the byte-level alphabet, for plain text).
+    /// Id of a token written exactly so (as the file writes it: plain text in the vocabulary's own spelling).
     #[must_use]
     pub fn token_id(&self, text: &str) -> Option<u32> {
         self.vocabulary.ids.get(text).copied()
@@ -189,34 +256,25 @@ impl Tokenizer {
     }
 }
 
-/// The marks of the harmony format, if all that it needs are there as control tokens.
-fn marks(vocabulary: &Vocabulary) -> Vec<(u32, Mark)> {
-    let control = |name: &str| vocabulary.ids.get(name).is_some_and(|&id| vocabulary.kinds[id as usize] == TokenKind::Control);
-    if !NEEDED.iter().all(|name| control(name)) {
-        return Vec::new();
-    }
-    Mark::spellings().filter(|(name, _)| control(name)).map(|(name, mark)| (vocabulary.ids[name], mark)).collect()
-}
-
 /// The merging machine, without the control tokens: whatever text says, they can't come out of it.
-fn bpe(vocabulary: &Vocabulary, ignore_merges: bool) -> tokenizers::Result<BPE> {
-    let control = |id: u32| matches!(vocabulary.kinds[id as usize], TokenKind::Control | TokenKind::Unknown);
-    let plain: Vocab = vocabulary.ids.iter().filter(|(_, &id)| !control(id)).map(|(text, &id)| (text.clone(), id)).collect();
+fn bpe(vocabulary: &Vocabulary, mut merges: Vec<(String, String)>, ignore_merges: bool) -> tokenizers::Result<BPE> {
+    let plain: Vocab = vocabulary.ids.iter().filter(|(_, &id)| vocabulary.is_plain(id)).map(|(text, &id)| (text.clone(), id)).collect();
+    // What spells the name of a byte is not that byte.
+    let merged = |text: &str| plain.get(text).is_some_and(|&id| vocabulary.kinds[id as usize] != TokenKind::Byte);
     let mut whole = String::new();
-    let merges = vocabulary
-        .merges
-        .iter()
-        .filter(|(left, right)| {
-            whole.clear();
-            whole.push_str(left);
-            whole.push_str(right);
-            [left, right, &whole].iter().all(|t| plain.contains_key(t.as_str()))
-        })
-        .cloned()
-        .collect();
-    BPE::builder().vocab_and_merges(plain, merges).ignore_merges(ignore_merges).build()
+    merges.retain(|(left, right)| {
+        whole.clear();
+        whole.push_str(left);
+        whole.push_str(right);
+        [left, right, &whole].iter().all(|t| merged(t))
+    });
+    let by_bytes = vocabulary.spelling == Spelling::Characters;
+    BPE::builder().vocab_and_merges(plain, merges).ignore_merges(ignore_merges).byte_fallback(by_bytes).build()
 }
 
+#[cfg(test)]
+#[path = "tokenizer_gemma_tests.rs"]
+mod gemma_tests;
 #[cfg(test)]
 #[path = "tokenizer_tests.rs"]
 mod tests;

@@ -1,3 +1,4 @@
+use super::super::alphabet::char_of;
 use super::super::harmony_file;
 use super::*;
 use crate::gguf::write::Writer;
@@ -96,7 +97,7 @@ fn in_the_harmony_format_the_end_of_a_message_is_not_that_of_the_turn() {
     let end = t.token_id("<|end|>").unwrap();
     let ends: Vec<&str> = t.ends().map(|id| t.token_text(id).unwrap()).collect();
     assert_eq!(ends, ["<|endoftext|>", "<|return|>", "<|call|>"]);
-    assert!(t.is_harmony() && t.mark(end) == Some(Mark::End) && t.mark(0).is_none());
+    assert!(t.format() == Format::Harmony && t.mark(end) == Some(Mark::End) && t.mark(0).is_none());
     let channel = t.token_id("<|channel|>").unwrap();
     assert_eq!(t.mark(channel), Some(Mark::Channel));
     assert!(t.token_bytes(channel, false).is_empty(), "a mark is never text");
@@ -106,8 +107,8 @@ fn in_the_harmony_format_the_end_of_a_message_is_not_that_of_the_turn() {
 
 #[test]
 fn a_vocabulary_without_the_marks_as_control_tokens_is_not_of_the_harmony_format() {
-    assert!(!open(&harmony_file::file(4)).unwrap().is_harmony());
-    assert!(!open(&file()).unwrap().is_harmony());
+    assert_eq!(open(&harmony_file::file(4)).unwrap().format(), Format::Think);
+    assert_eq!(open(&file()).unwrap().format(), Format::Think);
     let phi = file().with("tokenizer.ggml.tokens", {
         let mut tokens: Vec<String> = (0..=255).map(|b| char_of(b).to_string()).collect();
         tokens.extend(["he", "ll", "hell", "hello", "Ġhello", "<|end|>", "<|user|>", "a1", "a2", "a3", "a4"].map(String::from));

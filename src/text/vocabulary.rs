@@ -1,14 +1,14 @@
 //! The vocabulary of a GGUF file, checked: tokens, their kinds, merges, end tokens.
 
-use super::alphabet::{byte_of, char_of};
-use super::TextError;
+use super::spelling::{named_byte, Spelling};
+use super::{gemma, TextError};
 use crate::gguf::{shown, Gguf, Value};
 use std::collections::{BTreeSet, HashMap};
 
 /// What a token is for (`tokenizer.ggml.token_type`; the numbers are llama.cpp's).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// A piece of text in the byte-level alphabet.
+    /// A piece of text, spelled as in all tokens of the vocabulary.
     Normal,
     /// Stands for what can't be written.
     Unknown,
@@ -37,6 +37,9 @@ const END_TOKENS: &[&str] = &[
     "<|repo_name|>",
     "<|file_sep|>",
     "<end_of_turn>",
+    "<turn|>",
+    "<|tool_response>",
+    "<eos>",
     "<|END_OF_TURN_TOKEN|>",
     "</s>",
     "<EOT>",
@@ -49,15 +52,14 @@ const END_TOKENS: &[&str] = &[
 const MAX_TOKENS: usize = 1 << 21;
 
 pub(super) struct Vocabulary {
+    pub(super) spelling: Spelling,
     pub(super) tokens: Vec<String>,
     pub(super) kinds: Vec<TokenKind>,
     pub(super) ids: HashMap<String, u32>,
-    /// Pairs, best first.
-    pub(super) merges: Vec<(String, String)>,
     pub(super) bos: Option<u32>,
     pub(super) add_bos: Option<bool>,
     pub(super) ends: BTreeSet<u32>,
-    /// Bytes that no token stands for.
+    /// Bytes that no token of their own stands for.
     pub(super) missing_bytes: Vec<u8>,
 }
 
@@ -66,13 +68,23 @@ const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 
 impl Vocabulary {
-    pub(super) fn read(gguf: &Gguf) -> Result<Self, TextError> {
+    /// The vocabulary, and the pairs that merge, best first.
+    pub(super) fn read(gguf: &Gguf, spelling: Spelling) -> Result<(Self, Vec<(String, String)>), TextError> {
         let tokens = gguf.strs(TOKENS)?.ok_or_else(|| gguf.missing(TOKENS))?;
         let fail = |key: &'static str, why: String| TextError::Vocabulary { file: gguf.name().into(), key, why };
         if tokens.is_empty() || tokens.len() > MAX_TOKENS {
             return Err(fail(TOKENS, format!("has {} tokens, but 1 to {MAX_TOKENS} are possible", tokens.len())));
         }
-        let kinds = kinds(gguf, tokens.len())?;
+        let mut kinds = kinds(gguf, tokens.len())?;
+        if spelling == Spelling::Characters {
+            for (token, kind) in tokens.iter().zip(&mut kinds) {
+                *kind = match *kind {
+                    TokenKind::UserDefined if gemma::steers(token) => TokenKind::Control,
+                    _ if named_byte(token).is_some() => TokenKind::Byte,
+                    kind => kind,
+                };
+            }
+        }
 
         let mut ids = HashMap::with_capacity(tokens.len());
         for (i, &token) in tokens.iter().enumerate() {
@@ -104,17 +116,15 @@ impl Vocabulary {
             ends.remove(&end);
         }
         let merges = merges(gguf, &ids)?;
-        let missing_bytes = (0..=255).filter(|&b| !ids.contains_key(char_of(b).encode_utf8(&mut [0; 4]) as &str)).collect();
-        Ok(Self {
-            add_bos: gguf.bool("tokenizer.ggml.add_bos_token")?,
-            tokens: tokens.into_iter().map(str::to_owned).collect(),
-            kinds,
-            ids,
-            merges,
-            bos,
-            ends,
-            missing_bytes,
-        })
+        let missing_bytes = (0..=255).filter(|&b| !ids.contains_key(&spelling.byte_token(b))).collect();
+        let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?;
+        let tokens = tokens.into_iter().map(str::to_owned).collect();
+        Ok((Self { spelling, tokens, kinds, ids, bos, add_bos, ends, missing_bytes }, merges))
+    }
+
+    /// Whether text can become this token.
+    pub(super) fn is_plain(&self, id: u32) -> bool {
+        !matches!(self.kinds[id as usize], TokenKind::Control | TokenKind::Unknown)
     }
 
     /// The bytes that a token stands for in text.
@@ -123,21 +133,8 @@ impl Vocabulary {
             return Vec::new();
         };
         match kind {
-            TokenKind::Normal => {
-                let mut out = Vec::with_capacity(text.len());
-                for c in text.chars() {
-                    match byte_of(c) {
-                        Some(b) => out.push(b),
-                        None => out.extend(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                    }
-                }
-                out
-            }
-            TokenKind::Byte => text
-                .strip_prefix("<0x")
-                .and_then(|t| t.strip_suffix('>'))
-                .and_then(|t| u8::from_str_radix(t, 16).ok())
-                .map_or_else(|| text.clone().into_bytes(), |b| vec![b]),
+            TokenKind::Normal => self.spelling.bytes(text),
+            TokenKind::Byte => named_byte(text).map_or_else(|| text.clone().into_bytes(), |b| vec![b]),
             _ => text.clone().into_bytes(),
         }
     }
