@@ -162,7 +162,9 @@ impl Runtime for Scripted {
         if logits == Logits::None {
             return Ok(Some(Vec::new()));
         }
-        let mut out = vec![0.0; ByteLanguage::VOCAB];
+        // The script may be of a larger vocabulary.
+        let largest = self.script.iter().map(|&t| t as usize + 1).max();
+        let mut out = vec![0.0; ByteLanguage::VOCAB.max(largest.unwrap_or(0))];
         out[self.script.get(self.said).copied().unwrap_or(ByteLanguage::IM_END) as usize] = 9.0;
         if self.mishap == Some(Mishap::NanLogits) && self.said == 2 {
             out[5] = f32::NAN;

@@ -1,20 +1,15 @@
 //! Chats in the harmony format: the real tokenizer and template, and a model that answers by a script.
 
-use super::fake::{card, Scripted};
 use super::open::Words;
 use super::prompt::{borders, PromptReader};
-use super::runtime::{Language, Opened, Progress};
-use super::tests::{end, text, until};
-use super::{spawn_with, EngineHandle};
-use crate::events::{
-    Command, Event, FinishReason, LoadOptions, Message, ModelSource, Reasoning, RequestId, Role, Sampling, TextKind, TurnStats,
-};
-use crate::gguf::{Bytes, Gguf};
-use crate::text::{harmony_file, ChatTemplate, Tokenizer};
+use super::runtime::Language;
+use super::scripted_chat::{self, user, Turn};
+use super::EngineHandle;
+use crate::events::{FinishReason, Message, Reasoning, RequestId, Role};
+use crate::text::harmony_file;
 
 fn words() -> Words {
-    let gguf = Gguf::from_bytes(Bytes::from_vec(harmony_file::file(3).to_bytes()), "test.gguf").unwrap();
-    Words { tokenizer: Tokenizer::from_gguf(&gguf).unwrap(), template: ChatTemplate::from_gguf(&gguf).unwrap() }
+    scripted_chat::words(&harmony_file::file(3))
 }
 
 /// The tokens of a stream in which marks are written out.
@@ -24,34 +19,11 @@ fn tokens(stream: &str) -> Vec<u32> {
 
 /// An engine whose model answers every prompt with `script`. After that it ends its turn with `<|return|>`.
 fn engine(script: Vec<u32>) -> EngineHandle {
-    let mut engine = spawn_with(move |_: &ModelSource, _: &LoadOptions, _: &mut Progress<'_>| {
-        let runtime = Box::new(Scripted::new(script.clone()));
-        Ok(Opened { card: card(4000), runtime, language: Box::new(words()), notes: Vec::new(), mapped: None, watched: None, proof: None })
-    });
-    engine.commands.send(Command::Open { source: ModelSource::Demo, options: LoadOptions::default() }).unwrap();
-    until(&mut engine, |e| matches!(e, Event::Ready { .. }));
-    engine
-}
-
-/// What a turn gave.
-struct Turn {
-    thought: String,
-    said: String,
-    reason: FinishReason,
-    stats: TurnStats,
+    scripted_chat::engine(|| harmony_file::file(3), script)
 }
 
 fn ask(engine: &mut EngineHandle, id: RequestId, messages: &[Message]) -> Turn {
-    let sampling = Sampling { temperature: 0.0, max_tokens: 200, ..Sampling::default() };
-    let command = Command::Generate { id, messages: messages.to_vec(), sampling, reasoning: Reasoning::default() };
-    engine.commands.send(command).unwrap();
-    let events = until(engine, |e| matches!(e, Event::Finished { .. }));
-    let (reason, stats) = end(&events);
-    Turn { thought: text(&events, TextKind::Thinking), said: text(&events, TextKind::Answer), reason, stats }
-}
-
-fn user(text: &str) -> Message {
-    Message { role: Role::User, content: text.into(), thinking: None }
+    scripted_chat::ask(engine, id, messages, Reasoning::default())
 }
 
 const THOUGHT: &str = "<|channel|>analysis<|message|>They greet.<|end|><|start|>assistant<|channel|>final<|message|>Hello!";

@@ -7,6 +7,8 @@ mod error;
 mod fake;
 pub mod gauges;
 #[cfg(test)]
+mod gemma_tests;
+#[cfg(test)]
 mod harmony_tests;
 mod lanes;
 pub mod open;
@@ -14,6 +16,8 @@ mod pause;
 mod prompt;
 pub mod runtime;
 pub mod sampling;
+#[cfg(test)]
+mod scripted_chat;
 #[cfg(test)]
 mod tests;
 mod thread;
