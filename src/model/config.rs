@@ -4,6 +4,8 @@
 //! absent, or what all models of a family have, where that differs.
 
 mod gemma4;
+mod hybrid;
+mod keys;
 
 use super::cache::{kept, KvCache};
 use super::rope::Scaling;
@@ -12,10 +14,9 @@ use super::ModelError;
 use crate::experts::budget::CacheNeed;
 use crate::gguf::Value;
 use crate::kernels::attention::Heads;
-use crate::kernels::delta::DeltaHeads;
+use keys::{Keys, LIMIT};
 
-/// Sizes beyond this are taken for damage, long before they could be multiplied into an overflow.
-const LIMIT: u64 = 1 << 24;
+pub use hybrid::Hybrid;
 
 /// Architectures that mix attention with gated delta nets.
 const HYBRIDS: [&str; 3] = ["qwen35moe", "qwen35", "qwen3next"];
@@ -25,10 +26,6 @@ const GPT_OSS: &str = "gpt-oss";
 
 /// The architecture whose layers have heads of two sizes.
 const GEMMA4: &str = "gemma4";
-
-/// Memory for copies of recurrent states. The states of Qwen3.5-35B-A3B take 63 MiB, so this is two copies for each of the last
-/// three turns of a chat.
-const SNAPSHOT_BYTES: u64 = 384 << 20;
 
 /// What the metadata says about a decoder with routed experts.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,94 +95,12 @@ impl Sliding {
     }
 }
 
-/// What a hybrid of attention and gated delta net adds (`qwen35moe`, `qwen35`, `qwen3next`).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Hybrid {
-    /// Per layer, whether it is recurrent.
-    pub recurrent: Vec<bool>,
-    /// Sizes of a recurrent layer.
-    pub delta: DeltaHeads,
-    /// Taps of its convolution.
-    pub width: usize,
-    /// Width inside the shared expert.
-    pub shared_ff: usize,
-}
-
-impl Hybrid {
-    /// Bytes of the states of all recurrent layers.
-    #[must_use]
-    pub fn state_bytes(&self) -> u64 {
-        let layers = self.recurrent.iter().filter(|r| **r).count() as u64;
-        layers * super::delta_net::DeltaNet::state_bytes(self.delta, self.width)
-    }
-
-    /// How many copies of all states are kept to go back to: as many as 384 MiB hold, at least 4, and at most 16,
-    /// since more turns than that are seldom gone back.
-    #[must_use]
-    pub fn snapshots(&self) -> usize {
-        (SNAPSHOT_BYTES / self.state_bytes().max(1)).clamp(4, 16) as usize
-    }
-}
-
 /// Sizes of the routed experts; all 0 if there are none.
 #[derive(Clone, Copy, Default)]
 struct Moe {
     experts: usize,
     top_k: usize,
     expert_ff: usize,
-}
-
-/// Typed access to `ARCH.*`.
-struct Keys<'a, 'g> {
-    weights: &'a Weights<'g>,
-    arch: &'a str,
-}
-
-impl Keys<'_, '_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.arch)
-    }
-
-    fn bad(&self, name: &str, value: impl ToString, why: impl Into<String>) -> ModelError {
-        ModelError::BadKey { file: self.weights.file.clone(), key: self.key(name), value: value.to_string(), why: why.into() }
-    }
-
-    /// A size from 1 to the limit.
-    fn size(&self, name: &str) -> Result<Option<usize>, ModelError> {
-        match self.weights.gguf.u64(&self.key(name))? {
-            None => Ok(None),
-            Some(n) if (1..=LIMIT).contains(&n) => Ok(Some(n as usize)),
-            Some(n) => Err(self.bad(name, n, format!("must be from 1 to {LIMIT}"))),
-        }
-    }
-
-    /// A size that may be 0 and then counts as absent.
-    fn size_or_zero(&self, name: &str) -> Result<Option<usize>, ModelError> {
-        match self.weights.gguf.u64(&self.key(name))? {
-            Some(0) => Ok(None),
-            _ => self.size(name),
-        }
-    }
-
-    fn need(&self, name: &str) -> Result<usize, ModelError> {
-        self.size(name)?.ok_or_else(|| ModelError::MissingKey { file: self.weights.file.clone(), key: self.key(name) })
-    }
-
-    /// A finite number.
-    fn number(&self, name: &str) -> Result<Option<f32>, ModelError> {
-        match self.weights.gguf.f32(&self.key(name))? {
-            Some(x) if !x.is_finite() => Err(self.bad(name, x, "must be a finite number")),
-            x => Ok(x),
-        }
-    }
-
-    /// A finite number above zero.
-    fn positive(&self, name: &str) -> Result<Option<f32>, ModelError> {
-        match self.number(name)? {
-            Some(x) if x <= 0.0 => Err(self.bad(name, x, "must be above 0")),
-            x => Ok(x),
-        }
-    }
 }
 
 impl ModelConfig {
@@ -210,7 +125,7 @@ impl ModelConfig {
         }
         let moe = Self::moe(&keys, dense_ff)?;
         let mut config = Self::common(&keys, blocks, hidden, heads, dense_ff, moe)?;
-        config.hybrid = hybrid_arch.then(|| Self::hybrid(&keys, blocks, dense_ff)).transpose()?;
+        config.hybrid = hybrid_arch.then(|| Hybrid::read(&keys, blocks, dense_ff)).transpose()?;
         config.sliding = (arch == GPT_OSS).then(|| Self::sliding(&keys, blocks, 2)).transpose()?;
         Ok(config)
     }
@@ -255,7 +170,7 @@ impl ModelConfig {
             keys.need("feed_forward_length")?;
         }
         let mut config = Self::common(keys, blocks, hidden, heads, dense_ff, Moe::default())?;
-        config.hybrid = Some(Self::hybrid(keys, blocks, dense_ff)?);
+        config.hybrid = Some(Hybrid::read(keys, blocks, dense_ff)?);
         Ok(config)
     }
 
@@ -369,52 +284,6 @@ impl ModelConfig {
             format!("{sum} pairs in all"),
             format!("contradicts rope.dimension_count = {rope_dims}, which has {}", rope_dims / 2),
         ))
-    }
-
-    /// Which layers are recurrent, and their sizes.
-    fn hybrid(keys: &Keys<'_, '_>, blocks: usize, dense_ff: usize) -> Result<Hybrid, ModelError> {
-        let recurrent = match keys.weights.gguf.get(&keys.key("attention.recurrent_layers")) {
-            Some(Value::Array(flags)) => {
-                let flags: Option<Vec<bool>> = flags.iter().map(|f| if let Value::Bool(b) = f { Some(*b) } else { None }).collect();
-                match flags {
-                    Some(mut f) if f.len() >= blocks => {
-                        f.truncate(blocks);
-                        f
-                    }
-                    _ => {
-                        return Err(keys.bad(
-                            "attention.recurrent_layers",
-                            "(an array)",
-                            format!("must hold a true or false for each of {blocks} layers"),
-                        ))
-                    }
-                }
-            }
-            Some(_) => return Err(keys.bad("attention.recurrent_layers", "(not an array)", "must be an array of true and false")),
-            None => {
-                let every = keys.size("full_attention_interval")?.unwrap_or(4);
-                (0..blocks).map(|i| (i + 1) % every != 0).collect()
-            }
-        };
-        let (groups, heads, dim) = (keys.need("ssm.group_count")?, keys.need("ssm.time_step_rank")?, keys.need("ssm.state_size")?);
-        if heads % groups != 0 {
-            return Err(keys.bad("ssm.time_step_rank", heads, format!("is not a multiple of ssm.group_count = {groups}")));
-        }
-        let inner = keys.need("ssm.inner_size")?;
-        if heads.saturating_mul(dim) != inner {
-            return Err(keys.bad(
-                "ssm.inner_size",
-                inner,
-                format!("contradicts time_step_rank * state_size = {}", heads.saturating_mul(dim)),
-            ));
-        }
-        let width = keys.size("ssm.conv_kernel")?.unwrap_or(4);
-        if !(1..=64).contains(&width) || dim > 4096 {
-            return Err(keys.bad("ssm.conv_kernel", width, "a kernel has 1 to 64 taps, and a state at most 4096 values in a row"));
-        }
-        let delta = DeltaHeads { keys: groups, values: heads, key_dim: dim, value_dim: dim };
-        let shared_ff = keys.size_or_zero("expert_shared_feed_forward_length")?.unwrap_or(dense_ff);
-        Ok(Hybrid { recurrent, delta, width, shared_ff })
     }
 
     /// Which layers see a window: those that a list of true and false names; else all but every so many-th, by the file or as `usual`.
