@@ -218,9 +218,10 @@ impl Session {
         record.time = crate::events::StepTime::default();
         let which = if sampler.is_some() { Logits::Last } else { Logits::None };
 
-        let begin = Instant::now();
         let stop = lanes.stop();
+        // Time that the process stood still is none of the step's.
         let under_way = lanes.signals.steps.begin();
+        let begin = Instant::now();
         let forward = self.opened.runtime.step(tokens, which, &stop, &mut record);
         drop(under_way);
         if self.opened.runtime.rescheduled() {

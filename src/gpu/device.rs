@@ -58,8 +58,8 @@ pub enum GpuError {
     },
     /// A kernel waited for the host for longer than it may; see [`super::talk`].
     #[error(
-        "the GPU waited for a second for this program, which was stopped or had no processor to run on, and gave the token up; tokens go layer \
-         by layer from now on, so ask again"
+        "the GPU waited for a second for this program, which was stopped, had no processor to run on or read slowly, and gave the token up; \
+         tokens go layer by layer from now on, so ask again"
     )]
     GaveUp,
     /// Anything else that the driver says.
@@ -179,7 +179,8 @@ pub trait MailboxBytes: Send + Sync {
     fn heard(&self, at: usize) -> u32;
     /// Say a word; the device can then read what was written before.
     fn say(&self, at: usize, word: u32);
-    /// Copy out what the device has written, and does not write now, from this byte on.
+    /// Copy out what the device has written, and does not write now, from this byte on. A device that has given a token up may write all the same: then what was copied is worth nothing, and
+    /// whoever reads must find that out before using it.
     ///
     /// # Panics
     /// Beyond its end.

@@ -74,7 +74,8 @@ impl MailboxBytes for Mapped {
     }
     fn read(&self, at: usize, into: &mut [u8]) {
         let _alone = lock(&self.copying);
-        // SAFETY: inside the allocation, zeroed when it was made; the device does not write these bytes now, as the caller has heard, and no other thread of the host does.
+        // SAFETY: inside the allocation, zeroed when it was made; the device does not write these bytes now, as the caller has heard, or has given up, which the
+        // caller looks for before using them; and no other thread of the host does.
         unsafe { ptr::copy_nonoverlapping(self.place(at, into.len()), into.as_mut_ptr(), into.len()) };
     }
     fn write(&self, at: usize, from: &[u8]) {

@@ -182,6 +182,10 @@ impl DeviceDecoder {
                 return Err(ModelError::GivenUp);
             }
             let mixer = match layer.mixer {
+                // Kernels know of no ring.
+                Mixer::Attention(a) if a.cache.room() != context => {
+                    return Err(ModelError::NotOnDevice { file: parts.file, what: "a cache that keeps no more than windows see" });
+                }
                 Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(&*device, &a, !without.chunk_attention)?)),
                 Mixer::DeltaNet(d) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(&device, *d)?)),
             };

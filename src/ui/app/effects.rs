@@ -12,9 +12,9 @@ use crossterm::event::EventStream;
 use nix::sys::signal::{raise, Signal};
 use std::time::{Duration, Instant};
 
-/// How long the thread that reads keys may take to end, each time it is called home.
 /// How long a stop waits for the step at hand: a token, but no chunk of a long prompt.
 const STEP_WAIT: Duration = Duration::from_millis(400);
+/// How long the thread that reads keys may take to end, each time it is called home.
 const READER_WAIT: Duration = Duration::from_millis(50);
 /// How often it is called.
 const READER_CALLS: usize = 4;
