@@ -105,10 +105,11 @@ pub fn geglu(gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// `row = cap * tanh(row / cap)`, value by value; within a ten-millionth of `cap`.
+/// `row = cap * tanh(row / cap)`, value by value; within a ten-millionth of `cap`. Infinite values stay so: they tell of damage.
 pub fn softcap(row: &mut [f32], cap: f32) {
     for x in row {
-        *x = cap - 2.0 * cap / (1.0 + exp(2.0 * *x / cap));
+        let bent = cap - 2.0 * cap / (1.0 + exp(2.0 * *x / cap));
+        *x = if x.is_finite() { bent } else { *x };
     }
 }
 
@@ -168,6 +169,9 @@ mod tests {
             let want = 30.0 * (f64::from(x) / 30.0).tanh();
             assert!((f64::from(got) - want).abs() < 6e-6 && got.abs() <= 30.0, "{x}: {got} {want}");
         }
+        let mut row = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        softcap(&mut row, 30.0);
+        assert!(row.iter().all(|x| !x.is_finite()), "damage is not hidden: {row:?}");
     }
 
     #[test]

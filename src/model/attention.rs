@@ -64,7 +64,7 @@ pub(crate) struct Form {
     pub(crate) gated: bool,
     /// See [`SelfAttention::sinks`].
     pub(crate) sinks: bool,
-    /// Values are normalised, without weights, and products are not divided by the square root of the head. Without a map to values, keys are values.
+    /// Values are normalised, without weights, and products are not divided by the square root of the head. In a layer that sees everything keys are values if there is no map to values.
     pub(crate) unscaled: bool,
 }
 
@@ -98,7 +98,8 @@ impl SelfAttention {
             true => weights.linear_rows(&name("qkv"), config.hidden, asked + k + v, from..from + rows, &format!("{}.bias", name(part))),
             false => weights.linear(&name(part), config.hidden, rows),
         };
-        let keys_are_values = unscaled && !fused && key_dim == value_dim && !weights.has(&format!("{}.weight", name("v")));
+        let keys_are_values =
+            unscaled && window.is_none() && !fused && key_dim == value_dim && !weights.has(&format!("{}.weight", name("v")));
         Ok(Self {
             heads,
             query: map("q", 0, asked)?,

@@ -24,6 +24,12 @@ const FORM: Form = Form { norm: Some(QkNorm::PerHead), gated: false, sinks: fals
 
 /// The model and the place of its experts.
 pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadSettings) -> Result<(Decoder, ExpertStore), ModelError> {
+    const FREQUENCIES: &str = "rope_freqs.weight";
+    let sees_all = config.sliding.as_ref().is_none_or(|s| s.layers.contains(&false));
+    if sees_all && !weights.has(FREQUENCIES) {
+        // Without it such layers would turn all of a head.
+        return Err(ModelError::MissingTensor { file: weights.file.clone(), tensor: FREQUENCIES.to_owned() });
+    }
     let mut layers = Vec::with_capacity(config.blocks);
     let mut experts = Vec::new();
     for block in 0..config.blocks {

@@ -26,7 +26,7 @@ pub(super) const SPELLINGS: [(&str, Mark); 6] = [
 pub(super) const NEEDED: [&str; 4] = [TURN, "<turn|>", CHANNEL, CHANNEL_END];
 
 /// Further tokens that steer the model.
-const STEERING: [&str; 3] = ["<|tool_response>", "<tool_response|>", "<|\"|>"];
+const STEERING: [&str; 6] = ["<|think|>", "<|tool>", "<tool|>", "<|tool_response>", "<tool_response|>", "<|\"|>"];
 
 /// Whether a token of this spelling steers the model. Files of Gemma 4 call some of them text, to have them shown (llama.cpp's
 /// converter); people could then open a channel by writing so.

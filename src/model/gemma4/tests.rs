@@ -218,7 +218,14 @@ fn keys_that_can_not_be_are_refused_by_name() {
     }
     let other = changed(|w| w.set("gemma4.attention.value_length", 8usize));
     assert!(message(&other).contains("missing tensor blk.1.attn_v.weight"), "keys of another length are no values");
-    for tensor in ["blk.0.post_ffw_norm_2.weight", "blk.0.ffn_gate_inp.scale", "blk.0.attn_k_norm.weight", "blk.1.ffn_down.weight"] {
+    for tensor in [
+        "blk.0.post_ffw_norm_2.weight",
+        "rope_freqs.weight",
+        "blk.0.attn_v.weight",
+        "blk.0.ffn_gate_inp.scale",
+        "blk.0.attn_k_norm.weight",
+        "blk.1.ffn_down.weight",
+    ] {
         let text = message(&changed(|w| w.remove_tensor(tensor)));
         assert!(text.contains(&format!("missing tensor {tensor}")), "{text}");
     }
