@@ -1,64 +1,22 @@
+use super::super::format::Format;
+use super::super::marked_stream::{self, cut, Part};
+use super::super::splitter::Splitter;
 use super::*;
 use proptest::prelude::*;
 use TextKind::{Answer, Thinking};
 
 const OPENING: &str = "<|start|>user<|message|>Hi<|end|><|start|>assistant";
 
-/// A part of a stream: a text, or the token that is a mark.
-#[derive(Clone, Debug)]
-enum Part {
-    Text(String),
-    Mark(Mark),
-}
-
-/// A stream in which marks are written out.
 fn parts(stream: &str) -> Vec<Part> {
-    let (mut out, mut text, mut rest) = (Vec::new(), String::new(), stream);
-    while let Some(c) = rest.chars().next() {
-        if let Some((spelling, mark)) = SPELLINGS.iter().find(|(s, _)| rest.starts_with(s)) {
-            out.extend([Part::Text(std::mem::take(&mut text)), Part::Mark(*mark)]);
-            rest = &rest[spelling.len()..];
-        } else {
-            text.push(c);
-            rest = &rest[c.len_utf8()..];
-        }
-    }
-    out.push(Part::Text(text));
-    out
+    marked_stream::parts(Format::Harmony, stream)
 }
 
-/// What comes of a stream, pieces of a kind joined, and whether it ended the turn; nothing after that is looked at.
+/// See [`marked_stream::split`].
 fn split(prompt: &str, stream: &[Part]) -> (Vec<(TextKind, String)>, bool) {
-    let mut splitter = HarmonySplitter::after(prompt);
-    let (mut out, mut all): (Vec<(TextKind, String)>, _) = (Vec::new(), String::new());
-    let mut add = |all: &str, pieces: Vec<Piece>| {
-        for piece in pieces {
-            assert_eq!(&all[piece.at..][..piece.text.len()], piece.text, "a piece says where it is from");
-            match out.last_mut() {
-                Some((kind, text)) if *kind == piece.kind => text.push_str(&piece.text),
-                _ => out.push((piece.kind, piece.text)),
-            }
-        }
-    };
-    for part in stream {
-        let pieces = match part {
-            Part::Text(text) => {
-                all.push_str(text);
-                splitter.push(text)
-            }
-            Part::Mark(mark) => {
-                all.push_str(PARAGRAPH);
-                splitter.mark(*mark)
-            }
-        };
-        add(&all, pieces);
+    marked_stream::split(Splitter::after(prompt, Format::Harmony), stream, |splitter| {
+        let Splitter::Harmony(splitter) = splitter else { unreachable!() };
         assert!(splitter.held.len() <= MAX_HEADER, "what is held is bounded");
-        if splitter.is_over() {
-            break;
-        }
-    }
-    add(&all, splitter.finish());
-    (out, splitter.is_over())
+    })
 }
 
 fn said(stream: &str) -> Vec<(TextKind, String)> {
@@ -160,21 +118,7 @@ proptest! {
     #[test]
     fn chunks_do_not_matter(stream in prop::collection::vec(part(), 0..12), open in any::<bool>(), cuts in prop::collection::vec(1usize..9, 1..30)) {
         let prompt = if open { OPENING } else { "" };
-        let mut cuts = cuts.into_iter().cycle();
-        let mut cut = Vec::new();
-        for part in &stream {
-            let Part::Text(text) = part else {
-                cut.push(part.clone());
-                continue;
-            };
-            let mut rest = text.as_str();
-            while !rest.is_empty() {
-                let at = rest.char_indices().nth(cuts.next().unwrap()).map_or(rest.len(), |(at, _)| at);
-                cut.push(Part::Text(rest[..at].into()));
-                rest = &rest[at..];
-            }
-        }
-        prop_assert_eq!(split(prompt, &cut), split(prompt, &stream));
+        prop_assert_eq!(split(prompt, &cut(&stream, &cuts)), split(prompt, &stream));
     }
 
     #[test]

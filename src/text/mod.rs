@@ -13,6 +13,8 @@ mod harmony;
 #[cfg(test)]
 pub(crate) mod harmony_file;
 mod lines;
+#[cfg(test)]
+mod marked_stream;
 mod nearest;
 mod pre;
 mod spelling;
