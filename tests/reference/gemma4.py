@@ -16,7 +16,7 @@ Output files are those of make_fixtures.py (ref.npz, quant-X.npz, report.json).
 from __future__ import annotations
 import argparse, dataclasses, json, pathlib, time, zlib
 import numpy as np
-from make_fixtures import gap, quant_case
+from make_fixtures import agreement, gap, quant_case
 from np_ref import Model
 
 # The bones of the real template: roles in turns.
@@ -244,9 +244,7 @@ def main():
 
     def against(name, fwd, greedy, to):
         ls = [fwd(p)[:, :c.vocab] for p in P]; gs = [greedy(p, a.greedy) for p in P]
-        rep["peers"][name] = dict(max_abs_diff=max(float(np.abs(l - b[0]).max()) for l, b in zip(ls, to)),
-                                  argmax_agree=float(np.mean(np.concatenate([l.argmax(1) == b[0].argmax(1) for l, b in zip(ls, to)]))),
-                                  greedy_same_tokens=[next((k for k, (x, y) in enumerate(zip(g, b[2])) if x != y), a.greedy) for g, b in zip(gs, to)])
+        rep["peers"][name] = agreement(ls, gs, to, a.greedy)
         return ls, gs
 
     if "hf" in peers:      # transformers' numbers become the reference; the oracle's stay for routes' margins and gaps

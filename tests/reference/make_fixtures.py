@@ -51,6 +51,14 @@ def gap(l):
     s = np.partition(l, -2, axis=-1); return (s[..., -1] - s[..., -2]).astype(np.float32)
 
 
+def agreement(logits, texts, base, n):
+    """A peer's logits and greedy texts of n tokens beside `base`, (logits, routes, text) of each prompt: largest difference, share of equal best tokens, tokens until the texts part."""
+    part = lambda x, y: next((k for k, (p, q) in enumerate(zip(x, y)) if p != q), n)
+    return dict(max_abs_diff=max(float(np.abs(l - b[0]).max()) for l, b in zip(logits, base)),
+                argmax_agree=float(np.mean(np.concatenate([l.argmax(1) == b[0].argmax(1) for l, b in zip(logits, base)]))),
+                greedy_same_tokens=[part(g, b[2]) for g, b in zip(texts, base)])
+
+
 def quant_case(out, q, P, base, n_greedy, every=16):
     """Quantizes model-F32.gguf to `q` by llama.cpp, writes quant-<q>.npz, returns what the report says of it.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse, dataclasses, json, pathlib, time, zlib
 import numpy as np
 import moegen, tok
-from make_fixtures import LENS, TEXTS, gap, prompts, quant_case
+from make_fixtures import LENS, TEXTS, agreement, gap, prompts, quant_case
 from np_ref import Model
 
 SPECIALS = ["<|endoftext|>", "<|padding|>", "<|user|>", "<|assistant|>", "<|system|>"]
@@ -175,9 +175,7 @@ def main():
 
     def against(name, fwd, greedy):
         ls = [fwd(p) for p in P]; gs = [greedy(p, a.greedy) for p in P]
-        rep["peers"][name] = dict(max_abs_diff_vs_np=max(float(np.abs(l - b[0]).max()) for l, b in zip(ls, base)),
-                                  argmax_agree=float(np.mean(np.concatenate([l.argmax(1) == b[0].argmax(1) for l, b in zip(ls, base)]))),
-                                  greedy_same_tokens=[next((k for k, (x, y) in enumerate(zip(g, b[2])) if x != y), a.greedy) for g, b in zip(gs, base)])
+        rep["peers"][name] = agreement(ls, gs, base, a.greedy)
         return ls, gs
 
     if "hf" in peers:      # transformers' numbers become the reference; the oracle's stay for routes' margins and gaps
