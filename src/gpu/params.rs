@@ -12,6 +12,9 @@
 use super::device::{Address, Device, GpuError, Touch};
 use bytemuck::{Pod, Zeroable};
 
+#[cfg(doc)]
+use crate::kernels::rows::Activation;
+
 /// How many blocks of how many threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -123,9 +126,9 @@ params! {
     GatedNorm { x: Address, gate: Address, weight: Address, place: Address, y: Address, tokens: u32, heads: u32, dim: u32, gate_stride: u32, eps: f32, pad: u32 }
 
     /// Softmax over `scores[t][experts]`, then the best `top_k`, best first; of equal scores the lower id, and a NaN never beats a number. `renormalise`: divide by their sum
-    /// (at least 6.1035156e-5). Times `scale`. `ids` u32 and `weights` f32 `[tokens, top_k]`. `slots` `[tokens, top_k]` i32 gets `table[id]` (i32 `[experts]`, -1: in no slot);
+    /// (at least 6.1035156e-5). Times `scale`, and times the expert's own of `factors` `[experts]` (0: 1). `ids` u32 and `weights` f32 `[tokens, top_k]`. `slots` `[tokens, top_k]` i32 gets `table[id]` (i32 `[experts]`, -1: in no slot);
     /// `table` 0: it is left alone.
-    Route { scores: Address, table: Address, ids: Address, weights: Address, slots: Address, tokens: u32, experts: u32, top_k: u32, renormalise: u32, scale: f32, pad: u32 }
+    Route { scores: Address, table: Address, ids: Address, weights: Address, slots: Address, tokens: u32, experts: u32, top_k: u32, renormalise: u32, scale: f32, pad: u32, factors: Address }
 
     /// Of every pair p (token `p / top_k`) with `slots[p] >= 0`: `inner[p] = silu(gate x) * (up x)`. The expert of slot s lies at `slab + s * slot_bytes`, its gate and up at the
     /// byte offsets `gate_at` and `up_at`, types `gate_ty` and `up_ty`, `[rows, cols]` each. Others are left alone. At most [`ExpertsUp::TOKENS`] tokens.
@@ -146,12 +149,12 @@ params! {
     GroupedDown { slab: Address, slot_bytes: u64, down_at: u64, groups: Address, tile_group: Address, tile_begin: Address, inner: Address, out: Address,
                   tiles: u32, rows: u32, cols: u32, ty: u32 }
 
-    /// [`ExpertsUp`] with `bias[id][0][r]` added to gate's row r and `bias[id][1][r]` to up's, `bias` `[experts, 2, rows]`, where `ids[p]` u32 is the pair's expert. `clamped`:
-    /// `min(g, 7) sigmoid(1.702 min(g, 7)) (clamp(u, 7) + 1)` in place of `silu(g) u`.
-    BiasedUp { of: ExpertsUp, ids: Address, bias: Address, clamped: u32, pad: u32 }
+    /// [`ExpertsUp`] with `bias[id][0][r]` added to gate's row r and `bias[id][1][r]` to up's, `bias` `[experts, 2, rows]`, where `ids[p]` u32 is the pair's expert; `bias` 0: nothing. In place of
+    /// `silu(g) u` it has what `activation` says, a number of [`Activation::number`].
+    BiasedUp { of: ExpertsUp, ids: Address, bias: Address, activation: u32, pad: u32 }
 
     /// The same of [`GroupedUp`]; `experts` u32 is the expert of each group.
-    BiasedGroupedUp { of: GroupedUp, experts: Address, bias: Address, clamped: u32, pad: u32 }
+    BiasedGroupedUp { of: GroupedUp, experts: Address, bias: Address, activation: u32, pad: u32 }
 
     /// `y[t] += sum over j of weights[t*k+j] * bias[ids[t*k+j]]`, in the order of j; `bias` `[experts, cols]`.
     RoutedBias { ids: Address, weights: Address, bias: Address, y: Address, tokens: u32, top_k: u32, cols: u32, y_stride: u32 }
@@ -159,8 +162,15 @@ params! {
     /// `y[t] += sum over j of weights[t*k+j] * out[pair_of[t*k+j]]`, in the order of j; `pair_of` u32::MAX: left out.
     Gather { out: Address, pair_of: Address, weights: Address, y: Address, tokens: u32, top_k: u32, cols: u32, y_stride: u32 }
 
-    /// `y[t][i] = silu(gate[t * stride + i]) * up[t * stride + i]`, `y` `[tokens, len]`.
-    SwiGlu { gate: Address, up: Address, y: Address, tokens: u32, len: u32, stride: u32, pad: u32 }
+    /// `y[t][i] = f(gate[t * stride + i], up[t * stride + i])`, `y` `[tokens, len]`, with the f of `activation` as in [`BiasedUp`].
+    Glu { gate: Address, up: Address, y: Address, tokens: u32, len: u32, stride: u32, activation: u32 }
+
+    /// What a half layer gave is normalised and added to the hidden state: `x[t] = (x[t] + norm(u) * weight) * factor`, where `norm(v) = v / sqrt(mean(v^2) + eps)` and u is `a[t]` or, if there is a `b`,
+    /// `norm(a[t]) * a_weight + norm(b[t]) * b_weight`. `rows` rows of `len` values, with strides of their own.
+    AddNormed { a: Address, a_weight: Address, b: Address, b_weight: Address, weight: Address, x: Address, rows: u32, len: u32, a_stride: u32, b_stride: u32, x_stride: u32, eps: f32, factor: f32, pad: u32 }
+
+    /// `x[i] = cap * tanh(x[i] / cap)` for `len` values; what is infinite or no number stays so.
+    SoftCap { x: Address, len: u32, cap: f32 }
 
     /// `y[i] += x[i]` for `len` values.
     Add { x: Address, y: Address, len: u32, pad: u32 }
@@ -513,10 +523,24 @@ impl Kernel for Gather {
     }
 }
 
-impl Kernel for SwiGlu {
-    const NAME: &'static str = "swiglu";
+impl Kernel for Glu {
+    const NAME: &'static str = "glu";
     fn shape(&self) -> Shape {
         Shape { grid: [self.len.div_ceil(256), self.tokens, 1], threads: 256 }
+    }
+}
+
+impl Kernel for AddNormed {
+    const NAME: &'static str = "add_normed";
+    fn shape(&self) -> Shape {
+        line(self.rows, 256)
+    }
+}
+
+impl Kernel for SoftCap {
+    const NAME: &'static str = "soft_cap";
+    fn shape(&self) -> Shape {
+        line(self.len.div_ceil(256), 256)
     }
 }
 

@@ -8,13 +8,14 @@
 //! |---|---|
 //! | `case` | what is tried: all of it |
 //! | `selection` | of that, what a model uses, with its own sizes cut down |
-//! | `cases`, `biased`, `mailbox` | how the launches of a trial are laid out |
+//! | `cases`, `pointwise`, `biased`, `mailbox` | how the launches of a trial are laid out |
 //! | `speed` | kernels at the sizes of a real model, timed |
 
 mod biased;
 mod case;
 mod cases;
 mod mailbox;
+mod pointwise;
 mod selection;
 mod speed;
 
@@ -25,7 +26,7 @@ use half::f16;
 use std::ops::Range;
 
 pub use case::{all, Case};
-pub use selection::{AttentionUse, DeltaUse, ExpertUse, MapUse, Uses};
+pub use selection::{AttentionUse, DeltaUse, ExpertUse, MapUse, RouterUse, Uses};
 pub use speed::{measure, Timed};
 
 /// What an output holds before: no number in f32, in f16, and an unlikely id.
@@ -268,9 +269,9 @@ fn near(what: &str, meant: &[(u32, f64)], got: &[(u32, f64)], limit: f64, out: &
 mod tests {
     use super::*;
     use crate::gpu::params::{
-        Add, AddAnswer, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp,
-        Finite, GatedNorm, Gather, GroupedDown, GroupedUp, JoinSplits, JoinSunk, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias,
-        SwiGlu, TellHost, WindowAttention,
+        Add, AddAnswer, AddNormed, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown,
+        ExpertsUp, Finite, GatedNorm, Gather, Glu, GroupedDown, GroupedUp, JoinSplits, JoinSunk, MatMul, MatVec, RmsNorm, Rotate, Route,
+        RoutedBias, SoftCap, TellHost, WindowAttention,
     };
     use crate::gpu::simulated::{Options, Simulated};
 
@@ -298,7 +299,9 @@ mod tests {
             RmsNorm::NAME,
             Rotate::NAME,
             Route::NAME,
-            SwiGlu::NAME,
+            Glu::NAME,
+            AddNormed::NAME,
+            SoftCap::NAME,
             BiasedGroupedUp::NAME,
             BiasedUp::NAME,
             JoinSunk::NAME,

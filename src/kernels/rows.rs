@@ -59,7 +59,7 @@ pub fn swiglu(gate: &mut [f32], up: &[f32]) {
 }
 
 /// What the rows of gate and up become together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// [`swiglu`].
     #[default]
@@ -71,6 +71,27 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// As kernels on a GPU know it.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::SwiGlu => 0,
+            Self::Clamped => 1,
+            Self::GeGlu => 2,
+        }
+    }
+
+    /// The one of that number.
+    #[must_use]
+    pub const fn of_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::SwiGlu),
+            1 => Some(Self::Clamped),
+            2 => Some(Self::GeGlu),
+            _ => None,
+        }
+    }
+
     /// `gate = f(gate, up)`, value by value.
     pub fn apply(self, gate: &mut [f32], up: &[f32]) {
         match self {

@@ -244,7 +244,13 @@ impl ModelConfig {
     /// What no device here can compute of such a model, in a few words; `None`: nothing.
     #[must_use]
     pub fn beyond_devices(&self) -> Option<&'static str> {
-        (self.arch == GEMMA4).then_some("gemma4 has no GPU kernels yet")
+        None
+    }
+
+    /// What halves of layers give is normalised before it is added.
+    #[must_use]
+    pub fn adds_normed(&self) -> bool {
+        self.arch == GEMMA4
     }
 
     /// Layers that decode. `block_count` includes the blocks that predict further tokens, which plain decoding leaves out; a file

@@ -35,6 +35,11 @@ impl Head {
         (&self.norm, &self.output)
     }
 
+    /// See [`Head::capped`].
+    pub(super) fn cap(&self) -> Option<f32> {
+        self.cap
+    }
+
     /// Logits `[tokens or 1, vocab]` of the hidden states `[tokens, hidden]`; empty for [`Logits::None`].
     ///
     /// # Errors

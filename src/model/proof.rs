@@ -9,6 +9,7 @@ use super::device::{Without, RANGES};
 use super::feed_forward::{Dense, FeedForward};
 use super::linear::Linear;
 use super::open::{bind, takes};
+use super::router::Router;
 use super::{plan_on, LoadSettings, ModelConfig, ModelError, Planned};
 use crate::events::{DeviceChoice, LoadOptions, When};
 use crate::experts::store::ExpertStore;
@@ -16,7 +17,7 @@ use crate::gguf::Gguf;
 use crate::gpu::choose::Chosen;
 use crate::gpu::device::{Device, GpuError};
 use crate::gpu::proof::{prove as try_on, Kept, Proof, ProofError};
-use crate::gpu::trial::{AttentionUse, Case, DeltaUse, ExpertUse, MapUse, Uses};
+use crate::gpu::trial::{AttentionUse, Case, DeltaUse, ExpertUse, MapUse, RouterUse, Uses};
 use crate::kernels::rows::Activation;
 use crate::kernels::Pool;
 
@@ -110,7 +111,11 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
     for layer in layers {
         match layer.mixer {
             Mixer::Attention(a) => {
-                uses.maps.extend([&a.query, &a.key, a.value.as_ref().unwrap_or(&a.key), &a.output].map(chunked));
+                uses.maps.extend([&a.query, &a.key, &a.output].into_iter().chain(&a.value).map(chunked));
+                let pairs = match (a.window, &parts.rotation.windowed) {
+                    (Some(_), Some(own)) => own.half(),
+                    _ => parts.rotation.plain.half(),
+                };
                 let heads = a.heads;
                 let len = |norm: &Option<super::norm::RmsNorm>| norm.as_ref().map(|n| n.parts().0.len());
                 let (q, k) = (len(&a.query_norm), len(&a.key_norm));
@@ -120,11 +125,12 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
                     AttentionUse {
                         dims: (heads.key_dim as u32, heads.value_dim as u32),
                         heads: (heads.query as u32, heads.groups as u32),
-                        half: (config.rope_dims / 2) as u32,
+                        half: pairs as u32,
                         wide,
                         gated: a.gated,
                         head_norms: [q, k].contains(&Some(heads.key_dim)),
                         row_norms: of_rows.then(|| (q.unwrap_or(heads.key_dim) as u32, k.unwrap_or(heads.key_dim) as u32)),
+                        value_norm: a.value_norm.is_some(),
                         clamped: a.clamp.is_some(),
                         window: a.window.map(|w| w as u32),
                         sinks: a.sinks.is_some(),
@@ -133,16 +139,17 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
             }
             Mixer::DeltaNet(d) => delta_uses(*d, &mut uses),
         }
+        uses.joins |= layer.after.mixer_norm.is_some();
         match &layer.feed_forward {
             FeedForward::Dense(dense) => dense_uses(dense, &mut uses),
-            // No device takes it.
-            FeedForward::DenseAndRouted(_) => {}
+            FeedForward::DenseAndRouted(both) => {
+                routed_bias |= both.bias.is_some();
+                router_uses(&both.router, &mut uses);
+                dense_uses(&both.dense, &mut uses);
+            }
             FeedForward::Moe { router, shared, bias, .. } => {
                 routed_bias |= bias.is_some();
-                let (scores, gating) = router.parts();
-                uses.maps.push(chunked(scores));
-                let experts = scores.parts().0.rows;
-                push(&mut uses.routers, (experts as u32, gating.top_k.min(experts) as u32, gating.renormalise));
+                router_uses(router, &mut uses);
                 if let Some((weight, dense)) = shared.as_ref().map(|s| s.parts()) {
                     uses.maps.push(chunked(weight));
                     dense_uses(dense, &mut uses);
@@ -155,15 +162,16 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
         let (ty, cols) = (super::early::kept_as(config.hidden), config.hidden as u32);
         uses.maps.push(MapUse { ty, cols, bias: false, chunks: false, gated: false });
     }
+    uses.capped = parts.head.cap().is_some();
     // Logits are computed for a few rows at a time.
     uses.maps.push(MapUse { chunks: false, ..chunked(parts.head.parts().1) });
     for layer in &store.layers {
         let [gate, up, down] = layer.shape;
         let (hidden, inner, top_k) = (gate.cols as u32, gate.rows as u32, store.top_k as u32);
-        let clamped = layer.activation == Activation::Clamped;
-        let biased = (clamped || layer.biases.is_some()).then_some(clamped);
+        let biased = layer.biases.is_some();
+        let joined = (biased || layer.activation != Activation::SwiGlu).then_some((layer.activation, biased));
         let routed_bias = routed_bias.then_some(store.experts as u32);
-        push(&mut uses.experts, ExpertUse { types: [gate.ty, up.ty, down.ty], hidden, inner, top_k, biased, routed_bias });
+        push(&mut uses.experts, ExpertUse { types: [gate.ty, up.ty, down.ty], hidden, inner, top_k, joined, routed_bias });
     }
     uses
 }
@@ -181,7 +189,20 @@ fn chunked(map: &Linear) -> MapUse {
 }
 
 fn dense_uses(dense: &Dense, uses: &mut Uses) {
-    uses.maps.extend([chunked(&dense.gate), chunked(&dense.up), MapUse { gated: true, ..chunked(&dense.down) }]);
+    let gated = dense.activation == Activation::SwiGlu;
+    uses.maps.extend([chunked(&dense.gate), chunked(&dense.up), MapUse { gated, ..chunked(&dense.down) }]);
+    push(&mut uses.dense, dense.activation);
+}
+
+fn router_uses(router: &Router, uses: &mut Uses) {
+    let (scores, gating) = router.parts();
+    uses.maps.push(chunked(scores));
+    let experts = scores.parts().0.rows;
+    let factors = router.factors().is_some();
+    push(
+        &mut uses.routers,
+        RouterUse { experts: experts as u32, top_k: gating.top_k.min(experts) as u32, renormalise: gating.renormalise, factors },
+    );
 }
 
 fn delta_uses(layer: DeltaNet, uses: &mut Uses) {

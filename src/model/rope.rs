@@ -63,6 +63,18 @@ pub struct Turns {
 }
 
 impl Rotation {
+    /// Pairs that turn, and those that turn in layers that see a window, where that differs.
+    pub(super) fn halves(&self) -> (usize, Option<usize>) {
+        (self.plain.half(), self.windowed.as_ref().map(Rope::half))
+    }
+
+    /// Cosines and sines of both, for a device: those of `plain`, then those of `windowed`.
+    pub(super) fn tables(&self, position: usize, tokens: usize) -> Vec<f32> {
+        let mut table = self.plain.angles(position, tokens).table;
+        table.extend(self.windowed.iter().flat_map(|r| r.angles(position, tokens).table));
+        table
+    }
+
     /// The tables for `tokens` tokens from `position` on.
     #[must_use]
     pub fn turns(&self, position: usize, tokens: usize) -> Turns {
@@ -134,11 +146,6 @@ impl Rope {
 }
 
 impl Angles {
-    /// `[tokens, 2 * half]`: cosines, then sines.
-    pub(super) fn table(&self) -> &[f32] {
-        &self.table
-    }
-
     /// Turn the first dimensions of every head: `[tokens, heads * head_dim]` in, the same out.
     ///
     /// # Errors

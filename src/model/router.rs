@@ -43,6 +43,11 @@ impl Router {
         (&self.scores, self.gating)
     }
 
+    /// See [`Router::with_factors`].
+    pub(super) fn factors(&self) -> Option<&[f32]> {
+        self.factors.as_deref()
+    }
+
     /// Routing of the hidden states `[tokens, hidden]`.
     ///
     /// # Errors

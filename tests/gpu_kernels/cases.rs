@@ -219,6 +219,15 @@ fn slab(a: &mut Arena, slots: usize, types: [GgmlType; 3], inner: usize, hidden:
     Slab { at: a.put(&bytes), slot_bytes: slot_bytes as u64, up_at: up_at as u64, down_at: down_at as u64 }
 }
 
+/// Biases of gate and up, or none.
+fn biases(a: &mut Arena, len: usize) -> Address {
+    if a.coin() {
+        a.noise(len, 8.0)
+    } else {
+        NONE
+    }
+}
+
 #[test]
 fn experts_in_slots_one_token_to_eight() {
     for (i, ty) in types().into_iter().enumerate() {
@@ -257,9 +266,9 @@ fn experts_in_slots_one_token_to_eight() {
             a.check(&up, &[out]);
             // Some of a pair's rows stay as they were.
             let experts: Vec<u32> = (0..tokens * top_k).map(|_| a.below(6) as u32).collect();
-            let (ids, bias, clamped) = (a.put(&experts), a.noise(6 * 2 * 13, 8.0), u32::from(a.coin()));
+            let (ids, bias, activation) = (a.put(&experts), biases(a, 6 * 2 * 13), a.below(3) as u32);
             let out = a.output(inner, tokens * top_k * rows, close.max(2.0 * close - SUM));
-            a.check(&BiasedUp { of: up, ids, bias, clamped, pad: 0 }, &[out]);
+            a.check(&BiasedUp { of: up, ids, bias, activation, pad: 0 }, &[out]);
             let (y, weights) = (a.noise(tokens * 303, 1.0), a.noise(tokens * top_k, 1.0));
             let (bias, k) = (a.noise(6 * 301, 1.0), top_k as u32);
             let added = RoutedBias { ids, weights, bias, y, tokens: tokens as u32, top_k: k, cols: 301, y_stride: 303 };
@@ -333,9 +342,9 @@ fn experts_grouped_for_many_tokens() {
         // A product of two of them.
         let written = a.output(inner, pairs * rows, 2.0 * tiled(&[ty, up_ty]));
         a.check(&up, &[written]);
-        let (experts, bias, clamped) = (a.put(&[4u32, 0, 2]), a.noise(5 * 2 * rows, 8.0), u32::from(a.coin()));
+        let (experts, bias, activation) = (a.put(&[4u32, 0, 2]), biases(a, 5 * 2 * rows), a.below(3) as u32);
         let written = a.output(inner, pairs * rows, 2.0 * tiled(&[ty, up_ty]));
-        a.check(&BiasedGroupedUp { of: up, experts, bias, clamped, pad: 0 }, &[written]);
+        a.check(&BiasedGroupedUp { of: up, experts, bias, activation, pad: 0 }, &[written]);
         let inner = a.noise(pairs * 256, 1.0);
         let out = a.floats(pairs * 140);
         let down = GroupedDown {
@@ -482,12 +491,45 @@ fn norms_of_rows_and_pieces() {
 }
 
 #[test]
-fn sums_gates_and_the_watch_for_damage() {
+fn what_half_layers_gave_is_normalised_and_added() {
+    for (len, beside) in [(1, false), (48, true), (256, true), (257, false), (2816, true)] {
+        let a = &mut Arena::new(len as u64);
+        let rows = 3;
+        let [given, b, x] = [3, 4, 1].map(|more| a.noise(rows * (len + more), 2.0));
+        let weight = a.noise(len, 1.0);
+        let (a_weight, b_weight, b) = if beside { (a.noise(len, 1.0), a.noise(len, 1.0), b) } else { (NONE, NONE, NONE) };
+        let [a_stride, b_stride, x_stride] = [3, 4, 1].map(|more| (len + more) as u32);
+        let (rows, len) = (rows as u32, len as u32);
+        let k = AddNormed {
+            a: given,
+            a_weight,
+            b,
+            b_weight,
+            weight,
+            x,
+            rows,
+            len,
+            a_stride,
+            b_stride,
+            x_stride,
+            eps: 4e-3,
+            factor: 0.6,
+            pad: 0,
+        };
+        let out = a.output(x, (rows * x_stride) as usize, FEW);
+        a.check(&k, &[out]);
+    }
+}
+
+#[test]
+fn sums_gates_caps_and_the_watch_for_damage() {
     for len in [1, 255, 256, 1025] {
         let a = &mut Arena::new(len as u64);
         let (gate, up, y) = (a.noise(3 * (len + 1), 8.0), a.noise(3 * (len + 1), 1.0), a.floats(3 * len));
-        let out = a.output(y, 3 * len, FEW);
-        a.check(&SwiGlu { gate, up, y, tokens: 3, len: len as u32, stride: len as u32 + 1, pad: 0 }, &[out]);
+        for activation in 0..3 {
+            let out = a.output(y, 3 * len, FEW);
+            a.check(&Glu { gate, up, y, tokens: 3, len: len as u32, stride: len as u32 + 1, activation }, &[out]);
+        }
         let y = a.noise(len, 1.0);
         a.check(&Add { x: gate, y, len: len as u32, pad: 0 }, &[]);
         for bad in [0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
@@ -496,6 +538,8 @@ fn sums_gates_and_the_watch_for_damage() {
             let x = a.put(&x);
             let flag = a.put(&[4u32]);
             a.check(&Finite { x, flag, len: len as u32, pad: 0 }, &[]);
+            let out = a.output(x, len, FEW);
+            a.check(&SoftCap { x, len: len as u32, cap: 1.5 }, &[out]);
         }
     }
 }
@@ -530,6 +574,7 @@ fn routes_with_ties_and_numbers_that_are_none() {
                 renormalise,
                 scale,
                 pad: 0,
+                factors: if a.coin() { a.noise(experts, 1.0) } else { NONE },
             };
             let out = a.output(weights, 8 * top_k, FEW);
             a.check(&k, &[out]);

@@ -34,16 +34,18 @@ layouts! {
     Convolve { x, taps, carry, y, tokens, channels, width, x_stride }
     DeltaRule { mixed, alpha, beta, bias, rate, state, y, tokens, keys, values, key_dim, value_dim, alpha_stride, beta_stride, eps }
     GatedNorm { x, gate, weight, place, y, tokens, heads, dim, gate_stride, eps, pad }
-    Route { scores, table, ids, weights, slots, tokens, experts, top_k, renormalise, scale, pad }
+    Route { scores, table, ids, weights, slots, tokens, experts, top_k, renormalise, scale, pad, factors }
     ExpertsUp { slab, slot_bytes, gate_at, up_at, slots, x, inner, pairs, top_k, rows, cols, gate_ty, up_ty, x_stride, pad }
     ExpertsDown { slab, slot_bytes, down_at, slots, weights, inner, y, tokens, top_k, rows, cols, ty, y_stride }
     GroupedUp { slab, slot_bytes, gate_at, up_at, groups, tile_group, tile_begin, token_of, x, inner, tiles, rows, cols, gate_ty, up_ty, x_stride }
     GroupedDown { slab, slot_bytes, down_at, groups, tile_group, tile_begin, inner, out, tiles, rows, cols, ty }
-    BiasedUp { of, ids, bias, clamped, pad }
-    BiasedGroupedUp { of, experts, bias, clamped, pad }
+    BiasedUp { of, ids, bias, activation, pad }
+    BiasedGroupedUp { of, experts, bias, activation, pad }
     RoutedBias { ids, weights, bias, y, tokens, top_k, cols, y_stride }
     Gather { out, pair_of, weights, y, tokens, top_k, cols, y_stride }
-    SwiGlu { gate, up, y, tokens, len, stride, pad }
+    Glu { gate, up, y, tokens, len, stride, activation }
+    AddNormed { a, a_weight, b, b_weight, weight, x, rows, len, a_stride, b_stride, x_stride, eps, factor, pad }
+    SoftCap { x, len, cap }
     Add { x, y, len, pad }
     Finite { x, flag, len, pad }
     AwaitHost { word, turn, from, to, given_up, words, step, patience, pad }
@@ -90,7 +92,9 @@ fn every_kernel_has_an_entry_and_every_entry_a_kernel() {
         RoutedBias::NAME,
         GroupedDown::NAME,
         Gather::NAME,
-        SwiGlu::NAME,
+        Glu::NAME,
+        AddNormed::NAME,
+        SoftCap::NAME,
         Add::NAME,
         Finite::NAME,
         AwaitHost::NAME,

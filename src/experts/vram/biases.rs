@@ -1,4 +1,4 @@
-//! What is added to gate and up of the experts of a layer, in device memory: all of it, since it is a thousandth of the weights.
+//! What makes the experts of a layer other than plain: their activation, and what is added to gate and up, in device memory: all of it, since it is a thousandth of the weights.
 
 use crate::experts::store::LayerExperts;
 use crate::gpu::{Address, Device, GpuError, Lane, Memory};
@@ -7,15 +7,16 @@ use crate::kernels::rows::Activation;
 /// Of one layer.
 pub(super) struct LayerBiases {
     /// `[experts, gate | up, ff]`
-    values: Memory,
+    values: Option<Memory>,
     activation: Activation,
 }
 
 /// As launches name it.
 #[derive(Clone, Copy)]
 pub(super) struct Biased {
+    /// [`Address::NONE`]: nothing is added.
     pub(super) bias: Address,
-    pub(super) clamped: u32,
+    pub(super) activation: u32,
 }
 
 impl LayerBiases {
@@ -24,22 +25,17 @@ impl LayerBiases {
     /// # Errors
     /// No room.
     pub(super) fn of(device: &dyn Device, layer: &LayerExperts) -> Result<Option<Self>, GpuError> {
-        let none;
-        let values = match &layer.biases {
-            Some(biases) => biases.values(),
-            None if layer.activation == Activation::SwiGlu => return Ok(None),
-            None => {
-                none = vec![0.0; layer.experts.len() * 2 * layer.shape[0].rows];
-                &none
-            }
+        let activation = layer.activation;
+        let Some(biases) = &layer.biases else {
+            return Ok((activation != Activation::SwiGlu).then_some(Self { values: None, activation }));
         };
-        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let bytes: &[u8] = bytemuck::cast_slice(biases.values());
         let memory = device.alloc(bytes.len())?;
         device.upload_now(Lane::Compute, memory.address(), bytes)?;
-        Ok(Some(Self { values: memory, activation: layer.activation }))
+        Ok(Some(Self { values: Some(memory), activation }))
     }
 
     pub(super) fn biased(&self) -> Biased {
-        Biased { bias: self.values.address(), clamped: u32::from(self.activation == Activation::Clamped) }
+        Biased { bias: self.values.as_ref().map_or(Address::NONE, Memory::address), activation: self.activation.number() }
     }
 }

@@ -87,7 +87,7 @@ impl Work {
             pad: 0,
         };
         match slots.biased {
-            Some(Biased { bias, clamped }) => launch(device, &BiasedUp { of: up, ids: rows.ids, bias, clamped, pad: 0 }, &touches)?,
+            Some(Biased { bias, activation }) => launch(device, &BiasedUp { of: up, ids: rows.ids, bias, activation, pad: 0 }, &touches)?,
             None => launch(device, &up, &touches)?,
         }
         let down = ExpertsDown {
@@ -230,10 +230,10 @@ impl Many {
             x_stride: hidden,
         };
         match slots.biased {
-            Some(Biased { bias, clamped }) => {
+            Some(Biased { bias, activation }) => {
                 let experts: Vec<u32> = here.iter().map(|h| grouped.groups[h.0].expert.into()).collect();
                 let experts = parcel.put(device, bytemuck::cast_slice(&experts))?;
-                launch(device, &BiasedGroupedUp { of: up, experts, bias, clamped, pad: 0 }, &touches)?;
+                launch(device, &BiasedGroupedUp { of: up, experts, bias, activation, pad: 0 }, &touches)?;
             }
             None => launch(device, &up, &touches)?,
         }

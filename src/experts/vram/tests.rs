@@ -294,6 +294,7 @@ impl Session {
             renormalise: 1,
             scale: 1.0,
             pad: 0,
+            factors: Address::NONE,
         };
         launch(&*self.device, &route, &[])?;
         for buffer in [3, 4, 5] {

@@ -1,29 +1,25 @@
-// Experts with biases, and the activation that gpt-oss has: `BiasedUp` and `RoutedBias` in params.rs.
+// Experts with biases, and with the activations that gpt-oss and Gemma have: `BiasedUp` and `RoutedBias` in params.rs.
 #pragma once
 
+#include "activation.cuh"
 #include "params.cuh"
 #include "simt.cuh"
-
-/// As in kernels/rows.rs.
-#define CLAMP 7.0f
-#define SLOPE 1.702f
 
 /// What a row of gate and the same of up give: without biases.
 struct Plain {
     DEVICE float operator()(uint32_t, uint32_t, float gate, float up) const { return silu(gate) * up; }
 };
 
-/// With those of an expert.
+/// With those of an expert, if there are any.
 struct Biased {
     const float* bias;
-    uint32_t rows, clamped;
+    uint32_t rows, activation;
     DEVICE float operator()(uint32_t expert, uint32_t row, float gate, float up) const {
-        const float* mine = bias + (size_t)expert * 2 * rows + row;
-        gate += mine[0], up += mine[rows];
-        if (!clamped) return silu(gate) * up;
-        // What is no number stays none.
-        gate = gate > CLAMP ? CLAMP : gate, up = up > CLAMP ? CLAMP : up < -CLAMP ? -CLAMP : up;
-        return gate * sigmoid(SLOPE * gate) * (up + 1.0f);
+        if (bias) {
+            const float* mine = bias + (size_t)expert * 2 * rows + row;
+            gate += mine[0], up += mine[rows];
+        }
+        return activated(activation, gate, up);
     }
 };
 

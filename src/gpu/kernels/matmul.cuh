@@ -427,7 +427,7 @@ template <class J> DEVICE void grouped_up_in(const Block& block, const GroupedUp
 DEVICE void grouped_up_block(const Block& block, const GroupedUp& p) { grouped_up_in(block, p, Plain{}, nullptr); }
 
 DEVICE void biased_grouped_up_block(const Block& block, const BiasedGroupedUp& p) {
-    grouped_up_in(block, p.of, Biased{p.bias, p.of.rows, p.clamped}, p.experts);
+    grouped_up_in(block, p.of, Biased{p.bias, p.of.rows, p.activation}, p.experts);
 }
 
 DEVICE void grouped_down_block(const Block& block, const GroupedDown& p) {

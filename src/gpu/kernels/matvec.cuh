@@ -335,7 +335,7 @@ template <class J> DEVICE void experts_up_in(const Block& block, const ExpertsUp
 
 DEVICE void experts_up_block(const Block& block, const ExpertsUp& p) { experts_up_in(block, p, Plain{}, nullptr); }
 
-DEVICE void biased_up_block(const Block& block, const BiasedUp& p) { experts_up_in(block, p.of, Biased{p.bias, p.of.rows, p.clamped}, p.ids); }
+DEVICE void biased_up_block(const Block& block, const BiasedUp& p) { experts_up_in(block, p.of, Biased{p.bias, p.of.rows, p.activation}, p.ids); }
 
 /// Warps of a block of `experts_down`, and rows of each.
 #define DOWN_WARPS 8

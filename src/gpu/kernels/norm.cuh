@@ -1,6 +1,7 @@
 // Norms, gates, sums: a thread per value, or a block per row.
 #pragma once
 
+#include "activation.cuh"
 #include "params.cuh"
 #include "simt.cuh"
 
@@ -84,6 +85,55 @@ DEVICE void gated_norm_block(const Block& block, const GatedNorm& p) {
     });
 }
 
+/// A row that is read three times comes from a cache but for the first.
+DEVICE void add_normed_block(const Block& block, const AddNormed& p) {
+    const float *a = p.a + (size_t)block.x * p.a_stride, *b = p.b ? p.b + (size_t)block.x * p.b_stride : nullptr;
+    float* x = p.x + (size_t)block.x * p.x_stride;
+    struct Rooms {
+        Partials a, b, both;
+    };
+    SHARED(Rooms, rooms);
+    const auto scale_of = [&](float sum) INLINE { return 1.0f / sqrtf(sum / (float)p.len + p.eps); };
+    const auto sum_of = [&](const float* row, Partials& room) INLINE {
+        PerThread<float> sum;
+        apart(block, [&](int t) INLINE {
+            float s = 0;
+            for (uint32_t i = t; i < p.len; i += block.threads) s = fmaf(row[i], row[i], s);
+            sum[t] = s;
+        });
+        return block_sum(block, sum, room);
+    };
+    float scale_a = 1, scale_b = 1, total = sum_of(a, rooms.a);
+    const auto given = [&](uint32_t i) INLINE { return b ? fmaf(a[i] * scale_a, p.a_weight[i], b[i] * scale_b * p.b_weight[i]) : a[i]; };
+    if (b) {
+        scale_a = scale_of(total), scale_b = scale_of(sum_of(b, rooms.b));
+        PerThread<float> sum;
+        apart(block, [&](int t) INLINE {
+            float s = 0;
+            for (uint32_t i = t; i < p.len; i += block.threads) {
+                const float v = given(i);
+                s = fmaf(v, v, s);
+            }
+            sum[t] = s;
+        });
+        total = block_sum(block, sum, rooms.both);
+    }
+    const float scale = scale_of(total);
+    apart(block, [&](int t) INLINE {
+        for (uint32_t i = t; i < p.len; i += block.threads) x[i] = fmaf(given(i) * scale, p.weight[i], x[i]) * p.factor;
+    });
+}
+
+DEVICE void soft_cap_block(const Block& block, const SoftCap& p) {
+    apart(block, [&](int t) INLINE {
+        const uint32_t i = block.x * block.threads + t;
+        if (i >= p.len) return;
+        const float v = p.x[i];
+        // All exponent bits set: it tells of damage.
+        if ((float_bits(v) & 0x7f800000) != 0x7f800000) p.x[i] = p.cap * tanhf(v / p.cap);
+    });
+}
+
 DEVICE void gather_block(const Block& block, const Gather& p) {
     const uint32_t token = block.y;
     apart(block, [&](int t) INLINE {
@@ -99,13 +149,13 @@ DEVICE void gather_block(const Block& block, const Gather& p) {
     });
 }
 
-DEVICE void swiglu_block(const Block& block, const SwiGlu& p) {
+DEVICE void glu_block(const Block& block, const Glu& p) {
     const uint32_t token = block.y;
     apart(block, [&](int t) INLINE {
         const uint32_t i = block.x * block.threads + t;
         if (i >= p.len) return;
         const size_t at = (size_t)token * p.stride + i;
-        p.y[(size_t)token * p.len + i] = silu(p.gate[at]) * p.up[at];
+        p.y[(size_t)token * p.len + i] = activated(p.activation, p.gate[at], p.up[at]);
     });
 }
 

@@ -104,6 +104,7 @@ struct Route {
     uint32_t tokens, experts, top_k, renormalise;
     float scale;
     uint32_t pad;
+    float* factors;
 };
 
 struct ExpertsUp {
@@ -144,14 +145,14 @@ struct BiasedUp {
     ExpertsUp of;
     uint32_t* ids;
     float* bias;
-    uint32_t clamped, pad;
+    uint32_t activation, pad;
 };
 
 struct BiasedGroupedUp {
     GroupedUp of;
     uint32_t* experts;
     float* bias;
-    uint32_t clamped, pad;
+    uint32_t activation, pad;
 };
 
 struct RoutedBias {
@@ -167,9 +168,22 @@ struct Gather {
     uint32_t tokens, top_k, cols, y_stride;
 };
 
-struct SwiGlu {
+struct Glu {
     float *gate, *up, *y;
-    uint32_t tokens, len, stride, pad;
+    uint32_t tokens, len, stride, activation;
+};
+
+struct AddNormed {
+    float *a, *a_weight, *b, *b_weight, *weight, *x;
+    uint32_t rows, len, a_stride, b_stride, x_stride;
+    float eps, factor;
+    uint32_t pad;
+};
+
+struct SoftCap {
+    float* x;
+    uint32_t len;
+    float cap;
 };
 
 struct Add {

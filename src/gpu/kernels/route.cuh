@@ -104,6 +104,7 @@ DEVICE void route_block(const Block& block, const Route& p) {
             // llama.cpp's floor: the smallest normal f16.
             by = fmaxf(s, 6.1035156e-5f);
         }
-        for (uint32_t j = t; j < p.top_k; j += block.threads) p.weights[out + j] = row.chosen[j] / by * p.scale;
+        // Whoever put the id there is through: the last phase has ended.
+        for (uint32_t j = t; j < p.top_k; j += block.threads) p.weights[out + j] = row.chosen[j] / by * p.scale * (p.factors ? p.factors[p.ids[out + j]] : 1.0f);
     });
 }

@@ -1,13 +1,14 @@
 use super::*;
 use crate::gguf::GgmlType;
-use crate::gpu::params::{Attention, MatVec, SwiGlu};
+use crate::gpu::params::{Attention, Glu, MatVec};
 use crate::gpu::simulated::{Faults, Options, Simulated};
+use crate::kernels::rows::Activation;
 
 /// Small ones, as a model may ask for.
 fn cases() -> Vec<Case> {
     let (dims, heads) = ((64, 48), (4, 2));
     vec![
-        Case::SwiGlu,
+        Case::Glu { activation: Activation::SwiGlu },
         Case::ChunkAttention { dims, heads, position: 3, tokens: 9, splits: 1, gated: true },
         Case::Attention { wide: false, dims, heads, position: 3, tokens: 9, splits: 1, gated: true },
         Case::MatVec { types: [GgmlType::Q8_0, GgmlType::F32], tokens: 1, cols: 64, rows: 5, split: 0 },
@@ -59,7 +60,7 @@ fn what_has_passed_is_tried_once_per_gpu_driver_and_kernels() {
 fn a_wrong_kernel_is_named_with_the_gpu_the_driver_and_the_remedy_and_never_kept() {
     let folder = tempfile::tempdir().unwrap();
     let kept = Kept::new(&folder.path().join("proofs"));
-    for kernel in [SwiGlu::NAME, "join_splits", Attention::NAME, MatVec::NAME, MatVec::FEW] {
+    for kernel in [Glu::NAME, "join_splits", Attention::NAME, MatVec::NAME, MatVec::FEW] {
         for _ in 0..2 {
             let device = broken(Faults { wrong: Some(kernel), ..Faults::default() });
             let error = try_all(&device, Some(&kept), false).unwrap_err().to_string();
@@ -102,8 +103,12 @@ fn without_chunk_attention_its_sibling_does_the_same() {
 
 #[test]
 fn without_the_mailbox_tokens_go_layer_by_layer() {
-    let cases =
-        [Case::SwiGlu, Case::AwaitHost { words: 8, said: true }, Case::TellHost { words: 8 }, Case::AddAnswer { len: 8, missed: true }];
+    let cases = [
+        Case::Glu { activation: Activation::SwiGlu },
+        Case::AwaitHost { words: 8, said: true },
+        Case::TellHost { words: 8 },
+        Case::AddAnswer { len: 8, missed: true },
+    ];
     for kernel in [AwaitHost::NAME, TellHost::NAME, AddAnswer::NAME] {
         let device = broken(Faults { wrong: Some(kernel), ..Faults::default() });
         let proof = prove(&device, &cases, None, false, &mut |_, _| true).unwrap();

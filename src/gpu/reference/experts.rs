@@ -1,8 +1,9 @@
 //! Products with experts in slots.
 
-use super::{dot, sigmoid, silu, Host, Meaning, ReferenceError};
+use super::{activated, dot, silu, Host, Meaning, ReferenceError};
 use crate::gpu::params::{BiasedGroupedUp, BiasedUp, ExpertsDown, ExpertsUp, Group, GroupedDown, GroupedUp, RoutedBias};
 use crate::gpu::Address;
+use crate::kernels::rows::Activation;
 
 /// Where a matrix of the expert in `slot` begins.
 fn slot_at(slab: Address, slot: usize, slot_bytes: u64, at: u64) -> Address {
@@ -16,27 +17,23 @@ fn swiglu(_: u32, _: usize, gate: f64, up: f64) -> f64 {
     silu(gate) * up
 }
 
-/// Biases `[experts, 2, rows]`, of experts up to the last of `ids`.
+/// Biases `[experts, 2, rows]`, of experts up to the last of `ids`; empty: there are none.
 struct Biased {
     values: Vec<f32>,
     rows: usize,
-    clamped: bool,
+    activation: Activation,
 }
 
 impl Biased {
-    fn read(host: &Host<'_>, bias: Address, ids: &[u32], rows: u32, clamped: u32) -> Result<Self, ReferenceError> {
-        let (experts, rows) = (ids.iter().max().map_or(0, |id| *id as usize + 1), rows as usize);
-        Ok(Self { values: host.f32s("bias", bias, 0, experts * 2 * rows)?, rows, clamped: clamped != 0 })
+    fn read(host: &Host<'_>, bias: Address, ids: &[u32], rows: u32, activation: u32) -> Result<Self, ReferenceError> {
+        let experts = if bias.0 == 0 { 0 } else { ids.iter().max().map_or(0, |id| *id as usize + 1) };
+        let (rows, activation) = (rows as usize, host.activation(activation)?);
+        Ok(Self { values: host.f32s("bias", bias, 0, experts * 2 * rows)?, rows, activation })
     }
 
     fn join(&self, expert: u32, row: usize, gate: f64, up: f64) -> f64 {
-        let bias = |part: usize| f64::from(self.values[(expert as usize * 2 + part) * self.rows + row]);
-        let (gate, up) = (gate + bias(0), up + bias(1));
-        if !self.clamped {
-            return silu(gate) * up;
-        }
-        let (gate, up) = (gate.min(7.0), up.clamp(-7.0, 7.0));
-        gate * sigmoid(1.702 * gate) * (up + 1.0)
+        let bias = |part: usize| self.values.get((expert as usize * 2 + part) * self.rows + row).copied().map_or(0.0, f64::from);
+        activated(self.activation, gate + bias(0), up + bias(1))
     }
 }
 
@@ -49,7 +46,7 @@ impl Meaning for ExpertsUp {
 impl Meaning for BiasedUp {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         let ids: Vec<u32> = host.get("ids", self.ids, 0, self.of.pairs as usize)?;
-        let biased = Biased::read(host, self.bias, &ids, self.of.rows, self.clamped)?;
+        let biased = Biased::read(host, self.bias, &ids, self.of.rows, self.activation)?;
         self.of.mean_with(host, Some(&ids), &|expert, row, gate, up| biased.join(expert, row, gate, up))
     }
 }
@@ -134,7 +131,7 @@ impl Meaning for BiasedGroupedUp {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
         let of_tile: Vec<u32> = host.get("tile_group", self.of.tile_group, 0, self.of.tiles as usize)?;
         let ids = of_tile.iter().map(|&g| host.one("experts", self.experts, g as usize)).collect::<Result<Vec<u32>, _>>()?;
-        let biased = Biased::read(host, self.bias, &ids, self.of.rows, self.clamped)?;
+        let biased = Biased::read(host, self.bias, &ids, self.of.rows, self.activation)?;
         self.of.mean_with(host, Some(&ids), &|expert, row, gate, up| biased.join(expert, row, gate, up))
     }
 }

@@ -18,6 +18,7 @@ use super::device::Address;
 use super::params::{self, Kernel, Shape};
 use crate::gguf::GgmlType;
 use crate::kernels::dequantize;
+use crate::kernels::rows::Activation;
 use bytemuck::Pod;
 
 /// Memory that the addresses in parameters point to.
@@ -106,7 +107,9 @@ pub fn run(kernel: &str, shape: Shape, params: &[u8], memory: &mut dyn HostMemor
         BiasedGroupedUp,
         RoutedBias,
         Gather,
-        SwiGlu,
+        Glu,
+        AddNormed,
+        SoftCap,
         Add,
         Finite,
         AwaitHost,
@@ -147,6 +150,10 @@ impl Host<'_> {
         } else {
             Err(self.refuse(why.to_owned()))
         }
+    }
+
+    fn activation(&self, number: u32) -> Result<Activation, ReferenceError> {
+        Activation::of_number(number).ok_or_else(|| self.refuse(format!("no activation has the number {number}")))
     }
 
     fn outside(&self, field: &'static str, at: Address, bytes: usize) -> ReferenceError {
@@ -238,6 +245,21 @@ fn sigmoid(x: f64) -> f64 {
 
 fn silu(x: f64) -> f64 {
     x * sigmoid(x)
+}
+
+/// What a value of gate and one of up become, by the activation's number.
+fn activated(activation: Activation, gate: f64, up: f64) -> f64 {
+    match activation {
+        Activation::SwiGlu => silu(gate) * up,
+        Activation::Clamped => {
+            let (gate, up) = (gate.min(7.0), up.clamp(-7.0, 7.0));
+            gate * sigmoid(1.702 * gate) * (up + 1.0)
+        }
+        Activation::GeGlu => {
+            let z = std::f64::consts::FRAC_2_PI.sqrt() * (gate + 0.044_715 * gate.powi(3));
+            gate / 2.0 * (1.0 + z.tanh()) * up
+        }
+    }
 }
 
 /// Clamp to plus or minus `limit`; 0: not.

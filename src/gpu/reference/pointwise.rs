@@ -1,7 +1,7 @@
 //! Kernels that treat values or rows one by one.
 
-use super::{clamp, rms, silu, Host, Meaning, ReferenceError};
-use crate::gpu::params::{Add, Finite, GatedNorm, Gather, RmsNorm, SwiGlu};
+use super::{activated, clamp, rms, silu, Host, Meaning, ReferenceError};
+use crate::gpu::params::{Add, AddNormed, Finite, GatedNorm, Gather, Glu, RmsNorm, SoftCap};
 
 impl Meaning for RmsNorm {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
@@ -61,16 +61,51 @@ impl Meaning for Gather {
     }
 }
 
-impl Meaning for SwiGlu {
+impl Meaning for Glu {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
-        let len = self.len as usize;
+        let (len, activation) = (self.len as usize, host.activation(self.activation)?);
         for t in 0..self.tokens as usize {
             let gate = host.f32s("gate", self.gate, t * self.stride as usize, len)?;
             let up = host.f32s("up", self.up, t * self.stride as usize, len)?;
-            let y: Vec<f32> = gate.iter().zip(up).map(|(g, u)| (silu((*g).into()) * f64::from(u)) as f32).collect();
+            let y: Vec<f32> = gate.iter().zip(up).map(|(g, u)| activated(activation, (*g).into(), u.into()) as f32).collect();
             host.put("y", self.y, t * len, &y)?;
         }
         Ok(())
+    }
+}
+
+impl Meaning for AddNormed {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let (len, eps) = (self.len as usize, f64::from(self.eps));
+        let normed = |u: &[f64], weight: &[f32]| -> Vec<f64> {
+            let scale = 1.0 / (u.iter().map(|v| v * v).sum::<f64>() / u.len() as f64 + eps).sqrt();
+            u.iter().zip(weight).map(|(u, w)| u * scale * f64::from(*w)).collect()
+        };
+        let wide = |v: Vec<f32>| -> Vec<f64> { v.into_iter().map(f64::from).collect() };
+        let weight = host.f32s("weight", self.weight, 0, len)?;
+        for r in 0..self.rows as usize {
+            let mut u = wide(host.f32s("a", self.a, r * self.a_stride as usize, len)?);
+            if self.b.0 != 0 {
+                let b = wide(host.f32s("b", self.b, r * self.b_stride as usize, len)?);
+                u = normed(&u, &host.f32s("a_weight", self.a_weight, 0, len)?);
+                let b = normed(&b, &host.f32s("b_weight", self.b_weight, 0, len)?);
+                u.iter_mut().zip(b).for_each(|(u, b)| *u += b);
+            }
+            let at = r * self.x_stride as usize;
+            let x = host.f32s("x", self.x, at, len)?.into_iter().zip(normed(&u, &weight));
+            let x: Vec<f32> = x.map(|(x, y)| ((f64::from(x) + y) * f64::from(self.factor)) as f32).collect();
+            host.put("x", self.x, at, &x)?;
+        }
+        Ok(())
+    }
+}
+
+impl Meaning for SoftCap {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let cap = f64::from(self.cap);
+        let bent = |v: f32| if v.is_finite() { (cap * (f64::from(v) / cap).tanh()) as f32 } else { v };
+        let x: Vec<f32> = host.f32s("x", self.x, 0, self.len as usize)?.into_iter().map(bent).collect();
+        host.put("x", self.x, 0, &x)
     }
 }
 

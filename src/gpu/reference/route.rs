@@ -12,6 +12,7 @@ impl Meaning for Route {
         host.demand(k <= experts, "more experts to choose than there are")?;
         host.demand(self.experts <= Self::EXPERTS, "more experts than a block has room for")?;
         let table: Vec<i32> = if self.table.0 == 0 { Vec::new() } else { host.get("table", self.table, 0, experts)? };
+        let factors = if self.factors.0 == 0 { vec![1.0; experts] } else { host.f32s("factors", self.factors, 0, experts)? };
         for t in 0..self.tokens as usize {
             let row = host.f32s("scores", self.scores, t * experts, experts)?;
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -32,7 +33,8 @@ impl Meaning for Route {
                 let total = weights.iter().sum::<f64>().max(FLOOR);
                 weights.iter_mut().for_each(|w| *w /= total);
             }
-            let weights: Vec<f32> = weights.iter().map(|w| (w * f64::from(self.scale)) as f32).collect();
+            let weights: Vec<f32> =
+                weights.iter().zip(&ids).map(|(w, &i)| (w * f64::from(self.scale) * f64::from(factors[i])) as f32).collect();
             host.put("weights", self.weights, t * k, &weights)?;
             host.put("ids", self.ids, t * k, &ids.iter().map(|&i| i as u32).collect::<Vec<_>>())?;
             if !table.is_empty() {

@@ -3,7 +3,9 @@
 use super::cases::{named, numbers, one_row, slab, tiled, CLOSE};
 use super::{launch, Judge, Layout, Trial};
 use crate::gguf::GgmlType;
+use crate::gpu::device::Address;
 use crate::gpu::params::{BiasedGroupedUp, BiasedUp, ExpertsUp, Group, GroupedUp, Kernel, RoutedBias};
+use crate::kernels::rows::Activation;
 use crate::kernels::{dequantize, random_weights};
 use fastrand::Rng;
 
@@ -24,12 +26,8 @@ pub(super) fn routed_bias(r: &mut Rng, tokens: u32, top_k: u32, experts: u32, co
     })
 }
 
-fn words(clamped: bool) -> &'static str {
-    if clamped {
-        ", clamped"
-    } else {
-        ""
-    }
+fn words((activation, biased): (Activation, bool)) -> String {
+    format!(", {activation:?}{}", if biased { "" } else { ", no biases" })
 }
 
 /// Biases of gate and up, as large as their products.
@@ -38,9 +36,9 @@ fn biases(r: &mut Rng, experts: u32, inner: u32) -> Vec<f32> {
 }
 
 /// Activations whose products with random weights of these types have a deviation of [`CLAMPED`], if they are to be clamped.
-fn activations(r: &mut Rng, types: &[GgmlType], tokens: u32, hidden: u32, clamped: bool) -> Vec<f32> {
+fn activations(r: &mut Rng, types: &[GgmlType], tokens: u32, hidden: u32, activation: Activation) -> Vec<f32> {
     let mut x = numbers(r, (tokens * hidden) as usize);
-    if clamped {
+    if activation == Activation::Clamped {
         let widest = types.iter().map(|&ty| deviation(r, ty)).fold(0.0, f64::max);
         if widest > 0.0 {
             let by = (CLAMPED / (widest * f64::from(hidden).sqrt())) as f32;
@@ -60,7 +58,14 @@ fn deviation(r: &mut Rng, ty: GgmlType) -> f64 {
     (some.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / some.len() as f64).sqrt()
 }
 
-pub(super) fn up(r: &mut Rng, types: [GgmlType; 3], tokens: u32, (hidden, inner): (u32, u32), top_k: u32, clamped: bool) -> Trial {
+pub(super) fn up(
+    r: &mut Rng,
+    types: [GgmlType; 3],
+    tokens: u32,
+    (hidden, inner): (u32, u32),
+    top_k: u32,
+    joined: (Activation, bool),
+) -> Trial {
     let (pairs, experts) = (tokens * top_k, 6u32);
     let [gate_ty, up_ty, _] = types;
     let mut l = Layout::new();
@@ -69,11 +74,11 @@ pub(super) fn up(r: &mut Rng, types: [GgmlType; 3], tokens: u32, (hidden, inner)
     let slots = l.input("slots", &slots);
     let ids: Vec<u32> = (0..pairs).map(|p| (p * 5 + 2) % experts).collect();
     let ids = l.input("ids", &ids);
-    let bias = l.input("bias", &biases(r, experts, inner));
-    let x = l.input("x", &activations(r, &[gate_ty, up_ty], tokens, hidden, clamped));
+    let bias = joined.1.then(|| l.input("bias", &biases(r, experts, inner)));
+    let x = l.input("x", &activations(r, &[gate_ty, up_ty], tokens, hidden, joined.0));
     let up = one_row(gate_ty == up_ty && crate::gpu::params::tiled(gate_ty.number(), hidden));
     let mid = l.output("inner", (pairs * inner) as usize, Judge::F32(up.max(2.0 * up - CLOSE)));
-    let about = format!("{}, {tokens} x {hidden}, {top_k} of {inner} inside{}", named(types), words(clamped));
+    let about = format!("{}, {tokens} x {hidden}, {top_k} of {inner} inside{}", named(types), words(joined));
     l.trial(BiasedUp::NAME, about, move |b| {
         let of = ExpertsUp {
             slab: slab.at.of(b),
@@ -92,11 +97,12 @@ pub(super) fn up(r: &mut Rng, types: [GgmlType; 3], tokens: u32, (hidden, inner)
             x_stride: hidden,
             pad: 0,
         };
-        vec![launch(BiasedUp { of, ids: ids.of(b), bias: bias.of(b), clamped: clamped.into(), pad: 0 })]
+        let bias = bias.map_or(Address::NONE, |at| at.of(b));
+        vec![launch(BiasedUp { of, ids: ids.of(b), bias, activation: joined.0.number(), pad: 0 })]
     })
 }
 
-pub(super) fn grouped_up(r: &mut Rng, types: [GgmlType; 3], (hidden, inner): (u32, u32), clamped: bool) -> Trial {
+pub(super) fn grouped_up(r: &mut Rng, types: [GgmlType; 3], (hidden, inner): (u32, u32), joined: (Activation, bool)) -> Trial {
     let tokens = 83u32;
     let [gate_ty, up_ty, _] = types;
     let mut l = Layout::new();
@@ -107,10 +113,10 @@ pub(super) fn grouped_up(r: &mut Rng, types: [GgmlType; 3], (hidden, inner): (u3
     let mut order: Vec<u32> = (0..tokens).collect();
     r.shuffle(&mut order);
     let token_of = l.input("token_of", &order);
-    let bias = l.input("bias", &biases(r, 5, inner));
-    let x = l.input("x", &activations(r, &[gate_ty, up_ty], tokens, hidden, clamped));
+    let bias = joined.1.then(|| l.input("bias", &biases(r, 5, inner)));
+    let x = l.input("x", &activations(r, &[gate_ty, up_ty], tokens, hidden, joined.0));
     let mid = l.output("inner", (tokens * inner) as usize, Judge::F32(2.0 * tiled(gate_ty).max(tiled(up_ty))));
-    let about = format!("{}, {tokens} x {hidden}{}", named(types), words(clamped));
+    let about = format!("{}, {tokens} x {hidden}{}", named(types), words(joined));
     l.trial(BiasedGroupedUp::NAME, about, move |b| {
         let of = GroupedUp {
             slab: slab.at.of(b),
@@ -130,6 +136,7 @@ pub(super) fn grouped_up(r: &mut Rng, types: [GgmlType; 3], (hidden, inner): (u3
             up_ty: up_ty.number(),
             x_stride: hidden,
         };
-        vec![launch(BiasedGroupedUp { of, experts: experts.of(b), bias: bias.of(b), clamped: clamped.into(), pad: 0 })]
+        let bias = bias.map_or(Address::NONE, |at| at.of(b));
+        vec![launch(BiasedGroupedUp { of, experts: experts.of(b), bias, activation: joined.0.number(), pad: 0 })]
     })
 }

@@ -4,9 +4,11 @@ use super::cases;
 use super::Trial;
 use crate::gguf::GgmlType;
 use crate::gpu::params::{
-    self, Add, AddAnswer, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsUp, Finite,
-    GatedNorm, Gather, GroupedUp, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, SwiGlu, TellHost, WindowAttention,
+    self, Add, AddAnswer, AddNormed, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsUp,
+    Finite, GatedNorm, Gather, Glu, GroupedUp, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, SoftCap, TellHost,
+    WindowAttention,
 };
+use crate::kernels::rows::Activation;
 use crate::kernels::supported;
 use fastrand::Rng;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -25,7 +27,16 @@ pub enum Case {
     Finite {
         broken: bool,
     },
-    SwiGlu,
+    Glu {
+        activation: Activation,
+    },
+    /// A second result goes through a norm beside the first, or there is none.
+    AddNormed {
+        rows: u32,
+        len: u32,
+        beside: bool,
+    },
+    SoftCap,
     Gather,
     Norm {
         rows: u32,
@@ -34,6 +45,11 @@ pub enum Case {
         limit: bool,
     },
     NormInPlace,
+    /// Pieces of rows of a wider matrix that go elsewhere in it.
+    NormOfPieces {
+        pieces: u32,
+        len: u32,
+    },
     GatedNorm {
         dim: u32,
         reordered: bool,
@@ -42,6 +58,8 @@ pub enum Case {
         experts: u32,
         top_k: u32,
         renormalise: bool,
+        /// Weights have a factor of their expert.
+        factors: bool,
     },
     Rotate {
         /// The caches are of f32.
@@ -130,13 +148,16 @@ pub enum Case {
         hidden: u32,
         top_k: u32,
         inner: u32,
-        clamped: bool,
+        activation: Activation,
+        /// There are biases.
+        biased: bool,
     },
     BiasedGroupedUp {
         types: [GgmlType; 3],
         hidden: u32,
         inner: u32,
-        clamped: bool,
+        activation: Activation,
+        biased: bool,
     },
     RoutedBias {
         tokens: u32,
@@ -167,9 +188,11 @@ impl Case {
         match self {
             Self::Add => Add::NAME,
             Self::Finite { .. } => Finite::NAME,
-            Self::SwiGlu => SwiGlu::NAME,
+            Self::Glu { .. } => Glu::NAME,
+            Self::AddNormed { .. } => AddNormed::NAME,
+            Self::SoftCap => SoftCap::NAME,
             Self::Gather => Gather::NAME,
-            Self::Norm { .. } | Self::NormInPlace => RmsNorm::NAME,
+            Self::Norm { .. } | Self::NormInPlace | Self::NormOfPieces { .. } => RmsNorm::NAME,
             Self::GatedNorm { .. } => GatedNorm::NAME,
             Self::Route { .. } => Route::NAME,
             Self::Rotate { .. } => Rotate::NAME,
@@ -212,18 +235,25 @@ impl Case {
 /// of seconds for the reference.
 #[must_use]
 pub fn all(scale: u32) -> Vec<Case> {
-    let mut out = vec![Case::Add, Case::Finite { broken: false }, Case::Finite { broken: true }, Case::SwiGlu, Case::Gather];
+    let mut out = vec![Case::Add, Case::Finite { broken: false }, Case::Finite { broken: true }, Case::Gather, Case::SoftCap];
+    out.extend(ACTIVATIONS.map(|activation| Case::Glu { activation }));
+    out.extend([(1, 2816, true), (3, 700, true), (5, 515, false)].map(|(rows, len, beside)| Case::AddNormed { rows, len, beside }));
     out.extend([(1, 2048, false), (5, 100, true)].map(|(rows, len, limit)| Case::Norm { rows, len, limit }));
     out.push(Case::NormInPlace);
+    out.extend([(8, 256), (3, 50)].map(|(pieces, len)| Case::NormOfPieces { pieces, len }));
     out.extend([false, true].map(|reordered| Case::GatedNorm { dim: 128, reordered }));
-    let routes = [(128, 8, true), (256, 8, false), (64, 6, true), (7, 7, true)];
-    out.extend(routes.map(|(experts, top_k, renormalise)| Case::Route { experts, top_k, renormalise }));
+    let routes = [(128, 8, true, false), (256, 8, false, false), (64, 6, true, false), (7, 7, true, true), (128, 8, true, true)];
+    out.extend(routes.map(|(experts, top_k, renormalise, factors)| Case::Route { experts, top_k, renormalise, factors }));
     for wide in [false, true] {
-        let heads = [((128, 128), 64, true), ((256, 256), 32, true), ((64, 48), 24, false)];
+        let heads = [((128, 128), 64, true), ((256, 256), 32, true), ((64, 48), 24, false), ((512, 512), 256, true)];
         out.extend(heads.map(|(dims, half, norms)| Case::Rotate { wide, dims, half, norms }));
-        for (dims, position, tokens, splits, gated) in
-            [((128, 128), 0, 1, 1, false), ((128, 128), 200, 3, 4, true), ((256, 256), 37, 1, 8, true), ((64, 48), 99, 17, 3, false)]
-        {
+        for (dims, position, tokens, splits, gated) in [
+            ((128, 128), 0, 1, 1, false),
+            ((128, 128), 200, 3, 4, true),
+            ((256, 256), 37, 1, 8, true),
+            ((64, 48), 99, 17, 3, false),
+            ((512, 512), 150, 2, 3, false),
+        ] {
             out.push(Case::Attention { wide, dims, heads: (8, 2), position, tokens, splits, gated });
         }
     }
@@ -265,7 +295,10 @@ pub fn all(scale: u32) -> Vec<Case> {
     out
 }
 
-/// What gpt-oss adds.
+/// All of them.
+const ACTIVATIONS: [Activation; 3] = [Activation::SwiGlu, Activation::Clamped, Activation::GeGlu];
+
+/// What gpt-oss and Gemma add.
 fn biased() -> Vec<Case> {
     let mut out = vec![Case::RoutedBias { tokens: 5, top_k: 4, experts: 9, cols: 700 }];
     for wide in [false, true] {
@@ -282,8 +315,11 @@ fn biased() -> Vec<Case> {
     // A type of blocks of 32 whose rows are no multiple of 256, floats, and one that goes in tiles.
     for (ty, hidden, inner) in [(GgmlType::MXFP4, 2880, 96), (GgmlType::F16, 100, 52), (GgmlType::Q4K, 1280, 256)] {
         let types = [ty, ty, ty];
-        out.extend([(1, true), (3, false)].map(|(tokens, clamped)| Case::BiasedUp { types, tokens, hidden, top_k: 4, inner, clamped }));
-        out.extend([true, false].map(|clamped| Case::BiasedGroupedUp { types, hidden, inner, clamped }));
+        for (activation, biased) in [(Activation::Clamped, true), (Activation::SwiGlu, true), (Activation::GeGlu, false)] {
+            let tokens = if activation == Activation::SwiGlu { 3 } else { 1 };
+            out.push(Case::BiasedUp { types, tokens, hidden, top_k: 4, inner, activation, biased });
+            out.push(Case::BiasedGroupedUp { types, hidden, inner, activation, biased });
+        }
     }
     out
 }

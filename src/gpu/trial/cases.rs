@@ -3,12 +3,13 @@
 use super::biased;
 use super::case::{Case, Dims, Heads};
 use super::mailbox;
+use super::pointwise;
 use super::{launch, At, Judge, Layout, Trial};
 use crate::gguf::GgmlType;
 use crate::gpu::device::Address;
 use crate::gpu::params::{
-    self, Add, Attention, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Finite, GatedNorm, Gather, Group, GroupedDown,
-    GroupedUp, JoinSplits, JoinSunk, Kernel, MatJob, MatMul, MatVec, RmsNorm, Rotate, Route, SwiGlu, WindowAttention,
+    self, Attention, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Group, GroupedDown, GroupedUp, JoinSplits, JoinSunk,
+    Kernel, MatJob, MatMul, MatVec, Rotate, Route, WindowAttention,
 };
 use crate::kernels::random_weights;
 use fastrand::Rng;
@@ -43,14 +44,17 @@ pub(super) fn one_row(tiled: bool) -> f64 {
 /// The case's trial, with data drawn from `r`.
 pub(super) fn trial(case: &Case, r: &mut Rng) -> Trial {
     match *case {
-        Case::Add => add(r),
-        Case::Finite { broken } => finite(r, broken),
-        Case::SwiGlu => swiglu(r),
-        Case::Gather => gather(r),
-        Case::Norm { rows, len, limit } => rms_norm(r, rows, len, if limit { 0.5 } else { 0.0 }),
-        Case::NormInPlace => rms_in_place(r),
-        Case::GatedNorm { dim, reordered } => gated_norm(r, dim, reordered.then_some([2, 0, 3, 1])),
-        Case::Route { experts, top_k, renormalise } => route(r, experts, top_k, renormalise),
+        Case::Add => pointwise::add(r),
+        Case::Finite { broken } => pointwise::finite(r, broken),
+        Case::Glu { activation } => pointwise::glu(r, activation),
+        Case::AddNormed { rows, len, beside } => pointwise::add_normed(r, rows, len, beside),
+        Case::SoftCap => pointwise::soft_cap(r),
+        Case::Gather => pointwise::gather(r),
+        Case::Norm { rows, len, limit } => pointwise::rms_norm(r, rows, len, if limit { 0.5 } else { 0.0 }),
+        Case::NormInPlace => pointwise::rms_in_place(r),
+        Case::NormOfPieces { pieces, len } => pointwise::rms_of_pieces(r, pieces, len),
+        Case::GatedNorm { dim, reordered } => pointwise::gated_norm(r, dim, reordered.then_some([2, 0, 3, 1])),
+        Case::Route { experts, top_k, renormalise, factors } => route(r, experts, top_k, renormalise, factors),
         Case::Rotate { wide, dims, half, norms } => rotate(r, wide, dims, half, norms),
         Case::Attention { wide, dims, heads, position, tokens, splits, gated } => {
             attention(r, wide, dims, heads, position, tokens, splits, gated, None)
@@ -69,8 +73,12 @@ pub(super) fn trial(case: &Case, r: &mut Rng) -> Trial {
             attention(r, wide, dims, heads, position, tokens, splits, false, Some(window))
         }
         Case::RoutedBias { tokens, top_k, experts, cols } => biased::routed_bias(r, tokens, top_k, experts, cols),
-        Case::BiasedUp { types, tokens, hidden, top_k, inner, clamped } => biased::up(r, types, tokens, (hidden, inner), top_k, clamped),
-        Case::BiasedGroupedUp { types, hidden, inner, clamped } => biased::grouped_up(r, types, (hidden, inner), clamped),
+        Case::BiasedUp { types, tokens, hidden, top_k, inner, activation, biased } => {
+            biased::up(r, types, tokens, (hidden, inner), top_k, (activation, biased))
+        }
+        Case::BiasedGroupedUp { types, hidden, inner, activation, biased } => {
+            biased::grouped_up(r, types, (hidden, inner), (activation, biased))
+        }
         Case::AwaitHost { words, said } => mailbox::await_host(r, words, said),
         Case::TellHost { words } => mailbox::tell_host(r, words),
         Case::AddAnswer { len, missed } => mailbox::add_answer(r, len, missed),
@@ -85,99 +93,7 @@ fn weights(r: &mut Rng, ty: GgmlType, rows: u32, cols: u32) -> Vec<u8> {
     random_weights(ty, rows as usize * cols as usize, r)
 }
 
-fn add(r: &mut Rng) -> Trial {
-    let mut l = Layout::new();
-    let (x, y) = (l.input("x", &numbers(r, 1000)), l.changed("y", &numbers(r, 1000), CLOSE));
-    l.trial(Add::NAME, "1000 values".into(), move |b| vec![launch(Add { x: x.of(b), y: y.of(b), len: 1000, pad: 0 })])
-}
-
-fn finite(r: &mut Rng, broken: bool) -> Trial {
-    let mut l = Layout::new();
-    let mut x = numbers(r, 5000);
-    if broken {
-        x[4321] = f32::INFINITY;
-    }
-    let (x, flag) = (l.input("x", &x), l.input("flag", &[0u32]));
-    let about = if broken { "one infinite among 5000" } else { "5000 finite" };
-    l.trial(Finite::NAME, about.into(), move |b| vec![launch(Finite { x: x.of(b), flag: flag.of(b), len: 5000, pad: 0 })])
-}
-
-fn swiglu(r: &mut Rng) -> Trial {
-    let mut l = Layout::new();
-    let both = l.input("gate and up", &numbers(r, 3 * 1100));
-    let y = l.output("y", 3 * 500, Judge::F32(CLOSE));
-    l.trial(SwiGlu::NAME, "3 x 500".into(), move |b| {
-        let gate = both.of(b);
-        vec![launch(SwiGlu { gate, up: gate.plus(500 * 4), y: y.of(b), tokens: 3, len: 500, stride: 1100, pad: 0 })]
-    })
-}
-
-fn gather(r: &mut Rng) -> Trial {
-    let mut l = Layout::new();
-    let out = l.input("out", &numbers(r, 9 * 300));
-    let pair_of = l.input("pair_of", &[3u32, u32::MAX, 0, 8, 1, u32::MAX, 2, 7, 4, u32::MAX, u32::MAX, u32::MAX]);
-    let w = l.input("weights", &numbers(r, 12));
-    let y = l.changed("y", &numbers(r, 3 * 310), CLOSE);
-    l.trial(Gather::NAME, "3 x 300, 4 experts".into(), move |b| {
-        vec![launch(Gather {
-            out: out.of(b),
-            pair_of: pair_of.of(b),
-            weights: w.of(b),
-            y: y.of(b),
-            tokens: 3,
-            top_k: 4,
-            cols: 300,
-            y_stride: 310,
-        })]
-    })
-}
-
-fn rms_norm(r: &mut Rng, rows: u32, len: u32, limit: f32) -> Trial {
-    let mut l = Layout::new();
-    let n = (rows * len) as usize;
-    let (x, w, y) = (l.input("x", &numbers(r, n)), l.input("weight", &numbers(r, len as usize)), l.output("y", n, Judge::F32(CLOSE)));
-    l.trial(RmsNorm::NAME, format!("{rows} x {len}"), move |b| {
-        let (x, weight, y) = (x.of(b), w.of(b), y.of(b));
-        vec![launch(RmsNorm { x, weight, y, rows, pieces: 1, len, x_stride: len, x_piece: 0, y_stride: len, eps: 1e-6, limit })]
-    })
-}
-
-fn rms_in_place(r: &mut Rng) -> Trial {
-    let mut l = Layout::new();
-    let (x, w) = (l.changed("x", &numbers(r, 2 * 2048), CLOSE), l.input("weight", &numbers(r, 128)));
-    l.trial(RmsNorm::NAME, "2 x 16 heads in place".into(), move |b| {
-        let (x, weight) = (x.of(b), w.of(b));
-        vec![launch(RmsNorm {
-            x,
-            weight,
-            y: x,
-            rows: 2,
-            pieces: 16,
-            len: 128,
-            x_stride: 2048,
-            x_piece: 128,
-            y_stride: 2048,
-            eps: 1e-6,
-            limit: 0.0,
-        })]
-    })
-}
-
-fn gated_norm(r: &mut Rng, dim: u32, place: Option<[u32; 4]>) -> Trial {
-    let mut l = Layout::new();
-    let (one, gate_stride) = (dim as usize, 4 * dim + 88);
-    let (x, gate) = (l.input("x", &numbers(r, 3 * 4 * one)), l.input("gate", &numbers(r, 3 * gate_stride as usize)));
-    let (w, p) = (l.input("weight", &numbers(r, one)), l.input("place", &place.unwrap_or_default()));
-    let y = l.output("y", 3 * 4 * one, Judge::F32(CLOSE));
-    let about = format!("3 x 4 heads of {dim}{}", if place.is_some() { ", reordered" } else { "" });
-    l.trial(GatedNorm::NAME, about, move |b| {
-        let place = if place.is_some() { p.of(b) } else { Address::NONE };
-        let (x, gate, weight, y) = (x.of(b), gate.of(b), w.of(b), y.of(b));
-        vec![launch(GatedNorm { x, gate, weight, place, y, tokens: 3, heads: 4, dim, gate_stride, eps: 1e-6, pad: 0 })]
-    })
-}
-
-fn route(r: &mut Rng, experts: u32, top_k: u32, renormalise: bool) -> Trial {
+fn route(r: &mut Rng, experts: u32, top_k: u32, renormalise: bool, factors: bool) -> Trial {
     let mut l = Layout::new();
     let (n, pairs) = (experts as usize, 4 * top_k as usize);
     let mut scores = numbers(r, 4 * n);
@@ -190,7 +106,9 @@ fn route(r: &mut Rng, experts: u32, top_k: u32, renormalise: bool) -> Trial {
     let ids = l.put("ids", &vec![0xFF; pairs * 4], Judge::Same);
     let weights = l.output("weights", pairs, Judge::F32(CLOSE));
     let slots = l.put("slots", &vec![0xFE; pairs * 4], Judge::Same);
-    l.trial(Route::NAME, format!("{top_k} of {experts}"), move |b| {
+    let about = format!("{top_k} of {experts}{}", if factors { ", factors" } else { "" });
+    let factors = factors.then(|| l.input("factors", &numbers(r, n)));
+    l.trial(Route::NAME, about, move |b| {
         let (scores, table, ids, weights, slots) = (scores.of(b), table.of(b), ids.of(b), weights.of(b), slots.of(b));
         vec![launch(Route {
             scores,
@@ -204,6 +122,7 @@ fn route(r: &mut Rng, experts: u32, top_k: u32, renormalise: bool) -> Trial {
             renormalise: renormalise.into(),
             scale: 1.5,
             pad: 0,
+            factors: factors.map_or(Address::NONE, |f| f.of(b)),
         })]
     })
 }

@@ -4,6 +4,7 @@
 use super::case::{Case, Dims, Heads};
 use crate::gguf::GgmlType;
 use crate::gpu::params::{Attention, ChunkAttention, Convolve, MatMul, MatVec};
+use crate::kernels::rows::Activation;
 
 /// What a model launches, in the words of the kernels. Order and repetition don't matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,14 +17,33 @@ pub struct Uses {
     pub attention: Vec<AttentionUse>,
     /// Gated delta nets.
     pub delta: Vec<DeltaUse>,
-    /// Routers: experts, experts per token, and whether the chosen weights are divided by their sum.
-    pub routers: Vec<(u32, u32, bool)>,
+    /// Routers.
+    pub routers: Vec<RouterUse>,
+    /// What gate and up become together in feed-forwards that every token uses.
+    pub dense: Vec<Activation>,
+    /// What halves of layers give is normalised before it is added.
+    pub joins: bool,
+    /// Logits are capped.
+    pub capped: bool,
     /// Routed experts.
     pub experts: Vec<ExpertUse>,
     /// Ranges into which the keys of one token are cut; of several tokens, as many in all, but at least one each.
     pub ranges: u32,
     /// Host and device speak while a token runs.
     pub mailbox: bool,
+}
+
+/// A router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterUse {
+    /// Experts to choose from.
+    pub experts: u32,
+    /// Experts per token.
+    pub top_k: u32,
+    /// The chosen weights are divided by their sum.
+    pub renormalise: bool,
+    /// Weights have a factor of their expert.
+    pub factors: bool,
 }
 
 /// Maps of one type and length of rows.
@@ -58,6 +78,8 @@ pub struct AttentionUse {
     pub head_norms: bool,
     /// Length of rows of queries and of keys that are normalised as a whole, if they are.
     pub row_norms: Option<(u32, u32)>,
+    /// Value heads are normalised.
+    pub value_norm: bool,
     /// Queries, keys and values are clamped.
     pub clamped: bool,
     /// Positions that a query sees, if not all.
@@ -88,8 +110,8 @@ pub struct ExpertUse {
     pub inner: u32,
     /// Experts per token.
     pub top_k: u32,
-    /// Experts have biases; whether their activation clamps.
-    pub biased: Option<bool>,
+    /// Experts that are not the plain ones: their activation, and whether they have biases.
+    pub joined: Option<(Activation, bool)>,
     /// What they give has biases: those of so many experts.
     pub routed_bias: Option<u32>,
 }
@@ -131,11 +153,17 @@ impl Uses {
             Case::Add,
             Case::Finite { broken: false },
             Case::Finite { broken: true },
-            Case::SwiGlu,
             Case::Gather,
             Case::Norm { rows: 3, len: self.hidden, limit: false },
         ];
-        if let Some(&(experts, top_k, _)) = self.routers.first().filter(|_| self.mailbox) {
+        out.extend(self.dense.iter().map(|&activation| Case::Glu { activation }));
+        if self.joins {
+            out.extend([true, false].map(|beside| Case::AddNormed { rows: 3, len: self.hidden, beside }));
+        }
+        if self.capped {
+            out.push(Case::SoftCap);
+        }
+        if let Some(&RouterUse { experts, top_k, .. }) = self.routers.first().filter(|_| self.mailbox) {
             out.extend([true, false].map(|said| Case::AwaitHost { words: experts, said }));
             out.push(Case::TellHost { words: 2 * top_k + self.hidden });
             out.extend([true, false].map(|missed| Case::AddAnswer { len: self.hidden, missed }));
@@ -147,7 +175,8 @@ impl Uses {
             out.extend([1, 19].map(|tokens| Case::DeltaRule { tokens, dims }));
             out.push(Case::GatedNorm { dim: dims.1, reordered });
         }
-        out.extend(self.routers.iter().map(|&(experts, top_k, renormalise)| Case::Route { experts, top_k, renormalise }));
+        let routers = self.routers.iter();
+        out.extend(routers.map(|&RouterUse { experts, top_k, renormalise, factors }| Case::Route { experts, top_k, renormalise, factors }));
         self.map_cases(&mut out);
         self.experts.iter().for_each(|e| expert_cases(e, &mut out));
         let mut seen = std::collections::HashSet::new();
@@ -160,6 +189,9 @@ impl Uses {
         if let Some((queries, keys)) = a.row_norms {
             out.push(Case::NormInPlace);
             out.extend([queries, keys].map(|len| Case::Norm { rows: 2, len, limit: a.clamped }));
+        }
+        if a.value_norm {
+            out.push(Case::NormOfPieces { pieces: a.heads.1.min(2), len: dims.1 });
         }
         out.push(Case::Rotate { wide, dims, half, norms: a.head_norms });
         if a.clamped {
@@ -219,7 +251,7 @@ impl Uses {
 }
 
 fn expert_cases(e: &ExpertUse, out: &mut Vec<Case>) {
-    let ExpertUse { types, hidden, inner, top_k, biased, routed_bias } = *e;
+    let ExpertUse { types, hidden, inner, top_k, joined, routed_bias } = *e;
     if let Some(experts) = routed_bias {
         out.push(Case::RoutedBias { tokens: 5, top_k, experts, cols: shorter(hidden) });
     }
@@ -228,9 +260,9 @@ fn expert_cases(e: &ExpertUse, out: &mut Vec<Case>) {
     out.push(few(1, short(hidden)));
     out.push(few(3, shorter(hidden)));
     out.push(Case::Grouped { types, hidden: shorter(hidden), inner, out: TILED_ROWS });
-    if let Some(clamped) = biased {
-        let few = |tokens, hidden| Case::BiasedUp { types, tokens, hidden, top_k, inner, clamped };
+    if let Some((activation, biased)) = joined {
+        let few = |tokens, hidden| Case::BiasedUp { types, tokens, hidden, top_k, inner, activation, biased };
         out.extend([few(1, short(hidden)), few(3, shorter(hidden))]);
-        out.push(Case::BiasedGroupedUp { types, hidden: shorter(hidden), inner, clamped });
+        out.push(Case::BiasedGroupedUp { types, hidden: shorter(hidden), inner, activation, biased });
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The schedule is that of a token that goes layer by layer. Its arithmetic, too, but that whatever is in no slot is computed on the host.
 
-use super::{mix, project, DeviceDecoder, DeviceLayer, DeviceMixer, Logits, ModelError, Pass, Recorded};
+use super::{mix, DeviceDecoder, DeviceLayer, DeviceMixer, Logits, ModelError, Pass, Recorded};
 use crate::experts::Experts;
 use crate::gpu::talk::Talk;
 use crate::gpu::{Device, GpuError, Lane};
@@ -56,22 +56,23 @@ impl DeviceDecoder {
             return Ok(Some(None));
         }
         let asks = self.foresees && experts.asks_routers();
-        let Self { device, embedding, rope, layers, norm, output, work, answered, talk, .. } = self;
+        let Self { device, embedding, rotation, layers, head, work, answered, talk, .. } = self;
         let device = &**device;
         let AnsweredToken { recorded, of, never, heard } = answered;
         let Some(talk) = talk else { return Ok(None) };
         if of.replace((slots, asks)) != Some((slots, asks)) {
             *recorded = Recorded::default();
         }
-        let pass = Pass { device, work, tokens: 1, seen: self.len + 1, x: work.x(1), h: work.h(1), half: rope.half(), again: true, asks };
+        let pass =
+            Pass { device, work, tokens: 1, seen: self.len + 1, x: work.x(1), h: work.h(1), halves: rotation.halves(), again: true, asks };
         let (named, known): (&Experts, &Talk) = (experts, talk);
         let recording = recorded.recording(&pass, &mut || {
             for layer in layers.iter_mut() {
-                let DeviceLayer { mixer_norm, mixer, ff_norm, feed_forward, .. } = layer;
-                mix(&pass, mixer_norm, mixer, ff_norm, None)?;
+                let DeviceLayer { mixer_norm, mixer, join, feed_forward, .. } = layer;
+                mix(&pass, mixer_norm, mixer, join, None)?;
                 feed_forward.answered(&pass, known, named)?;
             }
-            project(device, work, norm, output, pass.x, 1)?;
+            head.project(device, work, pass.x, 1)?;
             Ok(work.fetch(device, 1, false)?)
         });
         // Launch by launch the host might have to wait until the device, which waits for the host, has taken some.
@@ -85,7 +86,7 @@ impl DeviceDecoder {
             }
         }
         let turn = talk.next_turn();
-        work.begin(device, 1, self.len, turn, rope.angles(self.len, 1).table(), &mut |rows| embedding.fill(&[token], rows))?;
+        work.begin(device, 1, self.len, turn, &rotation.tables(self.len, 1), &mut |rows| embedding.fill(&[token], rows))?;
         let done = {
             let speaking = Speaking { device, talk };
             let queued = device.replay(recording).map_err(ModelError::from);

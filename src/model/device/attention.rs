@@ -15,10 +15,13 @@ pub(super) struct DeviceAttention {
     gated: bool,
     query: Map,
     key: Map,
-    value: Map,
+    /// `None`: what `key` gives is also the values.
+    value: Option<Map>,
     output: Map,
     query_norm: Option<Norm>,
     key_norm: Option<Norm>,
+    value_norm: Option<Norm>,
+    scale: f32,
     clamp: Option<f32>,
     window: Option<usize>,
     /// `[query heads]`
@@ -42,10 +45,12 @@ impl DeviceAttention {
             gated: layer.gated,
             query: Map::new(device, &layer.query)?,
             key: Map::new(device, &layer.key)?,
-            value: Map::new(device, layer.value.as_ref().unwrap_or(&layer.key))?,
+            value: layer.value.as_ref().map(|v| Map::new(device, v)).transpose()?,
             output: Map::new(device, &layer.output)?,
             query_norm: norm(&layer.query_norm)?,
             key_norm: norm(&layer.key_norm)?,
+            value_norm: norm(&layer.value_norm)?,
+            scale: layer.scale,
             clamp: layer.clamp,
             window: layer.window,
             sinks: layer.sinks.as_ref().map(|s| vector(device, s)).transpose()?,
@@ -59,17 +64,25 @@ impl DeviceAttention {
 
     /// Width of queries (and gates), keys and values side by side.
     fn width(&self) -> usize {
-        self.query.rows + self.key.rows + self.value.rows
+        self.query.rows + self.key.rows + self.heads.groups * self.heads.value_dim
     }
 
-    /// The rows of `h` are read, and the result is added to `x`.
-    pub(super) fn forward(&self, pass: &Pass<'_>) -> Result<(), ModelError> {
-        let Pass { device, work, tokens, half, .. } = *pass;
+    /// The rows of `h` are read, and the result goes to `to`.
+    pub(super) fn forward(&self, pass: &Pass<'_>, to: Target) -> Result<(), ModelError> {
+        let Pass { device, work, tokens, .. } = *pass;
+        let (angles, half) = pass.turn(self.window.is_some());
         let Heads { query, groups, key_dim, value_dim } = self.heads;
         let wide = work.wide(self.width());
         let (k, v) = (wide.right(self.query.rows), wide.right(self.query.rows + self.key.rows));
-        let maps = [(&self.query, Target::set(wide)), (&self.key, Target::set(k)), (&self.value, Target::set(v))];
+        let maps = [Some((&self.query, wide)), Some((&self.key, k)), self.value.as_ref().map(|value| (value, v))];
+        let maps: Vec<_> = maps.into_iter().flatten().map(|(map, rows)| (map, Target::set(rows))).collect();
         apply(device, pass.h, tokens, &maps)?;
+        // Values that are keys are those before anything is done to them.
+        let raw = if self.value.is_some() { v } else { k };
+        let v = match &self.value_norm {
+            Some(norm) => norm.apply_pieces(device, raw, v, tokens, groups, self.clamp).map(|()| v)?,
+            None => raw,
+        };
 
         // A norm as long as a head belongs to each head; a longer one to the whole row.
         let whole = |norm: &Option<Norm>, x: Rows| -> Result<Address, ModelError> {
@@ -89,7 +102,7 @@ impl DeviceAttention {
             v: v.at,
             q_norm,
             k_norm,
-            angles: work.angles(),
+            angles,
             q_out: queries.at,
             keys: self.keys.address(),
             values: self.values.address(),
@@ -108,7 +121,7 @@ impl DeviceAttention {
             v_stride: wide.stride as u32,
             eps: self.query_norm.as_ref().or(self.key_norm.as_ref()).map_or(0.0, |n| n.eps),
             limit: if clamped_before { 0.0 } else { limit },
-            limit_v: limit,
+            limit_v: if self.value_norm.is_some() { 0.0 } else { limit },
             pad: 0,
         };
         launch(device, &rotate, &[])?;
@@ -131,7 +144,7 @@ impl DeviceAttention {
             gate_stride: wide.stride as u32,
             gate_head: 2 * key_dim as u32,
         };
-        let scale = 1.0 / (key_dim as f32).sqrt();
+        let scale = self.scale;
         if tiled {
             let attention = ChunkAttention {
                 q: queries.at,
@@ -182,6 +195,6 @@ impl DeviceAttention {
             None if tiled && splits == 1 => {}
             None => launch(device, &join, &[])?,
         }
-        apply(device, out, tokens, &[(&self.output, Target::add(pass.x))])
+        apply(device, out, tokens, &[(&self.output, to)])
     }
 }

@@ -204,8 +204,8 @@ impl DeviceDeltaNet {
         self.len += tokens;
     }
 
-    /// The rows of `h` are read, and the result is added to `x`. The state moves on by these tokens; [`DeviceDeltaNet::advance`] counts them.
-    pub(super) fn forward(&mut self, pass: &Pass<'_>) -> Result<(), ModelError> {
+    /// The rows of `h` are read, and the result goes to `to`. The state moves on by these tokens; [`DeviceDeltaNet::advance`] counts them.
+    pub(super) fn forward(&mut self, pass: &Pass<'_>, to: Target) -> Result<(), ModelError> {
         let Pass { device, work, tokens, .. } = *pass;
         let DeltaHeads { keys, values, key_dim, value_dim } = self.heads;
         let (channels, inner) = (self.heads.channels(), self.inner());
@@ -277,7 +277,7 @@ impl DeviceDeltaNet {
             pad: 0,
         };
         launch(device, &norm, &[])?;
-        apply(device, normed, tokens, &[(&self.output, Target::add(pass.x))])
+        apply(device, normed, tokens, &[(&self.output, to)])
     }
 
     /// See [`DeltaNet::mark`].

@@ -1,26 +1,34 @@
 //! Dense feed-forwards, shared experts and routing on the device. The routed experts themselves are the slots' business.
 
+use super::super::decoder::After;
+use super::super::dense_and_routed::DenseAndRouted;
 use super::super::feed_forward::{Dense, FeedForward};
-use super::super::router::Gating;
+use super::super::linear::Linear;
+use super::super::norm::RmsNorm;
+use super::super::router::{Gating, Router};
 use super::super::ModelError;
-use super::map::{apply, apply_gated, takes_gate, vector, Map, Rows, Target};
+use super::join::{Beside, Join};
+use super::map::{apply, apply_gated, takes_gate, vector, Map, Norm, Rows, Target};
 use super::workspace::{Choice, Workspace};
 use super::{Pass, Recorded};
 use crate::experts::tier::DeviceRows;
 use crate::experts::{Experts, Routing};
-use crate::gpu::params::{launch, Finite, Route, RoutedBias, SwiGlu};
+use crate::gpu::params::{launch, Finite, Glu, Route, RoutedBias};
 use crate::gpu::talk::Talk;
 use crate::gpu::{Address, Device, Lane, Memory};
+use crate::kernels::rows::Activation;
 
 struct DeviceDense {
     gate: Map,
     up: Map,
     down: Map,
+    activation: Activation,
 }
 
 impl DeviceDense {
     fn new(device: &dyn Device, dense: &Dense) -> Result<Self, ModelError> {
-        Ok(Self { gate: Map::new(device, &dense.gate)?, up: Map::new(device, &dense.up)?, down: Map::new(device, &dense.down)? })
+        let map = |linear| Map::new(device, linear);
+        Ok(Self { gate: map(&dense.gate)?, up: map(&dense.up)?, down: map(&dense.down)?, activation: dense.activation })
     }
 
     fn ff(&self) -> usize {
@@ -40,24 +48,24 @@ impl DeviceDense {
         [Some(&self.gate), Some(&self.up), weight].into_iter().zip(places).filter_map(|(map, target)| map.map(|m| (m, target)))
     }
 
-    /// `x += sigmoid(weight h) * down(silu(gate h) * up h)`, without the weight if there is none.
-    fn forward(&self, pass: &Pass<'_>, weight: Option<&Map>) -> Result<(), ModelError> {
-        apply(pass.device, pass.h, pass.tokens, &self.first(pass.work, weight).collect::<Vec<_>>())?;
-        self.second(pass, weight)
+    /// `sigmoid(weight h) * down(f(gate h, up h))` of the rows `h`, without the weight if there is none, `to` where it is wanted.
+    fn forward(&self, pass: &Pass<'_>, h: Rows, weight: Option<&Map>, to: Target) -> Result<(), ModelError> {
+        apply(pass.device, h, pass.tokens, &self.first(pass.work, weight).collect::<Vec<_>>())?;
+        self.second(pass, weight, to)
     }
 
     /// What follows those.
-    fn second(&self, pass: &Pass<'_>, weight: Option<&Map>) -> Result<(), ModelError> {
+    fn second(&self, pass: &Pass<'_>, weight: Option<&Map>, to: Target) -> Result<(), ModelError> {
         let Pass { device, work, tokens, .. } = *pass;
         let ff = self.ff();
         let [wide, up, scale] = self.places(work, weight);
-        let target = Target { scale: weight.map(|_| scale), ..Target::add(pass.x) };
-        if takes_gate(&self.down, tokens) {
+        let target = Target { scale: weight.map(|_| scale), ..to };
+        if self.activation == Activation::SwiGlu && takes_gate(&self.down, tokens) {
             return apply_gated(device, up, Some(wide), tokens, &[(&self.down, target)]);
         }
         let inner = work.middle(ff);
-        let (count, len, stride) = (tokens as u32, ff as u32, wide.stride as u32);
-        launch(device, &SwiGlu { gate: wide.at, up: up.at, y: inner.at, tokens: count, len, stride, pad: 0 }, &[])?;
+        let (count, len, stride, activation) = (tokens as u32, ff as u32, wide.stride as u32, self.activation.number());
+        launch(device, &Glu { gate: wide.at, up: up.at, y: inner.at, tokens: count, len, stride, activation }, &[])?;
         apply(device, inner, tokens, &[(&self.down, target)])
     }
 }
@@ -69,39 +77,82 @@ pub(super) enum DeviceFeedForward {
 }
 
 /// Every token uses all of it.
-pub(super) struct DeviceDenseOnly(DeviceDense);
+pub(super) struct DeviceDenseOnly {
+    norm: Norm,
+    dense: DeviceDense,
+    join: Join,
+}
 
-/// A router, and the expert that every token uses, if there is one.
+impl DeviceDenseOnly {
+    fn forward(&self, pass: &Pass<'_>) -> Result<(), ModelError> {
+        self.norm.apply(pass.device, pass.x, pass.h, pass.tokens, None)?;
+        self.dense.forward(pass, pass.h, None, self.join.target(pass))?;
+        self.join.finish(pass, None)
+    }
+}
+
+/// What every token uses beside the routed experts.
+enum Common {
+    Nothing,
+    /// An expert that is weighed by a map of its own. It reads what the router reads, and adds to the stream as the routed ones do.
+    Shared(Map, DeviceDense),
+    /// A dense feed-forward. It, the router and the experts read the stream through norms of their own, and so does what they give get there.
+    Dense(Box<DenseBeside>),
+}
+
+/// See [`super::super::dense_and_routed`].
+struct DenseBeside {
+    norm: Norm,
+    dense: DeviceDense,
+    experts_norm: Norm,
+    dense_norm: Norm,
+    routed_norm: Norm,
+    join: Join,
+}
+
+/// A router, and what every token uses beside the experts.
 pub(super) struct DeviceMoe {
+    /// Before the router.
+    norm: Norm,
     scores: Map,
+    /// `[experts]`: see [`Router::with_factors`].
+    factors: Option<Memory>,
     /// The routers of the next layers; see [`super::super::early`].
     early: Option<Map>,
     gating: Gating,
     index: usize,
     /// `[experts, hidden]`
     bias: Option<Memory>,
-    shared: Option<(Map, DeviceDense)>,
+    common: Common,
 }
 
 impl DeviceFeedForward {
-    /// `file` is for messages.
-    pub(super) fn new(device: &dyn Device, layer: &FeedForward, file: &str) -> Result<Self, ModelError> {
+    /// `norm`: before it. `after`: what the layer does with the result.
+    pub(super) fn new(device: &dyn Device, layer: &FeedForward, norm: &RmsNorm, after: &After) -> Result<Self, ModelError> {
+        let join = || Join::new(device, after.ff_norm.as_ref(), after.scale);
         Ok(match layer {
-            FeedForward::DenseAndRouted(_) => {
-                let what = "experts beside a dense feed-forward have no GPU kernels yet";
-                return Err(ModelError::NotOnDevice { file: file.to_owned(), what });
+            FeedForward::Dense(dense) => {
+                let (norm, dense) = (Norm::new(device, norm)?, DeviceDense::new(device, dense)?);
+                Self::Dense(Box::new(DeviceDenseOnly { norm, dense, join: join()? }))
             }
-            FeedForward::Dense(dense) => Self::Dense(Box::new(DeviceDenseOnly(DeviceDense::new(device, dense)?))),
             FeedForward::Moe { router, index, bias, shared, early } => {
-                let (scores, gating) = router.parts();
-                let early = early.as_ref().map(|e| Map::new(device, e)).transpose()?;
-                let shared = shared.as_ref().map(|s| -> Result<_, ModelError> {
-                    let (weight, expert) = s.parts();
-                    Ok((Map::new(device, weight)?, DeviceDense::new(device, expert)?))
-                });
-                let shared = shared.transpose()?;
-                let bias = bias.as_ref().map(|b| vector(device, b)).transpose()?;
-                Self::Moe(Box::new(DeviceMoe { scores: Map::new(device, scores)?, early, gating, index: *index, bias, shared }))
+                let common = match shared.as_ref().map(|s| s.parts()) {
+                    None => Common::Nothing,
+                    Some((weight, expert)) => Common::Shared(Map::new(device, weight)?, DeviceDense::new(device, expert)?),
+                };
+                Self::Moe(Box::new(DeviceMoe::new(device, norm, router, *index, bias.as_deref(), early.as_ref(), common)?))
+            }
+            FeedForward::DenseAndRouted(both) => {
+                let DenseAndRouted { dense, dense_norm, router_norm, router, index, bias, experts_norm, routed_norm, early } = &**both;
+                let common = Common::Dense(Box::new(DenseBeside {
+                    norm: Norm::new(device, norm)?,
+                    dense: DeviceDense::new(device, dense)?,
+                    experts_norm: Norm::new(device, experts_norm)?,
+                    dense_norm: Norm::new(device, dense_norm)?,
+                    routed_norm: Norm::new(device, routed_norm)?,
+                    join: join()?,
+                }));
+                Self::Moe(Box::new(DeviceMoe::new(device, router_norm, router, *index, bias.as_deref(), early.as_ref(), common)?))
             }
         })
     }
@@ -119,13 +170,16 @@ impl DeviceFeedForward {
         }
     }
 
-    /// What needs nothing of the host: all of a dense feed-forward; else the routing, on its way to the host. The rows of `h` are read, and the
-    /// result is added to `x`.
+    /// What needs nothing of the host: all of a dense feed-forward; else the routing, on its way to the host. The stream `x` is read, and the
+    /// result is added to it.
     pub(super) fn begin(&self, pass: &Pass<'_>, table: Address) -> Result<(), ModelError> {
         match self {
-            Self::Dense(dense) => dense.0.forward(pass, None),
+            Self::Dense(dense) => dense.forward(pass),
             Self::Moe(moe) => {
-                moe.route(pass, table, pass.work.choice(pass.tokens), moe.asked(pass))?;
+                let read = moe.read(pass)?;
+                moe.score(pass, read, moe.asked(pass))?;
+                moe.choose(pass, table, pass.work.choice(pass.tokens))?;
+                moe.prepare(pass)?;
                 Ok(pass.work.fetch_routing(pass.device, pass.tokens, moe.scores_asked(pass))?)
             }
         }
@@ -139,11 +193,11 @@ impl DeviceFeedForward {
         }
     }
 
-    /// All of it, for a token whose experts are all in slots. The rows of `h` are read, and the result is added to `x`. Only launches;
+    /// All of it, for a token whose experts are all in slots. The stream `x` is read, and the result is added to it. Only launches;
     /// [`DeviceFeedForward::tick`] follows when the token is over.
     pub(super) fn whole(&self, pass: &Pass<'_>, table: Address, experts: &Experts) -> Result<(), ModelError> {
         match self {
-            Self::Dense(dense) => dense.0.forward(pass, None),
+            Self::Dense(dense) => dense.forward(pass),
             Self::Moe(moe) => moe.whole(pass, table, experts),
         }
     }
@@ -151,7 +205,7 @@ impl DeviceFeedForward {
     /// The same for a token that the host answers while it runs; [`DeviceFeedForward::answer`] follows.
     pub(super) fn answered(&self, pass: &Pass<'_>, talk: &Talk, experts: &Experts) -> Result<(), ModelError> {
         match self {
-            Self::Dense(dense) => dense.0.forward(pass, None),
+            Self::Dense(dense) => dense.forward(pass),
             Self::Moe(moe) => moe.answered(pass, talk, experts),
         }
     }
@@ -173,6 +227,28 @@ impl DeviceFeedForward {
 }
 
 impl DeviceMoe {
+    fn new(
+        device: &dyn Device,
+        norm: &RmsNorm,
+        router: &Router,
+        index: usize,
+        bias: Option<&[f32]>,
+        early: Option<&Linear>,
+        common: Common,
+    ) -> Result<Self, ModelError> {
+        let (scores, gating) = router.parts();
+        Ok(Self {
+            norm: Norm::new(device, norm)?,
+            scores: Map::new(device, scores)?,
+            factors: router.factors().map(|f| vector(device, f)).transpose()?,
+            early: early.map(|e| Map::new(device, e)).transpose()?,
+            gating,
+            index,
+            bias: bias.map(|b| vector(device, b)).transpose()?,
+            common,
+        })
+    }
+
     fn top_k(&self) -> usize {
         self.gating.top_k.min(self.scores.rows)
     }
@@ -191,18 +267,53 @@ impl DeviceMoe {
         }
     }
 
-    /// `beside`: more maps of `h`, which take the same launch.
-    fn route<'a>(
-        &'a self,
-        pass: &Pass<'_>,
-        table: Address,
-        choice: Choice,
-        beside: impl Iterator<Item = (&'a Map, Target)>,
-    ) -> Result<(), ModelError> {
-        let Pass { device, work, tokens, .. } = *pass;
-        let maps: Vec<_> = [(&self.scores, Target::set(work.scores(tokens)))].into_iter().chain(beside).collect();
-        apply(device, pass.h, tokens, &maps)?;
-        self.choose(pass, table, choice)
+    /// The rows that the router reads.
+    fn read(&self, pass: &Pass<'_>) -> Result<Rows, ModelError> {
+        let rows = if let Common::Dense(_) = self.common { pass.work.read_apart(pass.tokens) } else { pass.h };
+        self.norm.apply(pass.device, pass.x, rows, pass.tokens, None)?;
+        Ok(rows)
+    }
+
+    /// The scores of what was read. `beside`: more maps of it, which take the same launch.
+    fn score<'a>(&'a self, pass: &Pass<'_>, read: Rows, beside: impl Iterator<Item = (&'a Map, Target)>) -> Result<(), ModelError> {
+        let maps: Vec<_> = [(&self.scores, Target::set(pass.work.scores(pass.tokens)))].into_iter().chain(beside).collect();
+        apply(pass.device, read, pass.tokens, &maps)
+    }
+
+    /// What the experts read comes to `h`, and where their sums go is ready for them.
+    fn prepare(&self, pass: &Pass<'_>) -> Result<(), ModelError> {
+        let Common::Dense(beside) = &self.common else { return Ok(()) };
+        beside.experts_norm.apply(pass.device, pass.x, pass.h, pass.tokens, None)?;
+        Ok(pass.work.clear_routed(pass.device, pass.tokens)?)
+    }
+
+    /// Where the sums of the experts go.
+    fn sums(&self, pass: &Pass<'_>) -> Rows {
+        if let Common::Dense(_) = self.common {
+            pass.work.routed(pass.tokens)
+        } else {
+            pass.x
+        }
+    }
+
+    /// What every token uses beside the experts.
+    fn common(&self, pass: &Pass<'_>) -> Result<(), ModelError> {
+        match &self.common {
+            Common::Nothing => Ok(()),
+            Common::Shared(weight, shared) => shared.forward(pass, pass.h, Some(weight), Target::add(pass.x)),
+            Common::Dense(beside) => {
+                let read = pass.work.read_apart(pass.tokens);
+                beside.norm.apply(pass.device, pass.x, read, pass.tokens, None)?;
+                beside.dense.forward(pass, read, None, beside.join.target(pass))
+            }
+        }
+    }
+
+    /// All that the layer gave is there, and joins the stream if it has not.
+    fn end(&self, pass: &Pass<'_>) -> Result<(), ModelError> {
+        let Common::Dense(beside) = &self.common else { return Ok(()) };
+        let routed = Beside { rows: self.sums(pass), norm: &beside.routed_norm, given_norm: &beside.dense_norm };
+        beside.join.finish(pass, Some(routed))
     }
 
     /// The choice by the scores.
@@ -221,6 +332,7 @@ impl DeviceMoe {
             renormalise: u32::from(self.gating.renormalise),
             scale: self.gating.scale,
             pad: 0,
+            factors: self.factors.as_ref().map_or(Address::NONE, Memory::address),
         };
         Ok(launch(device, &route, &[])?)
     }
@@ -228,40 +340,49 @@ impl DeviceMoe {
     /// The biases of the chosen experts, which don't depend on where those are.
     fn add_bias(&self, pass: &Pass<'_>, choice: Choice) -> Result<(), ModelError> {
         let Some(bias) = &self.bias else { return Ok(()) };
-        let Choice { ids, weights } = choice;
+        let (Choice { ids, weights }, sums) = (choice, self.sums(pass));
         let (tokens, top_k, cols) = (pass.tokens as u32, self.top_k() as u32, self.scores.cols() as u32);
-        let kernel = RoutedBias { ids, weights, bias: bias.address(), y: pass.x.at, tokens, top_k, cols, y_stride: pass.x.stride as u32 };
+        let kernel = RoutedBias { ids, weights, bias: bias.address(), y: sums.at, tokens, top_k, cols, y_stride: sums.stride as u32 };
         Ok(launch(pass.device, &kernel, &[])?)
     }
 
     fn rows(&self, pass: &Pass<'_>, choice: Choice) -> DeviceRows {
         let Choice { ids, weights } = choice;
-        DeviceRows { tokens: pass.tokens, top_k: self.top_k(), x: pass.h.at, ids, weights, slots: pass.work.slots, y: pass.x.at }
+        let y = self.sums(pass).at;
+        DeviceRows { tokens: pass.tokens, top_k: self.top_k(), x: pass.h.at, ids, weights, slots: pass.work.slots, y }
     }
 
     fn whole(&self, pass: &Pass<'_>, table: Address, experts: &Experts) -> Result<(), ModelError> {
         let choice = pass.work.choice_of(self.index);
-        let beside = self.shared.iter().flat_map(|(weight, shared)| shared.first(pass.work, Some(weight)));
-        self.route(pass, table, choice, beside)?;
+        let shared = if let Common::Shared(weight, shared) = &self.common { Some((weight, shared)) } else { None };
+        let read = self.read(pass)?;
+        self.score(pass, read, shared.iter().flat_map(|(weight, shared)| shared.first(pass.work, Some(weight))))?;
+        self.choose(pass, table, choice)?;
+        self.prepare(pass)?;
         experts.device_queue(self.index, &self.rows(pass, choice))?;
         self.add_bias(pass, choice)?;
-        self.shared.iter().try_for_each(|(weight, shared)| shared.second(pass, Some(weight)))
+        match shared {
+            Some((weight, shared)) => shared.second(pass, Some(weight), Target::add(pass.x))?,
+            None => self.common(pass)?,
+        }
+        self.end(pass)
     }
 
     fn answered(&self, pass: &Pass<'_>, talk: &Talk, experts: &Experts) -> Result<(), ModelError> {
         let Pass { device, work, .. } = *pass;
         let (choice, table, turn) = (work.choice(1), experts.device_place(self.index)?, work.turn());
-        let scores = work.scores(1);
-        let maps: Vec<_> = [(&self.scores, Target::set(scores))].into_iter().chain(self.asked(pass)).collect();
-        apply(device, pass.h, 1, &maps)?;
+        let read = self.read(pass)?;
+        self.score(pass, read, self.asked(pass))?;
+        self.prepare(pass)?;
         // As late as it may be: until here the host has had time.
         launch(device, &talk.await_table(turn, self.index, table), &[])?;
         self.choose(pass, table, choice)?;
         launch(device, &work.tell(talk, self.index, self.scores_asked(pass)), &[])?;
         experts.device_queue(self.index, &self.rows(pass, choice))?;
         self.add_bias(pass, choice)?;
-        self.shared.iter().try_for_each(|(weight, shared)| shared.forward(pass, Some(weight)))?;
-        Ok(launch(device, &talk.add_answer(turn, self.index, work.slots, self.top_k(), pass.x.at), &[])?)
+        self.common(pass)?;
+        launch(device, &talk.add_answer(turn, self.index, work.slots, self.top_k(), self.sums(pass).at), &[])?;
+        self.end(pass)
     }
 
     fn answer(&self, pass: &Pass<'_>, talk: &Talk, experts: &mut Experts, heard: &mut Vec<u32>) -> Result<(), ModelError> {
@@ -287,10 +408,10 @@ impl DeviceMoe {
         // Queued before the host knows the routing: the device has work while the host wakes and plans.
         let rows = self.rows(pass, work.choice(tokens));
         experts.device_hits(self.index, &rows)?;
-        if self.shared.is_some() || self.bias.is_some() {
+        if !matches!(self.common, Common::Nothing) || self.bias.is_some() {
             again.play(pass, || {
                 self.add_bias(pass, work.choice(tokens))?;
-                self.shared.iter().try_for_each(|(weight, shared)| shared.forward(pass, Some(weight)))
+                self.common(pass)
             })?;
         }
         device.sync(&known)?;
@@ -302,7 +423,8 @@ impl DeviceMoe {
             let routing = Routing { top_k, ids: fetched.ids.to_vec(), weights: fetched.weights.to_vec() };
             experts.device_rest(self.index, &rows, fetched.rows, &routing)
         });
-        Ok(done.unwrap_or(Ok(()))?)
+        done.unwrap_or(Ok(()))?;
+        self.end(pass)
     }
 }
 

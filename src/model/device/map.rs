@@ -173,12 +173,25 @@ impl Norm {
 
     /// Whole rows of [`Norm::len`] values, clamped first if there is a limit.
     pub(super) fn apply(&self, device: &dyn Device, x: Rows, y: Rows, tokens: usize, limit: Option<f32>) -> Result<(), ModelError> {
+        self.apply_pieces(device, x, y, tokens, 1, limit)
+    }
+
+    /// The same for each of `pieces` pieces of a row, which lie side by side.
+    pub(super) fn apply_pieces(
+        &self,
+        device: &dyn Device,
+        x: Rows,
+        y: Rows,
+        tokens: usize,
+        pieces: usize,
+        limit: Option<f32>,
+    ) -> Result<(), ModelError> {
         let kernel = RmsNormKernel {
             x: x.at,
             weight: self.weight(),
             y: y.at,
             rows: tokens as u32,
-            pieces: 1,
+            pieces: pieces as u32,
             len: self.len as u32,
             x_stride: x.stride as u32,
             x_piece: self.len as u32,

@@ -9,6 +9,7 @@
 //! | `map` | linear maps and norms |
 //! | `attention`, `delta_net` | the mixers, with their caches and states |
 //! | `feed_forward` | dense, shared, router |
+//! | `join` | how their results get into the residual stream |
 //! | `whole_token` | a token that finds every expert in a slot, recorded as one |
 //! | `answered_token` | a token recorded as one, whose layers the host answers while it runs |
 //! | `workspace` | buffers of a pass, and its page-locked memory |
@@ -17,6 +18,7 @@ mod answered_token;
 mod attention;
 mod delta_net;
 mod feed_forward;
+mod join;
 mod map;
 mod whole_token;
 mod workspace;
@@ -26,17 +28,19 @@ mod tests;
 
 use super::decoder::{agreed, in_order, places_to_copy, Decoder, Mixer};
 use super::embedding::Embedding;
-use super::rope::Rope;
+use super::rope::Rotation;
 use super::{Logits, Model, ModelConfig, ModelError};
 use crate::experts::budget::CacheNeed;
 use crate::experts::Experts;
 use crate::gpu::device::{record, Recording};
+use crate::gpu::params::{launch, SoftCap};
 use crate::gpu::talk::Talk;
 use crate::gpu::{Address, Device};
 use answered_token::AnsweredToken;
 use attention::DeviceAttention;
 use delta_net::DeviceDeltaNet;
 use feed_forward::{watch, DeviceFeedForward};
+use join::Join;
 use map::{apply, Map, Norm, Rows, Target};
 use std::sync::Arc;
 use whole_token::WholeToken;
@@ -67,12 +71,23 @@ struct Pass<'a> {
     x: Rows,
     /// Normalised input of the half layer at hand.
     h: Rows,
-    /// Pairs that the rotation turns.
-    half: usize,
+    /// Pairs that the rotation turns, and those that it turns in layers that see a window, where that differs.
+    halves: (usize, Option<usize>),
     /// What is queued is the same as in the last pass of this kind, down to the addresses.
     again: bool,
     /// The routers of later layers are asked before their turn.
     asks: bool,
+}
+
+impl Pass<'_> {
+    /// The angles of a layer that sees a window, or of one that sees everything, and how many pairs they are for.
+    fn turn(&self, window: bool) -> (Address, usize) {
+        let (plain, windowed) = self.halves;
+        match windowed.filter(|_| window) {
+            Some(half) => (self.work.angles().plus(self.tokens * 2 * plain * 4), half),
+            None => (self.work.angles(), plain),
+        }
+    }
 }
 
 /// A stretch of a layer's launches, recorded when it is first queued again. Some ten launches of a token become one: queueing them one by one takes a host
@@ -124,10 +139,19 @@ enum DeviceMixer {
 struct DeviceLayer {
     mixer_norm: Norm,
     mixer: DeviceMixer,
-    ff_norm: Norm,
+    /// What the mixer gives.
+    join: Join,
     feed_forward: DeviceFeedForward,
     /// Of a token: up to the routing, and the shared expert.
     recorded: [Recorded; 2],
+}
+
+/// What makes logits of the stream.
+struct DeviceHead {
+    norm: Norm,
+    output: Map,
+    /// See [`super::head::Head::capped`].
+    cap: Option<f32>,
 }
 
 /// A whole model on a device, and its context.
@@ -136,10 +160,9 @@ pub struct DeviceDecoder {
     file: String,
     /// The table stays in the mapped file: a pass reads a few of its rows.
     embedding: Embedding,
-    rope: Rope,
+    rotation: Rotation,
     layers: Vec<DeviceLayer>,
-    norm: Norm,
-    output: Map,
+    head: DeviceHead,
     work: Workspace,
     context: usize,
     cache: CacheNeed,
@@ -192,13 +215,13 @@ impl DeviceDecoder {
             taken.push(DeviceLayer {
                 mixer_norm: Norm::new(&*device, &layer.mixer_norm)?,
                 mixer,
-                ff_norm: Norm::new(&*device, &layer.ff_norm)?,
-                feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward, &parts.file)?,
+                join: Join::new(&*device, layer.after.mixer_norm.as_ref(), None)?,
+                feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward, &layer.ff_norm, &layer.after)?,
                 recorded: Default::default(),
             });
         }
         let (norm, output) = parts.head.parts();
-        let (norm, output) = (Norm::new(&*device, norm)?, Map::new(&*device, output)?);
+        let head = DeviceHead { norm: Norm::new(&*device, norm)?, output: Map::new(&*device, output)?, cap: parts.head.cap() };
         let work = Workspace::new(&*device, Widths::of(config, chunk.min(context)))?;
         let talk = (!without.mailbox && config.experts > 0).then(|| work.talk(&*device));
         let talk = talk.and_then(|made| {
@@ -209,12 +232,11 @@ impl DeviceDecoder {
             device,
             file: parts.file,
             embedding: parts.embedding,
-            rope: parts.rotation.plain,
+            rotation: parts.rotation,
             foresees: taken.iter().any(|l| l.feed_forward.foresees()),
             asked: false,
             layers: taken,
-            norm,
-            output,
+            head,
             work,
             context,
             cache,
@@ -255,9 +277,9 @@ impl DeviceDecoder {
         }
         let device = &*self.device;
         let work = &self.work;
-        let angles = self.rope.angles(self.len, count);
+        let angles = self.rotation.tables(self.len, count);
         let embedding = &self.embedding;
-        work.begin(device, count, self.len, 0, angles.table(), &mut |rows| embedding.fill(tokens, rows))?;
+        work.begin(device, count, self.len, 0, &angles, &mut |rows| embedding.fill(tokens, rows))?;
         let (x, h) = (work.x(count), work.h(count));
         let pass = Pass {
             device,
@@ -266,7 +288,7 @@ impl DeviceDecoder {
             seen: self.len + count,
             x,
             h,
-            half: self.rope.half(),
+            halves: self.rotation.halves(),
             again: count == 1 && self.known,
             asks,
         };
@@ -281,13 +303,13 @@ impl DeviceDecoder {
                 device.sync(&device.mark(crate::gpu::Lane::Compute)?)?;
                 return Ok(false);
             }
-            let DeviceLayer { mixer_norm, mixer, ff_norm, feed_forward, recorded: [first, shared] } = layer;
+            let DeviceLayer { mixer_norm, mixer, join, feed_forward, recorded: [first, shared] } = layer;
             if let DeviceMixer::DeltaNet(d) = mixer {
                 d.keep_place()?;
             }
             let table = feed_forward.table(experts)?;
             first.play(&pass, || {
-                mix(&pass, mixer_norm, mixer, ff_norm, watched.then(|| work.flag(2 * i)))?;
+                mix(&pass, mixer_norm, mixer, join, watched.then(|| work.flag(2 * i)))?;
                 feed_forward.begin(&pass, table)
             })?;
             if let DeviceMixer::DeltaNet(d) = mixer {
@@ -315,7 +337,7 @@ impl DeviceDecoder {
         loop {
             let rows = (count - at).min(HEAD_ROWS);
             if rows > 0 {
-                project(device, work, &self.norm, &self.output, work.x(count).down(at), rows)?;
+                self.head.project(device, work, work.x(count).down(at), rows)?;
             }
             work.fetch(device, rows, count > UNWATCHED)?;
             let finished = work.finish(device, rows, count > UNWATCHED, &mut out)?;
@@ -367,24 +389,31 @@ impl DeviceDecoder {
 }
 
 /// A layer up to its feed-forward. `flag`: where it is told that its result is not all numbers.
-fn mix(pass: &Pass<'_>, mixer_norm: &Norm, mixer: &mut DeviceMixer, ff_norm: &Norm, flag: Option<Address>) -> Result<(), ModelError> {
+fn mix(pass: &Pass<'_>, mixer_norm: &Norm, mixer: &mut DeviceMixer, join: &Join, flag: Option<Address>) -> Result<(), ModelError> {
     let Pass { device, tokens, x, h, .. } = *pass;
     mixer_norm.apply(device, x, h, tokens, None)?;
     match mixer {
-        DeviceMixer::Attention(a) => a.forward(pass)?,
-        DeviceMixer::DeltaNet(d) => d.forward(pass)?,
+        DeviceMixer::Attention(a) => a.forward(pass, join.target(pass))?,
+        DeviceMixer::DeltaNet(d) => d.forward(pass, join.target(pass))?,
     }
-    if let Some(flag) = flag {
-        watch(device, x, tokens, flag)?;
+    join.finish(pass, None)?;
+    match flag {
+        Some(flag) => watch(device, x, tokens, flag),
+        None => Ok(()),
     }
-    ff_norm.apply(device, x, h, tokens, None)
 }
 
-/// Logits of `rows` rows of `x`, in the workspace.
-fn project(device: &dyn Device, work: &Workspace, norm: &Norm, output: &Map, x: Rows, rows: usize) -> Result<(), ModelError> {
-    let h = work.h(rows);
-    norm.apply(device, x, h, rows, None)?;
-    apply(device, h, rows, &[(output, Target::set(work.logits()))])
+impl DeviceHead {
+    /// Logits of `rows` rows of `x`, in the workspace.
+    fn project(&self, device: &dyn Device, work: &Workspace, x: Rows, rows: usize) -> Result<(), ModelError> {
+        let (h, logits) = (work.h(rows), work.logits());
+        self.norm.apply(device, x, h, rows, None)?;
+        apply(device, h, rows, &[(&self.output, Target::set(logits))])?;
+        match self.cap {
+            Some(cap) => Ok(launch(device, &SoftCap { x: logits.at, len: (rows * logits.stride) as u32, cap }, &[])?),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Model for DeviceDecoder {

@@ -5,7 +5,7 @@
 //! device, the same as ever and in the same order, so whoever looks at schedules, records and heat sees no difference. What the recording names stays where it is, but for the slots: when they have moved, it is made anew.
 //! Where a driver can't record, the launches are queued one by one, still without a wait between them.
 
-use super::{mix, project, DeviceDecoder, DeviceLayer, DeviceMixer, Logits, ModelError, Pass, Recorded};
+use super::{mix, DeviceDecoder, DeviceLayer, DeviceMixer, Logits, ModelError, Pass, Recorded};
 use crate::experts::Experts;
 use crate::gpu::params::launch;
 use crate::gpu::talk::Talk;
@@ -31,7 +31,7 @@ impl DeviceDecoder {
         if self.state_bytes == 0 && stop() {
             return Ok(None);
         }
-        let Self { device, embedding, rope, layers, norm, output, work, whole, known, talk, .. } = self;
+        let Self { device, embedding, rotation, layers, head, work, whole, known, talk, .. } = self;
         let device = &**device;
         for layer in layers.iter_mut() {
             if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
@@ -41,24 +41,33 @@ impl DeviceDecoder {
         // Copies that the tables stand for are waited for here, before anything that is recorded.
         let tables = layers.iter().map(|l| l.feed_forward.table(experts)).collect::<Result<Vec<_>, _>>()?;
         let turn = talk.as_mut().map_or(0, Talk::next_turn);
-        work.begin(device, 1, self.len, turn, rope.angles(self.len, 1).table(), &mut |rows| embedding.fill(&[token], rows))?;
+        work.begin(device, 1, self.len, turn, &rotation.tables(self.len, 1), &mut |rows| embedding.fill(&[token], rows))?;
         if whole.slots.replace(slots) != Some(slots) {
             whole.recorded = Recorded::default();
         }
-        let pass =
-            Pass { device, work, tokens: 1, seen: self.len + 1, x: work.x(1), h: work.h(1), half: rope.half(), again: *known, asks: false };
+        let pass = Pass {
+            device,
+            work,
+            tokens: 1,
+            seen: self.len + 1,
+            x: work.x(1),
+            h: work.h(1),
+            halves: rotation.halves(),
+            again: *known,
+            asks: false,
+        };
         let in_slots: &Experts = experts;
         let queued = whole.recorded.play(&pass, || {
             for (layer, &table) in layers.iter_mut().zip(&tables) {
-                let DeviceLayer { mixer_norm, mixer, ff_norm, feed_forward, .. } = layer;
-                mix(&pass, mixer_norm, mixer, ff_norm, None)?;
+                let DeviceLayer { mixer_norm, mixer, join, feed_forward, .. } = layer;
+                mix(&pass, mixer_norm, mixer, join, None)?;
                 feed_forward.whole(&pass, table, in_slots)?;
             }
             match talk.as_ref() {
                 Some(talk) => launch(device, &work.tell_choices(talk), &[])?,
                 None => work.fetch_choices(device)?,
             }
-            project(device, work, norm, output, pass.x, 1)?;
+            head.project(device, work, pass.x, 1)?;
             Ok(work.fetch(device, 1, false)?)
         });
         // Also of a token that broke off: slots may be read until this mark.

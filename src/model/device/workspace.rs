@@ -13,6 +13,8 @@ use crate::kernels::attention::Heads;
 pub(super) const HEAD_ROWS: usize = 8;
 /// Buffers within a buffer begin at multiples of so many bytes.
 const ALIGN: usize = 256;
+/// Kinds of rows that are kept apart; see [`Workspace::given`].
+const APART: usize = 3;
 /// Tokens times splits of an attention over few tokens: so many blocks per head keep a GPU busy.
 pub(crate) const RANGES: usize = 96;
 
@@ -33,28 +35,34 @@ pub(crate) struct Widths {
     pub(crate) experts: usize,
     pub(crate) top_k: usize,
     pub(crate) vocab: usize,
-    /// Cosines and sines.
+    /// Cosines and sines, of both rotations if there are two.
     pub(crate) angles: usize,
+    /// What halves of layers give is normalised before it is added: rows for that.
+    pub(crate) apart: usize,
     pub(crate) layers: usize,
 }
 
 impl Widths {
     /// What a model needs, by its configuration.
     pub(crate) fn of(config: &ModelConfig, chunk: usize) -> Self {
-        let Heads { query, groups, key_dim, value_dim } = config.heads;
-        let asked = query * key_dim * if config.hybrid.is_some() { 2 } else { 1 };
+        let most = |of: &dyn Fn(Heads) -> usize| (0..config.blocks.max(1)).map(|layer| of(config.heads_of(layer))).max().unwrap_or(0);
+        let gates = if config.hybrid.is_some() { 2 } else { 1 };
+        let queries = most(&|h| h.query * h.key_dim);
+        let asked = most(&|h| h.query * h.key_dim * gates + h.groups * (h.key_dim + h.value_dim));
         let ff = config.dense_ff.max(config.hybrid.as_ref().map_or(0, |h| h.shared_ff));
+        let windowed = config.sliding.as_ref().and_then(|s| s.rope).map_or(0, |(_, dims)| dims);
         let mut widths = Self {
             chunk: chunk.min(config.context).max(1),
             hidden: config.hidden,
-            wide: (asked + groups * (key_dim + value_dim)).max(2 * ff + 1),
-            middle: (query * key_dim).max(ff),
-            heads: query * value_dim,
-            partial: query * (2 + value_dim),
+            wide: asked.max(2 * ff + 1),
+            middle: queries.max(ff),
+            heads: most(&|h| h.query * h.value_dim),
+            partial: most(&|h| h.query * (2 + h.value_dim)),
             experts: config.experts,
             top_k: config.top_k.min(config.experts),
             vocab: config.vocab,
-            angles: 2 * (config.rope_dims / 2),
+            angles: 2 * (config.rope_dims / 2) + 2 * (windowed / 2),
+            apart: if config.adds_normed() { APART } else { 0 },
             layers: config.blocks,
         };
         if let Some(delta) = config.hybrid.as_ref().map(|h| h.delta) {
@@ -66,14 +74,14 @@ impl Widths {
         widths
     }
 
-    /// Bytes of the other buffers: wide, middle, heads, partial, scores, slots, logits, flags, choices.
-    fn buffers(&self) -> [usize; 9] {
+    /// Bytes of the other buffers: wide, middle, heads, partial, scores, slots, logits, flags, choices, apart.
+    fn buffers(&self) -> [usize; 10] {
         let Self { chunk, .. } = *self;
         let partial = self.partial * chunk.max(RANGES);
         let rows = [self.wide, self.middle, self.heads].map(|width| chunk * width);
         let [wide, middle, heads] = rows;
         let (scores, slots, logits) = (chunk * self.experts, chunk * self.top_k, HEAD_ROWS * self.vocab);
-        [wide, middle, heads, partial, scores, slots, logits, 2 * self.layers, self.choices() / 4]
+        [wide, middle, heads, partial, scores, slots, logits, 2 * self.layers, self.choices() / 4, self.apart * chunk * self.hidden]
             .map(|values| (values * 4).next_multiple_of(ALIGN))
     }
 
@@ -199,6 +207,7 @@ pub(super) struct Workspace {
     logits: Address,
     flags: Address,
     choices: Address,
+    apart: Address,
 }
 
 impl Workspace {
@@ -212,7 +221,7 @@ impl Workspace {
             here
         };
         let (sent, routed) = (take(sent_bytes), take(routed_bytes));
-        let [wide, middle, heads, partial, scores, slots, logits, flags, choices] = widths.buffers().map(take);
+        let [wide, middle, heads, partial, scores, slots, logits, flags, choices, apart] = widths.buffers().map(take);
         let [routed_at, logits_at, flags_at, choices_at] = widths.pinned_parts();
         let pinned = device.pinned(widths.pinned_bytes() as usize)?;
         Ok(Self {
@@ -234,6 +243,7 @@ impl Workspace {
             logits,
             flags,
             choices,
+            apart,
         })
     }
 
@@ -292,9 +302,30 @@ impl Workspace {
         }
     }
 
-    /// `[tokens, 2 * half]`
+    /// `[tokens, 2 * half]`, and the same of layers that see a window behind them, where those have a rotation of their own.
     pub(super) fn angles(&self) -> Address {
         self.sent.plus(ALIGN)
+    }
+
+    /// Rows that only models have whose results are normalised before they are added.
+    fn apart(&self, tokens: usize, which: usize) -> Rows {
+        debug_assert!(which < self.widths.apart);
+        Rows { at: self.apart, stride: self.widths.hidden }.down(which * tokens)
+    }
+
+    /// What a half layer gave, on its way to a norm, `[tokens, hidden]`.
+    pub(super) fn given(&self, tokens: usize) -> Rows {
+        self.apart(tokens, 0)
+    }
+
+    /// The sums of the routed experts, where they are not added to the stream at once, `[tokens, hidden]`.
+    pub(super) fn routed(&self, tokens: usize) -> Rows {
+        self.apart(tokens, 1)
+    }
+
+    /// What a router or a dense feed-forward beside experts reads, `[tokens, hidden]`; the experts read [`Workspace::h`].
+    pub(super) fn read_apart(&self, tokens: usize) -> Rows {
+        self.apart(tokens, 2)
     }
 
     /// The choice of a layer's router that the host gets at once, by [`Workspace::fetch_routing`].
@@ -362,6 +393,11 @@ impl Workspace {
         });
         filled?;
         Ok(device.upload(Lane::Compute, self.sent, &self.pinned, 0..sent.end)?)
+    }
+
+    /// No sums of routed experts yet, where those are kept apart.
+    pub(super) fn clear_routed(&self, device: &dyn Device, tokens: usize) -> Result<(), GpuError> {
+        device.clear(Lane::Compute, self.routed(tokens).at, tokens * self.widths.hidden * 4)
     }
 
     /// Queue the routing and the normalised rows of a layer for the host and, of one token, so many scores: see [`Workspace::scores`].

@@ -1,13 +1,11 @@
 //! Small made-up models, what is refused, and the plan of the real one.
 
-use crate::events::{DeviceChoice, LoadOptions, Phase, When};
+use crate::events::{LoadOptions, Phase, When};
 use crate::gguf::write::Writer;
 use crate::gguf::{GgmlType, Gguf};
-use crate::gpu::simulated::{Options, Simulated};
 use crate::kernels::Pool;
 use crate::model::tests::file;
-use crate::model::{choose_for, open, open_on, plan, plan_on, Logits, ModelConfig, ModelError};
-use std::sync::Arc;
+use crate::model::{open, plan, Logits, ModelConfig, ModelError};
 
 const HIDDEN: usize = 32;
 const FF: usize = 64;
@@ -229,25 +227,6 @@ fn keys_that_can_not_be_are_refused_by_name() {
         let text = message(&changed(|w| w.remove_tensor(tensor)));
         assert!(text.contains(&format!("missing tensor {tensor}")), "{text}");
     }
-}
-
-#[test]
-fn a_device_is_refused_by_name_and_gives_way_where_nobody_asked_for_it() {
-    let gguf = file(&made_up());
-    let said = "the built-in model: gemma4 has no GPU kernels yet; --device cpu runs it on the processor";
-    for device in [DeviceChoice::Gpu, DeviceChoice::Simulated] {
-        let options = LoadOptions { device, ..options() };
-        assert_eq!(choose_for(&gguf, device).err().unwrap().to_string(), said);
-        assert_eq!(plan(&gguf, &options, u64::MAX).err().unwrap().to_string(), said);
-        assert_eq!(open(&gguf, &options, Pool::new(1)).err().unwrap().to_string(), said);
-    }
-    let device = Simulated::new(Options::default());
-    assert_eq!(plan_on(&gguf, &options(), u64::MAX, Some(&device)).err().unwrap().to_string(), said);
-    let refused = open_on(&gguf, &options(), Pool::new(1), Some(Arc::new(device)), &mut |_, _| true).err().unwrap();
-    assert!(matches!(refused, ModelError::NotOnDevice { .. }), "{refused}");
-    assert!(crate::model::proof::cases(&gguf, &options(), false).is_err());
-    let opened = open(&gguf, &LoadOptions { device: DeviceChoice::Auto, ..options() }, Pool::new(1)).unwrap();
-    assert_eq!((opened.device, opened.lacks.is_some()), (None, cfg!(feature = "cuda")));
 }
 
 /// The header of Gemma 4 26B-A4B: real names, types and shapes, no data.

@@ -1,8 +1,8 @@
 use super::*;
 use crate::events::{Phase, StepRecord};
 use crate::gpu::params::{
-    tiled, AddAnswer, Attention, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, GatedNorm,
-    GroupedDown, GroupedUp, JoinSunk, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, WindowAttention,
+    tiled, AddAnswer, AddNormed, Attention, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp,
+    GatedNorm, Glu, GroupedDown, GroupedUp, JoinSunk, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, WindowAttention,
 };
 use crate::gpu::simulated::{Faults, Options, Simulated};
 use crate::model::{open_planned, Logits, Opened};
@@ -18,7 +18,10 @@ fn fixture(name: &str) -> Gguf {
     Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(name).join("model.gguf")).unwrap()
 }
 
-const FIXTURES: [&str; 13] = [
+const FIXTURES: [&str; 16] = [
+    "gemma4",
+    "gemma4-dense",
+    "gemma4-q4_k_m",
     "gpt-oss",
     "gpt-oss-mxfp4",
     "odd",
@@ -103,13 +106,13 @@ fn ways(kernel: &'static str, params: &[u8]) -> Vec<String> {
         }
         JoinSunk::NAME => vec![format!("{kernel} {}", read::<JoinSunk>(params).of.value_dim)],
         BiasedUp::NAME => {
-            let BiasedUp { of: k, clamped, .. } = read(params);
-            let way = format!("{kernel} {} {} {} {} {clamped}", k.gate_ty, k.up_ty, k.cols % 256, share(k.cols));
+            let BiasedUp { of: k, activation, bias, .. } = read(params);
+            let way = format!("{kernel} {} {} {} {} {activation} {}", k.gate_ty, k.up_ty, k.cols % 256, share(k.cols), bias.0 != 0);
             vec![way, format!("{kernel} {}", k.top_k)]
         }
         BiasedGroupedUp::NAME => {
-            let BiasedGroupedUp { of: k, clamped, .. } = read(params);
-            vec![format!("{kernel} {} {} {} {clamped}", k.gate_ty, k.up_ty, k.cols % 256)]
+            let BiasedGroupedUp { of: k, activation, bias, .. } = read(params);
+            vec![format!("{kernel} {} {} {} {activation} {}", k.gate_ty, k.up_ty, k.cols % 256, bias.0 != 0)]
         }
         RoutedBias::NAME => vec![format!("{kernel} {}", read::<RoutedBias>(params).top_k)],
         AddAnswer::NAME => vec![format!("{kernel} {}", read::<AddAnswer>(params).len % 4)],
@@ -128,7 +131,7 @@ fn ways(kernel: &'static str, params: &[u8]) -> Vec<String> {
         }
         Route::NAME => {
             let k: Route = read(params);
-            vec![format!("{kernel} {} of {} {}", k.top_k, k.experts, k.renormalise)]
+            vec![format!("{kernel} {} of {} {} {}", k.top_k, k.experts, k.renormalise, k.factors.0 != 0)]
         }
         ExpertsUp::NAME => {
             let k: ExpertsUp = read(params);
@@ -150,6 +153,11 @@ fn ways(kernel: &'static str, params: &[u8]) -> Vec<String> {
             let k: RmsNorm = read(params);
             vec![format!("{kernel} {} {}", k.len, k.limit > 0.0)]
         }
+        Glu::NAME => vec![format!("{kernel} {}", read::<Glu>(params).activation)],
+        AddNormed::NAME => {
+            let k: AddNormed = read(params);
+            vec![format!("{kernel} {} {}", k.len, k.b.0 != 0)]
+        }
         other => vec![other.to_owned()],
     }
 }
@@ -168,7 +176,7 @@ fn every_reference_model_opens_and_launches_nothing_that_was_not_tried() {
         let gguf = if name == "demo" { demo() } else { fixture(name) };
         for kv_f32 in [false, true] {
             // Without experts there are no slots.
-            let slots = (name != "qwen35").then_some(2);
+            let slots = (!["qwen35", "gemma4-dense"].contains(&name)).then_some(2);
             let options = LoadOptions { kv_f32, slots, foresee: When::Always, ahead: Some(1), ..options(DeviceChoice::Auto) };
             let device = gpu(Faults::default());
             let tried = watch(&device);

@@ -3,11 +3,11 @@
 use super::super::launch;
 use super::{Case, Place, CONTEXT, DIM, EXPERTS, FF, GROUPS, HEADS, HIDDEN, POSITIONS, RESULTS, TOP_K};
 use crate::gpu::device::Address;
-use crate::gpu::params::{Attention, ChunkAttention, Convolve, DeltaRule, GatedNorm, JoinSplits, Kernel, RmsNorm, Rotate, Route, SwiGlu};
+use crate::gpu::params::{Attention, ChunkAttention, Convolve, DeltaRule, GatedNorm, Glu, JoinSplits, Kernel, RmsNorm, Rotate, Route};
 
 /// All of them.
 pub(super) fn all(place: Place) -> Vec<Case> {
-    let mut out = vec![rms_norm(place), route(place), rotate(place), swiglu(place), gated_norm(place)];
+    let mut out = vec![rms_norm(place), route(place), rotate(place), glu(place), gated_norm(place)];
     out.extend([1, 512].map(|tokens| convolve(place, tokens)));
     out.extend([1, 512].map(|tokens| delta_rule(place, tokens)));
     for (position, tokens) in [(2_000, 1), (CONTEXT - 1, 1), (2_000, 512)] {
@@ -45,6 +45,7 @@ fn route(place: Place) -> Case {
         renormalise: 1,
         scale: 1.0,
         pad: 0,
+        factors: Address::NONE,
     };
     case(format!("{TOP_K} of {EXPERTS}, 1 token"), 4 * EXPERTS as usize, 0.0, kernel)
 }
@@ -194,7 +195,7 @@ fn gated_norm(place: Place) -> Case {
     case(format!("{heads} heads of {dim}"), (heads * dim * 12) as usize, 0.0, kernel)
 }
 
-fn swiglu(place: Place) -> Case {
+fn glu(place: Place) -> Case {
     let (gate, up, y) = (place.room, place.room.plus((FF * 4) as usize), place.room.plus(RESULTS));
-    case(format!("1 x {FF}"), (FF * 12) as usize, 0.0, SwiGlu { gate, up, y, tokens: 1, len: FF, stride: 2 * FF, pad: 0 })
+    case(format!("1 x {FF}"), (FF * 12) as usize, 0.0, Glu { gate, up, y, tokens: 1, len: FF, stride: 2 * FF, activation: 0 })
 }

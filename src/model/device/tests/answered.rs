@@ -4,16 +4,10 @@ use super::*;
 use crate::gpu::simulated::Faults;
 use crate::gpu::GpuError;
 use crate::model::ModelError;
-use std::path::Path;
 use When::{Always, Auto, Never};
 
 /// The reference models with routed experts in several layers, of every architecture.
-const CASES: [&str; 8] = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "qwen3next", "gpt-oss"];
-
-fn reference(case: &str) -> Gguf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(case).join("model.gguf");
-    Gguf::open(&path).unwrap()
-}
+const CASES: [&str; 10] = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "qwen3next", "gpt-oss", "gemma4", "gemma4-q4_k_m"];
 
 fn speaking(mailbox: When, slots: usize) -> LoadOptions {
     LoadOptions { mailbox, miss: MissChoice::Cpu, ahead: Some(0), ..options(slots) }
