@@ -84,11 +84,11 @@ params! {
     ///
     /// Query head h of token t is at `q + t * q_stride + h * q_head`; the result goes to `q_out[t][h][key_dim]`. Key head g is at
     /// `k + t * k_stride + g * key_dim`, value head g at `v + t * v_stride + g * value_dim`; they go to the caches `keys`
-    /// `[groups, context, key_dim]` and `values` `[groups, context, value_dim]` (f16, or f32 if `wide`) at position `*position + t`. `angles` is
+    /// `[groups, context, key_dim]` and `values` `[groups, context, value_dim]` (f16, or f32 if `wide`) at position `*position + t`; of a `ring` at what that leaves when divided by `context`. `angles` is
     /// `[tokens, cosines half, sines half]`. Before anything else q and k are clamped to plus or minus `limit`, v to `limit_v` (0: not).
     Rotate { q: Address, k: Address, v: Address, q_norm: Address, k_norm: Address, angles: Address, q_out: Address, keys: Address, values: Address,
              position: Address, tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, half: u32, context: u32, wide: u32,
-             q_stride: u32, q_head: u32, k_stride: u32, v_stride: u32, eps: f32, limit: f32, limit_v: f32, pad: u32 }
+             q_stride: u32, q_head: u32, k_stride: u32, v_stride: u32, eps: f32, limit: f32, limit_v: f32, ring: u32 }
 
     /// Causal attention of `tokens` queries `q[t][h][key_dim]` at positions `*position + t` over the caches (see [`Rotate`]). The `n = *position + t + 1` keys that a token sees are
     /// cut into `splits` ranges (at most [`Attention::SPLITS`]) of `ceil(n / splits)` positions, but at least [`Attention::LEAST`]; the last ones are shorter or empty. Each split writes its running maximum, sum and
@@ -102,8 +102,11 @@ params! {
     ChunkAttention { q: Address, keys: Address, values: Address, partial: Address, gate: Address, y: Address, position: Address,
                      tokens: u32, heads: u32, groups: u32, key_dim: u32, value_dim: u32, context: u32, splits: u32, gate_stride: u32, gate_head: u32, scale: f32 }
 
-    /// [`Attention`] of tokens that see `window` positions, their own the last: a range is one of those.
+    /// [`Attention`] of tokens that see `window` positions, their own the last: a range is one of those. The caches are rings (see [`Rotate`]), with room for all that is seen.
     WindowAttention { of: Attention, window: u32, pad: u32 }
+
+    /// [`ChunkAttention`] over rings, in one range, of tokens that see `window` positions, their own the last; there is room for all that any of them sees. `sinks` as in [`JoinSunk`], 0 for none.
+    WindowChunkAttention { of: ChunkAttention, sinks: Address, window: u32, pad: u32 }
 
     /// Joins the splits of [`Attention`] into `y[t][h][value_dim]`, times `sigmoid(gate[t * gate_stride + h * gate_head + i])` unless `gate` is 0.
     JoinSplits { partial: Address, gate: Address, y: Address, tokens: u32, heads: u32, value_dim: u32, splits: u32, gate_stride: u32, gate_head: u32 }
@@ -420,6 +423,13 @@ impl Kernel for JoinSplits {
 
 impl Kernel for WindowAttention {
     const NAME: &'static str = "window_attention";
+    fn shape(&self) -> Shape {
+        self.of.shape()
+    }
+}
+
+impl Kernel for WindowChunkAttention {
+    const NAME: &'static str = "window_chunk_attention";
     fn shape(&self) -> Shape {
         self.of.shape()
     }

@@ -9,7 +9,7 @@ mod kept;
 pub use kept::Kept;
 
 use super::device::{Device, Facts, GpuError, Lane};
-use super::params::{AddAnswer, AwaitHost, ChunkAttention, Kernel, TellHost};
+use super::params::{AddAnswer, AwaitHost, ChunkAttention, Kernel, TellHost, WindowChunkAttention};
 use super::trial::Case;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -106,7 +106,9 @@ pub fn prove(
         tracing::warn!("{}", failure.error);
         failed.push(case.number());
         let (without, then) = match case.kernel() {
-            ChunkAttention::NAME => (&mut proof.plain_attention, "so prompts go through `attention`, which is slower"),
+            ChunkAttention::NAME | WindowChunkAttention::NAME => {
+                (&mut proof.plain_attention, "so prompts go through `attention`, which is slower")
+            }
             AwaitHost::NAME | TellHost::NAME | AddAnswer::NAME => (&mut proof.no_mailbox, "so tokens go layer by layer, which is slower"),
             _ => return Err(failure.error.into()),
         };

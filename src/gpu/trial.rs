@@ -271,7 +271,7 @@ mod tests {
     use crate::gpu::params::{
         Add, AddAnswer, AddNormed, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown,
         ExpertsUp, Finite, GatedNorm, Gather, Glu, GroupedDown, GroupedUp, JoinSplits, JoinSunk, MatMul, MatVec, RmsNorm, Rotate, Route,
-        RoutedBias, SoftCap, TellHost, WindowAttention,
+        RoutedBias, SoftCap, TellHost, WindowAttention, WindowChunkAttention,
     };
     use crate::gpu::simulated::{Options, Simulated};
 
@@ -307,6 +307,7 @@ mod tests {
             JoinSunk::NAME,
             RoutedBias::NAME,
             WindowAttention::NAME,
+            WindowChunkAttention::NAME,
             AwaitHost::NAME,
             TellHost::NAME,
             AddAnswer::NAME,

@@ -164,7 +164,7 @@ impl SelfAttention {
         let width = query * value_dim;
         let mut out = vec![0.0; tokens * width];
         let sight = Sight { window: self.window, sinks: self.sinks.as_deref() };
-        let (room, at_once) = (self.cache.room(), self.cache.at_once(self.window));
+        let (room, at_once) = (self.cache.room(), self.cache.kept().at_once(self.window));
         let mut answer = |q: &[f32], k: &[f32], v: &[f32]| {
             for begin in (0..tokens).step_by(at_once) {
                 let part = |width: usize| begin * width..(begin + at_once).min(tokens) * width;

@@ -16,17 +16,60 @@ pub fn kept(window: usize, goes_back: usize, context: usize) -> usize {
     window.saturating_add(goes_back).div_ceil(BLOCK).saturating_mul(BLOCK).min(context)
 }
 
+/// Behind its window on a device, whose memory is dearer, and which reads a context again in less time.
+pub const GOES_BACK_ON_DEVICE: usize = 2048;
+
+/// Which positions a layer has that keeps the newest `room` of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    room: usize,
+    /// There is room for the whole context.
+    whole: bool,
+    /// The first position that has not given way to a newer one.
+    oldest: usize,
+}
+
+impl Kept {
+    /// None so far.
+    #[must_use]
+    pub fn new(room: usize, context: usize) -> Self {
+        Self { room, whole: room >= context, oldest: 0 }
+    }
+
+    /// `begin..end` are written, and take the places of the oldest.
+    pub fn written(&mut self, begin: usize, end: usize) {
+        // An empty context holds nothing old.
+        self.oldest = if begin == 0 { 0 } else { self.oldest }.max(end.saturating_sub(self.room));
+    }
+
+    /// Most tokens that may be written before their queries are answered, each of which sees `window` positions, or all.
+    #[must_use]
+    pub fn at_once(&self, window: Option<usize>) -> usize {
+        match window {
+            Some(window) if !self.whole => (self.room + 1).saturating_sub(window).max(1),
+            _ => self.room.max(1),
+        }
+    }
+
+    /// The nearest length at or below `len` that the context can go back to: there, or nowhere but to the beginning.
+    #[must_use]
+    pub fn reachable(&self, len: usize, window: Option<usize>) -> usize {
+        let first = window.map_or(0, |window| (len + 1).saturating_sub(window));
+        if first >= self.oldest {
+            len
+        } else {
+            0
+        }
+    }
+}
+
 /// The key/value cache of one layer, laid out as [`Cached`] says: values in rows, keys in turned blocks.
 /// Memory is reserved for all positions that it keeps and becomes resident as tokens arrive. Where those are fewer than the context has, the newest take the places of the oldest.
 pub struct KvCache {
     keys: SlotMemory,
     values: SlotMemory,
     heads: Heads,
-    room: usize,
-    /// There is room for the whole context.
-    whole: bool,
-    /// The first position that has not given way to a newer one.
-    oldest: usize,
+    kept: Kept,
     f32: bool,
 }
 
@@ -46,7 +89,7 @@ impl KvCache {
             SlotMemory::reserve(bytes).map_err(|e| ModelError::Memory { context, bytes: bytes as u64, why: e.to_string() })
         };
         let (keys, values) = (reserve(heads.key_dim, room.next_multiple_of(BLOCK))?, reserve(heads.value_dim, room)?);
-        Ok(Self { keys, values, heads, room, whole: room >= context, oldest: 0, f32 })
+        Ok(Self { keys, values, heads, kept: Kept::new(room, context), f32 })
     }
 
     /// Bytes that one token takes.
@@ -60,10 +103,8 @@ impl KvCache {
     /// The caller has checked that they fit into the context, and writes no more at a time than [`KvCache::at_once`].
     pub fn write(&mut self, position: usize, keys: &[f32], values: &[f32]) {
         let Heads { groups, key_dim, value_dim, .. } = self.heads;
-        let room = self.room;
-        let end = position + keys.len().checked_div(groups * key_dim).unwrap_or(0);
-        // An empty context holds nothing old.
-        self.oldest = if position == 0 { 0 } else { self.oldest }.max(end.saturating_sub(room));
+        let room = self.kept.room;
+        self.kept.written(position, position + keys.len().checked_div(groups * key_dim).unwrap_or(0));
         let key_of = |t: usize, g: usize| key_at(g, position + t, room, key_dim);
         let value_of = |t: usize, g: usize| value_at(g, position + t, room, value_dim);
         if self.f32 {
@@ -96,27 +137,13 @@ impl KvCache {
     /// Room in positions.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.room
+        self.kept.room
     }
 
-    /// Most tokens that may be written before their queries are answered, each of which sees `window` positions, or all.
+    /// Which positions it has.
     #[must_use]
-    pub fn at_once(&self, window: Option<usize>) -> usize {
-        match window {
-            Some(window) if !self.whole => (self.room + 1).saturating_sub(window).max(1),
-            _ => self.room.max(1),
-        }
-    }
-
-    /// The nearest length at or below `len` that the context can go back to: there, or nowhere but to the beginning.
-    #[must_use]
-    pub fn reachable(&self, len: usize, window: Option<usize>) -> usize {
-        let first = window.map_or(0, |window| (len + 1).saturating_sub(window));
-        if first >= self.oldest {
-            len
-        } else {
-            0
-        }
+    pub fn kept(&self) -> Kept {
+        self.kept
     }
 }
 

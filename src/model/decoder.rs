@@ -38,7 +38,7 @@ impl Mixer {
     /// The nearest length at or below `len` that this layer can go back to.
     fn reachable(&self, len: usize) -> usize {
         match self {
-            Self::Attention(a) => a.cache.reachable(len, a.window),
+            Self::Attention(a) => a.cache.kept().reachable(len, a.window),
             Self::DeltaNet(d) => d.reachable(len),
         }
     }

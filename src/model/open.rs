@@ -1,6 +1,6 @@
 //! From a file to a model that is ready to run: configuration, memory plan, weights, slots.
 
-use super::cache::GOES_BACK;
+use super::cache::{GOES_BACK, GOES_BACK_ON_DEVICE};
 use super::config::ModelConfig;
 use super::decoder::Decoder;
 use super::device::{DeviceDecoder, Without};
@@ -159,6 +159,8 @@ pub struct Planned {
     pub plan: Plan,
     /// Most tokens of a pass.
     chunk: usize,
+    /// By how many positions layers that see a window can go back.
+    pub(super) goes_back: usize,
     /// The routers of later layers are made to be asked before their turn: the plan counts them.
     foresees: bool,
     /// What the device does without.
@@ -223,14 +225,15 @@ fn planned(
     let toy = !budget && crate::demo::is_it(gguf);
     let slots = options.slots.or(toy.then_some(crate::demo::SLOTS.min(config.experts)));
     let wish = Wish { ram: options.ram, slots, context: options.context, available };
-    let needs = needs(gguf, config, config.cache_need(options.kv_f32, goes_back(device)));
+    let goes_back = if device.is_none() { GOES_BACK } else { GOES_BACK_ON_DEVICE };
+    let needs = needs(gguf, config, config.cache_need(options.kv_f32, Some(goes_back)));
     let with = |early: u64, foresees: bool| -> Result<Planned, ModelError> {
         let needs = Needs { trunk: needs.trunk + early, ..needs.clone() };
         let (plan, chunk) = match device {
             None => (budget::plan(&needs, &wish)?, CHUNK as usize),
             Some(device) => planned_on(gguf, config, options, &wish, needs, device)?,
         };
-        Ok(Planned { plan, chunk, foresees, without: Without::default() })
+        Ok(Planned { plan, chunk, goes_back, foresees, without: Without::default() })
     };
     let without = || with(0, false);
     let asking = || with(early::bytes(needs.expert_bytes.len(), config.experts, config.hidden), true);
@@ -282,11 +285,6 @@ fn device_buffers(config: &ModelConfig, needs: &Needs, chunk: usize) -> u64 {
 fn on_device(gguf: &Gguf, config: &ModelConfig, needs: Needs, chunk: usize) -> Needs {
     let table = gguf.tensor("token_embd.weight").filter(|_| gguf.tensor("output.weight").is_some()).map_or(0, |t| t.size() as u64);
     Needs { trunk: needs.trunk - table, buffers: device_buffers(config, &needs, chunk), ..needs }
-}
-
-/// By how many positions layers that see a window can go back: on a device they keep everything.
-fn goes_back(device: Option<&dyn Device>) -> Option<usize> {
-    device.is_none().then_some(GOES_BACK)
 }
 
 /// What the model takes, from its header alone.
@@ -380,10 +378,9 @@ pub fn open_planned(
         Some(name) => name.parse::<Policy>().map_err(ExpertError::from)?,
         None => Policy::default(),
     };
-    let Planned { plan, chunk: longest, foresees, mut without } = planned;
+    let Planned { plan, chunk: longest, goes_back, foresees, mut without } = planned;
     without.mailbox |= options.mailbox == When::Never;
-    let settings =
-        LoadSettings { context: plan.context, kv_f32: options.kv_f32, goes_back: goes_back(device.as_deref()), pool: pool.clone() };
+    let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, goes_back: Some(goes_back), pool: pool.clone() };
     let (mut decoder, store, config) = bind(gguf, &settings)?;
     if foresees {
         decoder.ask_early()?;

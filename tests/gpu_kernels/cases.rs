@@ -589,7 +589,9 @@ fn heads_are_clamped_normalised_turned_and_stored() {
     {
         for wide in [0, 1] {
             let a = &mut Arena::new(case as u64);
-            let (tokens, heads, groups, context, position) = (3, 4, 2, 9, 5u32);
+            // A ring begins anew within the pass.
+            let ring = u32::from(case % 2 == 1);
+            let (tokens, heads, groups, context, position) = (3, 4, 2, 9, if ring == 1 { 25 } else { 5u32 });
             let (q_head, normed) = (key_dim + 1, case % 2 == 0);
             let (q_stride, k_stride, v_stride) = (heads * q_head, groups * key_dim + 2, groups * value_dim + 1);
             let q_out = a.floats(tokens * heads * key_dim);
@@ -621,7 +623,7 @@ fn heads_are_clamped_normalised_turned_and_stored() {
                 eps: 1e-6,
                 limit: if case == 1 { 1.2 } else { 0.0 },
                 limit_v: if case < 3 { 1.1 } else { 0.0 },
-                pad: 0,
+                ring,
             };
             let out = if wide == 1 {
                 [a.output(keys, groups * context * key_dim, FEW), a.output(values, groups * context * value_dim, 0.0)]
@@ -700,10 +702,6 @@ fn attention_over_splits_and_their_join() {
         {
             let a = &mut Arena::new(case as u64);
             let context = position as usize + tokens + 1;
-            let halves = |a: &mut Arena, n: usize| -> Address {
-                let values: Vec<half::f16> = (0..n).map(|_| half::f16::from_f32(a.below(2001) as f32 / 1000.0 - 1.0)).collect();
-                a.put(&values.iter().map(|h| h.to_bits()).collect::<Vec<_>>())
-            };
             let (keys, values) = if wide == 1 {
                 (a.noise(groups * context * key_dim, 1.0), a.noise(groups * context * value_dim, 1.0))
             } else {
@@ -761,6 +759,79 @@ fn attention_over_splits_and_their_join() {
                 let out = a.output(y, tokens * heads * value_dim, FEW);
                 let sinks = a.noise(heads, 3.0);
                 a.check(&JoinSunk { of: k, sinks }, &[out]);
+            }
+        }
+    }
+}
+
+/// Halves from -1 to 1.
+fn halves(a: &mut Arena, len: usize) -> Address {
+    let values: Vec<u16> = (0..len).map(|_| half::f16::from_f32(a.below(2001) as f32 / 1000.0 - 1.0).to_bits()).collect();
+    a.put(&values)
+}
+
+#[test]
+fn attention_of_windows_over_rings_token_by_token_and_in_tiles() {
+    let shapes = [(64, 64, 8, 1), (128, 96, 2, 2), (256, 256, 4, 2), (72, 40, 3, 1)];
+    for (case, (key_dim, value_dim, heads, groups)) in shapes.into_iter().enumerate() {
+        // Before the window is full, when it is, and several turns of the ring later; tiles that see nothing but their own positions.
+        for (position, tokens, window, spare) in
+            [(0u32, 20, 30, 0), (25, 12, 30, 9), (333, 33, 50, 3), (1000, 70, 1, 0), (640, 9, 128, 100)]
+        {
+            let a = &mut Arena::new(case as u64);
+            let context = window + tokens as u32 - 1 + spare;
+            let rows = tokens * heads;
+            let room = groups * context as usize;
+            let (keys, values, sinks) = (halves(a, room * key_dim), halves(a, room * value_dim), a.noise(heads, 3.0));
+            let (splits, partial) = (3, a.floats(rows * 3 * (2 + value_dim)));
+            let (q, at) = (a.noise(rows * key_dim, 2.0), a.put(&[position]));
+            let (tokens, heads, groups, key_dim, value_dim) =
+                (tokens as u32, heads as u32, groups as u32, key_dim as u32, value_dim as u32);
+            let (wide, scale, pad) = (0, 0.3, 0);
+            let of = Attention {
+                q,
+                keys,
+                values,
+                partial,
+                position: at,
+                tokens,
+                heads,
+                groups,
+                key_dim,
+                value_dim,
+                context,
+                wide,
+                splits,
+                scale,
+                pad,
+            };
+            let out = a.output(partial, rows * 3 * (2 + value_dim as usize), SUM);
+            a.check(&WindowAttention { of, window, pad }, &[out]);
+            let y = a.floats(rows * value_dim as usize);
+            let gate = if case % 2 == 0 { a.noise(rows * value_dim as usize, 2.0) } else { NONE };
+            let (gate_stride, gate_head, partial, splits) = (heads * value_dim, value_dim, NONE, 1);
+            let of = ChunkAttention {
+                q,
+                keys,
+                values,
+                partial,
+                gate,
+                y,
+                position: at,
+                tokens,
+                heads,
+                groups,
+                key_dim,
+                value_dim,
+                context,
+                splits,
+                gate_stride,
+                gate_head,
+                scale,
+            };
+            for sinks in [NONE, sinks] {
+                let out = a.output(y, rows * value_dim as usize, 2.0 * HALVES);
+                a.check(&WindowChunkAttention { of, sinks, window, pad }, &[out]);
             }
         }
     }

@@ -25,10 +25,11 @@ layouts! {
     MatJob { weight, bias, y, scale, ty, rows, y_stride, accumulate, scale_stride, first_block }
     MatVec { x, gate, cols, tokens, x_stride, jobs, blocks, split, job }
     MatMul { x, cols, tokens, x_stride, pad, job }
-    Rotate { q, k, v, q_norm, k_norm, angles, q_out, keys, values, position, tokens, heads, groups, key_dim, value_dim, half, context, wide, q_stride, q_head, k_stride, v_stride, eps, limit, limit_v, pad }
+    Rotate { q, k, v, q_norm, k_norm, angles, q_out, keys, values, position, tokens, heads, groups, key_dim, value_dim, half, context, wide, q_stride, q_head, k_stride, v_stride, eps, limit, limit_v, ring }
     Attention { q, keys, values, partial, position, tokens, heads, groups, key_dim, value_dim, context, wide, splits, scale, pad }
     ChunkAttention { q, keys, values, partial, gate, y, position, tokens, heads, groups, key_dim, value_dim, context, splits, gate_stride, gate_head, scale }
     WindowAttention { of, window, pad }
+    WindowChunkAttention { of, sinks, window, pad }
     JoinSplits { partial, gate, y, tokens, heads, value_dim, splits, gate_stride, gate_head }
     JoinSunk { of, sinks }
     Convolve { x, taps, carry, y, tokens, channels, width, x_stride }
@@ -78,6 +79,7 @@ fn every_kernel_has_an_entry_and_every_entry_a_kernel() {
         Attention::NAME,
         ChunkAttention::NAME,
         WindowAttention::NAME,
+        WindowChunkAttention::NAME,
         JoinSplits::NAME,
         JoinSunk::NAME,
         Convolve::NAME,

@@ -61,7 +61,7 @@ DEVICE void rotate_block(const Block& block, const Rotate& p) {
         Partials room;
     };
     SHARED(Head, head);
-    const uint32_t token = block.y, at = *p.position + token;
+    const uint32_t token = block.y, position = *p.position + token, at = p.ring ? position % p.context : position;
     if (at >= p.context) return;
     if (block.x >= p.heads + p.groups) {
         const uint32_t g = block.x - p.heads - p.groups;
@@ -107,6 +107,16 @@ DEVICE void rotate_block(const Block& block, const Rotate& p) {
     });
 }
 
+/// Where the positions of a ring lie from `begin` on, for less than one turn.
+struct Turn {
+    uint32_t base, room;
+    DEVICE static Turn at(uint32_t begin, uint32_t room) { return {begin / room * room, room}; }
+    DEVICE uint32_t operator()(uint32_t position) const {
+        const uint32_t place = position - base;
+        return place < room ? place : place - room;
+    }
+};
+
 /// H query heads of a group have a block together, so that a key or value that was read serves all of them.
 template <int H> struct AttentionShared {
     alignas(16) float q[H][HEAD_DIM];
@@ -118,10 +128,10 @@ template <int H> struct AttentionShared {
 
 /// Keys in stretches of 64. For the scores eight threads share a key, so that a warp reads four keys side by side; for the sums a thread has
 /// eight values of a head and every n-th key of the stretch. Each key and value is read once by the block.
-template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attention& p, uint32_t window, AttentionShared<H>& s) {
+template <bool WINDOW, bool WIDE, int H> DEVICE void attend(const Block& block, const Attention& p, uint32_t window, AttentionShared<H>& s) {
     constexpr int AHEAD = 4;
     const uint32_t head = block.x * H, split = block.y, token = block.z, group = head / (p.heads / p.groups);
-    const uint32_t seen = *p.position + token + 1, left = window && seen > window ? seen - window : 0, width = seen - left;
+    const uint32_t seen = *p.position + token + 1, left = WINDOW && seen > window ? seen - window : 0, width = seen - left;
     const uint32_t even = (width + p.splits - 1) / p.splits, each = even > LEAST ? even : LEAST;
     const uint32_t begin = left + (split * each < width ? split * each : width), end = begin + each < seen ? begin + each : seen;
     if (begin == end) {
@@ -132,6 +142,8 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
         });
         return;
     }
+    const Turn turn = WINDOW ? Turn::at(begin, p.context) : Turn{};
+    const auto place = [&](uint32_t position) INLINE { return WINDOW ? turn(position) : position; };
     const float* q = p.q + ((size_t)token * p.heads + head) * p.key_dim;
     const size_t keys = (size_t)group * p.context * p.key_dim, values = (size_t)group * p.context * p.value_dim;
     const uint32_t eights = (p.value_dim + 7) / 8;
@@ -169,7 +181,7 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
 #pragma unroll
                     for (int a = 0; a < AHEAD; a++) {
                         const uint32_t key = t / KEY_LANES + 16 * (j + a);
-                        if (key < count) raw[a] = eight_cached<WIDE>(p.keys, keys + (size_t)(from + key) * p.key_dim + c, whole_keys, p.key_dim - c);
+                        if (key < count) raw[a] = eight_cached<WIDE>(p.keys, keys + (size_t)place(from + key) * p.key_dim + c, whole_keys, p.key_dim - c);
                     }
                     float q[H][8];
 #pragma unroll
@@ -246,7 +258,7 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
 #pragma unroll
                 for (int a = 0; a < AHEAD; a++) {
                     const uint32_t at = key + a * sharing;
-                    if (at < count) raw[a] = eight_cached<WIDE>(p.values, values + (size_t)(from + at) * p.value_dim + c, whole_values, p.value_dim - c);
+                    if (at < count) raw[a] = eight_cached<WIDE>(p.values, values + (size_t)place(from + at) * p.value_dim + c, whole_values, p.value_dim - c);
                 }
 #pragma unroll
                 for (int a = 0; a < AHEAD; a++) {
@@ -282,7 +294,7 @@ template <bool WIDE, int H> DEVICE void attend(const Block& block, const Attenti
 }
 
 /// `Attention::together` in params.rs says the same.
-DEVICE void attention_in(const Block& block, const Attention& p, uint32_t window) {
+template <bool WINDOW> DEVICE void attention_in(const Block& block, const Attention& p, uint32_t window) {
     union Room {
         AttentionShared<4> four;
         AttentionShared<1> one;
@@ -290,16 +302,16 @@ DEVICE void attention_in(const Block& block, const Attention& p, uint32_t window
     SHARED(Room, room);
     const uint32_t of_group = p.heads / p.groups;
     if (p.wide) {
-        if (of_group % 4 == 0) return attend<true, 4>(block, p, window, room.four);
-        return attend<true, 1>(block, p, window, room.one);
+        if (of_group % 4 == 0) return attend<WINDOW, true, 4>(block, p, window, room.four);
+        return attend<WINDOW, true, 1>(block, p, window, room.one);
     }
-    if (of_group % 4 == 0) return attend<false, 4>(block, p, window, room.four);
-    attend<false, 1>(block, p, window, room.one);
+    if (of_group % 4 == 0) return attend<WINDOW, false, 4>(block, p, window, room.four);
+    attend<WINDOW, false, 1>(block, p, window, room.one);
 }
 
-DEVICE void attention_block(const Block& block, const Attention& p) { attention_in(block, p, 0); }
+DEVICE void attention_block(const Block& block, const Attention& p) { attention_in<false>(block, p, 0); }
 
-DEVICE void window_attention_block(const Block& block, const WindowAttention& p) { attention_in(block, p.of, p.window); }
+DEVICE void window_attention_block(const Block& block, const WindowAttention& p) { attention_in<true>(block, p.of, p.window); }
 
 /// A block has 32 values of a head; a warp adds up every fourth split of them. A sink is one more split, whose output is zero.
 DEVICE void join_in(const Block& block, const JoinSplits& p, const float* sinks) {

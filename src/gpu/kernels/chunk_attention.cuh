@@ -28,13 +28,13 @@ template <int D> DEVICE uint32_t pair_at(uint32_t row, uint32_t turn, uint32_t p
 /// A thread's share of the positions that a block looks at together, on its way to shared memory.
 template <int D> using Share = Few<Word4, ChunkRoom<D>::POSITIONS * D / 8 / 128>;
 
-/// Positions `from`.. of a group's cache; zeros from `end` on, and beyond a head's `dim` values.
-template <int D> DEVICE void fetch_share(int t, const uint16_t* cache, uint32_t dim, uint32_t from, uint32_t end, Share<D>& share) {
+/// Positions `from`.. of a group's cache, each of them where `place` says; zeros from `end` on, and beyond a head's `dim` values.
+template <int D, class P> DEVICE void fetch_share(int t, const uint16_t* cache, uint32_t dim, uint32_t from, uint32_t end, const P& place, Share<D>& share) {
 #pragma unroll
     for (int i = 0; i < (int)(sizeof share / sizeof(Word4)); i++) {
         const uint32_t n = t + 128 * i, at = from + n / (D / 8), piece = n % (D / 8);
         share[i] = Word4{0, 0, 0, 0};
-        if (at < end && piece * 8 < dim) share[i] = *(const Word4*)(cache + (size_t)at * dim + piece * 8);
+        if (at < end && piece * 8 < dim) share[i] = *(const Word4*)(cache + (size_t)place(at) * dim + piece * 8);
     }
 }
 
@@ -50,16 +50,26 @@ template <int D> DEVICE void put_share(int t, const Share<D>& share, ChunkRoom<D
 DEVICE uint32_t chunk_column(int t, int i) { return i / 4 * 8 + 2 * (t % 4) + i % 2; }
 DEVICE uint32_t chunk_query(int t, int i) { return t / LANES * 16 + t % LANES / 4 + 8 * i; }
 
-template <int D> DEVICE void attend_chunk(const Block& block, const ChunkAttention& p, ChunkRoom<D>& room) {
+/// What queries see of a ring, and a score of each head that has no value (`nullptr`: none).
+struct Within {
+    uint32_t window;
+    const float* sinks;
+};
+
+template <int D, bool WINDOW> DEVICE void attend_chunk(const Block& block, const ChunkAttention& p, const Within& within, ChunkRoom<D>& room) {
     constexpr int POSITIONS = ChunkRoom<D>::POSITIONS;
     const uint32_t together = p.heads / p.groups, queries = p.tokens * together, group = block.y, split = block.z;
     // The last tile has the most keys, so it begins first.
     const uint32_t tile = (queries + QUERIES - 1) / QUERIES - 1 - block.x, first = tile * QUERIES, last = (first + QUERIES < queries ? first + QUERIES : queries) - 1;
     const uint32_t position = *p.position, all = position + p.tokens, even = (all + p.splits - 1) / p.splits;
-    const uint32_t each = ((even > CHUNK_LEAST ? even : CHUNK_LEAST) + 63) / 64 * 64, begin = split * each, seen = position + last / together + 1;
-    const uint32_t end = begin + each < seen ? begin + each : seen;
-    // Below this position every query of the tile sees all keys.
-    const uint32_t common = position + first / together + 1, clear = common < end ? common : end;
+    const uint32_t each = ((even > CHUNK_LEAST ? even : CHUNK_LEAST) + 63) / 64 * 64, seen = position + last / together + 1;
+    const uint32_t common = position + first / together + 1;
+    const auto left_of = [&](uint32_t its) INLINE { return WINDOW && its > within.window ? its - within.window : 0; };
+    const uint32_t begin = WINDOW ? left_of(common) : split * each, end = WINDOW || begin + each >= seen ? seen : begin + each;
+    // Between these positions every query of the tile sees all keys.
+    const uint32_t clear = common < end ? common : end, far = left_of(seen);
+    const Turn turn = WINDOW ? Turn::at(begin, p.context) : Turn{};
+    const auto place = [&](uint32_t at) INLINE { return WINDOW ? turn(at) : at; };
     const uint16_t *keys = (const uint16_t*)p.keys + (size_t)group * p.context * p.key_dim, *values = (const uint16_t*)p.values + (size_t)group * p.context * p.value_dim;
 
     // Scores are exponents of two.
@@ -94,13 +104,13 @@ template <int D> DEVICE void attend_chunk(const Block& block, const ChunkAttenti
             const uint32_t query = first + chunk_query(t, r), its = position + query / together + 1;
             sees[t][r] = its < end ? its : end;
         }
-        fetch_share<D>(t, keys, p.key_dim, begin, end, share[t]);
+        fetch_share<D>(t, keys, p.key_dim, begin, end, place, share[t]);
     });
 #pragma unroll 1
     for (uint32_t from = begin; from < end; from += POSITIONS) {
         phase(block, [&](int t) INLINE { put_share<D>(t, share[t], room); });
         apart(block, [&](int t) INLINE {
-            fetch_share<D>(t, values, p.value_dim, from, end, share[t]);
+            fetch_share<D>(t, values, p.value_dim, from, end, place, share[t]);
 #pragma unroll
             for (int i = 0; i < POSITIONS / 2; i++) scores[t][i] = 0;
         });
@@ -122,10 +132,11 @@ template <int D> DEVICE void attend_chunk(const Block& block, const ChunkAttenti
         }
         apart(block, [&](int t) INLINE {
             most[t][0] = most[t][1] = -INFINITY;
-            if (from + POSITIONS > clear) {
+            if (from + POSITIONS > clear || (WINDOW && from < far)) {
 #pragma unroll
                 for (int i = 0; i < POSITIONS / 2; i++) {
-                    if (from + chunk_column(t, i) >= sees[t][i / 2 % 2]) scores[t][i] = -INFINITY;
+                    const uint32_t at = from + chunk_column(t, i), its = sees[t][i / 2 % 2];
+                    if (at >= its || (WINDOW && at < left_of(its))) scores[t][i] = -INFINITY;
                 }
             }
 #pragma unroll
@@ -157,7 +168,7 @@ template <int D> DEVICE void attend_chunk(const Block& block, const ChunkAttenti
         // All are through with the keys.
         phase(block, [](int) INLINE {});
         phase(block, [&](int t) INLINE { put_share<D>(t, share[t], room); });
-        apart(block, [&](int t) INLINE { fetch_share<D>(t, keys, p.key_dim, from + POSITIONS, end, share[t]); });
+        apart(block, [&](int t) INLINE { fetch_share<D>(t, keys, p.key_dim, from + POSITIONS, end, place, share[t]); });
 #pragma unroll
         for (int j = 0; j < POSITIONS / 16; j++) {
             PerThread<Halves> w, v;
@@ -188,7 +199,11 @@ template <int D> DEVICE void attend_chunk(const Block& block, const ChunkAttenti
             const float* gate = done && p.gate ? p.gate + (size_t)token * p.gate_stride + (size_t)head * p.gate_head : nullptr;
             // The join of ranges has exponents of e.
             if (!done && t % 4 == 0) out[-2] = max[t][r] * 0.69314718f, out[-1] = sum[t][r];
-            const float part = done ? 1.0f / sum[t][r] : 1.0f;
+            float part = done ? 1.0f / sum[t][r] : 1.0f;
+            if (WINDOW && within.sinks) {
+                const float sink = within.sinks[head] * 1.44269504f, most = fmaxf(max[t][r], sink), shrink = exp2f(max[t][r] - most);
+                part = shrink / fmaf(sum[t][r], shrink, exp2f(sink - most));
+            }
 #pragma unroll
             for (int i = 0; i < D / 2; i++) {
                 const uint32_t c = chunk_column(t, i);
@@ -202,7 +217,7 @@ template <int D> DEVICE void attend_chunk(const Block& block, const ChunkAttenti
 }
 
 /// `ChunkAttention::fits` in params.rs says which heads there is room for.
-DEVICE void chunk_attention_block(const Block& block, const ChunkAttention& p) {
+template <bool WINDOW> DEVICE void chunk_attention_in(const Block& block, const ChunkAttention& p, const Within& within) {
     union Room {
         ChunkRoom<64> small;
         ChunkRoom<128> middle;
@@ -210,7 +225,11 @@ DEVICE void chunk_attention_block(const Block& block, const ChunkAttention& p) {
     };
     SHARED(Room, room);
     const uint32_t dim = p.key_dim > p.value_dim ? p.key_dim : p.value_dim;
-    if (dim <= 64) return attend_chunk<64>(block, p, room.small);
-    if (dim <= 128) return attend_chunk<128>(block, p, room.middle);
-    attend_chunk<256>(block, p, room.large);
+    if (dim <= 64) return attend_chunk<64, WINDOW>(block, p, within, room.small);
+    if (dim <= 128) return attend_chunk<128, WINDOW>(block, p, within, room.middle);
+    attend_chunk<256, WINDOW>(block, p, within, room.large);
 }
+
+DEVICE void chunk_attention_block(const Block& block, const ChunkAttention& p) { chunk_attention_in<false>(block, p, Within{}); }
+
+DEVICE void window_chunk_attention_block(const Block& block, const WindowChunkAttention& p) { chunk_attention_in<true>(block, p.of, Within{p.window, p.sinks}); }

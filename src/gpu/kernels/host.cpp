@@ -145,7 +145,7 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(Rotate, eps);
     FIELD(Rotate, limit);
     FIELD(Rotate, limit_v);
-    FIELD(Rotate, pad);
+    FIELD(Rotate, ring);
     SIZE(Attention);
     FIELD(Attention, q);
     FIELD(Attention, keys);
@@ -184,6 +184,11 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(WindowAttention, of);
     FIELD(WindowAttention, window);
     FIELD(WindowAttention, pad);
+    SIZE(WindowChunkAttention);
+    FIELD(WindowChunkAttention, of);
+    FIELD(WindowChunkAttention, sinks);
+    FIELD(WindowChunkAttention, window);
+    FIELD(WindowChunkAttention, pad);
     SIZE(JoinSplits);
     FIELD(JoinSplits, partial);
     FIELD(JoinSplits, gate);

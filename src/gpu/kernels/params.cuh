@@ -38,7 +38,7 @@ struct Rotate {
     uint32_t *position;
     uint32_t tokens, heads, groups, key_dim, value_dim, half, context, wide, q_stride, q_head, k_stride, v_stride;
     float eps, limit, limit_v;
-    uint32_t pad;
+    uint32_t ring;
 };
 
 struct Attention {
@@ -62,6 +62,12 @@ struct ChunkAttention {
 
 struct WindowAttention {
     Attention of;
+    uint32_t window, pad;
+};
+
+struct WindowChunkAttention {
+    ChunkAttention of;
+    float* sinks;
     uint32_t window, pad;
 };
 

@@ -1,7 +1,7 @@
 //! Attention: queries and keys prepared, keys in splits, splits joined.
 
 use super::{clamp, dot, rms, sigmoid, Host, Meaning, ReferenceError};
-use crate::gpu::params::{Attention, ChunkAttention, JoinSplits, JoinSunk, Rotate, WindowAttention};
+use crate::gpu::params::{Attention, ChunkAttention, JoinSplits, JoinSunk, Rotate, WindowAttention, WindowChunkAttention};
 use crate::gpu::Address;
 use half::f16;
 
@@ -36,7 +36,9 @@ impl Meaning for Rotate {
         host.demand(2 * half <= dim, "more dimensions to rotate than a head has")?;
         host.demand(self.key_dim <= Self::HEAD_DIM && self.value_dim <= Self::HEAD_DIM, "a longer head than a block has room for")?;
         let position = host.one::<u32>("position", self.position, 0)? as usize;
-        host.demand(position + self.tokens as usize <= self.context as usize, "positions beyond the context")?;
+        let room = self.context as usize;
+        host.demand(self.ring != 0 || position + self.tokens as usize <= room, "positions beyond the context")?;
+        host.demand(self.tokens as usize <= room, "more tokens than a ring has room for")?;
         let norm = |host: &Host<'_>, field, at: Address| -> Result<Option<Vec<f32>>, ReferenceError> {
             (at.0 != 0).then(|| host.f32s(field, at, 0, dim)).transpose()
         };
@@ -49,7 +51,7 @@ impl Meaning for Rotate {
                 host.put("q_out", self.q_out, (t * self.heads as usize + h) * dim, &q)?;
             }
             for g in 0..self.groups as usize {
-                let place = g * self.context as usize + position + t;
+                let place = g * room + (position + t) % room;
                 let mut k = host.f32s("k", self.k, t * self.k_stride as usize + g * dim, dim)?;
                 prepare(&mut k, self.limit, k_norm.as_deref(), self.eps, &angles);
                 self.store(host, "keys", self.keys, place * dim, &k)?;
@@ -62,24 +64,28 @@ impl Meaning for Rotate {
     }
 }
 
-/// The caches of one group, as far as a pass has written them.
+/// The caches of one group: those positions of them that are in use.
 struct Cached {
-    /// `[positions, key_dim]`
+    /// `[room, key_dim]`
     keys: Vec<f32>,
-    /// `[positions, value_dim]`
+    /// `[room, value_dim]`
     values: Vec<f32>,
+    /// Of a ring: positions beyond it begin anew.
+    room: usize,
 }
 
 impl Cached {
     /// Softmax attention of one query over a range of positions: the greatest score, the sum of weights relative to it, and the weighted sum of values.
     fn attend(&self, q: &[f32], scale: f32, range: std::ops::Range<usize>, value_dim: usize) -> (f64, f64, Vec<f64>) {
-        let scores: Vec<f64> = range.clone().map(|p| dot(q, &self.keys[p * q.len()..(p + 1) * q.len()]) * f64::from(scale)).collect();
+        let place = |p: usize| p % self.room;
+        let key = |p: usize| &self.keys[place(p) * q.len()..][..q.len()];
+        let scores: Vec<f64> = range.clone().map(|p| dot(q, key(p)) * f64::from(scale)).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let (mut sum, mut out) = (0.0, vec![0.0f64; value_dim]);
         for (p, score) in range.zip(scores) {
             let w = (score - max).exp();
             sum += w;
-            out.iter_mut().zip(&self.values[p * value_dim..]).for_each(|(o, v)| *o += w * f64::from(*v));
+            out.iter_mut().zip(&self.values[place(p) * value_dim..]).for_each(|(o, v)| *o += w * f64::from(*v));
         }
         (max, sum, out)
     }
@@ -93,14 +99,21 @@ fn cached(host: &Host<'_>, field: &'static str, at: Address, first: usize, len: 
     }
 }
 
-/// What [`Attention`] and [`ChunkAttention`] have in common: sizes in range, and the number of positions up to the pass's end.
-fn positions(host: &Host<'_>, k: &Attention) -> Result<usize, ReferenceError> {
+/// What [`Attention`] and [`ChunkAttention`] have in common: sizes in range, and the number of positions up to the pass's end. `window`: the caches are rings.
+fn positions(host: &Host<'_>, k: &Attention, window: Option<usize>) -> Result<usize, ReferenceError> {
     host.demand((1..=Attention::SPLITS).contains(&k.splits), "1 to 128 ranges")?;
     host.aligned("keys", k.keys)?;
     host.aligned("values", k.values)?;
     host.demand(k.groups > 0 && k.heads.is_multiple_of(k.groups), "heads are no multiple of groups")?;
     let all = host.one::<u32>("position", k.position, 0)? as usize + k.tokens as usize;
-    host.demand(all <= k.context as usize, "positions beyond the context")?;
+    match window {
+        None => host.demand(all <= k.context as usize, "positions beyond the context")?,
+        Some(window) => {
+            host.demand(window > 0, "a window of one position or more")?;
+            let begin = (all + 1 - k.tokens as usize).saturating_sub(window);
+            host.demand(all - begin <= k.context as usize, "a ring with less room than is seen")?;
+        }
+    }
     Ok(all)
 }
 
@@ -114,10 +127,12 @@ impl Attention {
     ) -> Result<(), ReferenceError> {
         let (heads, of_group) = (self.heads as usize, (self.heads / self.groups) as usize);
         let (dim, value_dim, context, wide) = (self.key_dim as usize, self.value_dim as usize, self.context as usize, self.wide != 0);
+        let used = all.min(context);
         for g in 0..self.groups as usize {
             let group = Cached {
-                keys: cached(host, "keys", self.keys, g * context * dim, all * dim, wide)?,
-                values: cached(host, "values", self.values, g * context * value_dim, all * value_dim, wide)?,
+                keys: cached(host, "keys", self.keys, g * context * dim, used * dim, wide)?,
+                values: cached(host, "values", self.values, g * context * value_dim, used * value_dim, wide)?,
+                room: context,
             };
             for (t, h) in (0..self.tokens as usize).flat_map(|t| (0..of_group).map(move |i| (t, g * of_group + i))) {
                 let q = host.f32s("q", self.q, (t * heads + h) * dim, dim)?;
@@ -142,24 +157,24 @@ impl Attention {
 
 impl Meaning for Attention {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
-        self.mean_within(host, usize::MAX)
+        self.mean_within(host, None)
     }
 }
 
 impl Meaning for WindowAttention {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
-        host.demand(self.window > 0, "a window of one position or more")?;
-        self.of.mean_within(host, self.window as usize)
+        self.of.mean_within(host, Some(self.window as usize))
     }
 }
 
 impl Attention {
-    fn mean_within(&self, host: &mut Host<'_>, window: usize) -> Result<(), ReferenceError> {
+    fn mean_within(&self, host: &mut Host<'_>, window: Option<usize>) -> Result<(), ReferenceError> {
         host.demand(self.key_dim <= Rotate::HEAD_DIM && self.value_dim <= Rotate::HEAD_DIM, "a longer head than a block has room for")?;
-        let (all, tokens, heads, splits) = (positions(host, self)?, self.tokens as usize, self.heads as usize, self.splits as usize);
+        let (all, tokens, heads, splits) =
+            (positions(host, self, window)?, self.tokens as usize, self.heads as usize, self.splits as usize);
         self.each_query(host, all, |host, t, h, q, group| {
             let seen = all - tokens + t + 1;
-            let left = seen.saturating_sub(window);
+            let left = window.map_or(0, |window| seen.saturating_sub(window));
             let each = (seen - left).div_ceil(splits).max(Self::LEAST as usize);
             for s in 0..splits {
                 let range = (left + s * each).min(seen)..(left + (s + 1) * each).min(seen);
@@ -176,6 +191,20 @@ impl Attention {
 
 impl Meaning for ChunkAttention {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        self.mean_within(host, None, None)
+    }
+}
+
+impl Meaning for WindowChunkAttention {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        host.demand(self.of.splits == 1, "one range")?;
+        let sinks = (self.sinks.0 != 0).then(|| host.f32s("sinks", self.sinks, 0, self.of.heads as usize)).transpose()?;
+        self.of.mean_within(host, Some(self.window as usize), sinks.as_deref())
+    }
+}
+
+impl ChunkAttention {
+    fn mean_within(&self, host: &mut Host<'_>, window: Option<usize>, sinks: Option<&[f32]>) -> Result<(), ReferenceError> {
         host.demand(Self::fits(self.key_dim, self.value_dim), "heads that are no multiple of 8, or longer than 256")?;
         host.aligned("q", self.q)?;
         let k = Attention {
@@ -196,7 +225,7 @@ impl Meaning for ChunkAttention {
             pad: 0,
         };
         let (all, tokens, heads, splits, dim) =
-            (positions(host, &k)?, self.tokens as usize, self.heads as usize, self.splits as usize, self.value_dim as usize);
+            (positions(host, &k, window)?, self.tokens as usize, self.heads as usize, self.splits as usize, self.value_dim as usize);
         let each = all.div_ceil(splits).max(Self::LEAST as usize).next_multiple_of(64);
         k.each_query(host, all, |host, t, h, q, group| {
             let seen = all - tokens + t + 1;
@@ -207,7 +236,9 @@ impl Meaning for ChunkAttention {
                 }
                 return Ok(());
             }
-            let (_, sum, mut out) = group.attend(q, self.scale, 0..seen, dim);
+            let left = window.map_or(0, |window| seen.saturating_sub(window));
+            let (max, mut sum, mut out) = group.attend(q, self.scale, left..seen, dim);
+            sum += sinks.map_or(0.0, |sinks| (f64::from(sinks[h]) - max).exp());
             out.iter_mut().for_each(|o| *o /= sum);
             if self.gate.0 != 0 {
                 let gate = host.f32s("gate", self.gate, t * self.gate_stride as usize + h * self.gate_head as usize, dim)?;

@@ -93,6 +93,7 @@ pub fn run(kernel: &str, shape: Shape, params: &[u8], memory: &mut dyn HostMemor
         Attention,
         ChunkAttention,
         WindowAttention,
+        WindowChunkAttention,
         JoinSplits,
         JoinSunk,
         Convolve,

@@ -6,7 +6,7 @@ use crate::gguf::GgmlType;
 use crate::gpu::params::{
     self, Add, AddAnswer, AddNormed, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsUp,
     Finite, GatedNorm, Gather, Glu, GroupedUp, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, SoftCap, TellHost,
-    WindowAttention,
+    WindowAttention, WindowChunkAttention,
 };
 use crate::kernels::rows::Activation;
 use crate::kernels::supported;
@@ -68,6 +68,8 @@ pub enum Case {
         half: u32,
         /// Heads are normalised; else they are clamped.
         norms: bool,
+        /// The caches are rings, and the tokens go around their end.
+        ring: bool,
     },
     Attention {
         wide: bool,
@@ -141,6 +143,16 @@ pub enum Case {
         window: u32,
         splits: u32,
     },
+    /// Over a ring, in tiles.
+    WindowChunkAttention {
+        dims: (u32, u32),
+        heads: (u32, u32),
+        position: u32,
+        tokens: u32,
+        window: u32,
+        sinks: bool,
+        gated: bool,
+    },
     /// What is added to gate and up of experts, and to what they give.
     BiasedUp {
         types: [GgmlType; 3],
@@ -206,6 +218,7 @@ impl Case {
             Self::Experts { .. } => ExpertsUp::NAME,
             Self::Grouped { .. } => GroupedUp::NAME,
             Self::WindowAttention { .. } => WindowAttention::NAME,
+            Self::WindowChunkAttention { .. } => WindowChunkAttention::NAME,
             Self::BiasedUp { .. } => BiasedUp::NAME,
             Self::BiasedGroupedUp { .. } => BiasedGroupedUp::NAME,
             Self::RoutedBias { .. } => RoutedBias::NAME,
@@ -246,7 +259,8 @@ pub fn all(scale: u32) -> Vec<Case> {
     out.extend(routes.map(|(experts, top_k, renormalise, factors)| Case::Route { experts, top_k, renormalise, factors }));
     for wide in [false, true] {
         let heads = [((128, 128), 64, true), ((256, 256), 32, true), ((64, 48), 24, false), ((512, 512), 256, true)];
-        out.extend(heads.map(|(dims, half, norms)| Case::Rotate { wide, dims, half, norms }));
+        out.extend(heads.map(|(dims, half, norms)| Case::Rotate { wide, dims, half, norms, ring: false }));
+        out.push(Case::Rotate { wide, dims: (64, 64), half: 32, norms: true, ring: true });
         for (dims, position, tokens, splits, gated) in [
             ((128, 128), 0, 1, 1, false),
             ((128, 128), 200, 3, 4, true),
@@ -311,6 +325,16 @@ fn biased() -> Vec<Case> {
         ] {
             out.push(Case::WindowAttention { wide, dims, heads, position, tokens, window, splits });
         }
+    }
+    // Heads of each size that the kernel has; before a window is full, when it is, one of which many tiles see no more than two positions, and one that is never full.
+    for (dims, heads, position, tokens, window, sinks) in [
+        ((64, 64), (16, 2), 700, 75, 128, true),
+        ((128, 96), (6, 3), 20, 70, 31, false),
+        ((256, 256), (8, 4), 1500, 40, 1024, false),
+        ((64, 48), (3, 3), 99, 75, 2, true),
+        ((64, 64), (8, 1), 150, 20, u32::MAX, true),
+    ] {
+        out.push(Case::WindowChunkAttention { dims, heads, position, tokens, window, sinks, gated: !sinks });
     }
     // A type of blocks of 32 whose rows are no multiple of 256, floats, and one that goes in tiles.
     for (ty, hidden, inner) in [(GgmlType::MXFP4, 2880, 96), (GgmlType::F16, 100, 52), (GgmlType::Q4K, 1280, 256)] {

@@ -9,7 +9,7 @@ use crate::gguf::GgmlType;
 use crate::gpu::device::Address;
 use crate::gpu::params::{
     self, Attention, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Group, GroupedDown, GroupedUp, JoinSplits, JoinSunk,
-    Kernel, MatJob, MatMul, MatVec, Rotate, Route, WindowAttention,
+    Kernel, MatJob, MatMul, MatVec, Rotate, Route, WindowAttention, WindowChunkAttention,
 };
 use crate::kernels::random_weights;
 use fastrand::Rng;
@@ -55,12 +55,15 @@ pub(super) fn trial(case: &Case, r: &mut Rng) -> Trial {
         Case::NormOfPieces { pieces, len } => pointwise::rms_of_pieces(r, pieces, len),
         Case::GatedNorm { dim, reordered } => pointwise::gated_norm(r, dim, reordered.then_some([2, 0, 3, 1])),
         Case::Route { experts, top_k, renormalise, factors } => route(r, experts, top_k, renormalise, factors),
-        Case::Rotate { wide, dims, half, norms } => rotate(r, wide, dims, half, norms),
+        Case::Rotate { wide, dims, half, norms, ring } => rotate(r, wide, dims, half, norms, ring),
         Case::Attention { wide, dims, heads, position, tokens, splits, gated } => {
             attention(r, wide, dims, heads, position, tokens, splits, gated, None)
         }
         Case::ChunkAttention { dims, heads, position, tokens, splits, gated } => {
-            chunk_attention(r, dims, heads, position, tokens, splits, gated)
+            chunk_attention(r, dims, heads, position, tokens, splits, gated, None)
+        }
+        Case::WindowChunkAttention { dims, heads, position, tokens, window, sinks, gated } => {
+            chunk_attention(r, dims, heads, position, tokens, 1, gated, Some((window, sinks)))
         }
         Case::Convolve { tokens, width } => convolve(r, tokens, width),
         Case::DeltaRule { tokens, dims } => delta_rule(r, tokens, dims),
@@ -137,7 +140,7 @@ pub(super) fn cache(r: &mut Rng, l: &mut Layout, what: &'static str, len: usize,
     l.put(what, bytemuck::cast_slice(&halves), Judge::F16(HALF))
 }
 
-fn rotate(r: &mut Rng, wide: bool, (dim, value_dim): Dims, half: u32, norms: bool) -> Trial {
+fn rotate(r: &mut Rng, wide: bool, (dim, value_dim): Dims, half: u32, norms: bool, ring: bool) -> Trial {
     let (heads, groups, tokens, context) = (6u32, 2u32, 3u32, 16u32);
     let mut l = Layout::new();
     let (q_stride, k_stride, v_stride) = (heads * (dim + 8) + 4, groups * dim + 4, groups * value_dim + 4);
@@ -147,7 +150,7 @@ fn rotate(r: &mut Rng, wide: bool, (dim, value_dim): Dims, half: u32, norms: boo
     let (qn, kn) = (l.input("q_norm", &numbers(r, dim as usize)), l.input("k_norm", &numbers(r, dim as usize)));
     let angles: Vec<f32> = (0..tokens).flat_map(|_| angles(r, half)).collect();
     let angles = l.input("angles", &angles);
-    let position = l.input("position", &[5u32]);
+    let position = l.input("position", &[if ring { 2 * context - 1 } else { 5 }]);
     let q_out = l.output("q_out", (tokens * heads * dim) as usize, Judge::F32(CLOSE));
     let keys = cache(r, &mut l, "keys", (groups * context * dim) as usize, wide);
     let values = cache(r, &mut l, "values", (groups * context * value_dim) as usize, wide);
@@ -156,7 +159,7 @@ fn rotate(r: &mut Rng, wide: bool, (dim, value_dim): Dims, half: u32, norms: boo
         2 * half,
         if wide { "f32" } else { "f16" },
         if norms { ", norms" } else { ", clamped" }
-    );
+    ) + if ring { ", around a ring" } else { "" };
     l.trial(Rotate::NAME, about, move |b| {
         let norm = |at: At| if norms { at.of(b) } else { Address::NONE };
         vec![launch(Rotate {
@@ -185,7 +188,7 @@ fn rotate(r: &mut Rng, wide: bool, (dim, value_dim): Dims, half: u32, norms: boo
             eps: 1e-6,
             limit: if norms { 0.0 } else { 1.0 },
             limit_v: if norms { 0.0 } else { 0.7 },
-            pad: 0,
+            ring: ring.into(),
         })]
     })
 }
@@ -208,7 +211,8 @@ fn attention(
     gated: bool,
     window: Option<u32>,
 ) -> Trial {
-    let context = position + tokens + 9;
+    // Of a window no more than is seen, and a few.
+    let context = window.map_or(u32::MAX, |window| window.saturating_add(tokens - 1)).min(position + tokens) + 9;
     let mut l = Layout::new();
     let q = l.input("q", &numbers(r, (tokens * heads * dim) as usize));
     let keys = cache(r, &mut l, "keys", (groups * context * dim) as usize, wide);
@@ -266,6 +270,7 @@ fn attention(
     })
 }
 
+#[allow(clippy::too_many_arguments, reason = "a trial is a list of sizes")]
 fn chunk_attention(
     r: &mut Rng,
     (key_dim, value_dim): Dims,
@@ -274,8 +279,9 @@ fn chunk_attention(
     tokens: u32,
     splits: u32,
     gated: bool,
+    within: Option<(u32, bool)>,
 ) -> Trial {
-    let context = position + tokens + 9;
+    let context = within.map_or(u32::MAX, |(window, _)| window.saturating_add(tokens - 1)).min(position + tokens) + 9;
     let mut l = Layout::new();
     let q = l.input("q", &numbers(r, (tokens * heads * key_dim) as usize));
     let keys = cache(r, &mut l, "keys", (groups * context * key_dim) as usize, false);
@@ -285,11 +291,14 @@ fn chunk_attention(
     let partial = (splits > 1).then(|| l.output("partial", (tokens * heads * splits * (2 + value_dim)) as usize, Judge::Between));
     // A weight is off by as much as its score, which is a product of halves; then it is rounded itself.
     let y = l.output("y", (tokens * heads * value_dim) as usize, Judge::F32(2.0 * HALVES));
+    let sees = within.map_or(String::new(), |(window, sinks)| format!(" see {window}{}", if sinks { " and sinks" } else { "" }));
     let about = format!(
-        "{key_dim}/{value_dim}, {heads} heads in {groups}, {tokens} at {position}, {splits} splits{}",
+        "{key_dim}/{value_dim}, {heads} heads in {groups}, {tokens} at {position}{sees}, {splits} splits{}",
         if gated { ", gated" } else { "" }
     );
-    l.trial(ChunkAttention::NAME, about, move |b| {
+    let within = within.map(|(window, sinks)| (window, sinks.then(|| l.input("sinks", &numbers(r, heads as usize)))));
+    let kernel = if within.is_some() { WindowChunkAttention::NAME } else { ChunkAttention::NAME };
+    l.trial(kernel, about, move |b| {
         let (gate_stride, gate_head) = (heads * (value_dim + 8), value_dim + 8);
         let (partial, gate, y) = (partial.map_or(Address::NONE, |p| p.of(b)), if gated { gate.of(b) } else { Address::NONE }, y.of(b));
         let scores = ChunkAttention {
@@ -312,10 +321,13 @@ fn chunk_attention(
             scale: 1.0 / (key_dim as f32).sqrt(),
         };
         let join = JoinSplits { partial, gate, y, tokens, heads, value_dim, splits, gate_stride, gate_head };
-        if splits > 1 {
-            vec![launch(scores), launch(join)]
-        } else {
-            vec![launch(scores)]
+        match within {
+            Some((window, sinks)) => {
+                let sinks = sinks.map_or(Address::NONE, |s| s.of(b));
+                vec![launch(WindowChunkAttention { of: scores, sinks, window, pad: 0 })]
+            }
+            None if splits > 1 => vec![launch(scores), launch(join)],
+            None => vec![launch(scores)],
         }
     })
 }

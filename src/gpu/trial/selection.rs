@@ -193,9 +193,10 @@ impl Uses {
         if a.value_norm {
             out.push(Case::NormOfPieces { pieces: a.heads.1.min(2), len: dims.1 });
         }
-        out.push(Case::Rotate { wide, dims, half, norms: a.head_norms });
+        let ring = a.window.is_some();
+        out.push(Case::Rotate { wide, dims, half, norms: a.head_norms, ring });
         if a.clamped {
-            out.push(Case::Rotate { wide, dims, half, norms: false });
+            out.push(Case::Rotate { wide, dims, half, norms: false, ring });
         }
         // Two groups, so that the second's place in the caches counts.
         let of_group = a.heads.0 / a.heads.1.max(1);
@@ -216,6 +217,12 @@ impl Uses {
                 Case::WindowAttention { wide, dims, heads, position, tokens, window, splits }
             };
             out.extend([seen(200, 1), seen(100, FEW), seen(120, 24)]);
+            if !wide && ChunkAttention::fits(dims.0, dims.1) {
+                // A window of so many tokens would take the reference long, and goes the same way.
+                let (window, sinks) = (a.window.map_or(u32::MAX, |w| w.min(128)), a.sinks);
+                let tokens = (2 * ChunkAttention::QUERIES / of_group.max(1)).max(MatVec::TOKENS) + 3;
+                out.extend([70, 200].map(|position| Case::WindowChunkAttention { dims, heads, position, tokens, window, sinks, gated }));
+            }
         } else if !wide && ChunkAttention::fits(dims.0, dims.1) {
             let chunk = |heads, position, tokens, splits| Case::ChunkAttention { dims, heads, position, tokens, splits, gated };
             // One tile of keys after another, and more than one of queries; then two ranges of keys, for one group since the reference takes long.

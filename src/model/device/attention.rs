@@ -5,7 +5,7 @@ use super::super::ModelError;
 use super::map::{apply, vector, Map, Norm, Rows, Target};
 use super::workspace::Workspace;
 use super::Pass;
-use crate::gpu::params::{launch, Attention, ChunkAttention, JoinSplits, JoinSunk, MatVec, Rotate, WindowAttention};
+use crate::gpu::params::{launch, Attention, ChunkAttention, JoinSplits, JoinSunk, MatVec, Rotate, WindowAttention, WindowChunkAttention};
 use crate::gpu::{Address, Device, Memory};
 use crate::kernels::attention::Heads;
 
@@ -28,7 +28,8 @@ pub(super) struct DeviceAttention {
     sinks: Option<Memory>,
     keys: Memory,
     values: Memory,
-    context: usize,
+    /// Positions in the caches. Those of a window are rings.
+    room: usize,
     f32: bool,
     /// Chunks may go through [`ChunkAttention`].
     tiled: bool,
@@ -37,8 +38,8 @@ pub(super) struct DeviceAttention {
 impl DeviceAttention {
     pub(super) fn new(device: &dyn Device, layer: &SelfAttention, tiled: bool) -> Result<Self, ModelError> {
         let heads = layer.heads;
-        let (context, f32) = (layer.cache.room(), layer.cache.is_f32());
-        let cache = |dim: usize| device.alloc(heads.groups * context * dim * if f32 { 4 } else { 2 });
+        let (room, f32) = (layer.cache.room(), layer.cache.is_f32());
+        let cache = |dim: usize| device.alloc(heads.groups * room * dim * if f32 { 4 } else { 2 });
         let norm = |n: &Option<_>| n.as_ref().map(|n| Norm::new(device, n)).transpose();
         Ok(Self {
             heads,
@@ -56,9 +57,9 @@ impl DeviceAttention {
             sinks: layer.sinks.as_ref().map(|s| vector(device, s)).transpose()?,
             keys: cache(heads.key_dim)?,
             values: cache(heads.value_dim)?,
-            context,
+            room,
             f32,
-            tiled: tiled && !f32 && layer.is_plain() && ChunkAttention::fits(heads.key_dim as u32, heads.value_dim as u32),
+            tiled: tiled && !f32 && ChunkAttention::fits(heads.key_dim as u32, heads.value_dim as u32),
         })
     }
 
@@ -113,7 +114,7 @@ impl DeviceAttention {
             key_dim: key_dim as u32,
             value_dim: value_dim as u32,
             half: half as u32,
-            context: self.context as u32,
+            context: self.room as u32,
             wide: u32::from(self.f32),
             q_stride: wide.stride as u32,
             q_head: (key_dim * if self.gated { 2 } else { 1 }) as u32,
@@ -122,14 +123,16 @@ impl DeviceAttention {
             eps: self.query_norm.as_ref().or(self.key_norm.as_ref()).map_or(0.0, |n| n.eps),
             limit: if clamped_before { 0.0 } else { limit },
             limit_v: if self.value_norm.is_some() { 0.0 } else { limit },
-            pad: 0,
+            ring: u32::from(self.window.is_some()),
         };
         launch(device, &rotate, &[])?;
 
         let out = work.heads(query * value_dim);
         let gate = if self.gated { wide.right(key_dim).at } else { Address::NONE };
         let tiled = tokens > MatVec::TOKENS as usize && self.tiled;
+        let plain = self.window.is_none() && self.sinks.is_none();
         let splits = match tiled {
+            true if !plain => 1,
             true => ChunkAttention::splits(tokens as u32, query as u32, groups as u32, pass.seen as u32, work.most_splits(tokens)),
             false => Workspace::splits(tokens),
         };
@@ -159,13 +162,20 @@ impl DeviceAttention {
                 groups: groups as u32,
                 key_dim: key_dim as u32,
                 value_dim: join.value_dim,
-                context: self.context as u32,
+                context: self.room as u32,
                 splits,
                 gate_stride: join.gate_stride,
                 gate_head: join.gate_head,
                 scale,
             };
-            launch(device, &attention, &[])?;
+            if plain {
+                launch(device, &attention, &[])?;
+            } else {
+                // Whoever sees everything sees a window that is never full.
+                let window = self.window.map_or(u32::MAX, |w| w as u32);
+                let sinks = self.sinks.as_ref().map_or(Address::NONE, Memory::address);
+                launch(device, &WindowChunkAttention { of: attention, sinks, window, pad: 0 }, &[])?;
+            }
         } else {
             let attention = Attention {
                 q: queries.at,
@@ -178,7 +188,7 @@ impl DeviceAttention {
                 groups: groups as u32,
                 key_dim: key_dim as u32,
                 value_dim: join.value_dim,
-                context: self.context as u32,
+                context: self.room as u32,
                 wide: u32::from(self.f32),
                 splits,
                 scale,
@@ -190,9 +200,9 @@ impl DeviceAttention {
             }
         }
         match &self.sinks {
-            Some(sinks) => launch(device, &JoinSunk { of: join, sinks: sinks.address() }, &[])?,
             // One range of a chunk is the result.
-            None if tiled && splits == 1 => {}
+            _ if tiled && splits == 1 => {}
+            Some(sinks) => launch(device, &JoinSunk { of: join, sinks: sinks.address() }, &[])?,
             None => launch(device, &join, &[])?,
         }
         apply(device, out, tokens, &[(&self.output, to)])

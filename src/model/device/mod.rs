@@ -26,6 +26,7 @@ mod workspace;
 #[cfg(test)]
 mod tests;
 
+use super::cache::Kept;
 use super::decoder::{agreed, in_order, places_to_copy, Decoder, Mixer};
 use super::embedding::Embedding;
 use super::rope::Rotation;
@@ -146,6 +147,13 @@ struct DeviceLayer {
     recorded: [Recorded; 2],
 }
 
+/// What layers that see a window see and keep; it is the same for all of them.
+#[derive(Clone, Copy)]
+struct Windows {
+    window: usize,
+    kept: Kept,
+}
+
 /// What makes logits of the stream.
 struct DeviceHead {
     norm: Norm,
@@ -168,6 +176,7 @@ pub struct DeviceDecoder {
     cache: CacheNeed,
     state_bytes: u64,
     len: usize,
+    windows: Option<Windows>,
     marks: Vec<usize>,
     /// A pass of one token has been queued launch by launch, so the device knows every kernel of it.
     known: bool,
@@ -200,15 +209,17 @@ impl DeviceDecoder {
         }
         let count = layers.len();
         let mut taken = Vec::with_capacity(count);
+        let windows = layers.iter().find_map(|l| match &l.mixer {
+            Mixer::Attention(a) => a.window.map(|window| Windows { window, kept: a.cache.kept() }),
+            Mixer::DeltaNet(_) => None,
+        });
+        // A pass is written before it is answered.
+        let chunk = windows.map_or(chunk, |w| chunk.min(w.kept.at_once(Some(w.window))));
         for (i, layer) in layers.into_iter().enumerate() {
             if !progress(i, count) {
                 return Err(ModelError::GivenUp);
             }
             let mixer = match layer.mixer {
-                // Kernels know of no ring.
-                Mixer::Attention(a) if a.cache.room() != context => {
-                    return Err(ModelError::NotOnDevice { file: parts.file, what: "a cache that keeps no more than windows see" });
-                }
                 Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(&*device, &a, !without.chunk_attention)?)),
                 Mixer::DeltaNet(d) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(&device, *d)?)),
             };
@@ -242,6 +253,7 @@ impl DeviceDecoder {
             cache,
             state_bytes,
             len: 0,
+            windows,
             marks: Vec::new(),
             known: false,
             whole: WholeToken::default(),
@@ -371,6 +383,9 @@ impl DeviceDecoder {
         wanted: Logits,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<f32>>, ModelError> {
+        if let Some(windows) = &mut self.windows {
+            windows.kept.written(self.len, self.len + tokens.len());
+        }
         if let [token] = *tokens {
             if let Some(slots) = experts.whole_token() {
                 return self.whole_token(token, slots, experts, wanted, stop);
@@ -467,7 +482,8 @@ impl Model for DeviceDecoder {
             DeviceMixer::Attention(_) => len,
             DeviceMixer::DeltaNet(d) => d.reachable(len),
         };
-        let to = agreed(len.min(self.len), |len| self.layers.iter().fold(len, |len, l| reach(l, len)));
+        let kept = |len| self.windows.map_or(len, |w| w.kept.reachable(len, Some(w.window)));
+        let to = agreed(len.min(self.len), |len| self.layers.iter().fold(kept(len), |len, l| reach(l, len)));
         self.len = to;
         for layer in &mut self.layers {
             if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {

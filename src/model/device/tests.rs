@@ -3,7 +3,7 @@
 mod answered;
 mod foresee;
 
-use super::super::{open_on, Logits, Opened};
+use super::super::{open_on, open_planned, plan_on, Logits, Opened};
 use crate::events::{LoadOptions, MissChoice, Phase, StepRecord, When};
 use crate::gguf::Gguf;
 use crate::gpu::simulated::{Options, Order, Simulated};
@@ -115,6 +115,43 @@ fn reference_models_have_the_logits_of_the_cpu_in_prompts_and_tokens_whoever_com
                 assert!(error(&a, &b) < near, "{case}, part {i}, {miss:?}: {}", error(&a, &b));
             }
             assert_eq!(gpu.device.violations(), Vec::<String>::new(), "{case}");
+        }
+    }
+}
+
+#[test]
+fn layers_that_see_a_window_keep_a_ring_with_the_logits_of_a_cache_that_keeps_everything() {
+    let text: Vec<u32> = (0..400u32).map(|i| (i * 37 + i * i * 11) % 101).collect();
+    for (case, kv_f32) in [("gpt-oss", true), ("gemma4", true), ("gemma4", false), ("gemma4-dense", true)] {
+        let gguf = reference(case);
+        let open = |goes_back: usize| {
+            let slots = (case != "gemma4-dense").then_some(3);
+            let options = LoadOptions { slots, kv_f32, context: Some(400), ..options(1) };
+            let device = Simulated::new(Options::default());
+            let mut planned = plan_on(&gguf, &options, u64::MAX, Some(&device)).unwrap();
+            planned.goes_back = goes_back;
+            let model = open_planned(&gguf, &options, planned, Pool::new(2), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
+            OnDevice { model, device }
+        };
+        let (mut all, mut few) = (open(400), open(60));
+        assert!(few.device.used() < all.device.used(), "{case}");
+        let read = |m: &mut OnDevice, tokens: &[u32]| {
+            let phase = if tokens.len() > 1 { Phase::Prefill } else { Phase::Decode };
+            step(&mut m.model, tokens, phase, Logits::Last).0
+        };
+        let mut at = 0;
+        // Passes that are longer than what the ring takes at once, a few tokens, and one by one.
+        for n in [150, 1, 5, 1, 70, 8, 1, 1, 1] {
+            let [a, b] = [&mut all, &mut few].map(|m| read(m, &text[at..at + n]));
+            assert!(error(&a, &b) < 1e-9, "{case}, {n} tokens at {at}: {}", error(&a, &b));
+            at += n;
+        }
+        assert_eq!((few.model.model.truncate(at - 40), all.model.model.truncate(at - 40)), (at - 40, at - 40), "{case}");
+        let [a, b] = [&mut all, &mut few].map(|m| read(m, &text[300..320]));
+        assert!(error(&a, &b) < 1e-9, "{case}, after going back: {}", error(&a, &b));
+        assert_eq!((few.model.model.truncate(at - 150), all.model.model.truncate(at - 150)), (0, at - 150), "{case}");
+        for m in [&all, &few] {
+            assert_eq!(m.device.violations(), Vec::<String>::new(), "{case}");
         }
     }
 }

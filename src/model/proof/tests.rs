@@ -3,6 +3,7 @@ use crate::events::{Phase, StepRecord};
 use crate::gpu::params::{
     tiled, AddAnswer, AddNormed, Attention, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp,
     GatedNorm, Glu, GroupedDown, GroupedUp, JoinSunk, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, WindowAttention,
+    WindowChunkAttention,
 };
 use crate::gpu::simulated::{Faults, Options, Simulated};
 use crate::model::{open_planned, Logits, Opened};
@@ -92,7 +93,7 @@ fn ways(kernel: &'static str, params: &[u8]) -> Vec<String> {
         }
         Rotate::NAME => {
             let k: Rotate = read(params);
-            vec![format!("{kernel} {}/{} {} {} {}", k.key_dim, k.value_dim, k.half, k.wide, k.q_norm.0 != 0)]
+            vec![format!("{kernel} {}/{} {} {} {} {}", k.key_dim, k.value_dim, k.half, k.wide, k.q_norm.0 != 0, k.ring)]
         }
         Attention::NAME => {
             let k: Attention = read(params);
@@ -119,6 +120,11 @@ fn ways(kernel: &'static str, params: &[u8]) -> Vec<String> {
         ChunkAttention::NAME => {
             let k: ChunkAttention = read(params);
             vec![format!("{kernel} {}/{} {} {}", k.key_dim, k.value_dim, k.heads / k.groups, k.gate.0 != 0)]
+        }
+        WindowChunkAttention::NAME => {
+            let WindowChunkAttention { of: k, sinks, window, .. } = read(params);
+            let ways = (k.heads / k.groups, k.gate.0 != 0, sinks.0 != 0, window == u32::MAX);
+            vec![format!("{kernel} {}/{} {ways:?}", k.key_dim, k.value_dim)]
         }
         Convolve::NAME => vec![format!("{kernel} {}", read::<Convolve>(params).width)],
         DeltaRule::NAME => {

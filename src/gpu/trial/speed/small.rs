@@ -91,7 +91,7 @@ fn rotate(place: Place) -> Case {
         eps: 1e-6,
         limit: 0.0,
         limit_v: 0.0,
-        pad: 0,
+        ring: 0,
     };
     case(format!("{HEADS} heads of {DIM}, 1 token"), (width * 4) as usize, 0.0, kernel)
 }
