@@ -3,7 +3,7 @@
 //! `tokenizer.ggml.pre` names one. The patterns are those of the models' own `tokenizer.json`; that the names stand
 //! for them is llama.cpp's convention (`llama-vocab.cpp`).
 //!
-//! All of them end in `\s+(?!\S)|\s+`: white space is a word, but its last character goes to the word that follows. The
+//! Most of them end in `\s+(?!\S)|\s+`: white space is a word, but its last character goes to the word that follows. The
 //! look-ahead would need a backtracking matcher, which gives up on long white space, so the patterns here end in `\s+`
 //! and [`PreTokenizer::split`] gives that last character back.
 
@@ -25,6 +25,32 @@ const PUNCTUATION_TICK: &str = r"[\p{P}\$\+<=>\^~\|`]+";
 const DIGIT: &str = r"\p{N}";
 const DIGITS: &str = r"\p{N}+";
 const THREE_DIGITS: &str = "[0-9][0-9][0-9]";
+const ONE_TO_THREE_DIGITS: &str = r"\p{N}{1,3}";
+const HAN_KANA: &str = r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+";
+const DEEPSEEK3: &str = concat!(
+    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"##,
+    r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+",
+);
+const LINE_END: &str = r"[\r\n]";
+/// Letters of scripts that know two cases, some of them (there are no small Armenian ones), as DeepSeek lists them.
+const CASED: &str = concat!(
+    r"\s?[A-Za-z\x{B5}\x{C0}-\x{D6}\x{D8}-\x{F6}\x{F8}-\x{1BA}\x{1BC}-\x{1BF}\x{1C4}-\x{293}\x{295}-\x{2AF}\x{370}-\x{373}\x{376}\x{377}",
+    r"\x{37B}-\x{37D}\x{37F}\x{386}\x{388}-\x{38A}\x{38C}\x{38E}-\x{3A1}\x{3A3}-\x{3F5}\x{3F7}-\x{481}\x{48A}-\x{52F}",
+    r"\x{531}-\x{556}\x{10A0}-\x{10C5}\x{13A0}-\x{13F5}\x{13F8}-\x{13FD}\x{1C90}-\x{1CBA}\x{1CBD}-\x{1CBF}\x{1D00}-\x{1D2B}",
+    r"\x{1D6B}-\x{1D77}\x{1D79}-\x{1D9A}\x{1E00}-\x{1F15}\x{1F18}-\x{1F1D}\x{1F20}-\x{1F45}\x{1F48}-\x{1F4D}\x{1F50}-\x{1F57}",
+    r"\x{1F59}\x{1F5B}\x{1F5D}\x{1F5F}-\x{1F7D}\x{1F80}-\x{1FB4}\x{1FB6}-\x{1FBC}\x{1FBE}\x{1FC2}-\x{1FC4}\x{1FC6}-\x{1FCC}",
+    r"\x{1FD0}-\x{1FD3}\x{1FD6}-\x{1FDB}\x{1FE0}-\x{1FEC}\x{1FF2}-\x{1FF4}\x{1FF6}-\x{1FFC}\x{2102}\x{2107}\x{210A}-\x{2113}",
+    r"\x{2115}\x{2119}-\x{211D}\x{2124}\x{2126}\x{2128}\x{212A}-\x{212D}\x{212F}-\x{2134}\x{2139}\x{213C}-\x{213F}",
+    r"\x{2145}-\x{2149}\x{214E}\x{2183}\x{2184}\x{2C00}-\x{2C7B}\x{2C7E}-\x{2CE4}\x{2CEB}-\x{2CEE}\x{2CF2}\x{2CF3}",
+    r"\x{A640}-\x{A66D}\x{A680}-\x{A69B}\x{A722}-\x{A76F}\x{A771}-\x{A787}\x{A78B}-\x{A78E}\x{AB70}-\x{ABBF}\x{FB00}-\x{FB06}",
+    r"\x{FB13}-\x{FB17}\x{FF21}-\x{FF3A}\x{FF41}-\x{FF5A}\x{10400}-\x{1044F}\x{104B0}-\x{104D3}\x{104D8}-\x{104FB}",
+    r"\x{10C80}-\x{10CB2}\x{10CC0}-\x{10CF2}\x{118A0}-\x{118DF}\x{1E900}-\x{1E943}]+",
+);
+const ASCII_AND_WIDE: &str = r"\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+";
+const LAST_SPACES: &str = r"\s+$";
+const EAST_ASIAN: &str = r"[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}]+";
+const SPACED_LETTERS: &str = r"\s?\p{L}+";
+const SPACED_PUNCTUATION: &str = r"\s?\p{P}+";
 
 /// A pre-tokenizer as its name in the file describes it.
 struct Description {
@@ -50,6 +76,10 @@ const DESCRIPTIONS: &[Description] = &[
     plain(&["gpt-4o", "llama4"], &[GPT4O]),
     Description { nfc: true, ..plain(&["olmo"], &[GPT2]) },
     plain(&["dbrx", "smaug-bpe"], &[LLAMA3]),
+    plain(&["glm4", "chatglm-bpe"], &[LLAMA3]),
+    plain(&["deepseek-v3", "joyai-llm", "hunyuan-dense"], &[ONE_TO_THREE_DIGITS, HAN_KANA, DEEPSEEK3]),
+    plain(&["deepseek-llm"], &[LINE_END, CASED, ASCII_AND_WIDE, LAST_SPACES, EAST_ASIAN, DIGIT]),
+    plain(&["deepseek-coder"], &[LINE_END, SPACED_LETTERS, SPACED_PUNCTUATION, EAST_ASIAN, DIGIT]),
     plain(&["gpt-2"], &[GPT2]),
     plain(&["starcoder", "refact", "command-r", "smollm"], &[DIGIT, GPT2]),
     plain(&["falcon"], &[PUNCTUATION_TICK, GPT2, THREE_DIGITS]),
@@ -156,6 +186,7 @@ fn given_back(word: &str, pattern: &str) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
     use std::sync::LazyLock;
 
     static ALL: LazyLock<Vec<(&str, PreTokenizer)>> =
@@ -205,6 +236,26 @@ mod tests {
         for want in texts {
             assert_eq!(words("gpt-4o", &want.concat()), want);
         }
+    }
+
+    /// The same texts as Hugging Face's tokenizers 0.23.3 cuts them for GLM and DeepSeek.
+    #[test]
+    fn glm_and_deepseek_cut_as_hugging_faces_tokenizers_do() {
+        let all: BTreeMap<String, Vec<Vec<String>>> = serde_json::from_str(include_str!("../../tests/words/glm-deepseek.json")).unwrap();
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["deepseek-coder", "deepseek-llm", "deepseek-v3", "glm4"]);
+        for (name, texts) in &all {
+            assert!(texts.len() > 40);
+            for want in texts {
+                assert_eq!(words(name, &want.concat()), *want, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn deepseek_cuts_east_asian_text_from_what_is_around_it() {
+        assert_eq!(words("deepseek-v3", "a中文bカナ1234 x=-y"), ["a", "中文", "b", "カナ", "123", "4", " x", "=-", "y"]);
+        assert_eq!(words("deepseek-llm", "a中文b 12 x."), ["a", "中文", "b", " ", "1", "2", " x", "."]);
+        assert_eq!(words("glm4", "a中文b 1234"), ["a中文b", " ", "123", "4"]);
     }
 
     #[test]
