@@ -28,7 +28,7 @@ pub struct ModelCard {
     pub plan: Plan,
     /// Sampling defaults of the file (`general.sampling.*`) laid over the program's.
     pub sampling: Sampling,
-    /// The template knows `enable_thinking`.
+    /// The template knows `enable_thinking`, or `thinking`.
     pub can_think: bool,
     /// The template knows `reasoning_effort`.
     #[serde(default)]

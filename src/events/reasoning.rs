@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// How a model that can reason is to do so. What its template does not know has no effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reasoning {
-    /// Whether it reasons before it answers (`enable_thinking`); `None` leaves it to the model.
+    /// Whether it reasons before it answers (`enable_thinking`, DeepSeek's `thinking`); `None` leaves it to the model.
     pub on: Option<bool>,
     /// How long it reasons (`reasoning_effort`); `None` leaves it to the model.
     pub effort: Option<Effort>,

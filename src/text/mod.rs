@@ -22,6 +22,8 @@ mod splitter;
 mod stream;
 mod template;
 mod think;
+#[cfg(test)]
+pub(crate) mod think_file;
 mod tokenizer;
 mod vocabulary;
 

@@ -74,7 +74,7 @@ impl ChatTemplate {
             let why = format!("it is {} bytes long, more than the limit of {MAX_TEMPLATE}", source.len());
             return Err(TextError::TemplateLimit { file, why });
         }
-        let can_think = source.contains("enable_thinking");
+        let mut can_think = source.contains("enable_thinking");
         let has_effort = source.contains("reasoning_effort");
         let mut env = environment();
         env.add_template_owned("chat_template", source).map_err(|e| TextError::TemplateSyntax {
@@ -82,6 +82,8 @@ impl ChatTemplate {
             line: e.line().unwrap_or(0),
             why: message(&e),
         })?;
+        // DeepSeek's templates call the switch so. The word alone may be the name of a message's field.
+        can_think |= env.get_template("chat_template").is_ok_and(|t| t.undeclared_variables(false).contains("thinking"));
         Ok(Self { env, file, fallback, can_think, has_effort, bos: String::new(), eos: String::new(), control: Vec::new() })
     }
 
@@ -99,6 +101,7 @@ impl ChatTemplate {
             eos_token => self.eos.clone(),
         };
         let context = match reasoning.on {
+            // The families disagree on its name: the second is that of DeepSeek.
             Some(enable_thinking) => context! { enable_thinking, thinking => enable_thinking, ..context },
             None => context,
         };
@@ -127,7 +130,7 @@ impl ChatTemplate {
         String::from_utf8(out.bytes).map_err(|e| TextError::Template { file: self.file.clone(), line: 0, why: e.to_string() })
     }
 
-    /// The template asks for `enable_thinking`.
+    /// The template asks for `enable_thinking`, or `thinking`.
     #[must_use]
     pub fn can_think(&self) -> bool {
         self.can_think

@@ -21,6 +21,8 @@ pub struct ThinkSplitter {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// The prompt has closed a thinking block, and nothing but white space has come since.
+    Closed,
     /// Nothing but white space so far.
     Start,
     /// Between the marks; the flag says whether any text has come.
@@ -31,11 +33,16 @@ enum State {
 }
 
 impl ThinkSplitter {
-    /// For the text that follows `prompt`: if the prompt ends inside an open thinking block, so does the text begin.
+    /// For the text that follows `prompt`: if the prompt ends inside an open thinking block, so does the text begin. White space
+    /// that follows a block which the prompt closed is no part of the answer.
     #[must_use]
     pub fn after(prompt: &str) -> Self {
-        let open = prompt.trim_end().ends_with(OPEN);
-        Self { state: if open { State::Thinking(false) } else { State::Start }, held: String::new(), before: 0 }
+        let state = match prompt.trim_end() {
+            open if open.ends_with(OPEN) => State::Thinking(false),
+            closed if closed.ends_with(CLOSE) => State::Closed,
+            _ => State::Start,
+        };
+        Self { state, held: String::new(), before: 0 }
     }
 
     /// Whether the text is inside a thinking block now.
@@ -66,7 +73,7 @@ impl ThinkSplitter {
         let mut out = Vec::new();
         match self.state {
             State::Thinking(_) => emit(&mut out, TextKind::Thinking, rest.trim_end(), at),
-            State::AfterThinking => {
+            State::AfterThinking | State::Closed => {
                 let text = rest.trim_start();
                 emit(&mut out, TextKind::Answer, text, at + rest.len() - text.len());
             }
@@ -105,12 +112,13 @@ impl ThinkSplitter {
                     return false;
                 }
             }
-            State::AfterThinking => {
+            State::AfterThinking | State::Closed => {
                 self.skip(self.held.len() - self.held.trim_start().len());
                 if self.held.is_empty() {
                     return false;
                 }
-                self.state = State::Answer;
+                // Who was told not to think may begin to all the same.
+                self.state = if self.state == State::Closed { State::Start } else { State::Answer };
             }
             State::Answer => {
                 emit(out, TextKind::Answer, &self.held, self.before);
@@ -163,6 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn a_block_closed_by_the_prompt_leaves_no_white_space() {
+        for prompt in ["<|assistant|>\n<think></think>", "<｜Assistant｜></think>", "<think>\n\n</think>\n\n"] {
+            assert_eq!(split(prompt, &["\n", "\n Yes", "\n"]), [(Answer, "Yes\n".into())]);
+            assert_eq!(split(prompt, &["\n", " "]), []);
+            assert_eq!(split(prompt, &["\n<thi", "nk>hm</think>", "\nYes"]), [(Thinking, "hm".into()), (Answer, "Yes".into())]);
+        }
+        assert_eq!(split("<|assistant|>", &["\n<think></think>\nYes"]), [(Answer, "Yes".into())]);
+        assert_eq!(split("def f():", &["\n    pass"]), [(Answer, "\n    pass".into())], "what is not told so keeps its white space");
+    }
+
+    #[test]
     fn an_answer_may_speak_of_the_marks() {
         let text = "Use <think> and </think>.";
         assert_eq!(split("", &[text]), [(Answer, text.into())]);
@@ -178,9 +197,11 @@ mod tests {
         #[test]
         fn chunks_do_not_matter(text in "[ \n]?(<think>)?[a<\n ]{0,6}(</think>)?[ab<\n ]{0,6}", cut in 0usize..40) {
             let cut = cut % (text.len() + 1);
-            prop_assert_eq!(split("", &[&text[..cut], &text[cut..]]), split("", &[&text]));
             let chars: Vec<String> = text.chars().map(String::from).collect();
-            prop_assert_eq!(split("", &chars.iter().map(String::as_str).collect::<Vec<_>>()), split("", &[&text]));
+            for prompt in ["", "<think>", "</think>"] {
+                prop_assert_eq!(split(prompt, &[&text[..cut], &text[cut..]]), split(prompt, &[&text]));
+                prop_assert_eq!(split(prompt, &chars.iter().map(String::as_str).collect::<Vec<_>>()), split(prompt, &[&text]));
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 use super::super::alphabet::char_of;
 use super::super::harmony_file;
+use super::super::think_file;
 use super::*;
 use crate::gguf::write::Writer;
 use crate::gguf::Bytes;
@@ -115,6 +116,62 @@ fn a_vocabulary_without_the_marks_as_control_tokens_is_not_of_the_harmony_format
         tokens
     });
     assert!(open(&phi).unwrap().is_end(261), "elsewhere it ends the turn");
+}
+
+#[test]
+fn the_mark_of_the_next_speaker_ends_a_turn_of_glm() {
+    let ends = |file: &Writer| -> Vec<String> {
+        let t = open(file).unwrap();
+        t.ends().map(|id| t.token_text(id).unwrap().to_owned()).collect()
+    };
+    let glm = think_file::glm(think_file::GLM47);
+    assert_eq!(ends(&glm), ["<|endoftext|>", "<|user|>", "<|observation|>"]);
+    let user = open(&glm).unwrap().token_id("<|user|>").unwrap();
+    assert_eq!(ends(&glm.with("tokenizer.ggml.eos_token_id", user)), ["<|endoftext|>", "<|user|>", "<|observation|>"]);
+    assert_eq!(ends(&think_file::deepseek()), ["<｜end▁of▁sentence｜>"]);
+    assert_eq!(ends(&think_file::deepseek().with("tokenizer.ggml.eos_token_id", 256u32)).len(), 2, "by its name");
+    // Phi's vocabulary has one of the marks, and a turn that ends by another.
+    let phi = file().with("tokenizer.ggml.tokens", {
+        let mut tokens: Vec<String> = (0..=255).map(|b| char_of(b).to_string()).collect();
+        tokens.extend(["he", "ll", "hell", "hello", "Ġhello", "<|end|>", "<|user|>", "<|assistant|>", "a2", "a3", "a4"].map(String::from));
+        tokens
+    });
+    assert!(!open(&phi).unwrap().is_end(262));
+}
+
+#[test]
+fn glm_and_deepseek_begin_as_their_templates_say() {
+    let glm = open(&think_file::glm(think_file::GLM47)).unwrap();
+    assert_eq!(glm.bos(), None, "though the file names one");
+    assert_eq!(glm.encode_prompt("[gMASK]<sop>he").unwrap(), glm.encode("[gMASK]<sop>he", true).unwrap());
+    let deepseek = open(&think_file::deepseek()).unwrap();
+    assert_eq!(deepseek.encode_prompt("he").unwrap(), deepseek.encode_prompt("<｜begin▁of▁sentence｜>he").unwrap());
+    assert_eq!(deepseek.encode("e\u{301}", false).unwrap().len(), 3, "nothing is composed");
+}
+
+/// A part of the vocabulary of DeepSeek V3 (Copyright DeepSeek, MIT License), all of it that these texts can need, and the tokens that
+/// Hugging Face's tokenizers 0.23.3 makes of them with the whole: code, many scripts, emoji, numbers, white space.
+#[test]
+fn words_of_deepseek_are_those_of_hugging_faces_tokenizers() {
+    let case: serde_json::Value = serde_json::from_str(include_str!("../../tests/words/deepseek-v3.json")).unwrap();
+    let strings = |v: &serde_json::Value| -> Vec<String> { serde_json::from_value(v.clone()).unwrap() };
+    let mut all: Vec<String> = (0..=255).map(|b| char_of(b).to_string()).collect();
+    let mut kinds = vec![1u32; all.len()];
+    all.extend(think_file::DEEPSEEK.map(|(token, _)| token.to_owned()));
+    kinds.extend(think_file::DEEPSEEK.map(|(_, kind)| kind));
+    all.extend(strings(&case["tokens"]));
+    kinds.resize(all.len(), 1);
+    let file = think_file::deepseek().with("tokenizer.ggml.tokens", all).with("tokenizer.ggml.token_type", kinds);
+    let t = open(&file.with("tokenizer.ggml.merges", strings(&case["merges"]))).unwrap();
+    let texts = case["texts"].as_array().unwrap();
+    assert!(texts.len() > 40);
+    for one in texts {
+        let said = one[0].as_str().unwrap();
+        let ids = t.encode(said, false).unwrap();
+        let got: Vec<&str> = ids.iter().map(|&id| t.token_text(id).unwrap()).collect();
+        assert_eq!(got, strings(&one[1]), "{said:?}");
+        assert_eq!(text(&t, &ids, false), said);
+    }
 }
 
 #[test]

@@ -48,6 +48,11 @@ const END_TOKENS: &[&str] = &[
     "<｜end▁of▁sentence｜>",
 ];
 
+/// Messages of GLM models have no end of their own: the mark of whoever is next ends the turn.
+const NEXT_SPEAKER: [&str; 2] = ["<|user|>", "<|observation|>"];
+/// Control tokens that a vocabulary of the GLM family has, and no other.
+const OF_GLM: [&str; 3] = ["[gMASK]", "<sop>", "<|assistant|>"];
+
 /// Largest vocabulary.
 const MAX_TOKENS: usize = 1 << 21;
 
@@ -114,6 +119,9 @@ impl Vocabulary {
         // In the harmony format <|end|> ends a message, and only <|return|> and <|call|> end the turn.
         if let (Some(_), Some(_), Some(end)) = (special(&&"<|return|>"), special(&&"<|call|>"), special(&&"<|end|>")) {
             ends.remove(&end);
+        }
+        if OF_GLM.iter().all(|name| special(&name).is_some()) {
+            ends.extend(NEXT_SPEAKER.iter().filter_map(|name| special(&name)));
         }
         let merges = merges(gguf, &ids)?;
         let missing_bytes = (0..=255).filter(|&b| !ids.contains_key(&spelling.byte_token(b))).collect();
