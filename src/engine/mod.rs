@@ -20,6 +20,8 @@ pub mod sampling;
 mod scripted_chat;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod think_tests;
 mod thread;
 mod turn;
 pub mod warm;
