@@ -2,7 +2,7 @@
 //!
 //! `ROTARY_VOCABULARIES` names a folder of llama.cpp's `ggml-vocab-*.gguf` with their `.inp` and `.out` files (or of others in
 //! that form: that of gpt-oss was made from the ranks of `o200k_base`, with ids by tiktoken; that of Gemma 4 was tried with more
-//! texts, by tokenizers); `ROTARY_CASES` a folder of
+//! texts, by tokenizers, and so were those of DeepSeek); `ROTARY_CASES` a folder of
 //! reference cases (`*/prompts.json` beside `model-*.gguf`). Without them nothing is compared here.
 
 use rotary::gguf::Gguf;
