@@ -310,6 +310,9 @@ fn a_switch_of_another_name_is_seen_and_a_field_of_that_name_is_none() {
     assert!(can("{% if not thinking is defined %}{% set thinking = false %}{% endif %}{% if thinking %}x{% endif %}"));
     assert!(!can("{% for m in messages %}{{ m.thinking }}{% if 'thinking' in m %}{{ m['thinking'] }}{% endif %}{% endfor %}"));
     assert!(!can("{% set thinking = true %}{% if thinking %}<think>{% endif %}"));
+    let both = "{{ thinking is defined }} {{ thinking }} {{ enable_thinking }}";
+    assert_eq!(render(both, &[], Some(false)), "True False False");
+    assert_eq!(render(both, &[], None), "False  ");
 }
 
 #[test]
