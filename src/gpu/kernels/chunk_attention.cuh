@@ -65,7 +65,7 @@ template <int D, bool WINDOW> DEVICE void attend_chunk(const Block& block, const
     const uint32_t each = ((even > CHUNK_LEAST ? even : CHUNK_LEAST) + 63) / 64 * 64, seen = position + last / together + 1;
     const uint32_t common = position + first / together + 1;
     const auto left_of = [&](uint32_t its) INLINE { return WINDOW && its > within.window ? its - within.window : 0; };
-    const uint32_t begin = WINDOW ? left_of(common) : split * each, end = WINDOW || begin + each >= seen ? seen : begin + each;
+    const uint32_t begin = WINDOW ? left_of(common) : split * each, end = !WINDOW && begin + each < seen ? begin + each : seen;
     // Between these positions every query of the tile sees all keys.
     const uint32_t clear = common < end ? common : end, far = left_of(seen);
     const Turn turn = WINDOW ? Turn::at(begin, p.context) : Turn{};
