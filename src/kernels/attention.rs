@@ -7,6 +7,7 @@
 //!
 //! The cache keeps the keys of a block turned ([`BLOCK`]): the products of a query with all of them then need no sums across a register.
 
+mod rows;
 mod tile;
 mod vector;
 
@@ -36,6 +37,8 @@ pub struct Heads {
 
 /// Cached keys `[groups, blocks, key_dim, BLOCK]`, `blocks` being those that the room has begun, and values `[groups, room, value_dim]`. The room is that of the whole context; or less, a multiple of
 /// [`BLOCK`]: then it is a ring, in which positions so far apart share a place.
+///
+/// Or rows `[room, key_dim]` of one group, in which the first `value_dim` values of a key are its value, too (DeepSeek-AI, arXiv 2405.04434); no ring.
 #[derive(Clone, Copy)]
 pub enum Cached<'a> {
     /// 32-bit floats.
@@ -52,6 +55,10 @@ pub enum Cached<'a> {
         /// Values.
         values: &'a [f16],
     },
+    /// Keys with their values inside, in 32-bit floats.
+    Rows32(&'a [f32]),
+    /// The same in 16-bit floats.
+    Rows16(&'a [f16]),
 }
 
 /// What queries of a layer see.
@@ -271,6 +278,54 @@ mod tests {
                 attention_with(set, &Pool::new(3), h, cached, context, &q, position, 1.0, sight, &mut got);
                 let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(worst < 2e-5, "{set:?}, {dim}: {worst}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn keys_in_rows_with_their_values_inside_give_the_definition_and_the_same_bits(
+            heads in 1usize..12, dk in 1usize..140, less in 0usize..60,
+            position in 0usize..150, tokens in 1usize..40, threads in 1usize..5, seed: u64,
+        ) {
+            let h = Heads { query: heads, groups: 1, key_dim: dk, value_dim: dk.saturating_sub(less).max(1) };
+            let context = position + tokens + 3;
+            let mut k = noise(context * dk, seed);
+            let v: Vec<f32> = k.chunks_exact(dk).flat_map(|k| &k[..h.value_dim]).copied().collect();
+            let q = noise(tokens * heads * dk, seed ^ 2);
+            let scale = 1.5 / (dk as f32).sqrt();
+            let want = plain(h, &k, &v, context, &q, position, scale, Sight::default());
+            // What no token has filled is no number.
+            k[(position + tokens) * dk..].fill(f32::NAN);
+            let halves = half(&k);
+            let mut fused: Option<[Vec<f32>; 2]> = None;
+            for set in InstructionSet::all() {
+                let run = |cached, cut: usize, threads| {
+                    let mut got = vec![f32::NAN; want.len()];
+                    for from in (0..tokens).step_by(cut) {
+                        let to = (from + cut).min(tokens);
+                        let part = |width: usize| from * heads * width..to * heads * width;
+                        attention_with(
+                            set, &Pool::new(threads), h, cached, context, &q[part(dk)], position + from, scale, Sight::default(),
+                            &mut got[part(h.value_dim)],
+                        );
+                    }
+                    got
+                };
+                let got = [Cached::Rows32(&k), Cached::Rows16(&halves)].map(|cached| run(cached, tokens, threads));
+                for (got, tolerance) in got.iter().zip([2e-5, 2e-2]) {
+                    for (a, b) in got.iter().zip(&want) {
+                        prop_assert!((a - b).abs() < tolerance, "{set:?}: {a} {b}");
+                    }
+                }
+                for cut in [1, 7] {
+                    prop_assert!(run(Cached::Rows32(&k), cut, 1) == got[0], "{set:?}: cut into {cut}");
+                }
+                if set != InstructionSet::Scalar {
+                    prop_assert!(fused.as_ref().is_none_or(|f| *f == got), "{:?}", set);
+                    fused = Some(got);
+                }
             }
         }
     }

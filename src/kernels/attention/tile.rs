@@ -7,7 +7,7 @@
 use super::super::exp::exp;
 use super::super::InstructionSet;
 use super::vector::{Element, Plain, Vector};
-use super::{key_at, value_at, Cached, Heads, Sight, BLOCK};
+use super::{key_at, rows, value_at, Cached, Heads, Sight, BLOCK};
 use half::f16;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
@@ -59,12 +59,25 @@ pub(super) struct Scratch {
     total: Vec<f32>,
 }
 
-/// A block's keys turned, `[key_dim, BLOCK]`, and its values `[n, value_dim]`.
+/// A block's keys, turned `[key_dim, BLOCK]` or in rows `[n, key_dim]`, and its values, `stride` apart.
 struct Block<'a, E> {
     keys: &'a [E],
+    turned: bool,
     values: &'a [E],
+    stride: usize,
     from: usize,
     n: usize,
+}
+
+impl<'a, E> Block<'a, E> {
+    fn of(keys: &'a [E], values: &'a [E], stride: usize, from: usize, n: usize) -> Self {
+        Self { keys, turned: true, values, stride, from, n }
+    }
+
+    /// Values begin where keys do.
+    fn of_rows(rows: &'a [E], stride: usize, from: usize, n: usize) -> Self {
+        Self { keys: rows, turned: false, values: rows, stride, from, n }
+    }
 }
 
 /// What a row has so far.
@@ -129,14 +142,13 @@ fn run<V: Vector>(tile: &Tile<'_>, scratch: &mut Scratch) {
         let n = BLOCK.min(end - from);
         let (k_at, v_at) = (key_at(tile.group, from, tile.room, dk), value_at(tile.group, from, tile.room, dv));
         let (k, v) = (k_at..k_at + dk * BLOCK, v_at..v_at + n * dv);
+        let of_rows = from * dk..(from + n) * dk;
         let running = Running { sums, max, total };
         match tile.cached {
-            Cached::F32 { keys, values } => {
-                visit_all::<V, f32>(tile, rows, &Block { keys: &keys[k], values: &values[v], from, n }, running)
-            }
-            Cached::F16 { keys, values } => {
-                visit_all::<V, f16>(tile, rows, &Block { keys: &keys[k], values: &values[v], from, n }, running);
-            }
+            Cached::F32 { keys, values } => visit_all::<V, f32>(tile, rows, &Block::of(&keys[k], &values[v], dv, from, n), running),
+            Cached::F16 { keys, values } => visit_all::<V, f16>(tile, rows, &Block::of(&keys[k], &values[v], dv, from, n), running),
+            Cached::Rows32(all) => visit_all::<V, f32>(tile, rows, &Block::of_rows(&all[of_rows], dk, from, n), running),
+            Cached::Rows16(all) => visit_all::<V, f16>(tile, rows, &Block::of_rows(&all[of_rows], dk, from, n), running),
         }
         from += n;
     }
@@ -169,7 +181,11 @@ fn visit<V: Vector, E: Element, const R: usize>(tile: &Tile<'_>, block: &Block<'
         return;
     }
     let mut weights = [[0.0f32; BLOCK]; R];
-    products::<V, E, R>(q, block.keys, &mut weights);
+    match block.turned {
+        true => products::<V, E, R>(q, block.keys, &mut weights),
+        false => rows::products::<V, E, R>(q, block.keys, &mut weights),
+    }
+    let stride = block.stride;
     let rows = &mut running.sums[row * dv..(row + R) * dv];
     for r in 0..R {
         let sums = &mut rows[r * dv..(r + 1) * dv];
@@ -182,13 +198,13 @@ fn visit<V: Vector, E: Element, const R: usize>(tile: &Tile<'_>, block: &Block<'
     }
     let alone = |r: usize, positions: Range<usize>, rows: &mut [f32]| {
         if !positions.is_empty() {
-            weighted::<V, E, 1>(std::array::from_ref(&weights[r]), positions, block.values, &mut rows[r * dv..(r + 1) * dv]);
+            weighted::<V, E, 1>(std::array::from_ref(&weights[r]), positions, block.values, stride, &mut rows[r * dv..(r + 1) * dv]);
         }
     };
     for r in 0..R {
         alone(r, sees[r].start..common.start, rows);
     }
-    weighted::<V, E, R>(&weights, common.clone(), block.values, rows);
+    weighted::<V, E, R>(&weights, common.clone(), block.values, stride, rows);
     for r in 0..R {
         alone(r, sees[r].start.max(common.end)..sees[r].end, rows);
     }
@@ -271,39 +287,52 @@ fn products_of<V: Vector, E: Element, const R: usize, const SIDE: usize>(q: [&[f
     }
 }
 
-/// `sums[r] += weights[r] . values`, position after position.
+/// `sums[r] += weights[r] . values`, position after position; a value is `stride` behind the one before.
 #[inline(always)]
-fn weighted<V: Vector, E: Element, const R: usize>(weights: &[[f32; BLOCK]; R], positions: Range<usize>, values: &[E], sums: &mut [f32]) {
+fn weighted<V: Vector, E: Element, const R: usize>(
+    weights: &[[f32; BLOCK]; R],
+    positions: Range<usize>,
+    values: &[E],
+    stride: usize,
+    sums: &mut [f32],
+) {
     let dim = sums.len() / R;
-    assert!(positions.end <= BLOCK && positions.end * dim <= values.len(), "positions that the block has");
+    assert!(positions.end <= BLOCK && dim <= stride && positions.end * stride <= values.len(), "positions that the block has");
+    let values = Values { all: values, stride };
     let mut at = 0;
     // SAFETY: columns `at..` of rows of `dim` floats, as far as they reach, of sums and of the values of these positions; the machine has the instructions.
     unsafe {
         match V::SIDE {
-            4 => columns::<V, E, R, 4>(weights, &positions, values, sums, dim, &mut at),
-            2 => columns::<V, E, R, 2>(weights, &positions, values, sums, dim, &mut at),
+            4 => columns::<V, E, R, 4>(weights, &positions, &values, sums, dim, &mut at),
+            2 => columns::<V, E, R, 2>(weights, &positions, &values, sums, dim, &mut at),
             _ => {}
         }
-        columns::<V, E, R, 1>(weights, &positions, values, sums, dim, &mut at);
+        columns::<V, E, R, 1>(weights, &positions, &values, sums, dim, &mut at);
     }
     for r in 0..R {
         for c in at..dim {
             for p in positions.clone() {
-                sums[r * dim + c] = V::one(weights[r][p], values[p * dim + c].float(), sums[r * dim + c]);
+                sums[r * dim + c] = V::one(weights[r][p], values.all[p * stride + c].float(), sums[r * dim + c]);
             }
         }
     }
 }
 
+/// Rows of values, each `stride` behind the one before.
+struct Values<'a, E> {
+    all: &'a [E],
+    stride: usize,
+}
+
 /// As many columns from `at` on as go into whole vectors, `SIDE` of them at once; moves `at` on.
 ///
 /// # Safety
-/// The machine has the instructions; `values` has rows of `dim` floats for all positions, `sums` has `R` of them.
+/// The machine has the instructions; `values` has rows of at least `dim` floats for all positions, `sums` has `R` of `dim`.
 #[inline(always)]
 unsafe fn columns<V: Vector, E: Element, const R: usize, const SIDE: usize>(
     weights: &[[f32; BLOCK]; R],
     positions: &Range<usize>,
-    values: &[E],
+    values: &Values<'_, E>,
     sums: &mut [f32],
     dim: usize,
     at: &mut usize,
@@ -320,7 +349,7 @@ unsafe fn columns<V: Vector, E: Element, const R: usize, const SIDE: usize>(
             for p in positions.clone() {
                 let mut value = [V::splat(0.0); SIDE];
                 for i in 0..SIDE {
-                    value[i] = E::load::<V>(values.as_ptr().add(p * dim + *at + i * V::LANES));
+                    value[i] = E::load::<V>(values.all.as_ptr().add(p * values.stride + *at + i * V::LANES));
                 }
                 for r in 0..R {
                     let weight = V::splat(*weights[r].get_unchecked(p));
