@@ -39,6 +39,10 @@ fn float_models_give_the_logits_routes_and_text_of_transformers() {
         ("gpt-oss", 3),
         ("gemma4", 4),
         ("gemma4-dense", 0),
+        // Layers with experts: the first ones have none.
+        ("glm-flash", 2),
+        ("deepseek-v3", 2),
+        ("deepseek-v2", 2),
     ] {
         let report = accepted(case, "ref.npz", Kind::Float);
         for p in &report.prompts {
@@ -91,7 +95,7 @@ fn quantized_models_err_as_little_on_a_device() {
 
 #[test]
 fn quantized_models_err_no_more_than_llama_cpp_allows() {
-    for case in ["q4_k_m", "q2_k", "q4_0", "q35-q3_k_m", "gpt-oss-mxfp4", "gemma4-q4_k_m"] {
+    for case in ["q4_k_m", "q2_k", "q4_0", "q35-q3_k_m", "gpt-oss-mxfp4", "gemma4-q4_k_m", "glm-flash-q4_k_m"] {
         let report = accepted(case, &archive(case), Kind::Quantized);
         assert!(report.peer_nmse.is_some(), "{case}: a yardstick");
         // The exception for positions that llama.cpp misses too is not needed by any of these.
@@ -139,7 +143,9 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn chunk_borders_leave_no_trace() {
-    for case in ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "gpt-oss", "gpt-oss-mxfp4", "gemma4", "gemma4-dense"] {
+    const LATENT: [&str; 4] = ["glm-flash", "deepseek-v3", "deepseek-v2", "glm-flash-q4_k_m"];
+    let others = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "gpt-oss", "gpt-oss-mxfp4", "gemma4", "gemma4-dense"];
+    for case in others.into_iter().chain(LATENT) {
         let (mut o, ids) = open(case, &load_options());
         let whole = read_in(&mut o, &ids, ids.len());
         for chunk in [1, 7, 64] {
@@ -151,7 +157,7 @@ fn chunk_borders_leave_no_trace() {
 
 #[test]
 fn slots_and_policies_do_not_change_a_single_bit() {
-    for case in ["strict", "q4_k_m", "q35-strict"] {
+    for case in ["strict", "q4_k_m", "q35-strict", "glm-flash"] {
         let (mut o, ids) = open(case, &LoadOptions { slots: Some(8), ..load_options() });
         let (prompt, rest) = ids.split_at(40);
         let expected = [read_in(&mut o, prompt, 16), rest.iter().flat_map(|t| step(&mut o, &[*t], &mut StepRecord::default())).collect()];

@@ -147,12 +147,12 @@ impl KvCache {
     }
 }
 
-fn as_f16(bytes: &[u8]) -> &[f16] {
+pub(super) fn as_f16(bytes: &[u8]) -> &[f16] {
     use half::slice::HalfBitsSliceExt;
     bytemuck::cast_slice::<u8, u16>(bytes).reinterpret_cast()
 }
 
-fn as_f16_mut(bytes: &mut [u8]) -> &mut [f16] {
+pub(super) fn as_f16_mut(bytes: &mut [u8]) -> &mut [f16] {
     use half::slice::HalfBitsSliceExt;
     bytemuck::cast_slice_mut::<u8, u16>(bytes).reinterpret_cast_mut()
 }

@@ -6,8 +6,10 @@
 mod gemma4;
 mod hybrid;
 mod keys;
+mod latent;
 
 use super::cache::{kept, KvCache};
+use super::latent_cache::LatentCache;
 use super::rope::Scaling;
 use super::weights::Weights;
 use super::ModelError;
@@ -17,6 +19,7 @@ use crate::kernels::attention::Heads;
 use keys::{Keys, LIMIT};
 
 pub use hybrid::Hybrid;
+pub use latent::{Latent, Selection};
 
 /// Architectures that mix attention with gated delta nets.
 const HYBRIDS: [&str; 3] = ["qwen35moe", "qwen35", "qwen3next"];
@@ -26,6 +29,12 @@ const GPT_OSS: &str = "gpt-oss";
 
 /// The architecture whose layers have heads of two sizes.
 const GEMMA4: &str = "gemma4";
+
+/// The architecture with latent attention.
+const DEEPSEEK2: &str = "deepseek2";
+
+/// Architectures whose routers may score by sigmoids.
+const SIGMOIDS: [&str; 1] = [DEEPSEEK2];
 
 /// What the metadata says about a decoder with routed experts.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +83,12 @@ pub struct ModelConfig {
     pub sliding: Option<Sliding>,
     /// Logits are bent to stay within plus or minus this (`final_logit_softcapping`).
     pub softcap: Option<f32>,
+    /// Present if attention is latent.
+    pub latent: Option<Latent>,
+    /// How routers choose.
+    pub selection: Selection,
+    /// Width inside the expert that every token uses without a weight of its own; 0: there is none.
+    pub shared_ff: usize,
 }
 
 /// Layers that see a window (`gpt-oss`, `gemma4`).
@@ -113,6 +128,9 @@ impl ModelConfig {
         if arch == GEMMA4 {
             return Self::gemma4(&keys, blocks, hidden);
         }
+        if arch == DEEPSEEK2 {
+            return Self::deepseek2(&keys, blocks, hidden);
+        }
         let heads = Self::heads(&keys, hidden)?;
         let hybrid_arch = HYBRIDS.contains(&arch.as_str());
         if hybrid_arch && heads.key_dim != heads.value_dim {
@@ -143,6 +161,8 @@ impl ModelConfig {
         }
         match weights.gguf.u64(&keys.key("expert_gating_func"))? {
             None | Some(0 | 1) => {}
+            // See [`Selection`].
+            Some(_) if SIGMOIDS.contains(&arch) => {}
             // Softmax over the chosen ones.
             Some(3) if arch == GPT_OSS => {}
             Some(f) => return Err(keys.bad("expert_gating_func", f, "only softmax gating (1) is known for this architecture")),
@@ -215,6 +235,9 @@ impl ModelConfig {
             hybrid: None,
             sliding: None,
             softcap: None,
+            latent: None,
+            selection: Selection::default(),
+            shared_ff: 0,
             arch: keys.arch.to_owned(),
         })
     }
@@ -226,7 +249,11 @@ impl ModelConfig {
         let window = |layer: usize| self.sliding.as_ref().and_then(|s| s.window(layer)).zip(goes_back);
         let mut need = CacheNeed::default();
         for layer in (0..self.blocks).filter(|layer| !recurrent(*layer)) {
-            let bytes = KvCache::token_bytes(self.heads_of(layer), f32);
+            let heads = self.heads_of(layer);
+            let bytes = match &self.latent {
+                Some(latent) if latent.absorbed => LatentCache::token_bytes(heads.key_dim, f32),
+                _ => KvCache::token_bytes(heads, f32),
+            };
             match window(layer) {
                 Some((window, goes_back)) => (need.windowed, need.kept) = (need.windowed + bytes, kept(window, goes_back, usize::MAX)),
                 None => need.per_token += bytes,
@@ -244,7 +271,10 @@ impl ModelConfig {
     /// What no device here can compute of such a model, in a few words; `None`: nothing.
     #[must_use]
     pub fn beyond_devices(&self) -> Option<&'static str> {
-        None
+        match self.arch.as_str() {
+            DEEPSEEK2 => Some("deepseek2 has no GPU kernels yet"),
+            _ => None,
+        }
     }
 
     /// What halves of layers give is normalised before it is added.

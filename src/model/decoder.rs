@@ -9,6 +9,7 @@ use super::delta_net::DeltaNet;
 use super::embedding::Embedding;
 use super::feed_forward::FeedForward;
 use super::head::Head;
+use super::latent_attention::LatentAttention;
 use super::linear::{Compute, Linear};
 use super::norm::RmsNorm;
 use super::rope::{Rope, Rotation, Scaling, Turns};
@@ -23,6 +24,8 @@ use candle_core::Tensor;
 pub enum Mixer {
     /// Attention over a cache of keys and values.
     Attention(Box<SelfAttention>),
+    /// Attention over a cache of what keys and values are made of.
+    Latent(Box<LatentAttention>),
     /// A recurrence with a state of fixed size.
     DeltaNet(Box<DeltaNet>),
 }
@@ -31,6 +34,7 @@ impl Mixer {
     fn forward(&mut self, compute: &mut Compute, x: &Tensor, position: usize, turns: &Turns) -> Result<Tensor, ModelError> {
         match self {
             Self::Attention(a) => a.forward(compute, x, position, turns.of(a.window.is_some())),
+            Self::Latent(a) => a.forward(compute, x, position, turns.of(false)),
             Self::DeltaNet(d) => d.forward(compute, x),
         }
     }
@@ -39,6 +43,7 @@ impl Mixer {
     fn reachable(&self, len: usize) -> usize {
         match self {
             Self::Attention(a) => a.cache.kept().reachable(len, a.window),
+            Self::Latent(_) => len,
             Self::DeltaNet(d) => d.reachable(len),
         }
     }
@@ -46,7 +51,7 @@ impl Mixer {
     /// Go back to a length that every layer can reach.
     fn rewind(&mut self, len: usize) {
         match self {
-            Self::Attention(_) => {}
+            Self::Attention(_) | Self::Latent(_) => {}
             Self::DeltaNet(d) => d.rewind(len),
         }
     }
@@ -54,7 +59,7 @@ impl Mixer {
     /// The next pass makes these lengths ones that can be gone back to.
     fn mark(&mut self, lens: &[usize]) {
         match self {
-            Self::Attention(_) => {}
+            Self::Attention(_) | Self::Latent(_) => {}
             Self::DeltaNet(d) => d.mark(lens),
         }
     }

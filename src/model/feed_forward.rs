@@ -62,10 +62,10 @@ impl Dense {
     }
 }
 
-/// An expert that every token uses, weighed by a sigmoid of its own.
+/// An expert that every token uses, in some families weighed by a sigmoid of its own.
 pub struct SharedExpert {
     /// hidden -> 1
-    weight: Linear,
+    weight: Option<Linear>,
     expert: Dense,
 }
 
@@ -73,18 +73,24 @@ impl SharedExpert {
     /// The shared expert of block `block`.
     pub(crate) fn load(weights: &Weights<'_>, block: usize, hidden: usize, ff: usize) -> Result<Self, ModelError> {
         let weight = weights.linear(&format!("blk.{block}.ffn_gate_inp_shexp"), hidden, 1)?;
-        Ok(Self { weight, expert: Dense::load_shared(weights, block, hidden, ff)? })
+        Ok(Self { weight: Some(weight), expert: Dense::load_shared(weights, block, hidden, ff)? })
+    }
+
+    /// That of a family without weights of shared experts.
+    pub(crate) fn unweighed(weights: &Weights<'_>, block: usize, hidden: usize, ff: usize) -> Result<Self, ModelError> {
+        Ok(Self { weight: None, expert: Dense::load_shared(weights, block, hidden, ff)? })
     }
 
     /// The map to its weight, and the expert.
-    pub(super) fn parts(&self) -> (&Linear, &Dense) {
-        (&self.weight, &self.expert)
+    pub(super) fn parts(&self) -> (Option<&Linear>, &Dense) {
+        (self.weight.as_ref(), &self.expert)
     }
 
     /// `[tokens, hidden]` in, the same out.
     fn forward(&self, compute: &mut Compute, x: &Tensor) -> Result<Tensor, ModelError> {
-        let weight = self.weight.forward(compute, x)?;
         let y = self.expert.forward(compute, x)?;
+        let Some(weight) = &self.weight else { return Ok(y) };
+        let weight = weight.forward(compute, x)?;
         Ok(y.broadcast_mul(&candle_nn::ops::sigmoid(&weight)?)?)
     }
 }

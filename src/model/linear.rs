@@ -21,6 +21,41 @@ impl Compute {
     }
 }
 
+/// A map of its own for each head, `[heads, rows, cols]` in its GGUF type, in the mapped file.
+pub struct HeadMaps {
+    stack: Matrix,
+    heads: usize,
+}
+
+impl HeadMaps {
+    /// `stack` has the rows of all heads below each other, as many of each.
+    #[must_use]
+    pub fn new(stack: Matrix, heads: usize) -> Self {
+        Self { stack, heads }
+    }
+
+    /// `[tokens, heads * cols]` in, `[heads, tokens, rows]` out, in one fork-join.
+    ///
+    /// # Errors
+    /// See [`Linear::forward`].
+    pub fn forward(&self, compute: &mut Compute, x: &[f32], tokens: usize) -> Result<Vec<f32>, ModelError> {
+        let Self { stack, heads } = self;
+        let rows = stack.rows / heads;
+        compute.activations.set(x, tokens * heads, stack.cols);
+        let picks: Vec<Vec<u32>> = (0..*heads).map(|h| (0..tokens).map(|t| (t * heads + h) as u32).collect()).collect();
+        let mut out = vec![0.0; heads * tokens * rows];
+        let weights = stack.bytes.chunks_exact((stack.bytes.len() / heads).max(1));
+        let mut jobs: Vec<Job<'_>> = weights
+            .zip(&picks)
+            .zip(out.chunks_exact_mut((tokens * rows).max(1)))
+            .map(|((weights, pick), out)| Job { ty: stack.ty, rows, weights, pick: Some(pick), out })
+            .collect();
+        matmul(&compute.pool, &mut compute.activations, &mut jobs)?;
+        drop(jobs);
+        Ok(out)
+    }
+}
+
 /// `y = W x + b` with `W` `[rows, cols]` in its GGUF type, in the mapped file.
 pub struct Linear {
     weight: Matrix,

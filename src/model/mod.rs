@@ -8,6 +8,7 @@ pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod delta_net;
+mod deepseek2;
 mod dense_and_routed;
 pub mod device;
 mod early;
@@ -18,6 +19,8 @@ pub mod feed_forward;
 mod gemma4;
 mod gpt_oss;
 pub mod head;
+pub mod latent_attention;
+pub mod latent_cache;
 pub mod linear;
 pub mod norm;
 mod olmoe;
@@ -40,7 +43,7 @@ pub use open::{choose_for, load, look, open, open_on, open_planned, plan, plan_o
 use crate::experts::Experts;
 
 /// Architectures that can be loaded, as `general.architecture` names them.
-pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "qwen35", "qwen3next", "olmoe", "gpt-oss", "gemma4"];
+pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "qwen35", "qwen3next", "olmoe", "gpt-oss", "gemma4", "deepseek2"];
 
 /// Which logits a forward pass returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use super::decoder::Decoder;
 use super::device::{DeviceDecoder, Without};
 use super::proof::{prove, Proven};
 use super::weights::{file_name, Weights};
-use super::{early, expert_weights, gemma4, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
+use super::{deepseek2, early, expert_weights, gemma4, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
 use crate::events::{DeviceChoice, LoadOptions, Plan, When};
 use crate::experts::budget::{self, CacheNeed, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
@@ -98,6 +98,7 @@ pub(super) fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, Exp
     let (weights, config) = read(gguf)?;
     let (model, store) = match config.arch.as_str() {
         "qwen35moe" | "qwen35" | "qwen3next" => qwen35moe::load(&weights, &config, settings)?,
+        "deepseek2" => deepseek2::load(&weights, &config, settings)?,
         "gemma4" => gemma4::load(&weights, &config, settings)?,
         "gpt-oss" => gpt_oss::load(&weights, &config, settings)?,
         "olmoe" => olmoe::load(&weights, &config, settings)?,
@@ -308,15 +309,18 @@ fn needs(gguf: &Gguf, config: &ModelConfig, cache: CacheNeed) -> Needs {
     let with_experts = per_layer.into_iter().enumerate().filter(|(_, bytes)| *bytes > 0);
     let (expert_layers, expert_bytes) = with_experts.map(|(layer, bytes)| (layer, bytes / config.experts.max(1) as u64)).unzip();
     let of_heads = |h: Heads| h.query * (2 * h.key_dim + h.value_dim) + h.groups * 2 * (h.key_dim + h.value_dim);
-    let attention = (0..config.blocks).map(|b| of_heads(config.heads_of(b))).max().unwrap_or(0);
+    let attention = match config.latent {
+        Some(latent) => latent.row_values(),
+        None => (0..config.blocks).map(|b| of_heads(config.heads_of(b))).max().unwrap_or(0),
+    };
     let delta = config.hybrid.as_ref().map_or(0, |h| 3 * h.delta.channels() + 4 * h.delta.values * h.delta.value_dim);
     // Beside experts, or in their place: the feed-forward, and rows for both.
     let beside = config.arch == "gemma4";
     let dense = if config.experts == 0 || beside { 3 * config.dense_ff } else { 0 };
-    let row = if beside { 12 } else { 8 } * config.hidden
-        + attention.max(delta)
-        + config.top_k * (2 * config.hidden + 3 * config.expert_ff)
-        + dense;
+    let routed = config.top_k * (2 * config.hidden + 3 * config.expert_ff) + 3 * config.shared_ff;
+    // Layers that have a dense feed-forward in their place.
+    let lead = if config.leading_dense > 0 { 3 * config.dense_ff } else { 0 };
+    let row = if beside { 12 } else { 8 } * config.hidden + attention.max(delta) + routed.max(lead) + dense;
     let states = config.hybrid.as_ref().map_or(0, |h| h.state_bytes() * (1 + h.snapshots() as u64));
     let head = gguf.tensors().any(|t| t.name == "output.weight");
     let table = gguf.tensors().find(|t| t.name == "token_embd.weight").filter(|_| head);

@@ -137,6 +137,8 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
                     },
                 );
             }
+            // No device takes it.
+            Mixer::Latent(_) => {}
             Mixer::DeltaNet(d) => delta_uses(*d, &mut uses),
         }
         uses.joins |= layer.after.mixer_norm.is_some();
@@ -151,7 +153,7 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
                 routed_bias |= bias.is_some();
                 router_uses(router, &mut uses);
                 if let Some((weight, dense)) = shared.as_ref().map(|s| s.parts()) {
-                    uses.maps.push(chunked(weight));
+                    uses.maps.extend(weight.map(chunked));
                     dense_uses(dense, &mut uses);
                 }
             }

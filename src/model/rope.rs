@@ -1,5 +1,5 @@
 //! Rotary position embedding (Su et al., arXiv 2104.09864) in the NEOX form: dimension i turns with i + n/2, for the
-//! first n dimensions of a head. Linear and YaRN scaling (Peng et al., arXiv 2309.00071) as GGUF keys describe them.
+//! first n dimensions of a head; or, for latent attention, in the form of neighbouring pairs. Linear and YaRN scaling (Peng et al., arXiv 2309.00071) as GGUF keys describe them.
 
 use super::linear::Compute;
 use super::ModelError;
@@ -171,6 +171,19 @@ impl Angles {
         })?;
         Ok(from_rows(out, tokens, cols)?)
     }
+
+    /// Turn what turns of a head of token number `token`, `[2 * half]`, in place: dimensions 2i and 2i + 1 with each other.
+    ///
+    /// # Panics
+    /// There are fewer angles.
+    pub fn turn_pairs(&self, token: usize, head: &mut [f32]) {
+        let half = self.half;
+        let (cos, sin) = self.table[token * 2 * half..(token + 1) * 2 * half].split_at(half);
+        for ((pair, c), s) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+            let (a, b) = (pair[0], pair[1]);
+            (pair[0], pair[1]) = (a * c - b * s, b * c + a * s);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +205,16 @@ mod tests {
         assert!((dot(7, 3) - dot(104, 100)).abs() < 1e-4);
         assert!((dot(7, 3) - dot(7, 4)).abs() > 1e-3);
         assert_eq!(rotated(&rope, 9, &q)[4], 5.0, "dimensions beyond the rotated ones stay");
+    }
+
+    #[test]
+    fn pairs_turn_as_halves_of_the_same_values_do() {
+        let rope = Rope::new(6, 100.0, &Scaling::None, None);
+        let halves = [0.3, -1.0, 2.0, 0.7, 5.0, -0.2];
+        let mut pairs = [0.3, 0.7, -1.0, 5.0, 2.0, -0.2];
+        rope.angles(8, 3).turn_pairs(1, &mut pairs);
+        let want = rotated(&rope, 9, &halves);
+        assert_eq!(pairs, [want[0], want[3], want[1], want[4], want[2], want[5]]);
     }
 
     #[test]

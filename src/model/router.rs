@@ -17,10 +17,59 @@ pub struct Gating {
     pub scale: f32,
 }
 
-/// Scores by a linear map, softmax over all experts, the best `top_k` of them.
+/// By what experts are chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// Scores are sigmoids, each by itself; else a softmax over all of them.
+    pub sigmoid: bool,
+    /// `[experts]`: added to the scores for the choice alone (Wang et al., arXiv 2408.15664).
+    pub bias: Option<Vec<f32>>,
+    /// So many groups of experts, of which so many are chosen first: by the sum of their two best where scores are sigmoids (DeepSeek-V3), by their best otherwise (V2).
+    pub groups: Option<(usize, usize)>,
+}
+
+impl Choice {
+    /// The highest scores of a softmax.
+    fn is_plain(&self) -> bool {
+        !self.sigmoid && self.bias.is_none() && self.groups.is_none()
+    }
+
+    /// Scores `[experts]`, and what experts are chosen by, from what the linear map gives.
+    fn scores(&self, row: &[f32], scores: &mut Vec<f32>, by: &mut Vec<f32>) {
+        scores.clear();
+        if self.sigmoid {
+            scores.extend(row.iter().map(|x| 1.0 / (1.0 + (-x).exp())));
+        } else {
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            scores.extend(row.iter().map(|x| (x - max).exp()));
+            let sum: f32 = scores.iter().sum();
+            scores.iter_mut().for_each(|s| *s /= sum);
+        }
+        by.clone_from(scores);
+        if let Some(bias) = &self.bias {
+            by.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
+        }
+        let Some((count, used)) = self.groups else { return };
+        let best = if self.sigmoid { 2 } else { 1 };
+        let worth = |group: &[f32]| {
+            let mut group = group.to_vec();
+            group.sort_unstable_by(|a, b| b.total_cmp(a));
+            group.iter().take(best).sum::<f32>()
+        };
+        let size = by.len() / count;
+        let mut order: Vec<(usize, f32)> = by.chunks(size.max(1)).map(worth).enumerate().collect();
+        order.sort_by(|a, b| b.1.total_cmp(&a.1));
+        for &(group, _) in order.iter().skip(used) {
+            by[group * size..(group + 1) * size].fill(f32::NEG_INFINITY);
+        }
+    }
+}
+
+/// Scores by a linear map, softmax over all experts, the best `top_k` of them; or as a [`Choice`] says.
 pub struct Router {
     scores: Linear,
     gating: Gating,
+    choice: Choice,
     /// A factor per expert on its gate weight.
     factors: Option<Vec<f32>>,
 }
@@ -29,7 +78,13 @@ impl Router {
     /// `scores` maps hidden to experts.
     #[must_use]
     pub fn new(scores: Linear, gating: Gating) -> Self {
-        Self { scores, gating, factors: None }
+        Self { scores, gating, choice: Choice::default(), factors: None }
+    }
+
+    /// The same with another way to choose.
+    #[must_use]
+    pub fn choosing(self, choice: Choice) -> Self {
+        Self { choice, ..self }
     }
 
     /// The same with gate weights multiplied by a factor of their expert, `[experts]`.
@@ -80,7 +135,10 @@ impl Router {
     }
 
     fn route(&self, scores: &[f32], experts: usize) -> Routing {
-        let mut routing = route(scores, experts, self.gating);
+        let mut routing = match self.choice.is_plain() {
+            true => route(scores, experts, self.gating),
+            false => route_by(scores, experts, self.gating, &self.choice),
+        };
         if let Some(factors) = &self.factors {
             routing.weights.iter_mut().zip(&routing.ids).for_each(|(w, id)| *w *= factors[*id as usize]);
         }
@@ -101,16 +159,7 @@ fn route(scores: &[f32], experts: usize, gating: Gating) -> Routing {
         taken.fill(false);
         let first = weights.len();
         for _ in 0..k {
-            // A plain scan per choice: k is small, and a row is a few cache lines. NaN never compares as greater, so a
-            // damaged row still yields distinct valid ids; the model reports it after the layer.
-            let mut best = None;
-            for (i, s) in row.iter().enumerate() {
-                if !taken[i] && best.is_none_or(|b: usize| *s > row[b] || (row[b].is_nan() && !s.is_nan())) {
-                    best = Some(i);
-                }
-            }
-            let Some(best) = best else { break };
-            taken[best] = true;
+            let Some(best) = take_best(row, &mut taken) else { break };
             ids.push(best as u32);
             weights.push((row[best] - max).exp() / sum);
         }
@@ -123,6 +172,44 @@ fn route(scores: &[f32], experts: usize, gating: Gating) -> Routing {
         if gating.scale != 1.0 {
             chosen.iter_mut().for_each(|w| *w *= gating.scale);
         }
+    }
+    Routing { top_k: k, ids, weights }
+}
+
+/// The greatest of `row` that is not taken yet, which then is. A plain scan: few are taken, and a row is a few cache lines. NaN never compares as greater, so a damaged row still yields distinct
+/// valid ids; the model reports it after the layer.
+fn take_best(row: &[f32], taken: &mut [bool]) -> Option<usize> {
+    let mut best = None;
+    for (i, s) in row.iter().enumerate() {
+        if !taken[i] && best.is_none_or(|b: usize| *s > row[b] || (row[b].is_nan() && !s.is_nan())) {
+            best = Some(i);
+        }
+    }
+    taken[best?] = true;
+    best
+}
+
+/// Scores and choice as `choice` says; what a chosen expert counts is its score.
+fn route_by(rows: &[f32], experts: usize, gating: Gating, choice: &Choice) -> Routing {
+    let k = gating.top_k.min(experts);
+    let (mut ids, mut weights) = (Vec::new(), Vec::new());
+    let (mut scores, mut by, mut taken) = (Vec::new(), Vec::new(), vec![false; experts]);
+    for row in rows.chunks_exact(experts.max(1)) {
+        choice.scores(row, &mut scores, &mut by);
+        taken.fill(false);
+        let first = weights.len();
+        for _ in 0..k {
+            let Some(best) = take_best(&by, &mut taken) else { break };
+            ids.push(best as u32);
+            weights.push(scores[best]);
+        }
+        let chosen = &mut weights[first..];
+        if gating.renormalise {
+            // As the authors have it.
+            let total = chosen.iter().sum::<f32>() + 1e-20;
+            chosen.iter_mut().for_each(|w| *w /= total);
+        }
+        chosen.iter_mut().for_each(|w| *w *= gating.scale);
     }
     Routing { top_k: k, ids, weights }
 }
@@ -148,10 +235,36 @@ mod tests {
     }
 
     #[test]
+    fn a_bias_moves_the_choice_and_not_what_counts() {
+        let choice = Choice { sigmoid: true, bias: Some(vec![0.0, 0.0, -0.9, 0.9]), groups: None };
+        let r = route_by(&[1.0, 0.0, 3.0, -2.0], 4, Gating { renormalise: true, scale: 1.8, ..PLAIN }, &choice);
+        assert_eq!(r.ids, [3, 0], "0.119 + 0.9, and 0.731; 0.953 - 0.9 is out");
+        let (a, b) = (1.0 / (1.0 + 2f32.exp()), 1.0 / (1.0 + (-1f32).exp()));
+        assert!((r.weights[0] - 1.8 * a / (a + b)).abs() < 1e-6 && (r.weights[1] - 1.8 * b / (a + b)).abs() < 1e-6);
+        let r = route_by(&[1.0, 0.0, 3.0, -2.0], 4, PLAIN, &choice);
+        assert!((r.weights[0] - a).abs() < 1e-6, "as they are, unless they are to be divided");
+    }
+
+    #[test]
+    fn groups_are_chosen_by_their_two_best_sigmoids_or_their_best_share() {
+        let row = [2.0, -9.0, 1.0, 1.5, 0.0, 0.9];
+        let of = |sigmoid| route_by(&row, 6, PLAIN, &Choice { sigmoid, bias: None, groups: Some((3, 1)) }).ids;
+        assert_eq!(of(true), [3, 2], "0.82 + 0.73 is more than 0.88 + 0.00");
+        assert_eq!(of(false), [0, 1], "the group of the best");
+        let bias = Some(vec![0.0, 0.0, 0.0, 0.0, 0.5, 0.5]);
+        let r = route_by(&row, 6, PLAIN, &Choice { sigmoid: true, bias, groups: Some((3, 1)) });
+        assert_eq!(r.ids, [5, 4], "with the bias");
+    }
+
+    #[test]
     fn damaged_scores_give_distinct_valid_ids() {
         for row in [[f32::NAN; 4], [f32::NEG_INFINITY; 4], [f32::INFINITY; 4], [f32::NAN, 1.0, f32::NAN, 0.0]] {
             let r = route(&row, 4, PLAIN);
             assert!(r.ids.iter().all(|&i| i < 4) && r.ids[0] != r.ids[1], "{row:?} -> {:?}", r.ids);
+            for groups in [None, Some((2, 1))] {
+                let r = route_by(&row, 4, PLAIN, &Choice { sigmoid: true, bias: Some(vec![0.1; 4]), groups });
+                assert!(r.ids.iter().all(|&i| i < 4) && r.ids[0] != r.ids[1], "{row:?} -> {:?}", r.ids);
+            }
         }
         assert_eq!(route(&[f32::NAN, 1.0, f32::NAN, 0.0], 4, PLAIN).ids, [1, 3]);
     }

@@ -1,7 +1,7 @@
 //! Weights by name, with shape and type checked before anything is computed.
 
 use super::config::ModelConfig;
-use super::linear::Linear;
+use super::linear::{HeadMaps, Linear};
 use super::norm::RmsNorm;
 use super::ModelError;
 use crate::gguf::{Gguf, TensorInfo};
@@ -73,6 +73,12 @@ impl<'a> Weights<'a> {
         };
         let bytes = whole.bytes.slice(part.start * row..part.end * row);
         Ok(Linear::new(Matrix { ty: whole.ty, rows: part.len(), cols, bytes }, bias))
+    }
+
+    /// The tensor `name` as a map `cols -> rows` for each of `heads` heads, left where it is in the file.
+    pub(crate) fn head_maps(&self, name: &str, cols: usize, rows: usize, heads: usize) -> Result<HeadMaps, ModelError> {
+        let t = self.checked(name, &[cols, rows, heads])?;
+        Ok(HeadMaps::new(Matrix { ty: t.ty, rows: rows * heads, cols, bytes: self.gguf.bytes(t) }, heads))
     }
 
     /// `PREFIX.weight` as a norm of the hidden state.

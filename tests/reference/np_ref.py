@@ -1,5 +1,5 @@
 """Independent oracle: float64 numpy forward pass straight from a GGUF file (any quant that PyPI `gguf`
-can dequantize), for qwen3moe, qwen35moe, olmoe, gpt-oss and gemma4. Weights are dequantized exactly; activations are never quantized,
+can dequantize), for qwen3moe, qwen35moe, olmoe, gpt-oss, gemma4 and deepseek2. Weights are dequantized exactly; activations are never quantized,
 so on a quantized file this is what a perfect engine computes; llama.cpp and candle round activations too.
 
 Needs only numpy + gguf. Also returns the routing (expert ids, margins), for tests of expert caches.
@@ -42,7 +42,7 @@ class Model:
             self.full = [not rec[i] for i in range(self.L)] if rec else [(i + 1) % iv == 0 for i in range(self.L)]
             self.nk, self.nv, self.ld = g("ssm.group_count"), g("ssm.time_step_rank"), g("ssm.state_size")
             self.cw = g("ssm.conv_kernel")
-        elif a in ("qwen3moe", "olmoe", "gpt-oss", "gemma4"):
+        elif a in ("qwen3moe", "olmoe", "gpt-oss", "gemma4", "deepseek2"):
             self.full = [True] * self.L
         else:
             raise SystemExit(f"arch {a} not covered")
@@ -54,8 +54,63 @@ class Model:
             self.window = [g("attention.sliding_window") if i % 2 == 0 else None for i in range(self.L)]
             self.yarn(g("rope.scaling.factor"), g("rope.scaling.original_context_length"), whole=False)
         self.scale, self.act, self.embed_scale, self.cap = None, silu, 1.0, None       # None: 1 / sqrt(head), no cap
+        self.lead, self.pairs = g("leading_dense_block_count") or 0, a == "deepseek2"
         if a == "gemma4": self.gemma(g)
+        if a == "deepseek2": self.latent(g)
         self.reset()
+
+    def latent(self, g):
+        key = g("attention.key_length_mla") or g("attention.key_length")
+        self.rank, self.turned, self.plain = g("attention.kv_lora_rank"), self.rot, key - self.rot
+        self.dv = g("attention.value_length_mla") or g("attention.value_length")
+        self.scale, self.expert_scale, self.renorm = key ** -0.5, g("expert_weights_scale") or 1.0, bool(g("expert_weights_norm"))
+        if g("rope.scaling.type") == "yarn":
+            self.yarn(g("rope.scaling.factor"), g("rope.scaling.original_context_length"), whole=True)
+            self.mag, self.stretch = 1.0, (1 + g("rope.scaling.yarn_log_multiplier") * np.log(g("rope.scaling.factor"))) ** 2
+            self.scale *= self.stretch
+        self.sigmoid = g("expert_gating_func") == 2
+        self.groups = (g("expert_group_count") or 1, g("expert_group_used_count") or 1)
+        self.best_of = 2 if self.sigmoid else 1          # what mutants change: who decides for a group, and the three below
+        self.use_bias, self.bias_counts, self.latent_norms = True, False, True
+        self.ups = []                                    # per head: latent -> key [plain, rank], latent -> value [dv, rank]
+        for i in range(self.L):
+            b = f"blk.{i}.attn_"
+            if b + "kv_b.weight" in self.w:
+                kv = self.w[b + "kv_b.weight"].reshape(self.nh, self.plain + self.dv, self.rank)
+                self.ups.append((kv[:, :self.plain], kv[:, self.plain:]))
+            else: self.ups.append((self.w[b + "k_b.weight"].transpose(0, 2, 1), self.w[b + "v_b.weight"]))
+
+    def mla(self, i, x):
+        w, T, b = self.w, x.shape[0], f"blk.{i}.attn_"
+        norm = lambda z, n: rms(z, w[b + n + ".weight"], self.eps) if self.latent_norms else z
+        q = self.lin(x, b + "q") if b + "q.weight" in w else self.lin(norm(self.lin(x, b + "q_a"), "q_a_norm"), b + "q_b")
+        q = q.reshape(T, self.nh, self.plain + self.turned)
+        kv = self.lin(x, b + "kv_a_mqa")
+        c, pe = norm(kv[:, :self.rank], "kv_a_norm"), self.rope(kv[:, None, self.rank:])
+        C = self.kc[i] = np.concatenate([self.kc[i], c]); PE = self.vc[i] = np.concatenate([self.vc[i], pe[:, 0]])
+        up_k, up_v = self.ups[i]
+        K, V = np.einsum("sr,hnr->shn", C, up_k), np.einsum("sr,hvr->shv", C, up_v)       # keys and values themselves: nothing absorbed
+        s = np.einsum("thd,shd->hts", q[..., :self.plain], K) + np.einsum("thd,sd->hts", self.rope(q[..., self.plain:]), PE)
+        m = np.arange(len(C))[None, :] > (self.pos + np.arange(T))[:, None]
+        o = np.einsum("hts,shv->thv", softmax(np.where(m[None], -np.inf, s * self.scale)), V)
+        return self.lin(o.reshape(T, -1), b + "output")
+
+    def chosen(self, i, rl):    # deepseek2: ids, their weights, and by how much the choice was made
+        score = sigmoid(rl) if self.sigmoid else softmax(rl)
+        by, bias, wide = score, self.w.get(f"blk.{i}.exp_probs_b.bias"), np.inf
+        if bias is not None and self.use_bias: by = score + bias
+        n, used = self.groups
+        if n > used:
+            of = by.reshape(len(by), n, -1)
+            worth = np.sort(of, -1)[..., -self.best_of:].sum(-1); order = np.argsort(-worth, 1, kind="stable")
+            s = np.take_along_axis(worth, order, 1); wide = s[:, used - 1] - s[:, used]
+            keep = np.zeros_like(worth, bool); np.put_along_axis(keep, order[:, :used], True, 1)
+            by = np.where(keep[..., None], of, -np.inf).reshape(by.shape)
+        order = np.argsort(-by, 1, kind="stable"); top = order[:, :self.K]
+        s = np.take_along_axis(by, order[:, :self.K + 1], 1)
+        p = np.take_along_axis(by if self.bias_counts else score, top, 1)
+        if self.renorm: p = p / (p.sum(1, keepdims=True) + 1e-20)
+        return top, p * self.expert_scale, np.minimum(s[:, self.K - 1] - s[:, self.K], wide)
 
     def gemma(self, g):
         swa = list(g("attention.sliding_window_pattern")); self.window = [g("attention.sliding_window") if s else None for s in swa]
@@ -92,6 +147,7 @@ class Model:
     def reset(self):
         self.pos = 0
         self.kc, self.vc = [], []
+        if self.arch == "deepseek2": self.kc, self.vc = ([np.zeros((0, n), self.dt) for _ in range(self.L)] for n in (self.rank, self.turned)); return
         for i in range(self.L):
             self.at(i)
             for c in (self.kc, self.vc): c.append(np.zeros((0, self.nkv, self.hd), self.dt))
@@ -100,7 +156,18 @@ class Model:
             self.conv = [np.zeros((self.cw - 1, cd), self.dt) for _ in range(self.L)]
             self.S = [np.zeros((self.nv, self.ld, self.ld), self.dt) for _ in range(self.L)]   # [v head, k dim, v dim]
 
-    def rope(self, x):   # NEOX halves on the first `rot` dims; for text all M-RoPE sections share one position
+    def rope(self, x):
+        return self.rope_pairs(x) if self.pairs else self.rope_halves(x)
+
+    def rope_pairs(self, x):    # (0,1), (2,3).. turn with each other
+        ang = (self.pos + np.arange(x.shape[0]))[:, None] * self.inv
+        c, s = np.cos(ang)[:, None] * self.mag, np.sin(ang)[:, None] * self.mag
+        y, d = x.copy(), self.rot
+        a, b = x[..., 0:d:2], x[..., 1:d:2]
+        y[..., 0:d:2], y[..., 1:d:2] = a * c - b * s, b * c + a * s
+        return y
+
+    def rope_halves(self, x):   # NEOX halves on the first `rot` dims; for text all M-RoPE sections share one position
         d = self.rot
         ang = (self.pos + np.arange(x.shape[0]))[:, None] * self.inv
         c, s = np.cos(ang)[:, None] * self.mag, np.sin(ang)[:, None] * self.mag
@@ -188,9 +255,11 @@ class Model:
         order = np.argsort(-rl, axis=1, kind="stable")
         top = order[:, :self.K]
         srt = np.take_along_axis(rl, order[:, :self.K + 1], 1)
-        self.margin[i].append(srt[:, self.K - 1] - srt[:, self.K])
-        if self.renorm: p = softmax(np.take_along_axis(rl, top, 1))   # softmax then renormalise == softmax over the top k
+        margin = srt[:, self.K - 1] - srt[:, self.K]
+        if self.arch == "deepseek2": top, p, margin = self.chosen(i, rl)
+        elif self.renorm: p = softmax(np.take_along_axis(rl, top, 1))   # softmax then renormalise == softmax over the top k
         else: p = np.take_along_axis(softmax(rl), top, 1)
+        self.margin[i].append(margin)
         if b + "ffn_down_exps.scale" in w: p = p * w[b + "ffn_down_exps.scale"][top]
         self.routes[i].append(top.astype(np.int16)); self.rlog[i].append(rl.astype(np.float32))
         y = np.zeros_like(x)
@@ -207,7 +276,7 @@ class Model:
             y[t] += p[t, j][:, None] * out
         if b + "ffn_up_shexp.weight" in w:
             h = silu(x @ w[b + "ffn_gate_shexp.weight"].T) * (x @ w[b + "ffn_up_shexp.weight"].T)
-            g = sigmoid(x @ w[b + "ffn_gate_inp_shexp.weight"].reshape(-1))
+            g = sigmoid(x @ w[b + "ffn_gate_inp_shexp.weight"].reshape(-1)) if b + "ffn_gate_inp_shexp.weight" in w else np.ones(T)
             y += g[:, None] * (h @ w[b + "ffn_down_shexp.weight"].T)
         return y
 
@@ -224,8 +293,8 @@ class Model:
                 x = (x + self.beside(i, x)) * w.get(f"blk.{i}.layer_output_scale.weight", 1.0)
                 if hidden is not None: hidden.append(x)
                 continue
-            x = x + (self.attn(i, h) if self.full[i] else self.gdn(i, h))
-            x = x + self.moe(i, rms(x, w[f"blk.{i}." + post], self.eps))
+            x = x + (self.mla(i, h) if self.arch == "deepseek2" else self.attn(i, h) if self.full[i] else self.gdn(i, h))
+            x = x + (self.dense if i < self.lead else self.moe)(i, rms(x, w[f"blk.{i}." + post], self.eps))
             if hidden is not None: hidden.append(x)
         self.pos += len(ids)
         o = w.get("output.weight", w["token_embd.weight"])

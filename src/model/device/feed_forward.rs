@@ -94,8 +94,8 @@ impl DeviceDenseOnly {
 /// What every token uses beside the routed experts.
 enum Common {
     Nothing,
-    /// An expert that is weighed by a map of its own. It reads what the router reads, and adds to the stream as the routed ones do.
-    Shared(Map, DeviceDense),
+    /// An expert, in some families weighed by a map of its own. It reads what the router reads, and adds to the stream as the routed ones do.
+    Shared(Option<Map>, DeviceDense),
     /// A dense feed-forward. It, the router and the experts read the stream through norms of their own, and so does what they give get there.
     Dense(Box<DenseBeside>),
 }
@@ -138,7 +138,10 @@ impl DeviceFeedForward {
             FeedForward::Moe { router, index, bias, shared, early } => {
                 let common = match shared.as_ref().map(|s| s.parts()) {
                     None => Common::Nothing,
-                    Some((weight, expert)) => Common::Shared(Map::new(device, weight)?, DeviceDense::new(device, expert)?),
+                    Some((weight, expert)) => {
+                        let weight = weight.map(|w| Map::new(device, w)).transpose()?;
+                        Common::Shared(weight, DeviceDense::new(device, expert)?)
+                    }
                 };
                 Self::Moe(Box::new(DeviceMoe::new(device, norm, router, *index, bias.as_deref(), early.as_ref(), common)?))
             }
@@ -300,7 +303,7 @@ impl DeviceMoe {
     fn common(&self, pass: &Pass<'_>) -> Result<(), ModelError> {
         match &self.common {
             Common::Nothing => Ok(()),
-            Common::Shared(weight, shared) => shared.forward(pass, pass.h, Some(weight), Target::add(pass.x)),
+            Common::Shared(weight, shared) => shared.forward(pass, pass.h, weight.as_ref(), Target::add(pass.x)),
             Common::Dense(beside) => {
                 let read = pass.work.read_apart(pass.tokens);
                 beside.norm.apply(pass.device, pass.x, read, pass.tokens, None)?;
@@ -354,15 +357,15 @@ impl DeviceMoe {
 
     fn whole(&self, pass: &Pass<'_>, table: Address, experts: &Experts) -> Result<(), ModelError> {
         let choice = pass.work.choice_of(self.index);
-        let shared = if let Common::Shared(weight, shared) = &self.common { Some((weight, shared)) } else { None };
+        let shared = if let Common::Shared(weight, shared) = &self.common { Some((weight.as_ref(), shared)) } else { None };
         let read = self.read(pass)?;
-        self.score(pass, read, shared.iter().flat_map(|(weight, shared)| shared.first(pass.work, Some(weight))))?;
+        self.score(pass, read, shared.iter().flat_map(|(weight, shared)| shared.first(pass.work, weight)))?;
         self.choose(pass, table, choice)?;
         self.prepare(pass)?;
         experts.device_queue(self.index, &self.rows(pass, choice))?;
         self.add_bias(pass, choice)?;
         match shared {
-            Some((weight, shared)) => shared.second(pass, Some(weight), Target::add(pass.x))?,
+            Some((weight, shared)) => shared.second(pass, weight, Target::add(pass.x))?,
             None => self.common(pass)?,
         }
         self.end(pass)
