@@ -43,6 +43,8 @@ fn float_models_give_the_logits_routes_and_text_of_transformers() {
         ("glm-flash", 2),
         ("deepseek-v3", 2),
         ("deepseek-v2", 2),
+        ("glm4moe", 2),
+        ("glm4moe-normed", 2),
     ] {
         let report = accepted(case, "ref.npz", Kind::Float);
         for p in &report.prompts {
@@ -157,7 +159,7 @@ fn chunk_borders_leave_no_trace() {
 
 #[test]
 fn slots_and_policies_do_not_change_a_single_bit() {
-    for case in ["strict", "q4_k_m", "q35-strict", "glm-flash"] {
+    for case in ["strict", "q4_k_m", "q35-strict", "deepseek-v3"] {
         let (mut o, ids) = open(case, &LoadOptions { slots: Some(8), ..load_options() });
         let (prompt, rest) = ids.split_at(40);
         let expected = [read_in(&mut o, prompt, 16), rest.iter().flat_map(|t| step(&mut o, &[*t], &mut StepRecord::default())).collect()];

@@ -33,8 +33,11 @@ const GEMMA4: &str = "gemma4";
 /// The architecture with latent attention.
 const DEEPSEEK2: &str = "deepseek2";
 
-/// Architectures whose routers may score by sigmoids.
-const SIGMOIDS: [&str; 1] = [DEEPSEEK2];
+/// The architecture with such routers and other attention.
+const GLM4MOE: &str = "glm4moe";
+
+/// Architectures whose routers choose as [`Selection`] says.
+const SELECTIVE: [&str; 2] = [DEEPSEEK2, GLM4MOE];
 
 /// What the metadata says about a decoder with routed experts.
 #[derive(Clone, Debug, PartialEq)]
@@ -143,6 +146,9 @@ impl ModelConfig {
         }
         let moe = Self::moe(&keys, dense_ff)?;
         let mut config = Self::common(&keys, blocks, hidden, heads, dense_ff, moe)?;
+        if arch == GLM4MOE {
+            config.choose(&keys)?;
+        }
         config.hybrid = hybrid_arch.then(|| Hybrid::read(&keys, blocks, dense_ff)).transpose()?;
         config.sliding = (arch == GPT_OSS).then(|| Self::sliding(&keys, blocks, 2)).transpose()?;
         Ok(config)
@@ -162,7 +168,7 @@ impl ModelConfig {
         match weights.gguf.u64(&keys.key("expert_gating_func"))? {
             None | Some(0 | 1) => {}
             // See [`Selection`].
-            Some(_) if SIGMOIDS.contains(&arch) => {}
+            Some(_) if SELECTIVE.contains(&arch) => {}
             // Softmax over the chosen ones.
             Some(3) if arch == GPT_OSS => {}
             Some(f) => return Err(keys.bad("expert_gating_func", f, "only softmax gating (1) is known for this architecture")),
@@ -273,6 +279,7 @@ impl ModelConfig {
     pub fn beyond_devices(&self) -> Option<&'static str> {
         match self.arch.as_str() {
             DEEPSEEK2 => Some("deepseek2 has no GPU kernels yet"),
+            GLM4MOE => Some("glm4moe has no GPU kernels yet"),
             _ => None,
         }
     }

@@ -7,8 +7,8 @@ pub mod attention;
 pub mod cache;
 pub mod config;
 pub mod decoder;
-pub mod delta_net;
 mod deepseek2;
+pub mod delta_net;
 mod dense_and_routed;
 pub mod device;
 mod early;
@@ -17,6 +17,7 @@ mod error;
 mod expert_weights;
 pub mod feed_forward;
 mod gemma4;
+mod glm4moe;
 mod gpt_oss;
 pub mod head;
 pub mod latent_attention;
@@ -43,7 +44,7 @@ pub use open::{choose_for, load, look, open, open_on, open_planned, plan, plan_o
 use crate::experts::Experts;
 
 /// Architectures that can be loaded, as `general.architecture` names them.
-pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "qwen35", "qwen3next", "olmoe", "gpt-oss", "gemma4", "deepseek2"];
+pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "qwen35", "qwen3next", "olmoe", "gpt-oss", "gemma4", "deepseek2", "glm4moe"];
 
 /// Which logits a forward pass returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

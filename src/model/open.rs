@@ -6,7 +6,7 @@ use super::decoder::Decoder;
 use super::device::{DeviceDecoder, Without};
 use super::proof::{prove, Proven};
 use super::weights::{file_name, Weights};
-use super::{deepseek2, early, expert_weights, gemma4, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
+use super::{deepseek2, early, expert_weights, gemma4, glm4moe, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
 use crate::events::{DeviceChoice, LoadOptions, Plan, When};
 use crate::experts::budget::{self, CacheNeed, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
@@ -100,6 +100,7 @@ pub(super) fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, Exp
         "qwen35moe" | "qwen35" | "qwen3next" => qwen35moe::load(&weights, &config, settings)?,
         "deepseek2" => deepseek2::load(&weights, &config, settings)?,
         "gemma4" => gemma4::load(&weights, &config, settings)?,
+        "glm4moe" => glm4moe::load(&weights, &config, settings)?,
         "gpt-oss" => gpt_oss::load(&weights, &config, settings)?,
         "olmoe" => olmoe::load(&weights, &config, settings)?,
         _ => qwen3moe::load(&weights, &config, settings)?,

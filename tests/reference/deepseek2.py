@@ -145,7 +145,11 @@ def metadata(w, c: Cfg, name: str, ftype):
         w.add_rope_scaling_type(gguf.RopeScalingType.YARN); w.add_rope_scaling_factor(c.yarn); w.add_rope_scaling_orig_ctx_len(c.original)
         w.add_float32(a + "rope.scaling.yarn_log_multiplier", 0.1 * c.mscale)
     w.add_file_type(ftype); w.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    toks, types, merges = vocabulary(min(c.vocab, 1024))
+    tokenizer(w, c.vocab)
+
+
+def tokenizer(w, n: int):
+    toks, types, merges = vocabulary(min(n, 1024))
     w.add_tokenizer_model("gpt2"); w.add_tokenizer_pre("glm4"); w.add_token_list(toks); w.add_token_types(types); w.add_token_merges(merges)
     n = len(toks); w.add_eos_token_id(n - 7); w.add_add_bos_token(False); w.add_chat_template(TEMPLATE)
 
@@ -221,16 +225,17 @@ def big(path: pathlib.Path, c: Cfg, seed: int):
     w.close()
 
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("preset", choices=[*PRESETS, "big"]); ap.add_argument("out", type=pathlib.Path)
+def main(arch, presets, peer, write_gguf, huge, doc):
+    """`huge`: the shape that `big` writes, if there is one. glm4moe.py runs this, too."""
+    ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("preset", choices=[*presets, *(["big"] if huge else [])]); ap.add_argument("out", type=pathlib.Path)
     ap.add_argument("--seed", type=int, default=1); ap.add_argument("--peers", default="hf,llama")
     ap.add_argument("--quants", default=""); ap.add_argument("--greedy", type=int, default=48)
     ap.add_argument("--lens", default="5,17,70", help="prompt lengths; all are random ids")
     ap.add_argument("--every", type=int, default=16, help="quant-X.npz stores logits at every N-th position and the last")
     ap.add_argument("--set", nargs="*", default=[])
     a = ap.parse_args()
-    c = PRESETS.get(a.preset, BIG)
+    c = presets.get(a.preset, huge)
     c = dataclasses.replace(c, **{k: type(getattr(c, k))(float(v)) for k, v in (s.split("=") for s in a.set)})
     if a.preset == "big": return big(a.out, c, a.seed)
     import torch, transformers
@@ -245,7 +250,7 @@ def main():
     rng = np.random.default_rng(a.seed)
     P = [rng.integers(0, c.vocab - 16, n).tolist() for n in lens]
 
-    m = Model(str(a.out / "model-F32.gguf")); rep: dict = dict(arch="deepseek2", preset=a.preset, seed=a.seed, peers={}, quants={})
+    m = Model(str(a.out / "model-F32.gguf")); rep: dict = dict(arch=arch, preset=a.preset, seed=a.seed, peers={}, quants={})
     ref, base = {}, []
     for i, p in enumerate(P):
         g, gg = m.greedy(p, a.greedy)
@@ -280,4 +285,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main("deepseek2", PRESETS, peer, write_gguf, BIG, __doc__)

@@ -1,5 +1,5 @@
 """Independent oracle: float64 numpy forward pass straight from a GGUF file (any quant that PyPI `gguf`
-can dequantize), for qwen3moe, qwen35moe, olmoe, gpt-oss, gemma4 and deepseek2. Weights are dequantized exactly; activations are never quantized,
+can dequantize), for qwen3moe, qwen35moe, olmoe, gpt-oss, gemma4, deepseek2 and glm4moe. Weights are dequantized exactly; activations are never quantized,
 so on a quantized file this is what a perfect engine computes; llama.cpp and candle round activations too.
 
 Needs only numpy + gguf. Also returns the routing (expert ids, margins), for tests of expert caches.
@@ -42,7 +42,7 @@ class Model:
             self.full = [not rec[i] for i in range(self.L)] if rec else [(i + 1) % iv == 0 for i in range(self.L)]
             self.nk, self.nv, self.ld = g("ssm.group_count"), g("ssm.time_step_rank"), g("ssm.state_size")
             self.cw = g("ssm.conv_kernel")
-        elif a in ("qwen3moe", "olmoe", "gpt-oss", "gemma4", "deepseek2"):
+        elif a in ("qwen3moe", "olmoe", "gpt-oss", "gemma4", "deepseek2", "glm4moe"):
             self.full = [True] * self.L
         else:
             raise SystemExit(f"arch {a} not covered")
@@ -56,22 +56,26 @@ class Model:
         self.scale, self.act, self.embed_scale, self.cap = None, silu, 1.0, None       # None: 1 / sqrt(head), no cap
         self.lead, self.pairs = g("leading_dense_block_count") or 0, a == "deepseek2"
         if a == "gemma4": self.gemma(g)
+        if a in ("deepseek2", "glm4moe"): self.choice(g)
         if a == "deepseek2": self.latent(g)
         self.reset()
+
+    def choice(self, g):
+        self.expert_scale, self.renorm = g("expert_weights_scale") or 1.0, bool(g("expert_weights_norm"))
+        self.sigmoid = g("expert_gating_func") == 2
+        self.groups = (g("expert_group_count") or 1, g("expert_group_used_count") or 1)
+        self.best_of = 2 if self.sigmoid else 1          # what mutants change: who decides for a group, and the two below
+        self.use_bias, self.bias_counts = True, False
 
     def latent(self, g):
         key = g("attention.key_length_mla") or g("attention.key_length")
         self.rank, self.turned, self.plain = g("attention.kv_lora_rank"), self.rot, key - self.rot
         self.dv = g("attention.value_length_mla") or g("attention.value_length")
-        self.scale, self.expert_scale, self.renorm = key ** -0.5, g("expert_weights_scale") or 1.0, bool(g("expert_weights_norm"))
+        self.scale, self.latent_norms = key ** -0.5, True
         if g("rope.scaling.type") == "yarn":
             self.yarn(g("rope.scaling.factor"), g("rope.scaling.original_context_length"), whole=True)
             self.mag, self.stretch = 1.0, (1 + g("rope.scaling.yarn_log_multiplier") * np.log(g("rope.scaling.factor"))) ** 2
             self.scale *= self.stretch
-        self.sigmoid = g("expert_gating_func") == 2
-        self.groups = (g("expert_group_count") or 1, g("expert_group_used_count") or 1)
-        self.best_of = 2 if self.sigmoid else 1          # what mutants change: who decides for a group, and the three below
-        self.use_bias, self.bias_counts, self.latent_norms = True, False, True
         self.ups = []                                    # per head: latent -> key [plain, rank], latent -> value [dv, rank]
         for i in range(self.L):
             b = f"blk.{i}.attn_"
@@ -95,7 +99,7 @@ class Model:
         o = np.einsum("hts,shv->thv", softmax(np.where(m[None], -np.inf, s * self.scale)), V)
         return self.lin(o.reshape(T, -1), b + "output")
 
-    def chosen(self, i, rl):    # deepseek2: ids, their weights, and by how much the choice was made
+    def chosen(self, i, rl):    # deepseek2, glm4moe: ids, their weights, and by how much the choice was made
         score = sigmoid(rl) if self.sigmoid else softmax(rl)
         by, bias, wide = score, self.w.get(f"blk.{i}.exp_probs_b.bias"), np.inf
         if bias is not None and self.use_bias: by = score + bias
@@ -256,7 +260,7 @@ class Model:
         top = order[:, :self.K]
         srt = np.take_along_axis(rl, order[:, :self.K + 1], 1)
         margin = srt[:, self.K - 1] - srt[:, self.K]
-        if self.arch == "deepseek2": top, p, margin = self.chosen(i, rl)
+        if self.arch in ("deepseek2", "glm4moe"): top, p, margin = self.chosen(i, rl)
         elif self.renorm: p = softmax(np.take_along_axis(rl, top, 1))   # softmax then renormalise == softmax over the top k
         else: p = np.take_along_axis(softmax(rl), top, 1)
         self.margin[i].append(margin)
@@ -283,7 +287,7 @@ class Model:
     def forward(self, ids, hidden=None):
         self.routes = [[] for _ in range(self.L)]; self.rlog = [[] for _ in range(self.L)]; self.margin = [[] for _ in range(self.L)]
         w = self.w
-        post = "post_attention_norm.weight" if self.arch in ("qwen35moe", "gpt-oss") else "ffn_norm.weight"
+        post = "post_attention_norm.weight" if self.arch in ("qwen35moe", "gpt-oss", "glm4moe") else "ffn_norm.weight"
         x = w["token_embd.weight"][np.asarray(ids)] * self.embed_scale
         if hidden is not None: hidden.append(x)
         for i in range(self.L):

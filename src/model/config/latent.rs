@@ -1,4 +1,4 @@
-//! The keys of `deepseek2`: latent attention, and experts that are chosen by more than their scores.
+//! The keys of `deepseek2`: latent attention, and experts that are chosen by more than their scores, as in `glm4moe`, too.
 
 use super::{Keys, ModelConfig, LIMIT};
 use crate::kernels::attention::Heads;
@@ -78,7 +78,11 @@ impl Selection {
         let used = keys.need("expert_group_used_count")?;
         // A group of sigmoids is as good as its two best.
         if !experts.is_multiple_of(count) || experts / count < 2 {
-            return Err(keys.bad("expert_group_count", count, format!("does not divide expert_count = {experts} into groups of two or more")));
+            return Err(keys.bad(
+                "expert_group_count",
+                count,
+                format!("does not divide expert_count = {experts} into groups of two or more"),
+            ));
         }
         if used > count || used * (experts / count) < top_k {
             let why = format!("must be at most expert_group_count = {count}, and leave expert_used_count = {top_k} experts to choose from");
@@ -99,22 +103,29 @@ impl ModelConfig {
         }
         let mut latent = Self::latent(keys)?;
         let dense_ff = keys.size_or_zero("feed_forward_length")?.unwrap_or(0);
-        let expert_ff = keys.need("expert_feed_forward_length")?;
+        keys.need("expert_feed_forward_length")?;
         let moe = Self::moe(keys, dense_ff)?;
         let mut config = Self::common(keys, blocks, hidden, latent.kernel_heads(), dense_ff, moe)?;
-        if config.leading_dense >= blocks {
-            let why = format!("leaves no layer with experts of {blocks}");
-            return Err(keys.bad("leading_dense_block_count", config.leading_dense, why));
-        }
         latent.scale *= Self::stretch(keys, &mut config.rope_scaling)?;
         config.latent = Some(latent);
-        config.selection = Selection::read(keys, config.leading_dense, moe.experts, moe.top_k)?;
-        let shared = keys.size_or_zero("expert_shared_count")?.unwrap_or(0);
-        config.shared_ff = shared.saturating_mul(expert_ff);
-        if config.shared_ff as u64 > LIMIT {
-            return Err(keys.bad("expert_shared_count", shared, format!("as many times {expert_ff} values exceed {LIMIT}")));
-        }
+        config.choose(keys)?;
         Ok(config)
+    }
+
+    /// How the routers choose, and the experts that every token uses.
+    pub(super) fn choose(&mut self, keys: &Keys<'_, '_>) -> Result<(), ModelError> {
+        let (blocks, ff) = (self.blocks, self.expert_ff);
+        if self.leading_dense >= blocks {
+            let why = format!("leaves no layer with experts of {blocks}");
+            return Err(keys.bad("leading_dense_block_count", self.leading_dense, why));
+        }
+        self.selection = Selection::read(keys, self.leading_dense, self.experts, self.top_k)?;
+        let shared = keys.size_or_zero("expert_shared_count")?.unwrap_or(0);
+        self.shared_ff = shared.saturating_mul(ff);
+        if self.shared_ff as u64 > LIMIT {
+            return Err(keys.bad("expert_shared_count", shared, format!("as many times {ff} values exceed {LIMIT}")));
+        }
+        Ok(())
     }
 
     fn latent(keys: &Keys<'_, '_>) -> Result<Latent, ModelError> {

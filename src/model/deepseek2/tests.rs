@@ -16,7 +16,11 @@ const EXPERTS: usize = 6;
 const VOCAB: usize = 50;
 const HEADS: usize = 3;
 /// Sizes of attention: latents of queries and keys, plain and turned part of a key, value.
-const [QUERY, RANK, PLAIN, TURNED, VALUE]: [usize; 5] = [12, 20, 8, 6, 10];
+const QUERY: usize = 12;
+const RANK: usize = 20;
+const PLAIN: usize = 8;
+const TURNED: usize = 6;
+const VALUE: usize = 10;
 
 /// The numbers `[rows, cols]` of one head of the map from the latent to keys and values.
 struct Ups {
@@ -282,8 +286,17 @@ fn keys_that_can_not_be_are_refused_by_name() {
             w.set("deepseek2.rope.scaling.factor", 4.0f32);
         }))
     };
-    assert!(scaled("linear").contains("none and yarn") && scaled("yarn").contains("missing metadata `deepseek2.rope.scaling.yarn_log_multiplier`"));
-    for key in ["attention.kv_lora_rank", "attention.value_length_mla", "rope.dimension_count", "expert_feed_forward_length", "attention.head_count"] {
+    assert!(
+        scaled("linear").contains("none and yarn")
+            && scaled("yarn").contains("missing metadata `deepseek2.rope.scaling.yarn_log_multiplier`")
+    );
+    for key in [
+        "attention.kv_lora_rank",
+        "attention.value_length_mla",
+        "rope.dimension_count",
+        "expert_feed_forward_length",
+        "attention.head_count",
+    ] {
         let text = message(&changed(|w| w.remove_key(&format!("deepseek2.{key}"))));
         assert!(text.contains("missing metadata") && text.contains(key), "{text}");
     }

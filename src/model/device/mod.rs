@@ -221,7 +221,9 @@ impl DeviceDecoder {
             }
             let mixer = match layer.mixer {
                 Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(&*device, &a, !without.chunk_attention)?)),
-                Mixer::Latent(_) => return Err(ModelError::NotOnDevice { file: parts.file, what: "latent attention has no GPU kernels yet" }),
+                Mixer::Latent(_) => {
+                    return Err(ModelError::NotOnDevice { file: parts.file, what: "latent attention has no GPU kernels yet" })
+                }
                 Mixer::DeltaNet(d) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(&device, *d)?)),
             };
             taken.push(DeviceLayer {
