@@ -108,6 +108,18 @@ params! {
     /// [`ChunkAttention`] over rings, in one range, of tokens that see `window` positions, their own the last; there is room for all that any of them sees. `sinks` as in [`JoinSunk`], 0 for none.
     WindowChunkAttention { of: ChunkAttention, sinks: Address, window: u32, pad: u32 }
 
+    /// Of latent attention (DeepSeek-AI, arXiv 2405.04434) what depends on the position. `down[t * down_stride..]` holds `rank` values, which are normalised (`norm` `[rank]`), and `turned` more, which turn in neighbouring
+    /// pairs; side by side they go to the cache `rows` `[context, rank + turned]` (f16, or f32 if `wide`) at `*position + t`. The `turned` values of query head h of token t, from `q + t * q_stride + h * q_head` on, turn in the
+    /// same way and go to `q_out[t][h][rank + turned]`, behind `rank` values that are left alone. `angles` as in [`Rotate`], for `turned / 2` pairs.
+    LatentRows { q: Address, down: Address, norm: Address, angles: Address, q_out: Address, rows: Address, position: Address,
+                 tokens: u32, heads: u32, rank: u32, turned: u32, context: u32, wide: u32, q_stride: u32, q_head: u32, down_stride: u32, eps: f32 }
+
+    /// A map of its own for each head: `y[t * y_stride + h * y_head..][..rows] = W_h x[t * x_stride + h * x_head..][..cols]`, `weight` `[heads, rows, cols]` of type `ty`.
+    HeadMaps { weight: Address, x: Address, y: Address, ty: u32, heads: u32, rows: u32, cols: u32, tokens: u32, x_stride: u32, x_head: u32, y_stride: u32, y_head: u32, pad: u32 }
+
+    /// [`Attention`] over one group whose values are the first `value_dim` values of its keys: `values` is not read, and keys may have [`LatentAttention::KEY_DIM`] values.
+    LatentAttention { of: Attention }
+
     /// Joins the splits of [`Attention`] into `y[t][h][value_dim]`, times `sigmoid(gate[t * gate_stride + h * gate_head + i])` unless `gate` is 0.
     JoinSplits { partial: Address, gate: Address, y: Address, tokens: u32, heads: u32, value_dim: u32, splits: u32, gate_stride: u32, gate_head: u32 }
 
@@ -129,9 +141,9 @@ params! {
     GatedNorm { x: Address, gate: Address, weight: Address, place: Address, y: Address, tokens: u32, heads: u32, dim: u32, gate_stride: u32, eps: f32, pad: u32 }
 
     /// Softmax over `scores[t][experts]`, then the best `top_k`, best first; of equal scores the lower id, and a NaN never beats a number. `renormalise`: divide by their sum
-    /// (at least 6.1035156e-5). Times `scale`, and times the expert's own of `factors` `[experts]` (0: 1). `ids` u32 and `weights` f32 `[tokens, top_k]`. `slots` `[tokens, top_k]` i32 gets `table[id]` (i32 `[experts]`, -1: in no slot);
+    /// (at least 6.1035156e-5). `sigmoid`: each score's sigmoid instead, of which the best are those with the greatest sum with `bias` `[experts]` (0: none), and 1e-20 is added to their sum. Times `scale`, and times the expert's own of `factors` `[experts]` (0: 1). `ids` u32 and `weights` f32 `[tokens, top_k]`. `slots` `[tokens, top_k]` i32 gets `table[id]` (i32 `[experts]`, -1: in no slot);
     /// `table` 0: it is left alone.
-    Route { scores: Address, table: Address, ids: Address, weights: Address, slots: Address, tokens: u32, experts: u32, top_k: u32, renormalise: u32, scale: f32, pad: u32, factors: Address }
+    Route { scores: Address, table: Address, ids: Address, weights: Address, slots: Address, tokens: u32, experts: u32, top_k: u32, renormalise: u32, scale: f32, sigmoid: u32, factors: Address, bias: Address }
 
     /// Of every pair p (token `p / top_k`) with `slots[p] >= 0`: `inner[p] = silu(gate x) * (up x)`. The expert of slot s lies at `slab + s * slot_bytes`, its gate and up at the
     /// byte offsets `gate_at` and `up_at`, types `gate_ty` and `up_ty`, `[rows, cols]` each. Others are left alone. At most [`ExpertsUp::TOKENS`] tokens.
@@ -430,6 +442,39 @@ impl Kernel for WindowAttention {
 
 impl Kernel for WindowChunkAttention {
     const NAME: &'static str = "window_chunk_attention";
+    fn shape(&self) -> Shape {
+        self.of.shape()
+    }
+}
+
+impl Kernel for LatentRows {
+    const NAME: &'static str = "latent_rows";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.heads + 1, self.tokens, 1], threads: 128 }
+    }
+}
+
+impl HeadMaps {
+    /// Tokens of a block, of several.
+    const TOKENS: u32 = 4;
+}
+
+impl Kernel for HeadMaps {
+    const NAME: &'static str = "head_maps";
+    fn shape(&self) -> Shape {
+        // Rows of a block: four of every warp for one token, two for a few.
+        let (rows, tokens) = if self.tokens == 1 { (WARPS_FEW * 4, 1) } else { (WARPS_FEW * 2, Self::TOKENS) };
+        Shape { grid: [self.rows.div_ceil(rows), self.heads, self.tokens.div_ceil(tokens)], threads: WARPS_FEW * 32 }
+    }
+}
+
+impl LatentAttention {
+    /// Longest key.
+    pub const KEY_DIM: u32 = 640;
+}
+
+impl Kernel for LatentAttention {
+    const NAME: &'static str = "latent_attention";
     fn shape(&self) -> Shape {
         self.of.shape()
     }

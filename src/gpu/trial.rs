@@ -8,12 +8,13 @@
 //! |---|---|
 //! | `case` | what is tried: all of it |
 //! | `selection` | of that, what a model uses, with its own sizes cut down |
-//! | `cases`, `pointwise`, `biased`, `mailbox` | how the launches of a trial are laid out |
+//! | `cases`, `pointwise`, `biased`, `latent`, `mailbox` | how the launches of a trial are laid out |
 //! | `speed` | kernels at the sizes of a real model, timed |
 
 mod biased;
 mod case;
 mod cases;
+mod latent;
 mod mailbox;
 mod pointwise;
 mod selection;
@@ -26,7 +27,7 @@ use half::f16;
 use std::ops::Range;
 
 pub use case::{all, Case};
-pub use selection::{AttentionUse, DeltaUse, ExpertUse, MapUse, RouterUse, Uses};
+pub use selection::{AttentionUse, DeltaUse, ExpertUse, LatentUse, MapUse, RouterUse, Uses};
 pub use speed::{measure, Timed};
 
 /// What an output holds before: no number in f32, in f16, and an unlikely id.
@@ -270,8 +271,8 @@ mod tests {
     use super::*;
     use crate::gpu::params::{
         Add, AddAnswer, AddNormed, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown,
-        ExpertsUp, Finite, GatedNorm, Gather, Glu, GroupedDown, GroupedUp, JoinSplits, JoinSunk, MatMul, MatVec, RmsNorm, Rotate, Route,
-        RoutedBias, SoftCap, TellHost, WindowAttention, WindowChunkAttention,
+        ExpertsUp, Finite, GatedNorm, Gather, Glu, GroupedDown, GroupedUp, HeadMaps, JoinSplits, JoinSunk, LatentAttention, LatentRows,
+        MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, SoftCap, TellHost, WindowAttention, WindowChunkAttention,
     };
     use crate::gpu::simulated::{Options, Simulated};
 
@@ -308,6 +309,9 @@ mod tests {
             RoutedBias::NAME,
             WindowAttention::NAME,
             WindowChunkAttention::NAME,
+            LatentRows::NAME,
+            HeadMaps::NAME,
+            LatentAttention::NAME,
             AwaitHost::NAME,
             TellHost::NAME,
             AddAnswer::NAME,

@@ -39,6 +39,13 @@ const GLM4MOE: &str = "glm4moe";
 /// Architectures whose routers choose as [`Selection`] says.
 const SELECTIVE: [&str; 2] = [DEEPSEEK2, GLM4MOE];
 
+/// What devices lack for files with one map to keys and values.
+pub(super) const MADE: &str =
+    "a file with attn_kv_b in place of attn_k_b and attn_v_b has no GPU kernels (converters have written the two since 2025)";
+
+/// What they lack for experts in groups.
+pub(super) const GROUPS: &str = "experts that are chosen by groups have no GPU kernels yet";
+
 /// What the metadata says about a decoder with routed experts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -277,11 +284,10 @@ impl ModelConfig {
     /// What no device here can compute of such a model, in a few words; `None`: nothing.
     #[must_use]
     pub fn beyond_devices(&self) -> Option<&'static str> {
-        match self.arch.as_str() {
-            DEEPSEEK2 => Some("deepseek2 has no GPU kernels yet"),
-            GLM4MOE => Some("glm4moe has no GPU kernels yet"),
-            _ => None,
+        if self.latent.is_some_and(|l| !l.absorbed) {
+            return Some(MADE);
         }
+        self.selection.groups.map(|_| GROUPS)
     }
 
     /// What halves of layers give is normalised before it is added.

@@ -49,6 +49,12 @@ impl LatentCache {
         }
     }
 
+    /// Whether it keeps 32-bit floats.
+    #[must_use]
+    pub fn is_f32(&self) -> bool {
+        self.f32
+    }
+
     /// Room in positions.
     #[must_use]
     pub fn room(&self) -> usize {

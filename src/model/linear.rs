@@ -34,6 +34,11 @@ impl HeadMaps {
         Self { stack, heads }
     }
 
+    /// What a device takes over.
+    pub(super) fn parts(&self) -> (&Matrix, usize) {
+        (&self.stack, self.heads)
+    }
+
     /// `[tokens, heads * cols]` in, `[heads, tokens, rows]` out, in one fork-join.
     ///
     /// # Errors

@@ -3,10 +3,12 @@
 //! What a model uses is read from the model as it was bound for the CPU, kind by kind, as the device takes it over: an architecture that is put together from known layers
 //! needs nothing of its own here.
 
+use super::config::Latent;
 use super::decoder::{Decoder, Mixer};
 use super::delta_net::{DeltaNet, HeadOrder, Projection, Rates};
 use super::device::{Without, RANGES};
 use super::feed_forward::{Dense, FeedForward};
+use super::latent_attention::{LatentAttention, Up};
 use super::linear::Linear;
 use super::open::{bind, takes};
 use super::router::Router;
@@ -17,7 +19,7 @@ use crate::gguf::Gguf;
 use crate::gpu::choose::Chosen;
 use crate::gpu::device::{Device, GpuError};
 use crate::gpu::proof::{prove as try_on, Kept, Proof, ProofError};
-use crate::gpu::trial::{AttentionUse, Case, DeltaUse, ExpertUse, MapUse, RouterUse, Uses};
+use crate::gpu::trial::{AttentionUse, Case, DeltaUse, ExpertUse, LatentUse, MapUse, RouterUse, Uses};
 use crate::kernels::rows::Activation;
 use crate::kernels::Pool;
 
@@ -137,8 +139,7 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
                     },
                 );
             }
-            // No device takes it.
-            Mixer::Latent(_) => {}
+            Mixer::Latent(a) => latent_uses(&a, wide, &mut uses),
             Mixer::DeltaNet(d) => delta_uses(*d, &mut uses),
         }
         uses.joins |= layer.after.mixer_norm.is_some();
@@ -190,6 +191,17 @@ fn chunked(map: &Linear) -> MapUse {
     MapUse { ty: matrix.ty, cols: matrix.cols as u32, bias: bias.is_some(), chunks: true, gated: false }
 }
 
+fn latent_uses(a: &LatentAttention, wide: bool, uses: &mut Uses) {
+    let Latent { heads, rank, turned, .. } = a.sizes;
+    let (queries, up) = (a.query_up.as_ref().map(|(norm, _)| norm.parts().0.len() as u32), a.query_up.as_ref().map(|(_, up)| up));
+    uses.maps.extend([&a.query, &a.down, &a.output].into_iter().chain(up).map(chunked));
+    // Keys and values that are made are no device's.
+    let Up::Absorbed { key, value, .. } = &a.up else { return };
+    let maps = [key, value].map(|m| (m.parts().0.ty, m.parts().0.cols as u32));
+    let (heads, rank, turned) = (heads as u32, rank as u32, turned as u32);
+    push(&mut uses.latent, LatentUse { heads, rank, turned, wide, query_rank: queries, maps });
+}
+
 fn dense_uses(dense: &Dense, uses: &mut Uses) {
     let gated = dense.activation == Activation::SwiGlu;
     uses.maps.extend([chunked(&dense.gate), chunked(&dense.up), MapUse { gated, ..chunked(&dense.down) }]);
@@ -200,11 +212,9 @@ fn router_uses(router: &Router, uses: &mut Uses) {
     let (scores, gating) = router.parts();
     uses.maps.push(chunked(scores));
     let experts = scores.parts().0.rows;
-    let factors = router.factors().is_some();
-    push(
-        &mut uses.routers,
-        RouterUse { experts: experts as u32, top_k: gating.top_k.min(experts) as u32, renormalise: gating.renormalise, factors },
-    );
+    let (factors, sigmoid, renormalise) = (router.factors().is_some(), router.choice().sigmoid, gating.renormalise);
+    let (experts, top_k) = (experts as u32, gating.top_k.min(experts) as u32);
+    push(&mut uses.routers, RouterUse { experts, top_k, renormalise, factors, sigmoid });
 }
 
 fn delta_uses(layer: DeltaNet, uses: &mut Uses) {

@@ -34,6 +34,15 @@ impl Choice {
         !self.sigmoid && self.bias.is_none() && self.groups.is_none()
     }
 
+    /// What no device here can compute of it, in a few words; `None`: nothing.
+    pub(super) fn beyond_devices(&self) -> Option<&'static str> {
+        match self {
+            Self { groups: Some(_), .. } => Some(super::config::GROUPS),
+            Self { sigmoid: false, bias: Some(_), .. } => Some("a bias for the choice among the shares of a softmax has no GPU kernels"),
+            _ => None,
+        }
+    }
+
     /// Scores `[experts]`, and what experts are chosen by, from what the linear map gives.
     fn scores(&self, row: &[f32], scores: &mut Vec<f32>, by: &mut Vec<f32>) {
         scores.clear();
@@ -96,6 +105,11 @@ impl Router {
     /// What a device takes over.
     pub(super) fn parts(&self) -> (&Linear, Gating) {
         (&self.scores, self.gating)
+    }
+
+    /// By what experts are chosen.
+    pub(super) fn choice(&self) -> &Choice {
+        &self.choice
     }
 
     /// See [`Router::with_factors`].

@@ -560,7 +560,9 @@ fn routes_with_ties_and_numbers_that_are_none() {
             *s = if i % 2 == 0 { -0.0 } else { 0.0 };
         }
         let table: Vec<i32> = (0..experts as i32).map(|e| if e % 3 == 0 { -1 } else { e / 2 }).collect();
-        for (renormalise, scale, tabled) in [(0, 1.0, true), (1, 2.5, true), (1, 1.0, false)] {
+        for (renormalise, scale, tabled, sigmoid) in
+            [(0, 1.0, true, 0), (1, 2.5, true, 0), (1, 1.0, false, 0), (1, 1.8, true, 1), (0, 1.0, true, 1)]
+        {
             let (ids, weights, slots) = (a.floats(8 * top_k), a.floats(8 * top_k), a.floats(8 * top_k));
             let k = Route {
                 scores: a.put(&scores),
@@ -573,8 +575,9 @@ fn routes_with_ties_and_numbers_that_are_none() {
                 top_k: top_k as u32,
                 renormalise,
                 scale,
-                pad: 0,
+                sigmoid,
                 factors: if a.coin() { a.noise(experts, 1.0) } else { NONE },
+                bias: if sigmoid == 1 { a.noise(experts, 0.5) } else { NONE },
             };
             let out = a.output(weights, 8 * top_k, FEW);
             a.check(&k, &[out]);

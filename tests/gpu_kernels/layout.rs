@@ -29,13 +29,16 @@ layouts! {
     Attention { q, keys, values, partial, position, tokens, heads, groups, key_dim, value_dim, context, wide, splits, scale, pad }
     ChunkAttention { q, keys, values, partial, gate, y, position, tokens, heads, groups, key_dim, value_dim, context, splits, gate_stride, gate_head, scale }
     WindowAttention { of, window, pad }
+    LatentRows { q, down, norm, angles, q_out, rows, position, tokens, heads, rank, turned, context, wide, q_stride, q_head, down_stride, eps }
+    HeadMaps { weight, x, y, ty, heads, rows, cols, tokens, x_stride, x_head, y_stride, y_head, pad }
+    LatentAttention { of }
     WindowChunkAttention { of, sinks, window, pad }
     JoinSplits { partial, gate, y, tokens, heads, value_dim, splits, gate_stride, gate_head }
     JoinSunk { of, sinks }
     Convolve { x, taps, carry, y, tokens, channels, width, x_stride }
     DeltaRule { mixed, alpha, beta, bias, rate, state, y, tokens, keys, values, key_dim, value_dim, alpha_stride, beta_stride, eps }
     GatedNorm { x, gate, weight, place, y, tokens, heads, dim, gate_stride, eps, pad }
-    Route { scores, table, ids, weights, slots, tokens, experts, top_k, renormalise, scale, pad, factors }
+    Route { scores, table, ids, weights, slots, tokens, experts, top_k, renormalise, scale, sigmoid, factors, bias }
     ExpertsUp { slab, slot_bytes, gate_at, up_at, slots, x, inner, pairs, top_k, rows, cols, gate_ty, up_ty, x_stride, pad }
     ExpertsDown { slab, slot_bytes, down_at, slots, weights, inner, y, tokens, top_k, rows, cols, ty, y_stride }
     GroupedUp { slab, slot_bytes, gate_at, up_at, groups, tile_group, tile_begin, token_of, x, inner, tiles, rows, cols, gate_ty, up_ty, x_stride }
@@ -80,6 +83,9 @@ fn every_kernel_has_an_entry_and_every_entry_a_kernel() {
         ChunkAttention::NAME,
         WindowAttention::NAME,
         WindowChunkAttention::NAME,
+        LatentRows::NAME,
+        HeadMaps::NAME,
+        LatentAttention::NAME,
         JoinSplits::NAME,
         JoinSunk::NAME,
         Convolve::NAME,

@@ -293,8 +293,9 @@ impl Session {
             top_k: TOP_K as u32,
             renormalise: 1,
             scale: 1.0,
-            pad: 0,
+            sigmoid: 0,
             factors: Address::NONE,
+            bias: Address::NONE,
         };
         launch(&*self.device, &route, &[])?;
         for buffer in [3, 4, 5] {

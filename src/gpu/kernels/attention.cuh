@@ -9,6 +9,12 @@
 /// Most ranges of keys, and positions of the shortest; as in params.rs.
 #define SPLITS 128
 #define LEAST 32
+/// Longest key with its value inside.
+#define LATENT_DIM 640
+/// What is attended to: all positions of a cache, the last ones of a ring, or keys that have their values inside.
+#define PLAIN 0
+#define RING 1
+#define LATENT 2
 /// Keys that a block looks at together: few, since all that is done with them is code without loops, which a token runs through once, and
 /// waits for (see tiles.cuh).
 #define KEYS 64
@@ -118,8 +124,8 @@ struct Turn {
 };
 
 /// H query heads of a group have a block together, so that a key or value that was read serves all of them.
-template <int H> struct AttentionShared {
-    alignas(16) float q[H][HEAD_DIM];
+template <int H, int DIM> struct AttentionShared {
+    alignas(16) float q[H][DIM];
     float weight[H][KEYS];
     float max_of_warp[4][H], sum_of_warp[4][H];
     // Sums of the threads that have the same eight values, but other keys.
@@ -128,8 +134,9 @@ template <int H> struct AttentionShared {
 
 /// Keys in stretches of 64. For the scores eight threads share a key, so that a warp reads four keys side by side; for the sums a thread has
 /// eight values of a head and every n-th key of the stretch. Each key and value is read once by the block.
-template <bool WINDOW, bool WIDE, int H> DEVICE void attend(const Block& block, const Attention& p, uint32_t window, AttentionShared<H>& s) {
+template <int KIND, bool WIDE, int H, int DIM> DEVICE void attend(const Block& block, const Attention& p, uint32_t window, AttentionShared<H, DIM>& s) {
     constexpr int AHEAD = 4;
+    constexpr bool WINDOW = KIND == RING, INSIDE = KIND == LATENT;
     const uint32_t head = block.x * H, split = block.y, token = block.z, group = head / (p.heads / p.groups);
     const uint32_t seen = *p.position + token + 1, left = WINDOW && seen > window ? seen - window : 0, width = seen - left;
     const uint32_t even = (width + p.splits - 1) / p.splits, each = even > LEAST ? even : LEAST;
@@ -145,13 +152,15 @@ template <bool WINDOW, bool WIDE, int H> DEVICE void attend(const Block& block, 
     const Turn turn = WINDOW ? Turn::at(begin, p.context) : Turn{};
     const auto place = [&](uint32_t position) INLINE { return WINDOW ? turn(position) : position; };
     const float* q = p.q + ((size_t)token * p.heads + head) * p.key_dim;
-    const size_t keys = (size_t)group * p.context * p.key_dim, values = (size_t)group * p.context * p.value_dim;
+    const void* cached_values = INSIDE ? p.keys : p.values;
+    const uint32_t value_row = INSIDE ? p.key_dim : p.value_dim;
+    const size_t keys = (size_t)group * p.context * p.key_dim, values = (size_t)group * p.context * value_row;
     const uint32_t eights = (p.value_dim + 7) / 8;
-    const bool whole_keys = p.key_dim % 8 == 0, whole_values = p.value_dim % 8 == 0;
+    const bool whole_keys = p.key_dim % 8 == 0, whole_values = p.value_dim % 8 == 0 && (!INSIDE || whole_keys);
     phase(block, [&](int t) INLINE {
 #pragma unroll
         for (int h = 0; h < H; h++) {
-            for (uint32_t i = t; i < HEAD_DIM; i += block.threads) s.q[h][i] = i < p.key_dim ? q[h * p.key_dim + i] : 0.0f;
+            for (uint32_t i = t; i < DIM; i += block.threads) s.q[h][i] = i < p.key_dim ? q[h * p.key_dim + i] : 0.0f;
         }
     });
     Few<float, H> max, sum, shrink;
@@ -258,7 +267,7 @@ template <bool WINDOW, bool WIDE, int H> DEVICE void attend(const Block& block, 
 #pragma unroll
                 for (int a = 0; a < AHEAD; a++) {
                     const uint32_t at = key + a * sharing;
-                    if (at < count) raw[a] = eight_cached<WIDE>(p.values, values + (size_t)place(from + at) * p.value_dim + c, whole_values, p.value_dim - c);
+                    if (at < count) raw[a] = eight_cached<WIDE>(cached_values, values + (size_t)place(from + at) * value_row + c, whole_values, p.value_dim - c);
                 }
 #pragma unroll
                 for (int a = 0; a < AHEAD; a++) {
@@ -294,24 +303,26 @@ template <bool WINDOW, bool WIDE, int H> DEVICE void attend(const Block& block, 
 }
 
 /// `Attention::together` in params.rs says the same.
-template <bool WINDOW> DEVICE void attention_in(const Block& block, const Attention& p, uint32_t window) {
+template <int KIND, int DIM> DEVICE void attention_in(const Block& block, const Attention& p, uint32_t window) {
     union Room {
-        AttentionShared<4> four;
-        AttentionShared<1> one;
+        AttentionShared<4, DIM> four;
+        AttentionShared<1, DIM> one;
     };
     SHARED(Room, room);
     const uint32_t of_group = p.heads / p.groups;
     if (p.wide) {
-        if (of_group % 4 == 0) return attend<WINDOW, true, 4>(block, p, window, room.four);
-        return attend<WINDOW, true, 1>(block, p, window, room.one);
+        if (of_group % 4 == 0) return attend<KIND, true, 4>(block, p, window, room.four);
+        return attend<KIND, true, 1>(block, p, window, room.one);
     }
-    if (of_group % 4 == 0) return attend<WINDOW, false, 4>(block, p, window, room.four);
-    attend<WINDOW, false, 1>(block, p, window, room.one);
+    if (of_group % 4 == 0) return attend<KIND, false, 4>(block, p, window, room.four);
+    attend<KIND, false, 1>(block, p, window, room.one);
 }
 
-DEVICE void attention_block(const Block& block, const Attention& p) { attention_in<false>(block, p, 0); }
+DEVICE void attention_block(const Block& block, const Attention& p) { attention_in<PLAIN, HEAD_DIM>(block, p, 0); }
 
-DEVICE void window_attention_block(const Block& block, const WindowAttention& p) { attention_in<true>(block, p.of, p.window); }
+DEVICE void window_attention_block(const Block& block, const WindowAttention& p) { attention_in<RING, HEAD_DIM>(block, p.of, p.window); }
+
+DEVICE void latent_attention_block(const Block& block, const LatentAttention& p) { attention_in<LATENT, LATENT_DIM>(block, p.of, 0); }
 
 /// A block has 32 values of a head; a warp adds up every fourth split of them. A sink is one more split, whose output is zero.
 DEVICE void join_in(const Block& block, const JoinSplits& p, const float* sinks) {

@@ -2,6 +2,7 @@
 #include "attention.cuh"
 #include "chunk_attention.cuh"
 #include "delta.cuh"
+#include "latent.cuh"
 #include "mailbox.cuh"
 #include "matmul.cuh"
 #include "matvec.cuh"
@@ -189,6 +190,40 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(WindowChunkAttention, sinks);
     FIELD(WindowChunkAttention, window);
     FIELD(WindowChunkAttention, pad);
+    SIZE(LatentRows);
+    FIELD(LatentRows, q);
+    FIELD(LatentRows, down);
+    FIELD(LatentRows, norm);
+    FIELD(LatentRows, angles);
+    FIELD(LatentRows, q_out);
+    FIELD(LatentRows, rows);
+    FIELD(LatentRows, position);
+    FIELD(LatentRows, tokens);
+    FIELD(LatentRows, heads);
+    FIELD(LatentRows, rank);
+    FIELD(LatentRows, turned);
+    FIELD(LatentRows, context);
+    FIELD(LatentRows, wide);
+    FIELD(LatentRows, q_stride);
+    FIELD(LatentRows, q_head);
+    FIELD(LatentRows, down_stride);
+    FIELD(LatentRows, eps);
+    SIZE(HeadMaps);
+    FIELD(HeadMaps, weight);
+    FIELD(HeadMaps, x);
+    FIELD(HeadMaps, y);
+    FIELD(HeadMaps, ty);
+    FIELD(HeadMaps, heads);
+    FIELD(HeadMaps, rows);
+    FIELD(HeadMaps, cols);
+    FIELD(HeadMaps, tokens);
+    FIELD(HeadMaps, x_stride);
+    FIELD(HeadMaps, x_head);
+    FIELD(HeadMaps, y_stride);
+    FIELD(HeadMaps, y_head);
+    FIELD(HeadMaps, pad);
+    SIZE(LatentAttention);
+    FIELD(LatentAttention, of);
     SIZE(JoinSplits);
     FIELD(JoinSplits, partial);
     FIELD(JoinSplits, gate);
@@ -250,8 +285,9 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(Route, top_k);
     FIELD(Route, renormalise);
     FIELD(Route, scale);
-    FIELD(Route, pad);
+    FIELD(Route, sigmoid);
     FIELD(Route, factors);
+    FIELD(Route, bias);
     SIZE(ExpertsUp);
     FIELD(ExpertsUp, slab);
     FIELD(ExpertsUp, slot_bytes);

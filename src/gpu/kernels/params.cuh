@@ -71,6 +71,24 @@ struct WindowChunkAttention {
     uint32_t window, pad;
 };
 
+struct LatentRows {
+    float *q, *down, *norm, *angles, *q_out;
+    void* rows;
+    uint32_t* position;
+    uint32_t tokens, heads, rank, turned, context, wide, q_stride, q_head, down_stride;
+    float eps;
+};
+
+struct HeadMaps {
+    uint8_t* weight;
+    float *x, *y;
+    uint32_t ty, heads, rows, cols, tokens, x_stride, x_head, y_stride, y_head, pad;
+};
+
+struct LatentAttention {
+    Attention of;
+};
+
 struct JoinSplits {
     float *partial, *gate, *y;
     uint32_t tokens, heads, value_dim, splits, gate_stride, gate_head;
@@ -109,8 +127,8 @@ struct Route {
     int32_t *slots;
     uint32_t tokens, experts, top_k, renormalise;
     float scale;
-    uint32_t pad;
-    float* factors;
+    uint32_t sigmoid;
+    float *factors, *bias;
 };
 
 struct ExpertsUp {

@@ -2,6 +2,7 @@
 #include "attention.cuh"
 #include "chunk_attention.cuh"
 #include "delta.cuh"
+#include "latent.cuh"
 #include "mailbox.cuh"
 #include "matmul.cuh"
 #include "norm.cuh"

@@ -39,8 +39,9 @@ DEVICE void route_block(const Block& block, const Route& p) {
             if (i / LANES * LANES >= p.experts) break;
             score[t][m] = i < p.experts ? scores[i] : NAN;
             slot[t][m] = i < p.experts && p.table ? p.table[i] : 0;
+            if (p.sigmoid) score[t][m] = sigmoid(score[t][m]);
             max[t] = fmaxf(max[t], score[t][m]);
-            ((uint32_t*)row.all)[i] = ordered(score[t][m]);
+            ((uint32_t*)row.all)[i] = ordered(p.bias && i < p.experts ? score[t][m] + p.bias[i] : score[t][m]);
         }
     });
     warp_max(block, max);
@@ -80,7 +81,7 @@ DEVICE void route_block(const Block& block, const Route& p) {
         for (int m = 0; m < OF_THREAD; m++) {
             const uint32_t i = m * block.threads + t, begin = i / LANES * kept;
             if (i >= p.experts || place[t][m] >= (int)p.top_k) continue;
-            const uint32_t mine = ordered(score[t][m]);
+            const uint32_t mine = ((const uint32_t*)row.all)[i];
             uint32_t before = place[t][m];
 #pragma unroll 4
             for (uint32_t j = 0; j < all; j += 4) {
@@ -90,7 +91,7 @@ DEVICE void route_block(const Block& block, const Route& p) {
                 before += (w.x >= least) + (w.y >= least) + (w.z >= least) + (w.w >= least);
             }
             if (before >= p.top_k) continue;
-            row.chosen[before] = expf(score[t][m] - max[t]) / total;
+            row.chosen[before] = p.sigmoid ? score[t][m] : expf(score[t][m] - max[t]) / total;
             p.ids[out + before] = i;
             if (p.table) p.slots[out + before] = slot[t][m];
         }
@@ -101,8 +102,8 @@ DEVICE void route_block(const Block& block, const Route& p) {
         if (p.renormalise) {
             float s = 0;
             for (uint32_t j = 0; j < p.top_k; j++) s += row.chosen[j];
-            // llama.cpp's floor: the smallest normal f16.
-            by = fmaxf(s, 6.1035156e-5f);
+            // llama.cpp's floor: the smallest normal f16. Of sigmoids as their authors have it.
+            by = p.sigmoid ? s + 1e-20f : fmaxf(s, 6.1035156e-5f);
         }
         // Whoever put the id there is through: the last phase has ended.
         for (uint32_t j = t; j < p.top_k; j += block.threads) p.weights[out + j] = row.chosen[j] / by * p.scale * (p.factors ? p.factors[p.ids[out + j]] : 1.0f);

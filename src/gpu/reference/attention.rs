@@ -1,7 +1,7 @@
 //! Attention: queries and keys prepared, keys in splits, splits joined.
 
 use super::{clamp, dot, rms, sigmoid, Host, Meaning, ReferenceError};
-use crate::gpu::params::{Attention, ChunkAttention, JoinSplits, JoinSunk, Rotate, WindowAttention, WindowChunkAttention};
+use crate::gpu::params::{Attention, ChunkAttention, JoinSplits, JoinSunk, LatentAttention, Rotate, WindowAttention, WindowChunkAttention};
 use crate::gpu::Address;
 use half::f16;
 
@@ -103,7 +103,6 @@ fn cached(host: &Host<'_>, field: &'static str, at: Address, first: usize, len: 
 fn positions(host: &Host<'_>, k: &Attention, window: Option<usize>) -> Result<usize, ReferenceError> {
     host.demand((1..=Attention::SPLITS).contains(&k.splits), "1 to 128 ranges")?;
     host.aligned("keys", k.keys)?;
-    host.aligned("values", k.values)?;
     host.demand(k.groups > 0 && k.heads.is_multiple_of(k.groups), "heads are no multiple of groups")?;
     let all = host.one::<u32>("position", k.position, 0)? as usize + k.tokens as usize;
     match window {
@@ -123,17 +122,19 @@ impl Attention {
         &self,
         host: &mut Host<'_>,
         all: usize,
+        inside: bool,
         mut f: impl FnMut(&mut Host<'_>, usize, usize, &[f32], &Cached) -> Result<(), ReferenceError>,
     ) -> Result<(), ReferenceError> {
         let (heads, of_group) = (self.heads as usize, (self.heads / self.groups) as usize);
         let (dim, value_dim, context, wide) = (self.key_dim as usize, self.value_dim as usize, self.context as usize, self.wide != 0);
         let used = all.min(context);
         for g in 0..self.groups as usize {
-            let group = Cached {
-                keys: cached(host, "keys", self.keys, g * context * dim, used * dim, wide)?,
-                values: cached(host, "values", self.values, g * context * value_dim, used * value_dim, wide)?,
-                room: context,
+            let keys = cached(host, "keys", self.keys, g * context * dim, used * dim, wide)?;
+            let values = match inside {
+                true => keys.chunks_exact(dim).flat_map(|key| &key[..value_dim]).copied().collect(),
+                false => cached(host, "values", self.values, g * context * value_dim, used * value_dim, wide)?,
             };
+            let group = Cached { keys, values, room: context };
             for (t, h) in (0..self.tokens as usize).flat_map(|t| (0..of_group).map(move |i| (t, g * of_group + i))) {
                 let q = host.f32s("q", self.q, (t * heads + h) * dim, dim)?;
                 f(host, t, h, &q, &group)?;
@@ -157,22 +158,34 @@ impl Attention {
 
 impl Meaning for Attention {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
-        self.mean_within(host, None)
+        host.aligned("values", self.values)?;
+        self.mean_within(host, None, false)
+    }
+}
+
+impl Meaning for LatentAttention {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let Attention { groups, key_dim, value_dim, .. } = self.of;
+        host.demand(groups == 1 && value_dim <= key_dim, "one group, whose keys have their values inside")?;
+        self.of.mean_within(host, None, true)
     }
 }
 
 impl Meaning for WindowAttention {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
-        self.of.mean_within(host, Some(self.window as usize))
+        host.aligned("values", self.of.values)?;
+        self.of.mean_within(host, Some(self.window as usize), false)
     }
 }
 
 impl Attention {
-    fn mean_within(&self, host: &mut Host<'_>, window: Option<usize>) -> Result<(), ReferenceError> {
-        host.demand(self.key_dim <= Rotate::HEAD_DIM && self.value_dim <= Rotate::HEAD_DIM, "a longer head than a block has room for")?;
+    /// `inside`: keys have their values inside.
+    fn mean_within(&self, host: &mut Host<'_>, window: Option<usize>, inside: bool) -> Result<(), ReferenceError> {
+        let longest = if inside { LatentAttention::KEY_DIM } else { Rotate::HEAD_DIM };
+        host.demand(self.key_dim <= longest && self.value_dim <= Rotate::HEAD_DIM, "a longer head than a block has room for")?;
         let (all, tokens, heads, splits) =
             (positions(host, self, window)?, self.tokens as usize, self.heads as usize, self.splits as usize);
-        self.each_query(host, all, |host, t, h, q, group| {
+        self.each_query(host, all, inside, |host, t, h, q, group| {
             let seen = all - tokens + t + 1;
             let left = window.map_or(0, |window| seen.saturating_sub(window));
             let each = (seen - left).div_ceil(splits).max(Self::LEAST as usize);
@@ -207,6 +220,7 @@ impl ChunkAttention {
     fn mean_within(&self, host: &mut Host<'_>, window: Option<usize>, sinks: Option<&[f32]>) -> Result<(), ReferenceError> {
         host.demand(Self::fits(self.key_dim, self.value_dim), "heads that are no multiple of 8, or longer than 256")?;
         host.aligned("q", self.q)?;
+        host.aligned("values", self.values)?;
         let k = Attention {
             q: self.q,
             keys: self.keys,
@@ -227,7 +241,7 @@ impl ChunkAttention {
         let (all, tokens, heads, splits, dim) =
             (positions(host, &k, window)?, self.tokens as usize, self.heads as usize, self.splits as usize, self.value_dim as usize);
         let each = all.div_ceil(splits).max(Self::LEAST as usize).next_multiple_of(64);
-        k.each_query(host, all, |host, t, h, q, group| {
+        k.each_query(host, all, false, |host, t, h, q, group| {
             let seen = all - tokens + t + 1;
             if splits > 1 {
                 for s in 0..splits {

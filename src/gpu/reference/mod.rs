@@ -9,6 +9,7 @@
 mod attention;
 mod delta;
 mod experts;
+mod latent;
 mod linear;
 mod mailbox;
 mod pointwise;
@@ -94,6 +95,9 @@ pub fn run(kernel: &str, shape: Shape, params: &[u8], memory: &mut dyn HostMemor
         ChunkAttention,
         WindowAttention,
         WindowChunkAttention,
+        LatentRows,
+        HeadMaps,
+        LatentAttention,
         JoinSplits,
         JoinSunk,
         Convolve,

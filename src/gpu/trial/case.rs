@@ -5,8 +5,8 @@ use super::Trial;
 use crate::gguf::GgmlType;
 use crate::gpu::params::{
     self, Add, AddAnswer, AddNormed, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsUp,
-    Finite, GatedNorm, Gather, Glu, GroupedUp, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, SoftCap, TellHost,
-    WindowAttention, WindowChunkAttention,
+    Finite, GatedNorm, Gather, Glu, GroupedUp, HeadMaps, Kernel, LatentAttention, LatentRows, MatMul, MatVec, RmsNorm, Rotate, Route,
+    RoutedBias, SoftCap, TellHost, WindowAttention, WindowChunkAttention,
 };
 use crate::kernels::rows::Activation;
 use crate::kernels::supported;
@@ -60,6 +60,8 @@ pub enum Case {
         renormalise: bool,
         /// Weights have a factor of their expert.
         factors: bool,
+        /// Scores are sigmoids, with a bias for the choice.
+        sigmoid: bool,
     },
     Rotate {
         /// The caches are of f32.
@@ -87,6 +89,26 @@ pub enum Case {
         tokens: u32,
         splits: u32,
         gated: bool,
+    },
+    /// What a token leaves in latent attention, and what turns in its queries.
+    LatentRows {
+        wide: bool,
+        rank: u32,
+        turned: u32,
+    },
+    HeadMaps {
+        ty: GgmlType,
+        tokens: u32,
+        rows: u32,
+        cols: u32,
+    },
+    LatentAttention {
+        wide: bool,
+        dims: (u32, u32),
+        heads: u32,
+        position: u32,
+        tokens: u32,
+        splits: u32,
     },
     Convolve {
         tokens: u32,
@@ -210,6 +232,9 @@ impl Case {
             Self::Rotate { .. } => Rotate::NAME,
             Self::Attention { .. } => Attention::NAME,
             Self::ChunkAttention { .. } => ChunkAttention::NAME,
+            Self::LatentRows { .. } => LatentRows::NAME,
+            Self::HeadMaps { .. } => HeadMaps::NAME,
+            Self::LatentAttention { .. } => LatentAttention::NAME,
             Self::Convolve { .. } => Convolve::NAME,
             Self::DeltaRule { .. } => DeltaRule::NAME,
             Self::MatVec { tokens: 1, .. } | Self::Gated { .. } => MatVec::NAME,
@@ -255,8 +280,16 @@ pub fn all(scale: u32) -> Vec<Case> {
     out.push(Case::NormInPlace);
     out.extend([(8, 256), (3, 50)].map(|(pieces, len)| Case::NormOfPieces { pieces, len }));
     out.extend([false, true].map(|reordered| Case::GatedNorm { dim: 128, reordered }));
-    let routes = [(128, 8, true, false), (256, 8, false, false), (64, 6, true, false), (7, 7, true, true), (128, 8, true, true)];
-    out.extend(routes.map(|(experts, top_k, renormalise, factors)| Case::Route { experts, top_k, renormalise, factors }));
+    let routes = [
+        (128, 8, true, false, false),
+        (256, 8, false, false, false),
+        (64, 6, true, false, false),
+        (7, 7, true, true, false),
+        (128, 8, true, true, false),
+        (64, 4, true, false, true),
+        (256, 8, false, false, true),
+    ];
+    out.extend(routes.map(|(experts, top_k, renormalise, factors, sigmoid)| Case::Route { experts, top_k, renormalise, factors, sigmoid }));
     for wide in [false, true] {
         let heads = [((128, 128), 64, true), ((256, 256), 32, true), ((64, 48), 24, false), ((512, 512), 256, true)];
         out.extend(heads.map(|(dims, half, norms)| Case::Rotate { wide, dims, half, norms, ring: false }));
@@ -281,6 +314,15 @@ pub fn all(scale: u32) -> Vec<Case> {
     ] {
         out.push(Case::ChunkAttention { dims, heads, position, tokens, splits, gated });
     }
+    for wide in [false, true] {
+        out.extend([(512, 64), (100, 6)].map(|(rank, turned)| Case::LatentRows { wide, rank, turned }));
+        // Four heads at a time, and one by one; a token, a few, and a chunk.
+        for (dims, heads, position, tokens, splits) in
+            [((576, 512), 20, 200, 1, 8), ((576, 512), 4, 37, 7, 3), ((576, 512), 4, 70, 20, 1), ((106, 100), 3, 99, 2, 1)]
+        {
+            out.push(Case::LatentAttention { wide, dims, heads, position, tokens, splits });
+        }
+    }
     out.extend([1, 3, 9, 75].map(|tokens| Case::Convolve { tokens, width: 4 }));
     let rules = [(1, (128, 128)), (6, (128, 128)), (19, (128, 128)), (3, (64, 96))];
     out.extend(rules.map(|(tokens, dims)| Case::DeltaRule { tokens, dims }));
@@ -288,6 +330,7 @@ pub fn all(scale: u32) -> Vec<Case> {
         let matvec = |tokens, cols: u32, rows| Case::MatVec { types: [ty, ty], tokens, cols, rows, split: cols / 512 % 3 };
         out.extend([1, 2, 8].map(|tokens| matvec(tokens, 512 * scale, 37)));
         out.push(Case::MatMul { ty, tokens: 3, cols: 512, rows: 70, bias: false });
+        out.extend([1, 6].map(|tokens| Case::HeadMaps { ty, tokens, rows: 37, cols: 256 }));
         out.push(Case::MatMul { ty, tokens: 70, cols: 512 * scale, rows: 150, bias: true });
         let experts = |tokens, hidden, top_k, inner| Case::Experts { types: [ty, ty, ty], tokens, hidden, top_k, inner, out: hidden };
         out.extend([1, 3].map(|tokens| experts(tokens, 512 * scale, 4, 256)));

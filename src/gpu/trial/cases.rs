@@ -2,6 +2,7 @@
 
 use super::biased;
 use super::case::{Case, Dims, Heads};
+use super::latent;
 use super::mailbox;
 use super::pointwise;
 use super::{launch, At, Judge, Layout, Trial};
@@ -54,7 +55,12 @@ pub(super) fn trial(case: &Case, r: &mut Rng) -> Trial {
         Case::NormInPlace => pointwise::rms_in_place(r),
         Case::NormOfPieces { pieces, len } => pointwise::rms_of_pieces(r, pieces, len),
         Case::GatedNorm { dim, reordered } => pointwise::gated_norm(r, dim, reordered.then_some([2, 0, 3, 1])),
-        Case::Route { experts, top_k, renormalise, factors } => route(r, experts, top_k, renormalise, factors),
+        Case::Route { experts, top_k, renormalise, factors, sigmoid } => route(r, experts, top_k, renormalise, factors, sigmoid),
+        Case::LatentRows { wide, rank, turned } => latent::rows(r, wide, rank, turned),
+        Case::HeadMaps { ty, tokens, rows, cols } => latent::maps(r, ty, tokens, rows, cols),
+        Case::LatentAttention { wide, dims, heads, position, tokens, splits } => {
+            latent::attention(r, wide, dims, heads, position, tokens, splits)
+        }
         Case::Rotate { wide, dims, half, norms, ring } => rotate(r, wide, dims, half, norms, ring),
         Case::Attention { wide, dims, heads, position, tokens, splits, gated } => {
             attention(r, wide, dims, heads, position, tokens, splits, gated, None)
@@ -96,7 +102,7 @@ fn weights(r: &mut Rng, ty: GgmlType, rows: u32, cols: u32) -> Vec<u8> {
     random_weights(ty, rows as usize * cols as usize, r)
 }
 
-fn route(r: &mut Rng, experts: u32, top_k: u32, renormalise: bool, factors: bool) -> Trial {
+fn route(r: &mut Rng, experts: u32, top_k: u32, renormalise: bool, factors: bool, sigmoid: bool) -> Trial {
     let mut l = Layout::new();
     let (n, pairs) = (experts as usize, 4 * top_k as usize);
     let mut scores = numbers(r, 4 * n);
@@ -109,7 +115,8 @@ fn route(r: &mut Rng, experts: u32, top_k: u32, renormalise: bool, factors: bool
     let ids = l.put("ids", &vec![0xFF; pairs * 4], Judge::Same);
     let weights = l.output("weights", pairs, Judge::F32(CLOSE));
     let slots = l.put("slots", &vec![0xFE; pairs * 4], Judge::Same);
-    let about = format!("{top_k} of {experts}{}", if factors { ", factors" } else { "" });
+    let about = format!("{top_k} of {experts}{}{}", if factors { ", factors" } else { "" }, if sigmoid { ", sigmoids" } else { "" });
+    let bias = sigmoid.then(|| l.input("bias", &numbers(r, n)));
     let factors = factors.then(|| l.input("factors", &numbers(r, n)));
     l.trial(Route::NAME, about, move |b| {
         let (scores, table, ids, weights, slots) = (scores.of(b), table.of(b), ids.of(b), weights.of(b), slots.of(b));
@@ -124,8 +131,9 @@ fn route(r: &mut Rng, experts: u32, top_k: u32, renormalise: bool, factors: bool
             top_k,
             renormalise: renormalise.into(),
             scale: 1.5,
-            pad: 0,
+            sigmoid: bias.is_some().into(),
             factors: factors.map_or(Address::NONE, |f| f.of(b)),
+            bias: bias.map_or(Address::NONE, |at| at.of(b)),
         })]
     })
 }
@@ -194,7 +202,7 @@ fn rotate(r: &mut Rng, wide: bool, (dim, value_dim): Dims, half: u32, norms: boo
 }
 
 /// Cosines, then sines.
-fn angles(r: &mut Rng, half: u32) -> Vec<f32> {
+pub(super) fn angles(r: &mut Rng, half: u32) -> Vec<f32> {
     let a: Vec<f32> = (0..half).map(|_| r.f32() * 6.0).collect();
     a.iter().map(|a| a.cos()).chain(a.iter().map(|a| a.sin())).collect()
 }

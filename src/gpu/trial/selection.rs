@@ -15,6 +15,8 @@ pub struct Uses {
     pub maps: Vec<MapUse>,
     /// Attention layers.
     pub attention: Vec<AttentionUse>,
+    /// Layers of latent attention.
+    pub latent: Vec<LatentUse>,
     /// Gated delta nets.
     pub delta: Vec<DeltaUse>,
     /// Routers.
@@ -44,6 +46,25 @@ pub struct RouterUse {
     pub renormalise: bool,
     /// Weights have a factor of their expert.
     pub factors: bool,
+    /// Scores are sigmoids.
+    pub sigmoid: bool,
+}
+
+/// Latent attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentUse {
+    /// Heads.
+    pub heads: u32,
+    /// Values of the latent.
+    pub rank: u32,
+    /// Values of a head that turn.
+    pub turned: u32,
+    /// Caches of f32 instead of f16.
+    pub wide: bool,
+    /// Length of the norm of the queries' own latent, if they have one.
+    pub query_rank: Option<u32>,
+    /// Types of the maps of single heads, and their input sizes.
+    pub maps: [(GgmlType, u32); 2],
 }
 
 /// Maps of one type and length of rows.
@@ -169,6 +190,7 @@ impl Uses {
             out.extend([true, false].map(|missed| Case::AddAnswer { len: self.hidden, missed }));
         }
         self.attention.iter().for_each(|a| self.attention_cases(a, &mut out));
+        self.latent.iter().for_each(|l| self.latent_cases(l, &mut out));
         for &DeltaUse { dims, width, reordered } in &self.delta {
             // More tokens than a block of the convolution takes, and than the rule goes through without a wait.
             out.extend([1, Convolve::STRETCH + 8].map(|tokens| Case::Convolve { tokens, width }));
@@ -176,7 +198,13 @@ impl Uses {
             out.push(Case::GatedNorm { dim: dims.1, reordered });
         }
         let routers = self.routers.iter();
-        out.extend(routers.map(|&RouterUse { experts, top_k, renormalise, factors }| Case::Route { experts, top_k, renormalise, factors }));
+        out.extend(routers.map(|&RouterUse { experts, top_k, renormalise, factors, sigmoid }| Case::Route {
+            experts,
+            top_k,
+            renormalise,
+            factors,
+            sigmoid,
+        }));
         self.map_cases(&mut out);
         self.experts.iter().for_each(|e| expert_cases(e, &mut out));
         let mut seen = std::collections::HashSet::new();
@@ -229,6 +257,19 @@ impl Uses {
             out.push(chunk(heads, 70, (2 * ChunkAttention::QUERIES / of_group.max(1)).max(MatVec::TOKENS) + 3, 1));
             out.push(chunk((of_group, 1), 2 * ChunkAttention::LEAST + 1, 9, 2));
         }
+    }
+
+    fn latent_cases(&self, l: &LatentUse, out: &mut Vec<Case>) {
+        let LatentUse { heads, rank, turned, wide, query_rank, maps } = *l;
+        out.extend(query_rank.map(|len| Case::Norm { rows: 2, len, limit: false }));
+        out.push(Case::LatentRows { wide, rank, turned });
+        // As many heads as go together.
+        let heads = if heads.is_multiple_of(4) { 4 } else { 3 };
+        for (position, tokens) in [(200, 1), (37, FEW), (50, 24)] {
+            let splits = (self.ranges / tokens).clamp(1, Attention::SPLITS);
+            out.push(Case::LatentAttention { wide, dims: (rank + turned, rank), heads, position, tokens, splits });
+        }
+        out.extend(maps.into_iter().flat_map(|(ty, cols)| [1, FEW].map(|tokens| Case::HeadMaps { ty, tokens, rows: ROWS, cols })));
     }
 
     fn map_cases(&self, out: &mut Vec<Case>) {

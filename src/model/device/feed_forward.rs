@@ -117,6 +117,10 @@ pub(super) struct DeviceMoe {
     scores: Map,
     /// `[experts]`: see [`Router::with_factors`].
     factors: Option<Memory>,
+    /// Scores are sigmoids.
+    sigmoid: bool,
+    /// `[experts]`: added to them for the choice.
+    choice_bias: Option<Memory>,
     /// The routers of the next layers; see [`super::super::early`].
     early: Option<Map>,
     gating: Gating,
@@ -127,8 +131,11 @@ pub(super) struct DeviceMoe {
 }
 
 impl DeviceFeedForward {
-    /// `norm`: before it. `after`: what the layer does with the result.
-    pub(super) fn new(device: &dyn Device, layer: &FeedForward, norm: &RmsNorm, after: &After) -> Result<Self, ModelError> {
+    /// `norm`: before it. `after`: what the layer does with the result. `file` is for messages.
+    pub(super) fn new(device: &dyn Device, layer: &FeedForward, norm: &RmsNorm, after: &After, file: &str) -> Result<Self, ModelError> {
+        if let Some(what) = layer.router().and_then(|r| r.choice().beyond_devices()) {
+            return Err(ModelError::NotOnDevice { file: file.to_owned(), what });
+        }
         let join = || Join::new(device, after.ff_norm.as_ref(), after.scale);
         Ok(match layer {
             FeedForward::Dense(dense) => {
@@ -244,6 +251,8 @@ impl DeviceMoe {
             norm: Norm::new(device, norm)?,
             scores: Map::new(device, scores)?,
             factors: router.factors().map(|f| vector(device, f)).transpose()?,
+            sigmoid: router.choice().sigmoid,
+            choice_bias: router.choice().bias.as_ref().map(|b| vector(device, b)).transpose()?,
             early: early.map(|e| Map::new(device, e)).transpose()?,
             gating,
             index,
@@ -334,8 +343,9 @@ impl DeviceMoe {
             top_k: self.top_k() as u32,
             renormalise: u32::from(self.gating.renormalise),
             scale: self.gating.scale,
-            pad: 0,
+            sigmoid: u32::from(self.sigmoid),
             factors: self.factors.as_ref().map_or(Address::NONE, Memory::address),
+            bias: self.choice_bias.as_ref().map_or(Address::NONE, Memory::address),
         };
         Ok(launch(device, &route, &[])?)
     }
@@ -359,7 +369,7 @@ impl DeviceMoe {
         let choice = pass.work.choice_of(self.index);
         let shared = if let Common::Shared(weight, shared) = &self.common { Some((weight.as_ref(), shared)) } else { None };
         let read = self.read(pass)?;
-        self.score(pass, read, shared.iter().flat_map(|(weight, shared)| shared.first(pass.work, weight)))?;
+        self.score(pass, read, shared.iter().flat_map(|(weight, shared)| shared.first(pass.work, *weight)))?;
         self.choose(pass, table, choice)?;
         self.prepare(pass)?;
         experts.device_queue(self.index, &self.rows(pass, choice))?;

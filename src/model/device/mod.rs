@@ -7,7 +7,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `map` | linear maps and norms |
-//! | `attention`, `delta_net` | the mixers, with their caches and states |
+//! | `attention`, `latent_attention`, `delta_net` | the mixers, with their caches and states |
 //! | `feed_forward` | dense, shared, router |
 //! | `join` | how their results get into the residual stream |
 //! | `whole_token` | a token that finds every expert in a slot, recorded as one |
@@ -19,6 +19,7 @@ mod attention;
 mod delta_net;
 mod feed_forward;
 mod join;
+mod latent_attention;
 mod map;
 mod whole_token;
 mod workspace;
@@ -27,6 +28,7 @@ mod workspace;
 mod tests;
 
 use super::cache::Kept;
+use super::config::MADE;
 use super::decoder::{agreed, in_order, places_to_copy, Decoder, Mixer};
 use super::embedding::Embedding;
 use super::rope::Rotation;
@@ -42,6 +44,7 @@ use attention::DeviceAttention;
 use delta_net::DeviceDeltaNet;
 use feed_forward::{watch, DeviceFeedForward};
 use join::Join;
+use latent_attention::DeviceLatentAttention;
 use map::{apply, Map, Norm, Rows, Target};
 use std::sync::Arc;
 use whole_token::WholeToken;
@@ -134,6 +137,7 @@ impl Recorded {
 
 enum DeviceMixer {
     Attention(Box<DeviceAttention>),
+    Latent(Box<DeviceLatentAttention>),
     DeltaNet(Box<DeviceDeltaNet>),
 }
 
@@ -211,7 +215,7 @@ impl DeviceDecoder {
         let mut taken = Vec::with_capacity(count);
         let windows = layers.iter().find_map(|l| match &l.mixer {
             Mixer::Attention(a) => a.window.map(|window| Windows { window, kept: a.cache.kept() }),
-            Mixer::DeltaNet(_) => None,
+            Mixer::Latent(_) | Mixer::DeltaNet(_) => None,
         });
         // A pass is written before it is answered.
         let chunk = windows.map_or(chunk, |w| chunk.min(w.kept.at_once(Some(w.window))));
@@ -221,16 +225,17 @@ impl DeviceDecoder {
             }
             let mixer = match layer.mixer {
                 Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(&*device, &a, !without.chunk_attention)?)),
-                Mixer::Latent(_) => {
-                    return Err(ModelError::NotOnDevice { file: parts.file, what: "latent attention has no GPU kernels yet" })
-                }
+                Mixer::Latent(a) => match DeviceLatentAttention::new(&*device, &a)? {
+                    Some(layer) => DeviceMixer::Latent(Box::new(layer)),
+                    None => return Err(ModelError::NotOnDevice { file: parts.file, what: MADE }),
+                },
                 Mixer::DeltaNet(d) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(&device, *d)?)),
             };
             taken.push(DeviceLayer {
                 mixer_norm: Norm::new(&*device, &layer.mixer_norm)?,
                 mixer,
                 join: Join::new(&*device, layer.after.mixer_norm.as_ref(), None)?,
-                feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward, &layer.ff_norm, &layer.after)?,
+                feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward, &layer.ff_norm, &layer.after, &parts.file)?,
                 recorded: Default::default(),
             });
         }
@@ -412,6 +417,7 @@ fn mix(pass: &Pass<'_>, mixer_norm: &Norm, mixer: &mut DeviceMixer, join: &Join,
     mixer_norm.apply(device, x, h, tokens, None)?;
     match mixer {
         DeviceMixer::Attention(a) => a.forward(pass, join.target(pass))?,
+        DeviceMixer::Latent(a) => a.forward(pass, join.target(pass))?,
         DeviceMixer::DeltaNet(d) => d.forward(pass, join.target(pass))?,
     }
     join.finish(pass, None)?;
@@ -482,7 +488,7 @@ impl Model for DeviceDecoder {
 
     fn truncate(&mut self, len: usize) -> usize {
         let reach = |l: &DeviceLayer, len| match &l.mixer {
-            DeviceMixer::Attention(_) => len,
+            DeviceMixer::Attention(_) | DeviceMixer::Latent(_) => len,
             DeviceMixer::DeltaNet(d) => d.reachable(len),
         };
         let kept = |len| self.windows.map_or(len, |w| w.kept.reachable(len, Some(w.window)));

@@ -49,7 +49,7 @@ impl Widths {
         let gates = if config.hybrid.is_some() { 2 } else { 1 };
         let queries = most(&|h| h.query * h.key_dim);
         let asked = most(&|h| h.query * h.key_dim * gates + h.groups * (h.key_dim + h.value_dim));
-        let ff = config.dense_ff.max(config.hybrid.as_ref().map_or(0, |h| h.shared_ff));
+        let ff = config.dense_ff.max(config.shared_ff).max(config.hybrid.as_ref().map_or(0, |h| h.shared_ff));
         let windowed = config.sliding.as_ref().and_then(|s| s.rope).map_or(0, |(_, dims)| dims);
         let mut widths = Self {
             chunk: chunk.min(config.context).max(1),
@@ -65,6 +65,12 @@ impl Widths {
             apart: if config.adds_normed() { APART } else { 0 },
             layers: config.blocks,
         };
+        if let Some(l) = &config.latent {
+            let (turned, rank) = (l.plain + l.turned, l.query_rank.unwrap_or(0));
+            widths.wide = widths.wide.max(rank + l.rank + l.turned).max(l.heads * l.rank);
+            widths.middle = widths.middle.max(rank).max(l.heads * (l.rank + l.turned));
+            widths.heads = widths.heads.max(l.heads * turned.max(l.value));
+        }
         if let Some(delta) = config.hybrid.as_ref().map(|h| h.delta) {
             let inner = delta.values * delta.value_dim;
             widths.wide = widths.wide.max(delta.channels() + inner + 2 * delta.values);

@@ -2,8 +2,8 @@ use super::*;
 use crate::events::{Phase, StepRecord};
 use crate::gpu::params::{
     tiled, AddAnswer, AddNormed, Attention, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp,
-    GatedNorm, Glu, GroupedDown, GroupedUp, JoinSunk, Kernel, MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, WindowAttention,
-    WindowChunkAttention,
+    GatedNorm, Glu, GroupedDown, GroupedUp, HeadMaps, JoinSunk, Kernel, LatentAttention, LatentRows, MatMul, MatVec, RmsNorm, Rotate,
+    Route, RoutedBias, WindowAttention, WindowChunkAttention,
 };
 use crate::gpu::simulated::{Faults, Options, Simulated};
 use crate::model::{open_planned, Logits, Opened};
@@ -19,7 +19,11 @@ fn fixture(name: &str) -> Gguf {
     Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(name).join("model.gguf")).unwrap()
 }
 
-const FIXTURES: [&str; 16] = [
+const FIXTURES: [&str; 20] = [
+    "glm-flash",
+    "glm-flash-q4_k_m",
+    "glm4moe",
+    "glm4moe-normed",
     "gemma4",
     "gemma4-dense",
     "gemma4-q4_k_m",
@@ -126,6 +130,19 @@ fn ways(kernel: &'static str, params: &[u8]) -> Vec<String> {
             let ways = (k.heads / k.groups, k.gate.0 != 0, sinks.0 != 0, window == u32::MAX);
             vec![format!("{kernel} {}/{} {ways:?}", k.key_dim, k.value_dim)]
         }
+        LatentRows::NAME => {
+            let k: LatentRows = read(params);
+            vec![format!("{kernel} {} {} {}", k.rank, k.turned, k.wide)]
+        }
+        HeadMaps::NAME => {
+            let k: HeadMaps = read(params);
+            vec![format!("{kernel} {} {} {}", k.ty, k.cols, k.tokens == 1)]
+        }
+        LatentAttention::NAME => {
+            let LatentAttention { of: k } = read(params);
+            let many = k.tokens > MatVec::TOKENS;
+            vec![format!("{kernel} {}/{} {} {} {many}", k.key_dim, k.value_dim, k.wide, k.heads % 4 == 0)]
+        }
         Convolve::NAME => vec![format!("{kernel} {}", read::<Convolve>(params).width)],
         DeltaRule::NAME => {
             let k: DeltaRule = read(params);
@@ -137,7 +154,7 @@ fn ways(kernel: &'static str, params: &[u8]) -> Vec<String> {
         }
         Route::NAME => {
             let k: Route = read(params);
-            vec![format!("{kernel} {} of {} {} {}", k.top_k, k.experts, k.renormalise, k.factors.0 != 0)]
+            vec![format!("{kernel} {} of {} {} {} {}", k.top_k, k.experts, k.renormalise, k.factors.0 != 0, k.sigmoid)]
         }
         ExpertsUp::NAME => {
             let k: ExpertsUp = read(params);

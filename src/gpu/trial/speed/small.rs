@@ -44,8 +44,9 @@ fn route(place: Place) -> Case {
         top_k: TOP_K,
         renormalise: 1,
         scale: 1.0,
-        pad: 0,
+        sigmoid: 0,
         factors: Address::NONE,
+        bias: Address::NONE,
     };
     case(format!("{TOP_K} of {EXPERTS}, 1 token"), 4 * EXPERTS as usize, 0.0, kernel)
 }
