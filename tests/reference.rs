@@ -83,6 +83,16 @@ fn float_models_give_the_same_on_a_device() {
 }
 
 #[test]
+fn models_that_no_device_computes_are_refused_there_by_name() {
+    for (case, arch) in [("glm-flash", "deepseek2"), ("glm4moe", "glm4moe")] {
+        let gguf = Gguf::open(&fixture(case, "model.gguf")).unwrap();
+        let load = LoadOptions { device: DeviceChoice::Simulated, ..load_options() };
+        let text = model::open(&gguf, &load, Pool::new(1)).err().unwrap().to_string();
+        assert_eq!(text, format!("model.gguf: {arch} has no GPU kernels yet; --device cpu runs it on the processor"));
+    }
+}
+
+#[test]
 fn quantized_models_err_as_little_on_a_device() {
     for (case, slots, miss) in [
         ("q4_k_m", 4, MissChoice::Gpu),
@@ -145,7 +155,7 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn chunk_borders_leave_no_trace() {
-    const LATENT: [&str; 4] = ["glm-flash", "deepseek-v3", "deepseek-v2", "glm-flash-q4_k_m"];
+    const LATENT: [&str; 5] = ["glm4moe", "glm-flash", "deepseek-v3", "deepseek-v2", "glm-flash-q4_k_m"];
     let others = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "gpt-oss", "gpt-oss-mxfp4", "gemma4", "gemma4-dense"];
     for case in others.into_iter().chain(LATENT) {
         let (mut o, ids) = open(case, &load_options());

@@ -75,7 +75,6 @@ impl Selection {
         if count == 1 {
             return Ok(Self { sigmoid, groups: None });
         }
-        let used = keys.need("expert_group_used_count")?;
         // A group of sigmoids is as good as its two best.
         if !experts.is_multiple_of(count) || experts / count < 2 {
             return Err(keys.bad(
@@ -84,6 +83,7 @@ impl Selection {
                 format!("does not divide expert_count = {experts} into groups of two or more"),
             ));
         }
+        let used = keys.need("expert_group_used_count")?;
         if used > count || used * (experts / count) < top_k {
             let why = format!("must be at most expert_group_count = {count}, and leave expert_used_count = {top_k} experts to choose from");
             return Err(keys.bad("expert_group_used_count", used, why));

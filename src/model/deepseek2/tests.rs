@@ -233,8 +233,7 @@ fn a_block_that_predicts_further_tokens_is_left_out() {
 fn layers_with_experts_are_called_by_their_place_in_the_model() {
     let m = open(&file(&made(false)), &options(), Pool::new(1)).unwrap();
     assert_eq!(m.expert_bytes.len(), 2);
-    let text = crate::report::plan::table(&m.plan);
-    assert!(text.contains("layers 1-2"), "{text}");
+    assert_eq!(m.plan.slot_bytes.iter().map(|s| s.layer).collect::<Vec<_>>(), [1, 2]);
 }
 
 #[test]
@@ -249,7 +248,7 @@ fn keys_that_can_not_be_are_refused_by_name() {
         ("attention.key_length_mla", 6, "must be even and less than deepseek2.attention.key_length_mla = 6"),
         ("rope.dimension_count", 5, "must be even"),
         ("rope.dimension_count", 14, "less than"),
-        ("attention.q_lora_rank", 13, "expected [32, 13]"),
+        ("attention.q_lora_rank", 13, "expected [13]"),
         ("attention.value_length_mla", 11, "expected [20, 11, 3]"),
         ("leading_dense_block_count", 3, "leaves no layer with experts of 3"),
         ("expert_gating_func", 3, "only softmax (1) and sigmoid (2)"),
@@ -398,7 +397,7 @@ fn the_plan_of_the_real_model_counts_a_row_of_576_values_per_token_and_layer() {
     assert!(config.selection.sigmoid && config.selection.groups.is_none());
     let expert = (2 * 1536 * 2048 / 256 * 144 + 2048 * 1536 / 256 * 210) as u64;
     let plan = plan(&gguf, &LoadOptions { ram: Some(8 << 30), context: Some(16_384), ..LoadOptions::default() }, 1 << 40).unwrap();
-    assert_eq!(plan.cache, 16_384 * 47 * 576 * 2, "54 KiB per token");
+    assert_eq!(plan.cache, 16_384 * 47 * 576 * 2, "53 KiB per token");
     assert_eq!(plan.experts, 46 * 64 * expert);
     assert_eq!(plan.slot_bytes.len(), 46);
     assert!((1..64).contains(&plan.slots_per_layer), "{plan:?}");
