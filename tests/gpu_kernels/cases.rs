@@ -841,6 +841,106 @@ fn attention_of_windows_over_rings_token_by_token_and_in_tiles() {
 }
 
 #[test]
+fn latent_rows_are_normalised_turned_and_kept_and_queries_turned() {
+    for (case, (rank, turned, wide)) in [(512, 64, 0), (100, 6, 1), (7, 2, 0), (256, 0, 1)].into_iter().enumerate() {
+        let a = &mut Arena::new(case as u64);
+        let (tokens, heads, plain, position, context) = (3usize, 5usize, 12usize, 4u32, 9usize);
+        let width = rank + turned;
+        let (q_head, down_stride) = (plain + turned, width + 3);
+        let q_stride = heads * q_head + 1;
+        let (q_out, rows) = (a.floats(tokens * heads * width), a.room(context * width * if wide == 1 { 4 } else { 2 }));
+        let k = LatentRows {
+            q: a.noise(tokens * q_stride, 2.0).plus(plain * 4),
+            down: a.noise(tokens * down_stride, 2.0),
+            norm: a.noise(rank, 1.0),
+            angles: a.noise(tokens * turned.max(1), 1.0),
+            q_out,
+            rows,
+            position: a.put(&[position]),
+            tokens: tokens as u32,
+            heads: heads as u32,
+            rank: rank as u32,
+            turned: turned as u32,
+            context: context as u32,
+            wide,
+            q_stride: q_stride as u32,
+            q_head: q_head as u32,
+            down_stride: down_stride as u32,
+            eps: 1e-5,
+        };
+        let kept = if wide == 1 { a.output(rows, context * width, FEW) } else { a.output_half(rows, context * width, 1e-3) };
+        let q = a.output(q_out, tokens * heads * width, FEW);
+        a.check(&k, &[q, kept]);
+    }
+}
+
+#[test]
+fn maps_of_single_heads_of_every_type() {
+    for (i, ty) in types().into_iter().enumerate() {
+        for tokens in [1, 3, 9] {
+            let a = &mut Arena::new(i as u64);
+            let (heads, rows, cols) = (3usize, [5, 16, 37][a.below(3)], cols(a, ty, 256));
+            let weight = a.weights(ty, heads * rows, cols);
+            let weight = a.put(&weight);
+            let (x_head, y_head) = (cols.next_multiple_of(4) + 4, rows + 2);
+            let (x_stride, y_stride) = (heads * x_head + 4, heads * y_head + 1);
+            let (x, y) = (a.noise(tokens * x_stride, 1.0), a.floats(tokens * y_stride));
+            let k = HeadMaps {
+                weight,
+                x,
+                y,
+                ty: ty.number(),
+                heads: heads as u32,
+                rows: rows as u32,
+                cols: cols as u32,
+                tokens: tokens as u32,
+                x_stride: x_stride as u32,
+                x_head: x_head as u32,
+                y_stride: y_stride as u32,
+                y_head: y_head as u32,
+                pad: 0,
+            };
+            let out = a.output(y, tokens * y_stride, SUM);
+            a.check(&k, &[out]);
+        }
+    }
+}
+
+#[test]
+fn attention_to_keys_with_their_values_inside() {
+    for (case, (key_dim, value_dim, heads)) in [(576, 512, 4), (106, 100, 3), (640, 8, 8)].into_iter().enumerate() {
+        for (wide, position, tokens, splits) in [(0, 0u32, 1, 1), (1, 4, 3, 8), (0, 300, 1, 5), (1, 130, 2, 1)] {
+            let a = &mut Arena::new(case as u64);
+            let context = position + tokens + 1;
+            let len = (tokens * heads * splits * (2 + value_dim)) as usize;
+            let room = (context * key_dim) as usize;
+            let keys = if wide == 1 { a.noise(room, 1.0) } else { halves(a, room) };
+            let (q, at, partial) = (a.noise((tokens * heads * key_dim) as usize, 2.0), a.put(&[position]), a.floats(len));
+            let (position, values, groups, scale, pad) = (at, NONE, 1, 0.2, 0);
+            let of = Attention {
+                q,
+                keys,
+                values,
+                partial,
+                position,
+                tokens,
+                heads,
+                groups,
+                key_dim,
+                value_dim,
+                context,
+                wide,
+                splits,
+                scale,
+                pad,
+            };
+            let out = a.output(partial, len, SUM);
+            a.check(&LatentAttention { of }, &[out]);
+        }
+    }
+}
+
+#[test]
 fn attention_of_chunks_in_tiles() {
     let shapes = [(256, 256, 8, 1), (128, 128, 4, 1), (64, 64, 3, 3), (8, 16, 4, 2), (72, 40, 6, 2), (136, 200, 2, 1), (24, 128, 5, 1)];
     for (case, (key_dim, value_dim, heads, groups)) in shapes.into_iter().enumerate() {

@@ -11,10 +11,6 @@
 #define LEAST 32
 /// Longest key with its value inside.
 #define LATENT_DIM 640
-/// What is attended to: all positions of a cache, the last ones of a ring, or keys that have their values inside.
-#define PLAIN 0
-#define RING 1
-#define LATENT 2
 /// Keys that a block looks at together: few, since all that is done with them is code without loops, which a token runs through once, and
 /// waits for (see tiles.cuh).
 #define KEYS 64
@@ -22,6 +18,9 @@
 #define KEY_LANES 8
 /// Keys of a thread, of those.
 #define TURNS (KEYS * KEY_LANES / 128)
+
+/// What is attended to: all positions of a cache, the last ones of a ring, or keys that have their values inside.
+enum class Over { Cache, Ring, Latent };
 
 /// A value of a cache of f16, or of f32 if `wide`.
 DEVICE void store_cached(void* cache, size_t at, float v, uint32_t wide) {
@@ -134,9 +133,9 @@ template <int H, int DIM> struct AttentionShared {
 
 /// Keys in stretches of 64. For the scores eight threads share a key, so that a warp reads four keys side by side; for the sums a thread has
 /// eight values of a head and every n-th key of the stretch. Each key and value is read once by the block.
-template <int KIND, bool WIDE, int H, int DIM> DEVICE void attend(const Block& block, const Attention& p, uint32_t window, AttentionShared<H, DIM>& s) {
+template <Over OVER, bool WIDE, int H, int DIM> DEVICE void attend(const Block& block, const Attention& p, uint32_t window, AttentionShared<H, DIM>& s) {
     constexpr int AHEAD = 4;
-    constexpr bool WINDOW = KIND == RING, INSIDE = KIND == LATENT;
+    constexpr bool WINDOW = OVER == Over::Ring, INSIDE = OVER == Over::Latent;
     const uint32_t head = block.x * H, split = block.y, token = block.z, group = head / (p.heads / p.groups);
     const uint32_t seen = *p.position + token + 1, left = WINDOW && seen > window ? seen - window : 0, width = seen - left;
     const uint32_t even = (width + p.splits - 1) / p.splits, each = even > LEAST ? even : LEAST;
@@ -152,9 +151,7 @@ template <int KIND, bool WIDE, int H, int DIM> DEVICE void attend(const Block& b
     const Turn turn = WINDOW ? Turn::at(begin, p.context) : Turn{};
     const auto place = [&](uint32_t position) INLINE { return WINDOW ? turn(position) : position; };
     const float* q = p.q + ((size_t)token * p.heads + head) * p.key_dim;
-    const void* cached_values = INSIDE ? p.keys : p.values;
-    const uint32_t value_row = INSIDE ? p.key_dim : p.value_dim;
-    const size_t keys = (size_t)group * p.context * p.key_dim, values = (size_t)group * p.context * value_row;
+    const size_t keys = (size_t)group * p.context * p.key_dim, values = (size_t)group * p.context * (INSIDE ? p.key_dim : p.value_dim);
     const uint32_t eights = (p.value_dim + 7) / 8;
     const bool whole_keys = p.key_dim % 8 == 0, whole_values = p.value_dim % 8 == 0 && (!INSIDE || whole_keys);
     phase(block, [&](int t) INLINE {
@@ -267,7 +264,7 @@ template <int KIND, bool WIDE, int H, int DIM> DEVICE void attend(const Block& b
 #pragma unroll
                 for (int a = 0; a < AHEAD; a++) {
                     const uint32_t at = key + a * sharing;
-                    if (at < count) raw[a] = eight_cached<WIDE>(cached_values, values + (size_t)place(from + at) * value_row + c, whole_values, p.value_dim - c);
+                    if (at < count) raw[a] = eight_cached<WIDE>(INSIDE ? p.keys : p.values, values + (size_t)place(from + at) * (INSIDE ? p.key_dim : p.value_dim) + c, whole_values, p.value_dim - c);
                 }
 #pragma unroll
                 for (int a = 0; a < AHEAD; a++) {
@@ -303,7 +300,7 @@ template <int KIND, bool WIDE, int H, int DIM> DEVICE void attend(const Block& b
 }
 
 /// `Attention::together` in params.rs says the same.
-template <int KIND, int DIM> DEVICE void attention_in(const Block& block, const Attention& p, uint32_t window) {
+template <Over OVER, int DIM> DEVICE void attention_in(const Block& block, const Attention& p, uint32_t window) {
     union Room {
         AttentionShared<4, DIM> four;
         AttentionShared<1, DIM> one;
@@ -311,18 +308,18 @@ template <int KIND, int DIM> DEVICE void attention_in(const Block& block, const 
     SHARED(Room, room);
     const uint32_t of_group = p.heads / p.groups;
     if (p.wide) {
-        if (of_group % 4 == 0) return attend<KIND, true, 4>(block, p, window, room.four);
-        return attend<KIND, true, 1>(block, p, window, room.one);
+        if (of_group % 4 == 0) return attend<OVER, true, 4>(block, p, window, room.four);
+        return attend<OVER, true, 1>(block, p, window, room.one);
     }
-    if (of_group % 4 == 0) return attend<KIND, false, 4>(block, p, window, room.four);
-    attend<KIND, false, 1>(block, p, window, room.one);
+    if (of_group % 4 == 0) return attend<OVER, false, 4>(block, p, window, room.four);
+    attend<OVER, false, 1>(block, p, window, room.one);
 }
 
-DEVICE void attention_block(const Block& block, const Attention& p) { attention_in<PLAIN, HEAD_DIM>(block, p, 0); }
+DEVICE void attention_block(const Block& block, const Attention& p) { attention_in<Over::Cache, HEAD_DIM>(block, p, 0); }
 
-DEVICE void window_attention_block(const Block& block, const WindowAttention& p) { attention_in<RING, HEAD_DIM>(block, p.of, p.window); }
+DEVICE void window_attention_block(const Block& block, const WindowAttention& p) { attention_in<Over::Ring, HEAD_DIM>(block, p.of, p.window); }
 
-DEVICE void latent_attention_block(const Block& block, const LatentAttention& p) { attention_in<LATENT, LATENT_DIM>(block, p.of, 0); }
+DEVICE void latent_attention_block(const Block& block, const LatentAttention& p) { attention_in<Over::Latent, LATENT_DIM>(block, p.of, 0); }
 
 /// A block has 32 values of a head; a warp adds up every fourth split of them. A sink is one more split, whose output is zero.
 DEVICE void join_in(const Block& block, const JoinSplits& p, const float* sinks) {

@@ -5,6 +5,7 @@ use crate::gguf::write::Writer;
 use crate::gguf::{GgmlType, Gguf};
 use crate::gpu::simulated::{Options, Simulated};
 use crate::kernels::Pool;
+use crate::model::config::MADE;
 use crate::model::tests::file;
 use crate::model::{choose_for, open, open_on, plan, Logits, ModelConfig, ModelError};
 use std::sync::Arc;
@@ -307,8 +308,8 @@ fn keys_that_can_not_be_are_refused_by_name() {
 
 #[test]
 fn a_device_is_refused_by_name_and_gives_way_where_nobody_asked_for_it() {
-    let gguf = file(&made(false));
-    let said = "the built-in model: deepseek2 has no GPU kernels yet; --device cpu runs it on the processor";
+    let gguf = file(&made(true));
+    let said = format!("the built-in model: {MADE}; --device cpu runs it on the processor");
     for device in [DeviceChoice::Gpu, DeviceChoice::Simulated] {
         assert_eq!(choose_for(&gguf, device).err().unwrap().to_string(), said);
         assert_eq!(plan(&gguf, &LoadOptions { device, ..options() }, u64::MAX).err().unwrap().to_string(), said);

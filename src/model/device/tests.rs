@@ -87,7 +87,7 @@ fn logits_are_those_of_the_cpu_at_every_slot_count_and_whoever_computes_misses()
 
 #[test]
 fn reference_models_have_the_logits_of_the_cpu_in_prompts_and_tokens_whoever_computes_misses() {
-    // Float files: nothing but the order of sums differs. In quantized ones the CPU rounds activations, too.
+    // Float files: nothing but the order of sums differs. In quantized ones the CPU rounds activations, too, which in glm-flash-q4_k_m makes a router choose another expert for one of these tokens.
     let cases = [
         ("strict", 3, 1e-9),
         ("olmoe", 4, 1e-9),
@@ -97,6 +97,9 @@ fn reference_models_have_the_logits_of_the_cpu_in_prompts_and_tokens_whoever_com
         ("gemma4", 3, 1e-9),
         ("gemma4-dense", 0, 1e-9),
         ("gemma4-q4_k_m", 2, 1e-4),
+        ("glm-flash", 2, 1e-9),
+        ("glm4moe", 2, 1e-9),
+        ("glm4moe-normed", 2, 1e-9),
     ];
     for (case, slots, near) in cases {
         let gguf = reference(case);
@@ -134,6 +137,8 @@ fn layers_that_see_a_window_keep_a_ring_with_the_logits_of_a_cache_that_keeps_ev
             OnDevice { model, device }
         };
         let (mut all, mut few) = (open(400), open(60));
+        // Another cut puts sums off by their last bit, and what is rounded to 16 bits now and then by one of those.
+        let near = if kv_f32 { 1e-9 } else { 1e-6 };
         assert!(few.device.used() < all.device.used(), "{case}");
         let read = |m: &mut OnDevice, tokens: &[u32]| {
             let phase = if tokens.len() > 1 { Phase::Prefill } else { Phase::Decode };
@@ -143,12 +148,12 @@ fn layers_that_see_a_window_keep_a_ring_with_the_logits_of_a_cache_that_keeps_ev
         // Passes that are longer than what the ring takes at once, a few tokens, and one by one.
         for n in [150, 1, 5, 1, 70, 8, 1, 1, 1] {
             let [a, b] = [&mut all, &mut few].map(|m| read(m, &text[at..at + n]));
-            assert!(error(&a, &b) < 1e-9, "{case}, {n} tokens at {at}: {}", error(&a, &b));
+            assert!(error(&a, &b) < near, "{case}, {n} tokens at {at}: {}", error(&a, &b));
             at += n;
         }
         assert_eq!((few.model.model.truncate(at - 40), all.model.model.truncate(at - 40)), (at - 40, at - 40), "{case}");
         let [a, b] = [&mut all, &mut few].map(|m| read(m, &text[300..320]));
-        assert!(error(&a, &b) < 1e-9, "{case}, after going back: {}", error(&a, &b));
+        assert!(error(&a, &b) < near, "{case}, after going back: {}", error(&a, &b));
         assert_eq!((few.model.model.truncate(at - 150), all.model.model.truncate(at - 150)), (0, at - 150), "{case}");
         for m in [&all, &few] {
             assert_eq!(m.device.violations(), Vec::<String>::new(), "{case}");

@@ -7,7 +7,20 @@ use crate::model::ModelError;
 use When::{Always, Auto, Never};
 
 /// The reference models with routed experts in several layers, of every architecture.
-const CASES: [&str; 10] = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "qwen3next", "gpt-oss", "gemma4", "gemma4-q4_k_m"];
+const CASES: [&str; 12] = [
+    "strict",
+    "odd",
+    "olmoe",
+    "q4_k_m",
+    "q35-strict",
+    "q35-odd",
+    "qwen3next",
+    "gpt-oss",
+    "gemma4",
+    "gemma4-q4_k_m",
+    "glm-flash",
+    "glm4moe",
+];
 
 fn speaking(mailbox: When, slots: usize) -> LoadOptions {
     LoadOptions { mailbox, miss: MissChoice::Cpu, ahead: Some(0), ..options(slots) }
