@@ -4,6 +4,7 @@
 //! What this can't show: that a GPU's shuffles and tensor cores do what stands for them here, and speed.
 #![allow(unsafe_code, reason = "calls into the library that is being tested")]
 
+mod attention;
 mod cases;
 mod faults;
 mod host;

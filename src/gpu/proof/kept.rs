@@ -70,9 +70,12 @@ fn sources() -> u64 {
     let mut hash = DefaultHasher::new();
     for source in [
         include_str!("../params.rs"),
+        include_str!("../params/shapes.rs"),
         include_str!("../trial.rs"),
         include_str!("../trial/cases.rs"),
         include_str!("../trial/biased.rs"),
+        include_str!("../trial/latent.rs"),
+        include_str!("../trial/pointwise.rs"),
         include_str!("../trial/mailbox.rs"),
     ] {
         source.hash(&mut hash);

@@ -1,74 +1,22 @@
-//! Dense feed-forwards, shared experts and routing on the device. The routed experts themselves are the slots' business.
+//! Routing on the device, and what stands beside the routed experts. The routed experts themselves are the slots' business.
 
 use super::super::decoder::After;
 use super::super::dense_and_routed::DenseAndRouted;
-use super::super::feed_forward::{Dense, FeedForward};
+use super::super::feed_forward::FeedForward;
 use super::super::linear::Linear;
 use super::super::norm::RmsNorm;
 use super::super::router::{Gating, Router};
 use super::super::ModelError;
+use super::dense::{DeviceDense, DeviceDenseOnly};
 use super::join::{Beside, Join};
-use super::map::{apply, apply_gated, takes_gate, vector, Map, Norm, Rows, Target};
+use super::map::{apply, vector, Map, Norm, Rows, Target};
 use super::workspace::{Choice, Workspace};
 use super::{Pass, Recorded};
 use crate::experts::tier::DeviceRows;
 use crate::experts::{Experts, Routing};
-use crate::gpu::params::{launch, Finite, Glu, Route, RoutedBias};
+use crate::gpu::params::{launch, Finite, Route, RoutedBias};
 use crate::gpu::talk::Talk;
 use crate::gpu::{Address, Device, Lane, Memory};
-use crate::kernels::rows::Activation;
-
-struct DeviceDense {
-    gate: Map,
-    up: Map,
-    down: Map,
-    activation: Activation,
-}
-
-impl DeviceDense {
-    fn new(device: &dyn Device, dense: &Dense) -> Result<Self, ModelError> {
-        let map = |linear| Map::new(device, linear);
-        Ok(Self { gate: map(&dense.gate)?, up: map(&dense.up)?, down: map(&dense.down)?, activation: dense.activation })
-    }
-
-    fn ff(&self) -> usize {
-        self.gate.rows
-    }
-
-    /// Where gate, up and weight go.
-    fn places(&self, work: &Workspace, weight: Option<&Map>) -> [Rows; 3] {
-        let ff = self.ff();
-        let wide = work.wide(2 * ff + weight.map_or(0, |w| w.rows));
-        [wide, wide.right(ff), wide.right(2 * ff)]
-    }
-
-    /// The maps that read `h`.
-    fn first<'a>(&'a self, work: &Workspace, weight: Option<&'a Map>) -> impl Iterator<Item = (&'a Map, Target)> {
-        let places = self.places(work, weight).map(Target::set);
-        [Some(&self.gate), Some(&self.up), weight].into_iter().zip(places).filter_map(|(map, target)| map.map(|m| (m, target)))
-    }
-
-    /// `sigmoid(weight h) * down(f(gate h, up h))` of the rows `h`, without the weight if there is none, `to` where it is wanted.
-    fn forward(&self, pass: &Pass<'_>, h: Rows, weight: Option<&Map>, to: Target) -> Result<(), ModelError> {
-        apply(pass.device, h, pass.tokens, &self.first(pass.work, weight).collect::<Vec<_>>())?;
-        self.second(pass, weight, to)
-    }
-
-    /// What follows those.
-    fn second(&self, pass: &Pass<'_>, weight: Option<&Map>, to: Target) -> Result<(), ModelError> {
-        let Pass { device, work, tokens, .. } = *pass;
-        let ff = self.ff();
-        let [wide, up, scale] = self.places(work, weight);
-        let target = Target { scale: weight.map(|_| scale), ..to };
-        if self.activation == Activation::SwiGlu && takes_gate(&self.down, tokens) {
-            return apply_gated(device, up, Some(wide), tokens, &[(&self.down, target)]);
-        }
-        let inner = work.middle(ff);
-        let (count, len, stride, activation) = (tokens as u32, ff as u32, wide.stride as u32, self.activation.number());
-        launch(device, &Glu { gate: wide.at, up: up.at, y: inner.at, tokens: count, len, stride, activation }, &[])?;
-        apply(device, inner, tokens, &[(&self.down, target)])
-    }
-}
 
 /// What follows the mixer in a layer.
 pub(super) enum DeviceFeedForward {
@@ -76,28 +24,18 @@ pub(super) enum DeviceFeedForward {
     Moe(Box<DeviceMoe>),
 }
 
-/// Every token uses all of it.
-pub(super) struct DeviceDenseOnly {
-    norm: Norm,
-    dense: DeviceDense,
-    join: Join,
-}
-
-impl DeviceDenseOnly {
-    fn forward(&self, pass: &Pass<'_>) -> Result<(), ModelError> {
-        self.norm.apply(pass.device, pass.x, pass.h, pass.tokens, None)?;
-        self.dense.forward(pass, pass.h, None, self.join.target(pass))?;
-        self.join.finish(pass, None)
-    }
-}
-
 /// What every token uses beside the routed experts.
 enum Common {
     Nothing,
     /// An expert, in some families weighed by a map of its own. It reads what the router reads, and adds to the stream as the routed ones do.
-    Shared(Option<Map>, DeviceDense),
+    Shared(Box<Shared>),
     /// A dense feed-forward. It, the router and the experts read the stream through norms of their own, and so does what they give get there.
     Dense(Box<DenseBeside>),
+}
+
+struct Shared {
+    weight: Option<Map>,
+    expert: DeviceDense,
 }
 
 /// See [`super::super::dense_and_routed`].
@@ -138,16 +76,13 @@ impl DeviceFeedForward {
         }
         let join = || Join::new(device, after.ff_norm.as_ref(), after.scale);
         Ok(match layer {
-            FeedForward::Dense(dense) => {
-                let (norm, dense) = (Norm::new(device, norm)?, DeviceDense::new(device, dense)?);
-                Self::Dense(Box::new(DeviceDenseOnly { norm, dense, join: join()? }))
-            }
+            FeedForward::Dense(dense) => Self::Dense(Box::new(DeviceDenseOnly::new(device, norm, dense, join()?)?)),
             FeedForward::Moe { router, index, bias, shared, early } => {
                 let common = match shared.as_ref().map(|s| s.parts()) {
                     None => Common::Nothing,
                     Some((weight, expert)) => {
                         let weight = weight.map(|w| Map::new(device, w)).transpose()?;
-                        Common::Shared(weight, DeviceDense::new(device, expert)?)
+                        Common::Shared(Box::new(Shared { weight, expert: DeviceDense::new(device, expert)? }))
                     }
                 };
                 Self::Moe(Box::new(DeviceMoe::new(device, norm, router, *index, bias.as_deref(), early.as_ref(), common)?))
@@ -312,7 +247,7 @@ impl DeviceMoe {
     fn common(&self, pass: &Pass<'_>) -> Result<(), ModelError> {
         match &self.common {
             Common::Nothing => Ok(()),
-            Common::Shared(weight, shared) => shared.forward(pass, pass.h, weight.as_ref(), Target::add(pass.x)),
+            Common::Shared(s) => s.expert.forward(pass, pass.h, s.weight.as_ref(), Target::add(pass.x)),
             Common::Dense(beside) => {
                 let read = pass.work.read_apart(pass.tokens);
                 beside.norm.apply(pass.device, pass.x, read, pass.tokens, None)?;
@@ -367,7 +302,7 @@ impl DeviceMoe {
 
     fn whole(&self, pass: &Pass<'_>, table: Address, experts: &Experts) -> Result<(), ModelError> {
         let choice = pass.work.choice_of(self.index);
-        let shared = if let Common::Shared(weight, shared) = &self.common { Some((weight.as_ref(), shared)) } else { None };
+        let shared = if let Common::Shared(s) = &self.common { Some((s.weight.as_ref(), &s.expert)) } else { None };
         let read = self.read(pass)?;
         self.score(pass, read, shared.iter().flat_map(|(weight, shared)| shared.first(pass.work, *weight)))?;
         self.choose(pass, table, choice)?;

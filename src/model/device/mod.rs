@@ -8,20 +8,28 @@
 //! |---|---|
 //! | `map` | linear maps and norms |
 //! | `attention`, `latent_attention`, `delta_net` | the mixers, with their caches and states |
-//! | `feed_forward` | dense, shared, router |
+//! | `dense` | feed-forwards that every token uses |
+//! | `feed_forward` | routers, and what stands beside the experts |
 //! | `join` | how their results get into the residual stream |
+//! | `head` | from the stream to logits |
+//! | `recorded` | launches that are queued as one |
 //! | `whole_token` | a token that finds every expert in a slot, recorded as one |
 //! | `answered_token` | a token recorded as one, whose layers the host answers while it runs |
-//! | `workspace` | buffers of a pass, and its page-locked memory |
+//! | `widths` | how wide the buffers of a pass are, and where what lies in them |
+//! | `workspace` | those buffers, and its page-locked memory |
 
 mod answered_token;
 mod attention;
 mod delta_net;
+mod dense;
 mod feed_forward;
+mod head;
 mod join;
 mod latent_attention;
 mod map;
+mod recorded;
 mod whole_token;
+mod widths;
 mod workspace;
 
 #[cfg(test)]
@@ -35,21 +43,22 @@ use super::rope::Rotation;
 use super::{Logits, Model, ModelConfig, ModelError};
 use crate::experts::budget::CacheNeed;
 use crate::experts::Experts;
-use crate::gpu::device::{record, Recording};
-use crate::gpu::params::{launch, SoftCap};
 use crate::gpu::talk::Talk;
 use crate::gpu::{Address, Device};
 use answered_token::AnsweredToken;
 use attention::DeviceAttention;
 use delta_net::DeviceDeltaNet;
 use feed_forward::{watch, DeviceFeedForward};
+use head::DeviceHead;
 use join::Join;
 use latent_attention::DeviceLatentAttention;
-use map::{apply, Map, Norm, Rows, Target};
+use map::{Norm, Rows};
+use recorded::Recorded;
 use std::sync::Arc;
 use whole_token::WholeToken;
-pub(super) use workspace::RANGES;
-use workspace::{Widths, Workspace, HEAD_ROWS};
+pub(super) use widths::RANGES;
+use widths::{Widths, HEAD_ROWS};
+use workspace::Workspace;
 
 /// What a device does without, since it did not pass its trials; see [`super::proof`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,47 +103,6 @@ impl Pass<'_> {
     }
 }
 
-/// A stretch of a layer's launches, recorded when it is first queued again. Some ten launches of a token become one: queueing them one by one takes a host
-/// longer than many of them take the device.
-#[derive(Default)]
-enum Recorded {
-    #[default]
-    NotYet,
-    Ready(Recording),
-    /// A driver that can't: launch by launch it works all the same.
-    Never,
-}
-
-impl Recorded {
-    /// Queue `work`, or what it queued when it was recorded. It only launches, so it may be called twice.
-    fn play(&mut self, pass: &Pass<'_>, mut work: impl FnMut() -> Result<(), ModelError>) -> Result<(), ModelError> {
-        if !pass.again {
-            return work();
-        }
-        match self.recording(pass, &mut work) {
-            Some(recording) => Ok(pass.device.replay(recording)?),
-            None => work(),
-        }
-    }
-
-    /// What `work` queues, recorded if it has not been; `None` if that can't be done.
-    fn recording(&mut self, pass: &Pass<'_>, work: &mut dyn FnMut() -> Result<(), ModelError>) -> Option<&Recording> {
-        if matches!(self, Self::NotYet) {
-            *self = match record(pass.device, work) {
-                Ok(recording) => Self::Ready(recording),
-                Err(e) => {
-                    tracing::info!("launches are not recorded: {e}");
-                    Self::Never
-                }
-            };
-        }
-        match self {
-            Self::Ready(recording) => Some(recording),
-            _ => None,
-        }
-    }
-}
-
 enum DeviceMixer {
     Attention(Box<DeviceAttention>),
     Latent(Box<DeviceLatentAttention>),
@@ -156,14 +124,6 @@ struct DeviceLayer {
 struct Windows {
     window: usize,
     kept: Kept,
-}
-
-/// What makes logits of the stream.
-struct DeviceHead {
-    norm: Norm,
-    output: Map,
-    /// See [`super::head::Head::capped`].
-    cap: Option<f32>,
 }
 
 /// A whole model on a device, and its context.
@@ -239,8 +199,7 @@ impl DeviceDecoder {
                 recorded: Default::default(),
             });
         }
-        let (norm, output) = parts.head.parts();
-        let head = DeviceHead { norm: Norm::new(&*device, norm)?, output: Map::new(&*device, output)?, cap: parts.head.cap() };
+        let head = DeviceHead::new(&*device, &parts.head)?;
         let work = Workspace::new(&*device, Widths::of(config, chunk.min(context)))?;
         let talk = (!without.mailbox && config.experts > 0).then(|| work.talk(&*device));
         let talk = talk.and_then(|made| {
@@ -424,19 +383,6 @@ fn mix(pass: &Pass<'_>, mixer_norm: &Norm, mixer: &mut DeviceMixer, join: &Join,
     match flag {
         Some(flag) => watch(device, x, tokens, flag),
         None => Ok(()),
-    }
-}
-
-impl DeviceHead {
-    /// Logits of `rows` rows of `x`, in the workspace.
-    fn project(&self, device: &dyn Device, work: &Workspace, x: Rows, rows: usize) -> Result<(), ModelError> {
-        let (h, logits) = (work.h(rows), work.logits());
-        self.norm.apply(device, x, h, rows, None)?;
-        apply(device, h, rows, &[(&self.output, Target::set(logits))])?;
-        match self.cap {
-            Some(cap) => Ok(launch(device, &SoftCap { x: logits.at, len: (rows * logits.stride) as u32, cap }, &[])?),
-            None => Ok(()),
-        }
     }
 }
 
