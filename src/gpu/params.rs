@@ -181,7 +181,7 @@ params! {
     Glu { gate: Address, up: Address, y: Address, tokens: u32, len: u32, stride: u32, activation: u32 }
 
     /// What a half layer gave is normalised and added to the hidden state: `x[t] = (x[t] + norm(u) * weight) * factor`, where `norm(v) = v / sqrt(mean(v^2) + eps)` and u is `a[t]` or, if there is a `b`,
-    /// `norm(a[t]) * a_weight + norm(b[t]) * b_weight`. `rows` rows of `len` values, with strides of their own.
+    /// `norm(a[t]) * a_weight + norm(b[t]) * b_weight`; then b is cleared for whoever adds to it next. `rows` rows of `len` values, with strides of their own.
     AddNormed { a: Address, a_weight: Address, b: Address, b_weight: Address, weight: Address, x: Address, rows: u32, len: u32, a_stride: u32, b_stride: u32, x_stride: u32, eps: f32, factor: f32, pad: u32 }
 
     /// `x[i] = cap * tanh(x[i] / cap)` for `len` values; what is infinite or no number stays so.

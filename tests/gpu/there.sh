@@ -80,7 +80,7 @@ if wanted models; then
   parts=$(mktemp -d)
   for folder in "$fixtures"/*/; do
     name=$(basename "$folder")
-    [ $dry = 1 ] && case $name in strict | q35-odd | q4_k_m | gemma4) ;; *) continue ;; esac
+    [ $dry = 1 ] && case $name in strict | q35-odd | q4_k_m | gemma4 | glm-flash) ;; *) continue ;; esac
     # Models that run on the processor alone are refused by name.
     if ! why=$("$rotary" plan "$folder/model.gguf" --device $device 2>&1 >/dev/null) && [ -z "${why##*no GPU kernels*}" ]; then
       left="$left $name"

@@ -87,8 +87,8 @@ DEVICE void gated_norm_block(const Block& block, const GatedNorm& p) {
 
 /// A row that is read three times comes from a cache but for the first.
 DEVICE void add_normed_block(const Block& block, const AddNormed& p) {
-    const float *a = p.a + (size_t)block.x * p.a_stride, *b = p.b ? p.b + (size_t)block.x * p.b_stride : nullptr;
-    float* x = p.x + (size_t)block.x * p.x_stride;
+    const float* a = p.a + (size_t)block.x * p.a_stride;
+    float *b = p.b ? p.b + (size_t)block.x * p.b_stride : nullptr, *x = p.x + (size_t)block.x * p.x_stride;
     struct Rooms {
         Partials a, b, both;
     };
@@ -120,7 +120,10 @@ DEVICE void add_normed_block(const Block& block, const AddNormed& p) {
     }
     const float scale = scale_of(total);
     apart(block, [&](int t) INLINE {
-        for (uint32_t i = t; i < p.len; i += block.threads) x[i] = fmaf(given(i) * scale, p.weight[i], x[i]) * p.factor;
+        for (uint32_t i = t; i < p.len; i += block.threads) {
+            x[i] = fmaf(given(i) * scale, p.weight[i], x[i]) * p.factor;
+            if (b) b[i] = 0;
+        }
     });
 }
 

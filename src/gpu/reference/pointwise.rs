@@ -90,6 +90,7 @@ impl Meaning for AddNormed {
                 u = normed(&u, &host.f32s("a_weight", self.a_weight, 0, len)?);
                 let b = normed(&b, &host.f32s("b_weight", self.b_weight, 0, len)?);
                 u.iter_mut().zip(b).for_each(|(u, b)| *u += b);
+                host.put("b", self.b, r * self.b_stride as usize, &vec![0.0f32; len])?;
             }
             let at = r * self.x_stride as usize;
             let x = host.f32s("x", self.x, at, len)?.into_iter().zip(normed(&u, &weight));

@@ -38,7 +38,7 @@ pub(super) fn add_normed(r: &mut Rng, rows: u32, len: u32, beside: bool) -> Tria
     let mut l = Layout::new();
     let (a_stride, b_stride, x_stride) = (len + 3, len + 4, len + 1);
     let a = l.input("a", &numbers(r, (rows * a_stride) as usize));
-    let b = beside.then(|| l.input("b", &numbers(r, (rows * b_stride) as usize)));
+    let b = beside.then(|| l.changed("b", &numbers(r, (rows * b_stride) as usize), 0.0));
     let mut weight = |what| l.input(what, &numbers(r, len as usize));
     let (weight, a_weight, b_weight) = (weight("weight"), weight("a_weight"), weight("b_weight"));
     let x = l.changed("x", &numbers(r, (rows * x_stride) as usize), CLOSE);

@@ -227,11 +227,10 @@ impl DeviceMoe {
         apply(pass.device, read, pass.tokens, &maps)
     }
 
-    /// What the experts read comes to `h`, and where their sums go is ready for them.
+    /// What the experts read comes to `h`.
     fn prepare(&self, pass: &Pass<'_>) -> Result<(), ModelError> {
         let Common::Dense(beside) = &self.common else { return Ok(()) };
-        beside.experts_norm.apply(pass.device, pass.x, pass.h, pass.tokens, None)?;
-        Ok(pass.work.clear_routed(pass.device, pass.tokens)?)
+        beside.experts_norm.apply(pass.device, pass.x, pass.h, pass.tokens, None)
     }
 
     /// Where the sums of the experts go.

@@ -245,12 +245,11 @@ impl Workspace {
             filled = fill(bytemuck::cast_slice_mut(&mut bytes[sent.x..]));
         });
         filled?;
+        if self.widths.apart > 0 {
+            // What a pass that broke off may have left. Every layer clears it for the next.
+            device.clear(Lane::Compute, self.routed(tokens).at, tokens * self.widths.hidden * 4)?;
+        }
         Ok(device.upload(Lane::Compute, self.sent, &self.pinned, 0..sent.end)?)
-    }
-
-    /// No sums of routed experts yet, where those are kept apart.
-    pub(super) fn clear_routed(&self, device: &dyn Device, tokens: usize) -> Result<(), GpuError> {
-        device.clear(Lane::Compute, self.routed(tokens).at, tokens * self.widths.hidden * 4)
     }
 
     /// Queue the routing and the normalised rows of a layer for the host and, of one token, so many scores: see [`Workspace::scores`].
