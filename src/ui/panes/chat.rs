@@ -108,7 +108,7 @@ fn rule(area: Rect, framed: bool, buf: &mut Buffer, state: &State) {
     } else if let Some(turn) = &state.turn {
         match (turn.cancelling, turn.prefill) {
             (true, _) => part(Face::Notice, "cancelling".into()),
-            (false, Some((done, total))) if total > 0 => {
+            (false, Some((done, total))) if done < total => {
                 part(Face::Accent, format!("reading the prompt {done}/{total}"));
             }
             (false, _) if state.replay.is_some() => part(Face::Accent, "answering".into()),

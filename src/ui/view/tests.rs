@@ -43,6 +43,19 @@ fn the_chat_at_60x16_reads_like_this() {
 }
 
 #[test]
+fn the_line_over_the_input_tells_of_the_prompt_until_it_is_read() {
+    let mut s = Script::ready();
+    s.say("Hello");
+    let id = s.state.turn.as_ref().expect("a turn runs").id;
+    for (done, says) in [(3, "reading the prompt 3/9"), (9, "answering")] {
+        s.engine(Event::Prefill { id, done, total: 9, reused: 0 });
+        let text = screen(&mut s, 80, 24).join("\n");
+        assert!(text.contains(says), "{text}");
+        assert_eq!(text.contains("reading the prompt"), done < 9, "a model may think for long before it shows anything");
+    }
+}
+
+#[test]
 fn the_cursor_is_where_the_next_character_goes() {
     let mut s = Script::ready();
     s.type_text("ab你");
