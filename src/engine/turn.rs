@@ -232,7 +232,7 @@ impl Session {
         let mut logits = match forward {
             Ok(Some(logits)) => logits,
             Ok(None) => {
-                // A recurrent state may only go back to an earlier point than where the pass began.
+                // A recurrent state may only go back to an earlier point than where the pass began, and a window to none but the beginning.
                 let back = self.opened.runtime.truncate(self.cache.len());
                 self.cache.truncate(back);
                 return Ok(None);

@@ -44,7 +44,7 @@ pub(super) const MADE: &str =
     "a file with attn_kv_b in place of attn_k_b and attn_v_b has no GPU kernels (converters have written the two since 2025)";
 
 /// What they lack for experts in groups.
-pub(super) const GROUPS: &str = "experts that are chosen by groups have no GPU kernels yet";
+const GROUPS: &str = "experts that are chosen by groups have no GPU kernels yet";
 
 /// What the metadata says about a decoder with routed experts.
 #[derive(Clone, Debug, PartialEq)]
@@ -284,10 +284,30 @@ impl ModelConfig {
     /// What no device here can compute of such a model, in a few words; `None`: nothing.
     #[must_use]
     pub fn beyond_devices(&self) -> Option<&'static str> {
-        if self.latent.is_some_and(|l| !l.absorbed) {
-            return Some(MADE);
+        use crate::gpu::params::{LatentAttention, Rotate, Route};
+        let long = |h: Heads| h.key_dim.max(h.value_dim) > Rotate::HEAD_DIM as usize;
+        match self.latent {
+            Some(l) if !l.absorbed => return Some(MADE),
+            Some(l) if l.rank + l.turned > LatentAttention::KEY_DIM as usize || l.rank > Rotate::HEAD_DIM as usize => {
+                return Some("a latent of more than 512 values, or 640 with what turns, has no GPU kernels");
+            }
+            // Rows of queries are read four values at a time.
+            Some(l) if !(l.plain + l.turned).is_multiple_of(4) => {
+                return Some("latent attention with heads that are no multiple of 4 values has no GPU kernels");
+            }
+            None if (0..self.blocks).any(|layer| long(self.heads_of(layer))) => {
+                return Some("attention with heads of more than 512 values has no GPU kernels");
+            }
+            _ => {}
         }
-        self.selection.groups.map(|_| GROUPS)
+        if self.experts > Route::EXPERTS as usize {
+            return Some("a router of more than 1024 experts has no GPU kernels");
+        }
+        let Selection { sigmoid, bias, groups } = self.selection;
+        if !sigmoid && bias {
+            return Some("a bias for the choice among the shares of a softmax has no GPU kernels");
+        }
+        groups.map(|_| GROUPS)
     }
 
     /// What halves of layers give is normalised before it is added.

@@ -116,17 +116,6 @@ pub enum FeedForward {
     DenseAndRouted(Box<DenseAndRouted>),
 }
 
-impl FeedForward {
-    /// What picks the experts, if there are any.
-    pub(super) fn router(&self) -> Option<&Router> {
-        match self {
-            Self::Dense(_) => None,
-            Self::Moe { router, .. } => Some(router),
-            Self::DenseAndRouted(both) => Some(&both.router),
-        }
-    }
-}
-
 /// The experts for the rows of `x` `[tokens, hidden]`; those of later layers are foreseen where the experts ask for it.
 pub(super) fn choose(
     compute: &mut Compute,

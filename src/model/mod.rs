@@ -61,10 +61,13 @@ pub enum Logits {
 pub trait Model: Send {
     /// Read `tokens` at the end of the context. Returns logits `[tokens or 1, vocab]`, row-major; empty for [`Logits::None`].
     ///
-    /// `stop` is asked between layers; if it answers true the pass ends with `Ok(None)` and the context is as before.
+    /// `stop` is asked between layers; if it answers true the pass ends with `Ok(None)`.
     ///
     /// # Errors
-    /// A context that is full, a token outside the vocabulary, damaged weights; the context is then as before.
+    /// A context that is full, a token outside the vocabulary, damaged weights.
+    ///
+    /// After a pass that was stopped or failed the context has its length of before, but a layer that is recurrent or sees a window may have lost what that needs: whoever goes on calls [`Model::truncate`] with the length
+    /// that it wants to keep, and believes the answer.
     fn forward(
         &mut self,
         tokens: &[u32],

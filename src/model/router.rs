@@ -34,15 +34,6 @@ impl Choice {
         !self.sigmoid && self.bias.is_none() && self.groups.is_none()
     }
 
-    /// What no device here can compute of it, in a few words; `None`: nothing.
-    pub(super) fn beyond_devices(&self) -> Option<&'static str> {
-        match self {
-            Self { groups: Some(_), .. } => Some(super::config::GROUPS),
-            Self { sigmoid: false, bias: Some(_), .. } => Some("a bias for the choice among the shares of a softmax has no GPU kernels"),
-            _ => None,
-        }
-    }
-
     /// Scores `[experts]`, and what experts are chosen by, from what the linear map gives.
     fn scores(&self, row: &[f32], scores: &mut Vec<f32>, by: &mut Vec<f32>) {
         scores.clear();

@@ -16,7 +16,7 @@ pub(super) struct Slots {
     pub(super) stride: usize,
     pub(super) layout: Layout,
     pub(super) shape: [Projection; 3],
-    /// Of a layer whose experts have biases.
+    /// Of a layer whose experts are not the plain ones.
     pub(super) biased: Option<Biased>,
 }
 

@@ -6,7 +6,7 @@
 
 /// Longest key or value head.
 #define HEAD_DIM 512
-/// Most ranges of keys, and positions of the shortest; as in params.rs.
+/// Most ranges of keys, and positions of the shortest; as in params/shapes.rs.
 #define SPLITS 128
 #define LEAST 32
 /// Longest key with its value inside.
@@ -299,7 +299,7 @@ template <Over OVER, bool WIDE, int H, int DIM> DEVICE void attend(const Block& 
     }
 }
 
-/// `Attention::together` in params.rs says the same.
+/// `Attention::together` in params/shapes.rs says the same.
 template <Over OVER, int DIM> DEVICE void attention_in(const Block& block, const Attention& p, uint32_t window) {
     union Room {
         AttentionShared<4, DIM> four;

@@ -8,7 +8,7 @@
 #include "attention.cuh"
 #include "mma.cuh"
 
-/// Queries of a block, and positions of the shortest range of keys; as in params.rs.
+/// Queries of a block, and positions of the shortest range of keys; as in params/shapes.rs.
 #define QUERIES 64
 #define CHUNK_LEAST 256
 
@@ -216,7 +216,7 @@ template <int D, bool WINDOW> DEVICE void attend_chunk(const Block& block, const
     });
 }
 
-/// `ChunkAttention::fits` in params.rs says which heads there is room for.
+/// `ChunkAttention::fits` in params/shapes.rs says which heads there is room for.
 template <bool WINDOW> DEVICE void chunk_attention_in(const Block& block, const ChunkAttention& p, const Within& within) {
     union Room {
         ChunkRoom<64> small;

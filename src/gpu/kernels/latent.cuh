@@ -40,7 +40,7 @@ DEVICE void latent_rows_block(const Block& block, const LatentRows& p) {
     });
 }
 
-/// R rows of a head for each warp, and at most T tokens. `HeadMaps::shape` in params.rs says the same.
+/// R rows of a head for each warp, and at most T tokens. `HeadMaps::shape` in params/shapes.rs says the same.
 template <int R, int T> DEVICE void head_rows(const Block& block, const HeadMaps& p) {
     const uint32_t head = block.y, from = block.z * T, tokens = p.tokens - from < T ? p.tokens - from : T, first = block.x * (block.threads / LANES) * R;
     const float* x = p.x + (size_t)from * p.x_stride + (size_t)head * p.x_head;

@@ -217,7 +217,7 @@ DEVICE void matvec_block(const Block& block, const MatVec& p) {
     };
     SHARED(Room, room);
     const MatJob& job = job_of(block, p);
-    // `MatVec::tiled` in params.rs says the same, and why.
+    // `MatVec::tiled` in params/shapes.rs says the same, and why.
     if (job.ty != 14 && tiled(job.ty, p.cols)) return matvec_tiles(block, p, job, room.tiles);
     in_turn();
     matvec_tokens<ROWS_ONE, 1>(block, p, job, 0, room.warps);
@@ -262,7 +262,7 @@ DEVICE void experts_up_tiles(const Block& block, const ExpertsUp& p, const J& jo
     });
 }
 
-/// A warp has two rows of gate and two of up, which share their activations. `ExpertsUp::rows_of_block` in params.rs says the same.
+/// A warp has two rows of gate and two of up, which share their activations. `ExpertsUp::rows_of_block` in params/shapes.rs says the same.
 template <class J> DEVICE void experts_up_in(const Block& block, const ExpertsUp& p, const J& join, const uint32_t* ids) {
     const uint32_t pair = block.y, split = p.cols < 2048 ? 0 : p.cols < 4096 ? 1 : 2, lanes = LANES << split, warps = block.threads / LANES;
     const int slot = p.slots[pair];
@@ -375,7 +375,7 @@ DEVICE void experts_down_tiles(const Block& block, const ExpertsDown& p, TileRoo
 }
 
 /// The experts of a token lie side by side over the warps: warp w has expert w of four or eight, w plus as many, ...; their parts are added in the order of warps.
-/// `ExpertsDown::rows_of_block` in params.rs says the same.
+/// `ExpertsDown::rows_of_block` in params/shapes.rs says the same.
 DEVICE void experts_down_block(const Block& block, const ExpertsDown& p) {
     const uint32_t token = block.y, ways = p.top_k > 4 ? 8 : 4, of_block = DOWN_WARPS / ways * DOWN_ROWS;
     struct Parts {

@@ -1,4 +1,4 @@
-// The parameters of the kernels, field by field those of `params.rs`, which says what they mean. `tests/gpu_kernels.rs` compares sizes and
+// The parameters of the kernels, field by field those of `params.rs`, which says what they mean. `tests/gpu_kernels/layout.rs` compares sizes and
 // offsets.
 #pragma once
 

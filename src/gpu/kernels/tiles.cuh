@@ -171,7 +171,7 @@ struct TileQ80 {
     }
 };
 
-/// Whether rows of this type and length are multiplied in tiles. `tiled` in params.rs says the same.
+/// Whether rows of this type and length are multiplied in tiles. `tiled` in params/shapes.rs says the same.
 DEVICE bool tiled(uint32_t ty, uint32_t cols) { return cols % SUPER == 0 && (ty == 8 || (ty >= 12 && ty <= 14)); }
 
 /// Call `f` with the tile's format of such a type.
@@ -184,7 +184,7 @@ template <class F> DEVICE void with_tile(uint32_t ty, F f) {
     }
 }
 
-/// `1 << tile_share` warps share the columns of a tile of so many: two superblocks or more each, if that many warps there are. `params.rs` says the same.
+/// `1 << tile_share` warps share the columns of a tile of so many: two superblocks or more each, if that many warps there are. `params/shapes.rs` says the same.
 DEVICE uint32_t tile_share(uint32_t cols) { return cols < 4 * SUPER ? 0 : cols < 8 * SUPER ? 1 : cols < 16 * SUPER ? 2 : 3; }
 
 /// One superblock of sixteen rows: where the first and the ninth of them and the activations begin, which are multiplied by silu of their `gate` if there is one; and by what the product

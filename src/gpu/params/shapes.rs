@@ -233,6 +233,16 @@ impl Kernel for WindowAttention {
     }
 }
 
+impl WindowChunkAttention {
+    /// Whether there are blocks enough to keep a GPU busy: there is one range of keys, and a few tokens that see very many would keep a handful.
+    #[must_use]
+    pub fn pays(tokens: u32, heads: u32, groups: u32, sees: u32) -> bool {
+        const BUSY: u32 = 32;
+        const SHORT: u32 = 4096;
+        sees <= SHORT || ChunkAttention::tiles(tokens, heads, groups) * groups >= BUSY
+    }
+}
+
 impl Kernel for WindowChunkAttention {
     const NAME: &'static str = "window_chunk_attention";
     fn shape(&self) -> Shape {

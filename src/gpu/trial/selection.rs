@@ -238,8 +238,8 @@ impl Uses {
         // A chunk, as it goes where it can't be tiled.
         out.push(Case::Attention { wide, dims, heads, position: 50, tokens: 24, splits: 1, gated });
         if a.window.is_some() || a.sinks {
-            // Sinks without a window are those of a window that holds everything.
-            let window = a.window.unwrap_or(1 << 20);
+            // Sinks without a window are those of a window that holds everything. A window of more than so many tokens goes the same way, and would never be full here.
+            let window = a.window.map_or(1 << 20, |w| w.min(128));
             let seen = |position, tokens: u32| {
                 let splits = (self.ranges / tokens).clamp(1, Attention::SPLITS - 1);
                 Case::WindowAttention { wide, dims, heads, position, tokens, window, splits }
@@ -263,10 +263,10 @@ impl Uses {
         let LatentUse { heads, rank, turned, wide, query_rank, maps } = *l;
         out.extend(query_rank.map(|len| Case::Norm { rows: 2, len, limit: false }));
         out.push(Case::LatentRows { wide, rank, turned });
-        // As many heads as go together.
-        let heads = if heads.is_multiple_of(4) { 4 } else { 3 };
+        // As many heads as go together, twice.
+        let heads = if heads.is_multiple_of(4) { 8 } else { 3 };
         for (position, tokens) in [(200, 1), (37, FEW), (50, 24)] {
-            let splits = (self.ranges / tokens).clamp(1, Attention::SPLITS);
+            let splits = if tokens > FEW { 1 } else { (self.ranges / tokens).clamp(1, Attention::SPLITS) };
             out.push(Case::LatentAttention { wide, dims: (rank + turned, rank), heads, position, tokens, splits });
         }
         out.extend(maps.into_iter().flat_map(|(ty, cols)| [1, FEW].map(|tokens| Case::HeadMaps { ty, tokens, rows: ROWS, cols })));

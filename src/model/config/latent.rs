@@ -56,6 +56,8 @@ impl Latent {
 pub struct Selection {
     /// Scores are sigmoids, each by itself.
     pub sigmoid: bool,
+    /// Something is added to the scores for the choice alone.
+    pub bias: bool,
     /// Experts form so many groups, of which so many are chosen first.
     pub groups: Option<(usize, usize)>,
 }
@@ -65,15 +67,16 @@ impl Selection {
     /// DeepSeek-V2's has none, and the first files of GLM-4.7-Flash say nothing.
     pub(super) fn read(keys: &Keys<'_, '_>, routed: usize, experts: usize, top_k: usize) -> Result<Self, ModelError> {
         const FUNCTION: &str = "expert_gating_func";
+        let bias = keys.weights.has(&format!("blk.{routed}.exp_probs_b.bias"));
         let sigmoid = match keys.weights.gguf.u64(&keys.key(FUNCTION))? {
-            None | Some(0) => keys.weights.has(&format!("blk.{routed}.exp_probs_b.bias")),
+            None | Some(0) => bias,
             Some(1) => false,
             Some(2) => true,
             Some(f) => return Err(keys.bad(FUNCTION, f, "only softmax (1) and sigmoid (2) are known for this architecture")),
         };
         let count = keys.size_or_zero("expert_group_count")?.unwrap_or(1);
         if count == 1 {
-            return Ok(Self { sigmoid, groups: None });
+            return Ok(Self { sigmoid, bias, groups: None });
         }
         // A group of sigmoids is as good as its two best.
         if !experts.is_multiple_of(count) || experts / count < 2 {
@@ -88,7 +91,7 @@ impl Selection {
             let why = format!("must be at most expert_group_count = {count}, and leave expert_used_count = {top_k} experts to choose from");
             return Err(keys.bad("expert_group_used_count", used, why));
         }
-        Ok(Self { sigmoid, groups: (used < count).then_some((count, used)) })
+        Ok(Self { sigmoid, bias, groups: (used < count).then_some((count, used)) })
     }
 }
 
@@ -118,6 +121,9 @@ impl ModelConfig {
         if self.leading_dense >= blocks {
             let why = format!("leaves no layer with experts of {blocks}");
             return Err(keys.bad("leading_dense_block_count", self.leading_dense, why));
+        }
+        if self.leading_dense > 0 && self.dense_ff == 0 {
+            keys.need("feed_forward_length")?;
         }
         self.selection = Selection::read(keys, self.leading_dense, self.experts, self.top_k)?;
         let shared = keys.size_or_zero("expert_shared_count")?.unwrap_or(0);
@@ -172,6 +178,9 @@ impl ModelConfig {
                 let Some(growth) = keys.number(GROWTH)? else {
                     return Err(ModelError::MissingKey { file: keys.weights.file.clone(), key: keys.key(GROWTH) });
                 };
+                if !(0.0..=1.0).contains(&growth) {
+                    return Err(keys.bad(GROWTH, growth, "must be from 0 to 1"));
+                }
                 let log = factor.max(1.0).ln();
                 *attention = 1.0 / (1.0 + 0.1 * log);
                 // The file's number is a tenth of `mscale_all_dim`.

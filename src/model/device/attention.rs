@@ -129,8 +129,10 @@ impl DeviceAttention {
 
         let out = work.heads(query * value_dim);
         let gate = if self.gated { wide.right(key_dim).at } else { Address::NONE };
-        let tiled = tokens > MatVec::TOKENS as usize && self.tiled;
         let plain = self.window.is_none() && self.sinks.is_none();
+        let sees = self.window.map_or(pass.seen, |window| pass.seen.min(window + tokens));
+        let pays = plain || WindowChunkAttention::pays(tokens as u32, query as u32, groups as u32, sees as u32);
+        let tiled = tokens > MatVec::TOKENS as usize && self.tiled && pays;
         let splits = match tiled {
             true if !plain => 1,
             true => ChunkAttention::splits(tokens as u32, query as u32, groups as u32, pass.seen as u32, work.most_splits(tokens)),

@@ -69,11 +69,8 @@ pub(super) struct DeviceMoe {
 }
 
 impl DeviceFeedForward {
-    /// `norm`: before it. `after`: what the layer does with the result. `file` is for messages.
-    pub(super) fn new(device: &dyn Device, layer: &FeedForward, norm: &RmsNorm, after: &After, file: &str) -> Result<Self, ModelError> {
-        if let Some(what) = layer.router().and_then(|r| r.choice().beyond_devices()) {
-            return Err(ModelError::NotOnDevice { file: file.to_owned(), what });
-        }
+    /// `norm`: before it. `after`: what the layer does with the result.
+    pub(super) fn new(device: &dyn Device, layer: &FeedForward, norm: &RmsNorm, after: &After) -> Result<Self, ModelError> {
         let join = || Join::new(device, after.ff_norm.as_ref(), after.scale);
         Ok(match layer {
             FeedForward::Dense(dense) => Self::Dense(Box::new(DeviceDenseOnly::new(device, norm, dense, join()?)?)),

@@ -195,7 +195,7 @@ impl DeviceDecoder {
                 mixer_norm: Norm::new(&*device, &layer.mixer_norm)?,
                 mixer,
                 join: Join::new(&*device, layer.after.mixer_norm.as_ref(), None)?,
-                feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward, &layer.ff_norm, &layer.after, &parts.file)?,
+                feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward, &layer.ff_norm, &layer.after)?,
                 recorded: Default::default(),
             });
         }

@@ -279,6 +279,16 @@ fn the_plan_is_what_the_device_is_asked_for() {
         assert!(used <= planned && used > plan.trunk + plan.cache + plan.slots, "{slots} slots: {used} of {planned} planned: {plan:?}");
         assert_eq!(plan.device.as_deref(), model.device.as_deref());
     }
+    // Windows, latents, and rows for results that are normalised.
+    for case in ["gpt-oss", "gemma4", "gemma4-dense", "glm-flash", "glm4moe"] {
+        let slots = (case != "gemma4-dense").then_some(3);
+        let options = LoadOptions { slots, context: Some(256), kv_f32: false, ..options(1) };
+        let OnDevice { model, device } = on_device(&reference(case), &options, Order::Queued);
+        let plan = &model.plan;
+        let planned = plan.trunk + plan.cache + plan.buffers + plan.slots;
+        let used = device.used();
+        assert!(used <= planned && used > plan.cache + plan.slots, "{case}: {used} of {planned} planned: {plan:?}");
+    }
 }
 
 #[test]

@@ -19,11 +19,11 @@ pub(crate) struct Widths {
     /// Tokens of the longest pass.
     pub(crate) chunk: usize,
     pub(crate) hidden: usize,
-    /// Projections of a mixer, or of a feed-forward, side by side.
+    /// Projections of a mixer, or of a feed-forward, side by side; what heads have of a latent.
     pub(crate) wide: usize,
-    /// Queries, convolved channels, or the inside of a feed-forward.
+    /// Queries, absorbed ones too, convolved channels, or the inside of a feed-forward.
     pub(crate) middle: usize,
-    /// Outputs of heads.
+    /// Outputs of heads, and queries that are to be absorbed.
     pub(crate) heads: usize,
     /// Query heads times (2 + length of a value head).
     pub(crate) partial: usize,
@@ -57,7 +57,12 @@ impl Widths {
             top_k: config.top_k.min(config.experts),
             vocab: config.vocab,
             angles: 2 * (config.rope_dims / 2) + 2 * (windowed / 2),
-            apart: if config.adds_normed() { APART } else { 0 },
+            apart: match config.adds_normed() {
+                false => 0,
+                // Only what is given.
+                true if config.experts == 0 => 1,
+                true => APART,
+            },
             layers: config.blocks,
         };
         if let Some(l) = &config.latent {

@@ -245,7 +245,7 @@ impl Workspace {
             filled = fill(bytemuck::cast_slice_mut(&mut bytes[sent.x..]));
         });
         filled?;
-        if self.widths.apart > 0 {
+        if self.widths.apart > 1 {
             // What a pass that broke off may have left. Every layer clears it for the next.
             device.clear(Lane::Compute, self.routed(tokens).at, tokens * self.widths.hidden * 4)?;
         }

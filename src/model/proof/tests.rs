@@ -254,26 +254,26 @@ fn a_gpu_with_one_wrong_kernel_gives_way_to_the_cpu_or_is_refused_if_it_was_aske
 
 #[test]
 fn prompts_go_through_the_sibling_of_chunk_attention_where_that_fails() {
-    let gguf = fixture("q35-strict");
-    let options = LoadOptions { miss: crate::events::MissChoice::Gpu, ahead: Some(0), ..options(DeviceChoice::Gpu) };
-    let run = |faults| {
-        let device = gpu(faults);
-        let proven = proven(&gguf, &options, &device).unwrap();
-        let told = proven.told().unwrap();
-        let used = watch(&device);
-        let logits = talk(&mut opened(&gguf, &options, proven));
-        let used = used.lock().unwrap();
-        (logits, told, used.iter().any(|way| way.starts_with(ChunkAttention::NAME)))
-    };
-    let whole = run(Faults::default());
-    for faults in [
-        Faults { wrong: Some(ChunkAttention::NAME), ..Faults::default() },
-        Faults { refused: Some(ChunkAttention::NAME), ..Faults::default() },
-    ] {
-        let without = run(faults);
-        assert_eq!((whole.2, without.2), (true, false));
-        assert!(without.1.contains("prompts go through `attention`") && !whole.1.contains("`attention`"), "{}", without.1);
-        assert!(whole.0.iter().zip(&without.0).all(|(a, b)| (a - b).abs() < 1e-3), "the same logits");
+    let cases = [("q35-strict", ChunkAttention::NAME), ("gpt-oss", WindowChunkAttention::NAME), ("gemma4", WindowChunkAttention::NAME)];
+    for (name, kernel) in cases {
+        let gguf = fixture(name);
+        let options = LoadOptions { miss: crate::events::MissChoice::Gpu, ahead: Some(0), ..options(DeviceChoice::Gpu) };
+        let run = |faults| {
+            let device = gpu(faults);
+            let proven = proven(&gguf, &options, &device).unwrap();
+            let told = proven.told().unwrap();
+            let used = watch(&device);
+            let logits = talk(&mut opened(&gguf, &options, proven));
+            let used = used.lock().unwrap();
+            (logits, told, used.iter().any(|way| way.starts_with(kernel)))
+        };
+        let whole = run(Faults::default());
+        for faults in [Faults { wrong: Some(kernel), ..Faults::default() }, Faults { refused: Some(kernel), ..Faults::default() }] {
+            let without = run(faults);
+            assert_eq!((whole.2, without.2), (true, false), "{name}");
+            assert!(without.1.contains("prompts go through `attention`") && !whole.1.contains("`attention`"), "{}", without.1);
+            assert!(whole.0.iter().zip(&without.0).all(|(a, b)| (a - b).abs() < 1e-3), "{name}: the same logits");
+        }
     }
 }
 
