@@ -2,8 +2,12 @@
 
 use super::super::launch;
 use super::{Case, Place, CONTEXT, DIM, EXPERTS, FF, GROUPS, HEADS, HIDDEN, POSITIONS, RESULTS, TOP_K};
+use crate::gguf::GgmlType;
 use crate::gpu::device::Address;
-use crate::gpu::params::{Attention, ChunkAttention, Convolve, DeltaRule, GatedNorm, Glu, JoinSplits, Kernel, RmsNorm, Rotate, Route};
+use crate::gpu::params::{
+    Attention, ChunkAttention, Convolve, DeltaRule, GatedNorm, Glu, HeadMaps, JoinSplits, Kernel, LatentAttention, RmsNorm, Rotate, Route,
+    WindowChunkAttention,
+};
 
 /// All of them.
 pub(super) fn all(place: Place) -> Vec<Case> {
@@ -17,6 +21,13 @@ pub(super) fn all(place: Place) -> Vec<Case> {
         out.push(chunk_attention(place, position, tokens));
     }
     out.push(join_splits(place));
+    for (position, tokens) in [(2_000, 512), (CONTEXT - 512, 512)] {
+        out.push(window_chunk_attention(place, position, tokens));
+    }
+    for (position, tokens) in [(2_000, 1), (2_000, 512)] {
+        out.push(latent_attention(place, position, tokens));
+    }
+    out.extend([1, 512].map(|tokens| head_maps(place, tokens)));
     out
 }
 
@@ -146,6 +157,91 @@ fn chunk_attention(place: Place, at: u32, tokens: u32) -> Case {
     let seen = f64::from(tokens) * (f64::from(at) + f64::from(tokens) / 2.0);
     let bytes = (GROUPS * (at + tokens) * DIM * 4) as usize;
     case(format!("{tokens} tokens after {at}, {HEADS} heads of {DIM}"), bytes, 4.0 * seen * f64::from(HEADS * DIM), kernel)
+}
+
+/// As Gemma's, but for the number of groups: what is seen is a matter of the window, wherever the tokens are.
+fn window_chunk_attention(place: Place, at: u32, tokens: u32) -> Case {
+    const WINDOW: u32 = 1024;
+    let (keys, values) = caches(&place);
+    let of = ChunkAttention {
+        q: place.room,
+        keys,
+        values,
+        partial: Address::NONE,
+        gate: Address::NONE,
+        y: place.room.plus(RESULTS),
+        position: position(&place, at),
+        tokens,
+        heads: HEADS,
+        groups: GROUPS,
+        key_dim: DIM,
+        value_dim: DIM,
+        context: 3 * WINDOW,
+        splits: 1,
+        gate_stride: 0,
+        gate_head: 0,
+        scale: 1.0,
+    };
+    let seen = f64::from(tokens) * f64::from(WINDOW);
+    let bytes = (GROUPS * (WINDOW + tokens) * DIM * 4) as usize;
+    let about = format!("{tokens} tokens after {at} see {WINDOW}, {HEADS} heads of {DIM}");
+    case(about, bytes, 4.0 * seen * f64::from(HEADS * DIM), WindowChunkAttention { of, sinks: Address::NONE, window: WINDOW, pad: 0 })
+}
+
+/// Heads of GLM-4.7-Flash, values of its latent, and of a head what turns and what does not.
+const LATENT: (u32, u32, u32, u32) = (20, 512, 64, 192);
+
+fn latent_attention(place: Place, at: u32, tokens: u32) -> Case {
+    let (heads, rank, turned, _) = LATENT;
+    let (keys, _) = caches(&place);
+    let of = Attention {
+        q: place.room,
+        keys,
+        values: Address::NONE,
+        partial: place.room.plus(RESULTS),
+        position: position(&place, at),
+        tokens,
+        heads,
+        groups: 1,
+        key_dim: rank + turned,
+        value_dim: rank,
+        context: 8192,
+        wide: 0,
+        splits: (96 / tokens).max(1),
+        scale: 1.0 / 16.0,
+        pad: 0,
+    };
+    let seen = f64::from(tokens) * (f64::from(at) + f64::from(tokens) / 2.0);
+    let bytes = ((at + tokens) * (rank + turned) * 2) as usize;
+    let flops = 2.0 * seen * f64::from(heads * (2 * rank + turned));
+    case(format!("{tokens} tokens after {at}, {heads} heads of {rank} in {}", rank + turned), bytes, flops, LatentAttention { of })
+}
+
+fn head_maps(place: Place, tokens: u32) -> Case {
+    let (heads, rank, turned, plain) = LATENT;
+    let (x_head, y_head) = (plain + turned, rank + turned);
+    let kernel = HeadMaps {
+        weight: place.weights,
+        x: place.room,
+        y: place.room.plus(RESULTS),
+        ty: GgmlType::Q8_0.number(),
+        heads,
+        rows: rank,
+        cols: plain,
+        tokens,
+        x_stride: heads * x_head,
+        x_head,
+        y_stride: heads * y_head,
+        y_head,
+        pad: 0,
+    };
+    let weights = f64::from(heads * rank * plain);
+    case(
+        format!("Q8_0, {heads} heads of {plain} to {rank}, {tokens} tokens"),
+        (weights * 34.0 / 32.0) as usize,
+        2.0 * weights * f64::from(tokens),
+        kernel,
+    )
 }
 
 fn join_splits(place: Place) -> Case {
