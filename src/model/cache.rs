@@ -100,7 +100,7 @@ impl KvCache {
 
     /// Store keys `[tokens, groups * key_dim]` and values `[tokens, groups * value_dim]` at `position..`.
     ///
-    /// The caller has checked that they fit into the context, and writes no more at a time than [`KvCache::at_once`].
+    /// The caller has checked that they fit into the context, and writes no more at a time than [`Kept::at_once`].
     pub fn write(&mut self, position: usize, keys: &[f32], values: &[f32]) {
         let Heads { groups, key_dim, value_dim, .. } = self.heads;
         let room = self.kept.room;
