@@ -118,12 +118,6 @@ impl SelfAttention {
         })
     }
 
-    /// Every query sees all keys up to its own, and nothing else.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        self.window.is_none() && self.sinks.is_none()
-    }
-
     /// `[tokens, hidden]` at positions `position..` in, the same out. The cache gains the tokens.
     ///
     /// # Errors

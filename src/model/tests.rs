@@ -265,8 +265,25 @@ pub(super) fn file(w: &Writer) -> Gguf {
     Gguf::from_bytes(crate::gguf::Bytes::from_vec(w.to_bytes()), "made-up.gguf").unwrap()
 }
 
+/// Caches that round nothing.
+pub(super) fn options() -> LoadOptions {
+    LoadOptions { kv_f32: true, ..LoadOptions::default() }
+}
+
+/// All logits of a prompt and two tokens after it.
+pub(super) fn logits_with(w: &Writer, options: &LoadOptions) -> Result<Vec<f32>, ModelError> {
+    let mut m = open(&file(w), options, Pool::new(2))?;
+    let mut all = Vec::new();
+    for tokens in [&[1, 2, 3, 4, 49, 7, 7][..], &[5], &[6]] {
+        m.experts.begin_step(if tokens.len() > 1 { Phase::Prefill } else { Phase::Decode }, tokens.len());
+        all.extend(m.model.forward(tokens, &mut m.experts, Logits::All, &|| false)?.unwrap());
+        m.experts.end_step(&mut StepRecord::default());
+    }
+    Ok(all)
+}
+
 fn logits_of(w: &Writer) -> Result<Vec<f32>, ModelError> {
-    let mut m = open(&file(w), &LoadOptions { kv_f32: true, ..LoadOptions::default() }, Pool::new(2))?;
+    let mut m = open(&file(w), &options(), Pool::new(2))?;
     m.experts.begin_step(Phase::Prefill, 5);
     Ok(m.model.forward(&[1, 2, 3, 4, 49], &mut m.experts, Logits::All, &|| false)?.unwrap())
 }

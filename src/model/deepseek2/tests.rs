@@ -6,7 +6,7 @@ use crate::gguf::{GgmlType, Gguf};
 use crate::gpu::simulated::{Options, Simulated};
 use crate::kernels::Pool;
 use crate::model::config::MADE;
-use crate::model::tests::file;
+use crate::model::tests::{file, logits_with, options};
 use crate::model::{choose_for, open, open_on, plan, Logits, ModelConfig, ModelError};
 use std::sync::Arc;
 
@@ -117,21 +117,6 @@ fn changed(change: impl FnOnce(&mut Writer)) -> Writer {
     let mut w = made(false);
     change(&mut w);
     w
-}
-
-fn options() -> LoadOptions {
-    LoadOptions { kv_f32: true, ..LoadOptions::default() }
-}
-
-fn logits_with(w: &Writer, options: &LoadOptions) -> Result<Vec<f32>, ModelError> {
-    let mut m = open(&file(w), options, Pool::new(2))?;
-    let mut all = Vec::new();
-    for tokens in [&[1, 2, 3, 4, 49, 7, 7][..], &[5], &[6]] {
-        m.experts.begin_step(if tokens.len() > 1 { Phase::Prefill } else { Phase::Decode }, tokens.len());
-        all.extend(m.model.forward(tokens, &mut m.experts, Logits::All, &|| false)?.unwrap());
-        m.experts.end_step(&mut crate::events::StepRecord::default());
-    }
-    Ok(all)
 }
 
 fn logits_of(w: &Writer) -> Result<Vec<f32>, ModelError> {

@@ -1,11 +1,11 @@
 //! Small made-up models, what is refused, and the plan of the real one.
 
-use crate::events::{LoadOptions, Phase, When};
+use crate::events::{LoadOptions, When};
 use crate::gguf::write::Writer;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
-use crate::model::tests::file;
-use crate::model::{open, plan, Logits, ModelConfig, ModelError};
+use crate::model::tests::{file, logits_with, options};
+use crate::model::{open, plan, ModelConfig, ModelError};
 
 const HIDDEN: usize = 32;
 const FF: usize = 64;
@@ -74,21 +74,6 @@ fn made_up() -> Writer {
         w.f32_tensor(&n("ffn_down_exps"), &[FF, HIDDEN, EXPERTS], &noise(FF * HIDDEN * EXPERTS, 0.0));
     }
     w
-}
-
-fn options() -> LoadOptions {
-    LoadOptions { kv_f32: true, ..LoadOptions::default() }
-}
-
-fn logits_with(w: &Writer, options: &LoadOptions) -> Result<Vec<f32>, ModelError> {
-    let mut m = open(&file(w), options, Pool::new(2))?;
-    let mut all = Vec::new();
-    for tokens in [&[1, 2, 3, 4, 49, 7, 7][..], &[5], &[6]] {
-        m.experts.begin_step(if tokens.len() > 1 { Phase::Prefill } else { Phase::Decode }, tokens.len());
-        all.extend(m.model.forward(tokens, &mut m.experts, Logits::All, &|| false)?.unwrap());
-        m.experts.end_step(&mut crate::events::StepRecord::default());
-    }
-    Ok(all)
 }
 
 fn logits_of(w: &Writer) -> Result<Vec<f32>, ModelError> {
