@@ -63,6 +63,9 @@ pub struct LoadOptions {
     /// File that keeps what a GPU has passed; `None` keeps nothing.
     #[serde(default)]
     pub proofs: Option<PathBuf>,
+    /// When tokens that are likely to come are read together with the one that was drawn.
+    #[serde(default)]
+    pub draft: When,
     /// What was asked for by hand that speaks of a GPU alone, as it was written: `--vram`, `--miss`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub of_a_gpu: Vec<String>,

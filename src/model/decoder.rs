@@ -4,7 +4,7 @@
 //! Architectures differ in what they put into it; how a step runs is the same for all of them.
 
 use super::attention::SelfAttention;
-use super::config::ModelConfig;
+use super::config::{Hybrid, ModelConfig};
 use super::delta_net::DeltaNet;
 use super::embedding::Embedding;
 use super::feed_forward::FeedForward;
@@ -61,6 +61,14 @@ impl Mixer {
         match self {
             Self::Attention(_) | Self::Latent(_) => {}
             Self::DeltaNet(d) => d.mark(lens),
+        }
+    }
+
+    /// The next pass may be taken back in part, of at most one token more than `room`.
+    fn tentative(&mut self, room: usize) {
+        match self {
+            Self::Attention(_) | Self::Latent(_) => {}
+            Self::DeltaNet(d) => d.tentative(room),
         }
     }
 }
@@ -143,7 +151,14 @@ pub struct Decoder {
     len: usize,
     /// Lengths that a reader asked to be able to go back to, ascending.
     marks: Vec<usize>,
+    /// States that a recurrent layer can keep of a pass that may be taken back in part.
+    trail: usize,
+    /// The next pass is one.
+    tentative: bool,
 }
+
+/// Most tokens of a pass that may be taken back in part: few enough to be computed as single tokens are.
+pub(super) const MOST_TENTATIVE: usize = 8;
 
 /// A mark so few tokens after the beginning of a pass is not worth a copy: the beginning has one.
 const NEAR: usize = 16;
@@ -166,8 +181,9 @@ impl Decoder {
     pub(crate) fn new(parts: Parts, layers: Vec<Layer>, config: &ModelConfig, settings: &LoadSettings) -> Self {
         let cache = config.cache_need(settings.kv_f32, settings.goes_back);
         let state_bytes = config.hybrid.as_ref().map_or(0, |h| h.state_bytes());
+        let trail = trail(config);
         let compute = Compute::new(settings.pool.clone());
-        Self { parts, layers, context: settings.context, cache, state_bytes, compute, len: 0, marks: Vec::new() }
+        Self { parts, layers, context: settings.context, cache, state_bytes, compute, len: 0, marks: Vec::new(), trail, tentative: false }
     }
 
     /// Have routers asked before their turn, where the experts want it.
@@ -180,10 +196,22 @@ impl Decoder {
         (self.parts, self.layers, self.context, self.cache, self.state_bytes)
     }
 
-    fn mark_pass(&mut self, tokens: usize) {
-        let lens = places_to_copy(&self.marks, self.len, tokens);
-        self.layers.iter_mut().for_each(|l| l.mixer.mark(&lens));
+    /// Have recurrent layers keep their states where the pass at hand asks for it.
+    fn mark_pass(&mut self, tokens: usize, tentative: bool) {
+        // What a tentative pass keeps of itself is no place for long.
+        let lens = places_to_copy(&self.marks, self.len, if tentative { 1 } else { tokens });
+        for layer in &mut self.layers {
+            layer.mixer.mark(&lens);
+            if tentative {
+                layer.mixer.tentative(self.trail);
+            }
+        }
     }
+}
+
+/// States that the recurrent layers of a model can keep of a pass that may be taken back in part; without such layers it is all the same.
+pub(super) fn trail(config: &ModelConfig) -> usize {
+    config.hybrid.as_ref().map_or(MOST_TENTATIVE - 1, Hybrid::trail)
 }
 
 /// The nearest length at or below `len` that all layers can go back to; `reach` asks each in turn. They all reach the empty context.
@@ -233,10 +261,11 @@ impl Model for Decoder {
         if tokens.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        self.mark_pass(tokens.len());
+        let tentative = std::mem::take(&mut self.tentative) && tokens.len() > 1;
+        self.mark_pass(tokens.len(), tentative);
         // A recurrent state copies itself before long passes only. A single token that were given up half way would cost
         // all that was read since the last copy, so it is read to its end.
-        let whole = tokens.len() == 1 && self.state_bytes > 0;
+        let whole = (tokens.len() == 1 || tentative) && self.state_bytes > 0;
         let mut x = self.parts.embedding.forward(tokens)?;
         let turns = self.parts.rotation.turns(self.len, tokens.len());
         for (i, layer) in self.layers.iter_mut().enumerate() {
@@ -275,6 +304,14 @@ impl Model for Decoder {
 
     fn mark(&mut self, lens: &[usize]) {
         self.marks = in_order(lens);
+    }
+
+    fn most_tentative(&self) -> usize {
+        self.trail + 1
+    }
+
+    fn tentative(&mut self) {
+        self.tentative = true;
     }
 
     fn cache_bytes(&self) -> u64 {

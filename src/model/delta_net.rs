@@ -6,6 +6,7 @@
 
 use super::linear::{Compute, Linear};
 use super::snapshots::Snapshots;
+use super::trail::Trail;
 use super::ModelError;
 use crate::kernels::delta::{causal_conv, delta_rule, DeltaHeads, DeltaInput};
 use crate::kernels::rows::{for_rows, from_rows, with_rows};
@@ -75,6 +76,16 @@ struct State {
     heads: Vec<f32>,
 }
 
+impl State {
+    /// A copy, in the memory of an old one if there is one.
+    fn copied(&self, old: Option<Self>) -> Self {
+        let Some(mut copy) = old else { return self.clone() };
+        copy.carry.copy_from_slice(&self.carry);
+        copy.heads.copy_from_slice(&self.heads);
+        copy
+    }
+}
+
 /// One gated delta net layer with its state.
 pub struct DeltaNet {
     weights: DeltaWeights,
@@ -86,6 +97,10 @@ pub struct DeltaNet {
     /// Lengths at which the next pass copies the state, ascending.
     marks: Vec<usize>,
     snapshots: Snapshots<State>,
+    /// States that a pass keeps which may be taken back in part; `None` before the first.
+    trail: Option<Trail<State>>,
+    /// The next pass is one.
+    tentative: bool,
 }
 
 impl DeltaNet {
@@ -95,7 +110,7 @@ impl DeltaNet {
         let width = weights.taps.len() / heads.channels().max(1);
         let carry = vec![0.0; width.saturating_sub(1) * heads.channels()];
         let state = State { carry, heads: vec![0.0; heads.state_len()] };
-        Self { weights, heads, eps, state, len: 0, marks: Vec::new(), snapshots: Snapshots::new(snapshots) }
+        Self { weights, heads, eps, state, len: 0, marks: Vec::new(), snapshots: Snapshots::new(snapshots), trail: None, tentative: false }
     }
 
     /// What a device takes over: weights, sizes, epsilon, and how many copies of the state are kept.
@@ -127,7 +142,9 @@ impl DeltaNet {
         let mut out = vec![0.0; tokens * width];
         // In stretches, so that the state can be copied between two of them.
         let (begin, end) = (self.len, self.len + tokens);
-        let cuts: Vec<usize> = self.marks.iter().copied().filter(|m| (begin..end).contains(m)).chain([end]).collect();
+        let tentative = std::mem::take(&mut self.tentative);
+        let each = (begin + 1..end).filter(|_| tentative);
+        let cuts: Vec<usize> = self.marks.iter().copied().filter(|m| (begin..end).contains(m)).chain(each).chain([end]).collect();
         for cut in cuts {
             let stretch = self.len - begin..cut - begin;
             if !stretch.is_empty() {
@@ -141,8 +158,13 @@ impl DeltaNet {
                 self.gated_norm(compute, read, &gate[stretch.start * width..stretch.end * width]);
                 self.len = cut;
             }
-            if cut < end {
-                self.snapshots.keep(cut, || self.state.clone());
+            match &mut self.trail {
+                Some(trail) if tentative && begin < cut && cut < end => {
+                    let copy = self.state.copied(trail.spare());
+                    trail.push(cut, copy);
+                }
+                _ if cut < end => self.snapshots.keep(cut, || self.state.clone()),
+                _ => {}
             }
         }
         if self.weights.order == HeadOrder::Grouped {
@@ -213,12 +235,25 @@ impl DeltaNet {
         self.marks.clear();
         self.marks.extend_from_slice(lens);
         self.snapshots.reserve(lens);
+        // A pass begins: what the last one kept of itself is no longer what lies before the end.
+        if let Some(trail) = &mut self.trail {
+            trail.clear();
+        }
+    }
+
+    /// The next pass, which has been [marked](DeltaNet::mark), keeps the state after each of its tokens, at most one more than `room`, until another begins.
+    pub fn tentative(&mut self, room: usize) {
+        self.tentative = true;
+        if self.trail.is_none() {
+            self.trail = Some(Trail::default());
+            self.snapshots.leave(room);
+        }
     }
 
     /// The nearest length at or below `len` that the layer can go back to.
     #[must_use]
     pub fn reachable(&self, len: usize) -> usize {
-        if self.len == len {
+        if self.len == len || self.trail.as_ref().is_some_and(|t| t.get(len).is_some()) {
             return len;
         }
         self.snapshots.at_or_below(len).unwrap_or(0)
@@ -231,8 +266,11 @@ impl DeltaNet {
             return;
         }
         self.snapshots.forget_beyond(len);
-        match self.snapshots.get(len) {
-            Some(state) => self.state = state.clone(),
+        match self.trail.as_ref().and_then(|t| t.get(len)).or_else(|| self.snapshots.get(len)) {
+            Some(state) => {
+                self.state.carry.copy_from_slice(&state.carry);
+                self.state.heads.copy_from_slice(&state.heads);
+            }
             None => {
                 self.state.carry.fill(0.0);
                 self.state.heads.fill(0.0);

@@ -32,6 +32,7 @@ mod qwen3moe;
 pub mod rope;
 pub mod router;
 pub mod snapshots;
+pub mod trail;
 mod weights;
 
 #[cfg(test)]
@@ -86,6 +87,24 @@ pub trait Model: Send {
     /// Passes from now on make these lengths of the context ones that [`Model::truncate`] reaches exactly, as far as memory for that
     /// goes. A model that reaches every length anyway does nothing. Each call replaces the lengths of the last.
     fn mark(&mut self, _lens: &[usize]) {}
+    /// Most tokens of a pass that may be taken back in part; see [`Model::tentative`].
+    fn most_tentative(&self) -> usize {
+        1
+    }
+    /// The next pass, of at most [`Model::most_tentative`] tokens, may be taken back in part: until another begins, [`Model::truncate`] reaches every length from its first token on.
+    fn tentative(&mut self) {}
+    /// Whether the model has a block that guesses further tokens, and it is loaded.
+    fn guesses(&self) -> bool {
+        false
+    }
+    /// What comes after `next`, which follows the context and is not read yet, by the model's own guess: at most `most` tokens, the likeliest each.
+    /// Fewer (or none) if it is stopped, or the context has no room. The context stays as it is.
+    ///
+    /// # Errors
+    /// As of [`Model::forward`].
+    fn guess(&mut self, _next: u32, _most: usize, _experts: &mut Experts, _stop: &dyn Fn() -> bool) -> Result<Vec<u32>, ModelError> {
+        Ok(Vec::new())
+    }
     /// Bytes of the context in use.
     fn cache_bytes(&self) -> u64;
     /// Vocabulary size.

@@ -24,6 +24,15 @@ impl<S> Snapshots<S> {
         self.room
     }
 
+    /// Give up some of the room from now on. Of copies that have none any more, those leave whose neighbours are closest.
+    pub fn leave(&mut self, room: usize) {
+        self.room = self.room.saturating_sub(room);
+        while self.kept.len() > self.room {
+            let lens: Vec<usize> = self.kept.iter().map(|(l, _)| *l).collect();
+            self.kept.remove(crowded(&lens));
+        }
+    }
+
     /// Make room for copies at the ascending lengths `coming`, which a pass is about to take, so that every layer of a model
     /// drops the same old ones, whether or not the pass reaches it.
     pub fn reserve(&mut self, coming: &[usize]) {

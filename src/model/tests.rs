@@ -6,6 +6,8 @@ use crate::gguf::write::Writer;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::Pool;
 
+mod tentative;
+
 const PROMPT: [u32; 12] = [1, 300, 77, 1000, 5, 2048, 4095, 9, 640, 12, 300, 77];
 
 fn demo(options: &LoadOptions) -> Opened {

@@ -3,6 +3,7 @@
 use super::keys::Keys;
 use crate::gguf::Value;
 use crate::kernels::delta::DeltaHeads;
+use crate::model::decoder::MOST_TENTATIVE;
 use crate::model::delta_net::DeltaNet;
 use crate::model::ModelError;
 
@@ -36,6 +37,13 @@ impl Hybrid {
     #[must_use]
     pub fn snapshots(&self) -> usize {
         (SNAPSHOT_BYTES / self.state_bytes().max(1)).clamp(4, 16) as usize
+    }
+
+    /// How many states a pass keeps that may be taken back in part, one after each token but the last. From the first such pass on
+    /// they have half of the room of [`Hybrid::snapshots`].
+    #[must_use]
+    pub fn trail(&self) -> usize {
+        (self.snapshots() / 2).min(MOST_TENTATIVE - 1)
     }
 
     /// Which layers are recurrent, and their sizes.

@@ -3,6 +3,7 @@
 
 use super::super::delta_net::{tile_to_group, DeltaNet, HeadOrder, Projection, Rates};
 use super::super::snapshots::Snapshots;
+use super::super::trail::Trail;
 use super::super::ModelError;
 use super::map::{apply, bytes, vector, Map, Target};
 use super::Pass;
@@ -83,6 +84,9 @@ pub(super) struct DeviceDeltaNet {
     marks: Vec<usize>,
     snapshots: Snapshots<Kept>,
     left: Left,
+    /// See [`DeltaNet::tentative`].
+    trail: Option<Trail<Kept>>,
+    tentative: bool,
 }
 
 /// For each canonical row of `[queries | keys | values]`, and of the gates, its row in the file.
@@ -165,6 +169,8 @@ impl DeviceDeltaNet {
             marks: Vec::new(),
             snapshots: Snapshots::new(room),
             left: Left::default(),
+            trail: None,
+            tentative: false,
             device: device.clone(),
         })
     }
@@ -199,6 +205,22 @@ impl DeviceDeltaNet {
         Ok(())
     }
 
+    /// Keep the state at `len` until another pass begins. For want of room it is one place fewer to go back to, as above.
+    fn keep_on_trail(&mut self, len: usize) -> Result<(), ModelError> {
+        let Some(trail) = &mut self.trail else { return Ok(()) };
+        let device = &*self.device;
+        let copied = match trail.spare() {
+            Some(old) => old.state.as_ref().map_or(Ok(()), |to| self.state.copy_to(device, to)).map(|()| old),
+            None => self.state.duplicate(device, &self.left),
+        };
+        match copied {
+            Ok(copy) => trail.push(len, copy),
+            Err(GpuError::OutOfMemory { .. }) => tracing::debug!(len, "no room for a copy of the recurrent state"),
+            Err(e) => return Err(e.into()),
+        }
+        Ok(())
+    }
+
     /// The state has moved on by so many tokens.
     pub(super) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
@@ -222,7 +244,9 @@ impl DeviceDeltaNet {
         let (convolved, read) = (work.middle(channels), work.heads(inner));
         // In stretches, so that the state can be copied between two of them.
         let (begin, end) = (self.len, self.len + tokens);
-        let cuts: Vec<usize> = self.marks.iter().copied().filter(|m| (begin + 1..end).contains(m)).chain([end]).collect();
+        let tentative = std::mem::take(&mut self.tentative);
+        let each = (begin + 1..end).filter(|_| tentative);
+        let cuts: Vec<usize> = self.marks.iter().copied().filter(|m| (begin + 1..end).contains(m)).chain(each).chain([end]).collect();
         let mut at = begin;
         for cut in cuts {
             let (from, count) = (at - begin, cut - at);
@@ -258,7 +282,9 @@ impl DeviceDeltaNet {
                 launch(device, &rule, &[])?;
                 at = cut;
             }
-            if cut < end {
+            if cut < end && tentative {
+                self.keep_on_trail(cut)?;
+            } else if cut < end {
                 self.keep(cut)?;
             }
         }
@@ -285,11 +311,23 @@ impl DeviceDeltaNet {
         self.marks.clear();
         self.marks.extend_from_slice(lens);
         self.snapshots.reserve(lens);
+        if let Some(trail) = &mut self.trail {
+            trail.clear();
+        }
+    }
+
+    /// See [`DeltaNet::tentative`].
+    pub(super) fn tentative(&mut self, room: usize) {
+        self.tentative = true;
+        if self.trail.is_none() {
+            self.trail = Some(Trail::default());
+            self.snapshots.leave(room);
+        }
     }
 
     /// See [`DeltaNet::reachable`].
     pub(super) fn reachable(&self, len: usize) -> usize {
-        if self.len == len {
+        if self.len == len || self.trail.as_ref().is_some_and(|t| t.get(len).is_some()) {
             return len;
         }
         self.snapshots.at_or_below(len).unwrap_or(0)
@@ -302,7 +340,8 @@ impl DeviceDeltaNet {
             return;
         }
         let device = &*self.device;
-        let done = match self.snapshots.get(len).and_then(|kept| kept.state.as_ref()) {
+        let kept = self.trail.as_ref().and_then(|t| t.get(len)).or_else(|| self.snapshots.get(len));
+        let done = match kept.and_then(|kept| kept.state.as_ref()) {
             Some(state) => state.copy_to(device, &self.state),
             None => self.state.clear(device),
         };

@@ -37,7 +37,7 @@ mod tests;
 
 use super::cache::Kept;
 use super::config::MADE;
-use super::decoder::{agreed, in_order, places_to_copy, Decoder, Mixer};
+use super::decoder::{agreed, in_order, places_to_copy, trail, Decoder, Mixer};
 use super::embedding::Embedding;
 use super::rope::Rotation;
 use super::{Logits, Model, ModelConfig, ModelError};
@@ -142,6 +142,9 @@ pub struct DeviceDecoder {
     len: usize,
     windows: Option<Windows>,
     marks: Vec<usize>,
+    /// See [`Decoder`]: what a recurrent layer can keep of a pass that may be taken back in part, and whether the next pass is one.
+    trail: usize,
+    tentative: bool,
     /// A pass of one token has been queued launch by launch, so the device knows every kernel of it.
     known: bool,
     /// There are routers of later layers to be asked before their turn.
@@ -222,6 +225,8 @@ impl DeviceDecoder {
             len: 0,
             windows,
             marks: Vec::new(),
+            trail: trail(config),
+            tentative: false,
             known: false,
             whole: WholeToken::default(),
             answered: AnsweredToken::default(),
@@ -271,14 +276,12 @@ impl DeviceDecoder {
             again: count == 1 && self.known,
             asks,
         };
-        // As on the CPU: a single token that were given up half way would cost all that a recurrent state has read.
-        let whole = count == 1 && self.state_bytes > 0;
         let watched = count > UNWATCHED;
         if watched {
             work.lower_flags(device)?;
         }
         for (i, layer) in self.layers.iter_mut().enumerate() {
-            if !whole && stop() {
+            if stop() {
                 device.sync(&device.mark(crate::gpu::Lane::Compute)?)?;
                 return Ok(false);
             }
@@ -400,12 +403,19 @@ impl Model for DeviceDecoder {
         if tokens.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        let lens = places_to_copy(&self.marks, self.len, tokens.len());
+        let tentative = std::mem::take(&mut self.tentative) && tokens.len() > 1;
+        let lens = places_to_copy(&self.marks, self.len, if tentative { 1 } else { tokens.len() });
         for layer in &mut self.layers {
             if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
                 d.mark(&lens);
+                if tentative {
+                    d.tentative(self.trail);
+                }
             }
         }
+        // As on the CPU: a single token that were given up half way would cost all that a recurrent state has read.
+        let whole = (tokens.len() == 1 || tentative) && self.state_bytes > 0;
+        let stop: &dyn Fn() -> bool = if whole { &|| false } else { stop };
         let (begin, chunk) = (self.len, self.work.chunk());
         let last = (tokens.len() - 1) / chunk;
         let mut out = Vec::new();
@@ -450,6 +460,14 @@ impl Model for DeviceDecoder {
 
     fn mark(&mut self, lens: &[usize]) {
         self.marks = in_order(lens);
+    }
+
+    fn most_tentative(&self) -> usize {
+        self.trail + 1
+    }
+
+    fn tentative(&mut self) {
+        self.tentative = true;
     }
 
     fn cache_bytes(&self) -> u64 {
