@@ -144,6 +144,12 @@ pub struct TurnStats {
     pub generated_tokens: usize,
     /// Of those, tokens inside the thinking block.
     pub thinking_tokens: usize,
+    /// Tokens that were read along because they were likely to come, and those of them that were then drawn.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drafted_tokens: usize,
+    /// See `drafted_tokens`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kept_tokens: usize,
     /// Wall time of the prompt in seconds.
     pub prefill_s: f64,
     /// Wall time of the generation in seconds.

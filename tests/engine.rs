@@ -3,7 +3,7 @@
 mod chat;
 
 use chat::{assistant, greedy, user, Chat};
-use rotary::events::{Command, Event, FinishReason, LoadOptions, ModelSource, Phase, Sampling, NO_SLOT};
+use rotary::events::{Command, Event, FinishReason, LoadOptions, ModelSource, Phase, Sampling, When, NO_SLOT};
 use rotary::gguf::write::Writer;
 use rotary::gguf::{GgmlType, Gguf};
 use std::time::Duration;
@@ -34,6 +34,27 @@ fn greedy_text_is_the_same_for_every_slot_count_policy_and_resize_in_the_middle(
     assert_eq!(stormy.text, reference.text);
     let granted = stormy.events.iter().filter(|e| matches!(e, Event::Slots { asked, granted, .. } if asked == granted)).count();
     assert!(granted >= 3, "resizes happened in the middle: {:?}", stormy.events);
+}
+
+#[test]
+fn an_answer_is_the_same_bit_by_bit_whatever_is_read_along_with_its_tokens() {
+    let said = |draft, slots| {
+        let mut chat = demo(LoadOptions { draft, slots: Some(slots), ..LoadOptions::default() });
+        let greedy = chat.ask(vec![user(STORY)], greedy(150));
+        // Drawn at random, too, and with penalties that know every token before.
+        let sampling = Sampling { seed: Some(5), max_tokens: 150, presence_penalty: 0.4, repetition_penalty: 1.1, ..Sampling::default() };
+        let drawn = chat.ask(vec![user(QUESTION)], sampling);
+        let again = chat.ask(vec![user(QUESTION), assistant(&drawn.text), user("And then?")], self::greedy(20));
+        let drafted = greedy.stats.drafted_tokens;
+        (greedy.text, drawn.text, again.text, again.stats.reused_tokens, drafted)
+    };
+    let (a, b, c, reused, none) = said(When::Never, 12);
+    assert_eq!(none, 0);
+    for (draft, slots) in [(When::Always, 12), (When::Always, 32), (When::Auto, 12)] {
+        let got = said(draft, slots);
+        assert_eq!((&got.0, &got.1, &got.2, got.3), (&a, &b, &c, reused), "{draft:?}, {slots} slots");
+        assert!(got.4 > 0 || draft == When::Auto, "a story repeats some of its words");
+    }
 }
 
 #[test]
@@ -84,7 +105,7 @@ fn occupancy_in_the_records_follows_the_slot_count() {
         }
     }
     let last = records.last().unwrap();
-    assert_eq!(last.context_used, last.position + last.tokens);
+    assert_eq!(last.context_used, last.position + last.gained());
 }
 
 #[test]

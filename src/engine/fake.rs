@@ -107,10 +107,14 @@ pub(super) struct Scripted {
     pub(super) goes_back_to_nothing: bool,
     /// Its heat has something to say.
     pub(super) says_when_kept: bool,
-    /// Tokens answered so far in this turn.
-    said: usize,
-    slots: usize,
-    max_granted: usize,
+    /// Tokens that a step may read beyond the drawn one.
+    pub(super) most_drafted: usize,
+    /// What it guesses, whatever comes; `None`: it does not.
+    pub(super) guess: Option<Vec<u32>>,
+    /// Tokens of the context that the answer follows.
+    pub(super) prompt: usize,
+    pub(super) slots: usize,
+    pub(super) max_granted: usize,
 }
 
 impl Scripted {
@@ -122,7 +126,9 @@ impl Scripted {
             context: Vec::new(),
             goes_back_to_nothing: false,
             says_when_kept: false,
-            said: 0,
+            most_drafted: 0,
+            guess: None,
+            prompt: 0,
             slots: 4,
             max_granted: 6,
         }
@@ -142,9 +148,11 @@ impl Runtime for Scripted {
             return Ok(None);
         }
         if record.phase == Phase::Prefill && logits != Logits::None {
-            self.said = 0;
+            self.prompt = self.context.len() + tokens.len();
         }
-        if record.phase == Phase::Decode && self.said == 2 {
+        assert!(record.phase == Phase::Prefill || tokens.len() <= 1 + self.most_drafted, "more than can be taken back");
+        let said = (self.context.len() + 1).saturating_sub(self.prompt);
+        if record.phase == Phase::Decode && said == 2 {
             match self.mishap {
                 Some(Mishap::Error) => return Err(EngineError::Other("the fake model failed".into())),
                 Some(Mishap::GaveUp) => {
@@ -164,13 +172,27 @@ impl Runtime for Scripted {
         }
         // The script may be of a larger vocabulary.
         let largest = self.script.iter().map(|&t| t as usize + 1).max();
-        let mut out = vec![0.0; ByteLanguage::VOCAB.max(largest.unwrap_or(0))];
-        out[self.script.get(self.said).copied().unwrap_or(ByteLanguage::IM_END) as usize] = 9.0;
-        if self.mishap == Some(Mishap::NanLogits) && self.said == 2 {
-            out[5] = f32::NAN;
+        let vocab = ByteLanguage::VOCAB.max(largest.unwrap_or(0));
+        let rows = if logits == Logits::All { tokens.len() } else { 1 };
+        let mut out = vec![0.0; rows * vocab];
+        for (row, after) in out.chunks_mut(vocab).zip(self.context.len() + 1 - rows..) {
+            let said = after - self.prompt;
+            row[self.script.get(said).copied().unwrap_or(ByteLanguage::IM_END) as usize] = 9.0;
+            if self.mishap == Some(Mishap::NanLogits) && said == 2 {
+                row[5] = f32::NAN;
+            }
         }
-        self.said += 1;
         Ok(Some(out))
+    }
+    fn most_drafted(&self) -> usize {
+        self.most_drafted
+    }
+    fn guesses(&self) -> bool {
+        self.guess.is_some()
+    }
+    fn guess(&mut self, _next: u32, most: usize, stop: &dyn Fn() -> bool) -> Result<Vec<u32>, EngineError> {
+        let guess = self.guess.as_deref().unwrap_or_default();
+        Ok(if stop() { Vec::new() } else { guess[..most.min(guess.len())].to_vec() })
     }
     fn len(&self) -> usize {
         self.context.len()

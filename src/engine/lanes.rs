@@ -1,7 +1,7 @@
 //! The engine's side of the lanes: text that is never lost, telemetry that may be, signals and gauges.
 
 use super::{gauges, Signals};
-use crate::events::{Event, StepRecord};
+use crate::events::{Event, StepRecord, When};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -63,6 +63,14 @@ impl Lanes {
         match self.signals.spread.swap(0, Ordering::Relaxed) {
             0 => None,
             n => Some(n > 1),
+        }
+    }
+
+    /// Take the wish for likely tokens to be read along, or not, if there is one.
+    pub(super) fn draft_wish(&self) -> Option<When> {
+        match self.signals.draft.swap(0, Ordering::Relaxed) {
+            0 => None,
+            n => [When::Auto, When::Always, When::Never].into_iter().find(|w| *w as u8 + 1 == n),
         }
     }
 

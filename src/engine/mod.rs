@@ -2,6 +2,9 @@
 
 mod answer;
 mod date;
+mod drafts;
+#[cfg(test)]
+mod drafts_tests;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -30,7 +33,7 @@ pub use error::EngineError;
 pub use pause::Steps;
 pub use runtime::Loader;
 
-use crate::events::{Command, Event, Gauges, RequestId, StepRecord};
+use crate::events::{Command, Event, Gauges, RequestId, StepRecord, When};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -59,6 +62,8 @@ pub struct Signals {
     pub slots: AtomicUsize,
     /// Whether slots are to differ by layer: 0 no wish, 1 no, 2 yes. Read at step boundaries.
     pub spread: AtomicU8,
+    /// Whether likely tokens are to be read along: 0 no wish, then [`When`] by its place. Read at step boundaries.
+    pub draft: AtomicU8,
     /// Held off while the process is about to be stopped.
     pub steps: Steps,
     /// Telemetry records dropped because the lane was full.
@@ -79,6 +84,10 @@ impl Signals {
     /// Ask for another slot count; answered by [`Event::Slots`].
     pub fn want_slots(&self, per_layer: usize) {
         self.slots.store(per_layer, Ordering::Relaxed);
+    }
+    /// Ask for likely tokens to be read along where it pays, always, or never.
+    pub fn want_drafts(&self, when: When) {
+        self.draft.store(1 + when as u8, Ordering::Relaxed);
     }
     /// Ask for slots that differ by layer, or for equal ones; answered by [`Event::Spread`].
     pub fn want_spread(&self, on: bool) {

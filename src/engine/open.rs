@@ -5,7 +5,7 @@ use super::runtime::{Language, Opened, Progress, Runtime};
 use super::sampling::defaults_from_gguf;
 use super::warm::Keeper;
 use super::EngineError;
-use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Plan, Reasoning, Scheduling, StepRecord};
+use crate::events::{LoadOptions, Message, ModelCard, ModelSource, Phase, Plan, Reasoning, Scheduling, StepRecord};
 use crate::experts::vram::{Held, Rates};
 use crate::experts::Experts;
 use crate::gguf::Gguf;
@@ -78,7 +78,7 @@ fn bare_on(
         None => format!("CPU{lacks}, {cpu}"),
     };
     Ok(Bare {
-        runtime: Box::new(Numbers { model, experts, chunk: chunk.unwrap_or(CHUNK), keeper: None }),
+        runtime: Box::new(Numbers { model, experts, chunk: chunk.unwrap_or(CHUNK), keeper: None, guessed: 0 }),
         config,
         plan,
         expert_bytes,
@@ -189,6 +189,8 @@ struct Numbers {
     experts: Experts,
     chunk: usize,
     keeper: Option<Keeper>,
+    /// Tokens of the step that has begun with guesses; 0 if none has.
+    guessed: usize,
 }
 
 impl Runtime for Numbers {
@@ -199,7 +201,13 @@ impl Runtime for Numbers {
         stop: &dyn Fn() -> bool,
         record: &mut StepRecord,
     ) -> Result<Option<Vec<f32>>, EngineError> {
-        self.experts.begin_step(record.phase, tokens.len());
+        // A step whose tokens were guessed has begun with that.
+        if std::mem::take(&mut self.guessed) != tokens.len() {
+            self.experts.begin_step(record.phase, tokens.len());
+        }
+        if record.phase == Phase::Decode && tokens.len() > 1 {
+            self.model.tentative();
+        }
         let out = self.model.forward(tokens, &mut self.experts, logits, stop)?;
         self.experts.end_step(record);
         self.experts.fill_up();
@@ -213,6 +221,21 @@ impl Runtime for Numbers {
     }
     fn mark(&mut self, lens: &[usize]) {
         self.model.mark(lens);
+    }
+    fn most_drafted(&self) -> usize {
+        self.model.most_tentative() - 1
+    }
+    fn guesses(&self) -> bool {
+        self.model.guesses()
+    }
+    fn guess(&mut self, next: u32, most: usize, stop: &dyn Fn() -> bool) -> Result<Vec<u32>, EngineError> {
+        self.experts.begin_step(Phase::Decode, 1 + most);
+        let guesses = self.model.guess(next, most, &mut self.experts, stop)?;
+        self.guessed = 1 + guesses.len();
+        if guesses.len() < most {
+            self.guessed = 0;
+        }
+        Ok(guesses)
     }
     fn chunk(&self) -> usize {
         self.chunk

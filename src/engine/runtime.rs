@@ -33,6 +33,18 @@ pub trait Runtime: Send {
     fn truncate(&mut self, len: usize) -> usize;
     /// Steps from now on make these lengths of the context ones that `truncate` reaches exactly, as far as memory goes.
     fn mark(&mut self, _lens: &[usize]) {}
+    /// Most tokens that a step of generation can read beyond the drawn one. Until the next step, [`Runtime::truncate`] reaches every length from the drawn one on.
+    fn most_drafted(&self) -> usize {
+        0
+    }
+    /// Whether the model can guess further tokens.
+    fn guesses(&self) -> bool {
+        false
+    }
+    /// What the model guesses to come after `next`, at most `most` tokens, which are to be read by the step that follows: it belongs to that step.
+    fn guess(&mut self, _next: u32, _most: usize, _stop: &dyn Fn() -> bool) -> Result<Vec<u32>, EngineError> {
+        Ok(Vec::new())
+    }
     /// Bytes of keys, values and recurrent state in use.
     fn cache_bytes(&self) -> u64;
     /// Slots per layer now.

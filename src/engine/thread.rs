@@ -88,6 +88,7 @@ impl<L: Loader> Worker<L> {
         self.close();
         self.lanes.signals.cancel.store(false, Ordering::Relaxed);
         self.lanes.signals.slots.store(0, Ordering::Relaxed);
+        self.lanes.signals.draft.store(0, Ordering::Relaxed);
         let lanes = &self.lanes;
         let mut last: Option<(String, Instant)> = None;
         let mut progress = |stage: &str, done: u64, total: u64| {
@@ -104,7 +105,7 @@ impl<L: Loader> Worker<L> {
                 let card = Box::new(opened.card.clone());
                 let notes = opened.notes.clone();
                 self.lanes.watch(opened.mapped.clone(), opened.watched.clone());
-                let session = Session::new(opened);
+                let session = Session::new(opened, options.draft);
                 self.lanes.level(session.opened.runtime.slot_bytes(), session.opened.runtime.cache_bytes());
                 self.session = Some(session);
                 self.lanes.sample_now();

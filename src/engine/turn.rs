@@ -6,15 +6,17 @@
 
 use super::answer::Answer;
 use super::date::{self, Began};
+use super::drafts::{Came, Drafts, Plan};
 use super::lanes::{Gone, Lanes};
 use super::prompt::{borders, reusable, Prompt, PromptReader};
 use super::runtime::Opened;
-use super::sampling::{validate, Sampler};
+use super::sampling::{validate, Sampler, SamplingError};
 use super::EngineError;
-use crate::events::{Event, FinishReason, Phase, Reasoning, RequestId, Sampling, StepRecord, TurnStats};
+use crate::events::{Event, FinishReason, Phase, Reasoning, RequestId, Sampling, StepRecord, TurnStats, When};
 use crate::experts::budget::gib;
 use crate::model::Logits;
-use std::time::Instant;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// An open model, what its context holds, and how many steps it has made.
 pub(super) struct Session {
@@ -26,6 +28,8 @@ pub(super) struct Session {
     pub(super) cache: Vec<u32>,
     /// Steps since the model was opened.
     pub(super) steps: u64,
+    /// Tokens that are read along because they are likely to come.
+    pub(super) drafts: Drafts,
     /// A record whose buffers can be used again, because the lane was full.
     spare: StepRecord,
 }
@@ -56,10 +60,39 @@ pub(super) enum Request<'a> {
     Raw(&'a str),
 }
 
+/// What a step reads.
+#[derive(Clone, Copy)]
+struct Read<'a> {
+    phase: Phase,
+    tokens: &'a [u32],
+    /// And with it.
+    plan: &'a Plan,
+}
+
+impl<'a> Read<'a> {
+    /// A part of a prompt, or what is read once more.
+    fn prompt(tokens: &'a [u32]) -> Self {
+        Self { phase: Phase::Prefill, tokens, plan: &Plan::Alone }
+    }
+}
+
+/// What a pass gave.
+struct Forward {
+    /// Everything that was read, drafted tokens at the end.
+    tokens: Vec<u32>,
+    /// Of the last token, and of the one before each drafted one.
+    logits: Vec<f32>,
+    /// Time of the model's guesses.
+    guessing: Duration,
+}
+
 impl Session {
-    pub(super) fn new(opened: Opened) -> Self {
+    /// `draft`: when likely tokens are read along.
+    pub(super) fn new(opened: Opened, draft: When) -> Self {
+        let mut drafts = Drafts::default();
+        drafts.when(draft);
         let reader = PromptReader::new(opened.language.as_ref());
-        Self { opened, reader, began: Began::default(), cache: Vec::new(), steps: 0, spare: StepRecord::default() }
+        Self { opened, reader, began: Began::default(), cache: Vec::new(), steps: 0, drafts, spare: StepRecord::default() }
     }
 
     /// Run a turn to its end, and say why it ended; [`Event::Finished`] is left to the caller. The stats gathered so far are left in
@@ -125,6 +158,7 @@ impl Session {
         let wanted = reusable(prompt, &self.cache);
         let reused = self.opened.runtime.truncate(wanted).min(wanted);
         self.cache.truncate(reused);
+        self.drafts.cut(reused);
         stats.reused_tokens = reused;
         stats.unread_tokens = prompt.len() - reused;
         lanes.event(Event::Prefill { id, done: reused, total: prompt.len(), reused })?;
@@ -139,14 +173,14 @@ impl Session {
             }
             let end = prompt.len().min(at + chunk);
             let last = end == prompt.len();
-            let Some(token) = self.step(lanes, Phase::Prefill, &prompt[at..end], last.then_some(&mut *sampler), stats)? else {
+            let Some(drawn) = self.step(lanes, Read::prompt(&prompt[at..end]), last.then_some(&mut *sampler), stats)? else {
                 return Ok(None);
             };
             at = end;
             stats.unread_tokens = prompt.len() - at;
             lanes.event(Event::Prefill { id, done: at, total: prompt.len(), reused })?;
             if last {
-                return Ok(token);
+                return Ok(drawn.last().copied());
             }
         }
         Ok(None)
@@ -158,13 +192,15 @@ impl Session {
         &mut self,
         lanes: &mut Lanes,
         id: RequestId,
-        mut token: u32,
+        first: u32,
         max_tokens: usize,
         sampler: &mut Sampler,
         answer: &mut Answer,
         stats: &mut TurnStats,
     ) -> Result<FinishReason, Halt> {
-        loop {
+        // What the last step drew: one token, or those drafted ones too that turned out right.
+        let mut drawn = VecDeque::from([first]);
+        while let Some(token) = drawn.pop_front() {
             if self.opened.language.is_end(token) {
                 return Ok(FinishReason::Stop);
             }
@@ -186,51 +222,61 @@ impl Session {
             if max_tokens > 0 && stats.generated_tokens >= max_tokens {
                 return Ok(FinishReason::Length);
             }
-            if self.cache.len() + 1 >= self.opened.card.context {
+            if !drawn.is_empty() {
+                continue;
+            }
+            let room = self.opened.card.context.saturating_sub(self.cache.len() + 1);
+            if room == 0 {
                 return Ok(FinishReason::ContextFull);
             }
             self.obey_slot_wish(lanes)?;
             if lanes.cancelled() {
                 return Ok(FinishReason::Cancelled);
             }
-            match self.step(lanes, Phase::Decode, &[token], Some(sampler), stats)? {
-                Some(Some(next)) => token = next,
-                _ => return Ok(FinishReason::Cancelled),
+            if let Some(wish) = lanes.draft_wish() {
+                self.drafts.when(wish);
+            }
+            // No more than the answer may still have, the token that comes after them included.
+            let left = if max_tokens > 0 { max_tokens - stats.generated_tokens } else { usize::MAX };
+            let most = self.opened.runtime.most_drafted().min(room - 1).min(left - 1);
+            let plan = self.drafts.plan(&self.cache, token, most, self.opened.runtime.guesses());
+            match self.step(lanes, Read { phase: Phase::Decode, tokens: &[token], plan: &plan }, Some(sampler), stats)? {
+                Some(tokens) => drawn.extend(tokens),
+                None => return Ok(FinishReason::Cancelled),
             }
         }
+        Ok(FinishReason::Cancelled)
     }
 
-    /// One step: forward, draw (if a sampler is given), record. `None` if cancelled; the context is then as before. A step that a device has given up is made again.
+    /// One step: forward, draw (if a sampler is given), record. Returns what was drawn, nothing without a sampler; `None` if cancelled, the context is then as before. A step
+    /// that a device has given up is made again.
     fn step(
         &mut self,
         lanes: &mut Lanes,
-        phase: Phase,
-        tokens: &[u32],
+        read: Read<'_>,
         sampler: Option<&mut Sampler>,
         stats: &mut TurnStats,
-    ) -> Result<Option<Option<u32>>, Halt> {
+    ) -> Result<Option<Vec<u32>>, Halt> {
         let mut record = std::mem::take(&mut self.spare);
         record.step = self.steps;
-        record.phase = phase;
-        record.tokens = tokens.len() as u32;
+        record.phase = read.phase;
         record.position = self.cache.len() as u32;
         record.chosen = None;
         record.time = crate::events::StepTime::default();
-        let which = if sampler.is_some() { Logits::Last } else { Logits::None };
 
         let stop = lanes.stop();
         // Time that the process stood still is none of the step's.
         let under_way = lanes.signals.steps.begin();
         let begin = Instant::now();
-        let forward = self.opened.runtime.step(tokens, which, &stop, &mut record);
+        let forward = self.forward(&read, sampler.is_some(), &stop, &mut record);
         drop(under_way);
         if self.opened.runtime.rescheduled() {
             if let Some(scheduling) = self.opened.runtime.scheduling() {
                 lanes.event(Event::Scheduling(scheduling))?;
             }
         }
-        let mut logits = match forward {
-            Ok(Some(logits)) => logits,
+        let Forward { tokens, mut logits, guessing } = match forward {
+            Ok(Some(forward)) => forward,
             Ok(None) => {
                 // A recurrent state may only go back to an earlier point than where the pass began, and a window to none but the beginning.
                 let back = self.opened.runtime.truncate(self.cache.len());
@@ -242,56 +288,133 @@ impl Session {
                 let back = self.opened.runtime.truncate(self.cache.len());
                 let lost = self.cache.split_off(back.min(self.cache.len()));
                 if e.is_given_up() {
-                    return self.step_again(lanes, phase, &lost, tokens, sampler, stats);
+                    return self.step_again(lanes, &lost, read, sampler, stats);
                 }
                 return Err(e.into());
             }
         };
-        self.cache.extend_from_slice(tokens);
         let before_draw = begin.elapsed();
-        let drawn = sampler.map(|s| s.draw(&mut logits)).transpose();
+        let drafted = &tokens[read.tokens.len()..];
+        let (drawn, failed) = match sampler {
+            Some(sampler) => self.draw(sampler, &mut logits, drafted),
+            None => (Vec::new(), None),
+        };
+        let sampling = begin.elapsed().saturating_sub(before_draw);
+        // The first drawn token comes after what was to be read; each further one after a drafted token that it has proved right.
+        let kept = drawn.len().saturating_sub(1);
+        self.cache.extend_from_slice(&tokens[..read.tokens.len() + kept]);
+        let lost = if kept < drafted.len() {
+            let back = self.opened.runtime.truncate(self.cache.len());
+            self.cache.split_off(back.min(self.cache.len()))
+        } else {
+            Vec::new()
+        };
         let total = begin.elapsed();
 
+        (record.drafted, record.kept) = (drafted.len() as u16, kept as u16);
         let time = &mut record.time;
         time.total_us = micros(total);
-        time.sampling_us = micros(total.saturating_sub(before_draw));
+        time.sampling_us = micros(sampling);
         let named = time.hits_us.saturating_add(time.misses_us).saturating_add(time.upload_us).saturating_add(time.sampling_us);
         time.trunk_us = time.total_us.saturating_sub(named);
         record.context_used = self.cache.len() as u32;
         record.slots = self.opened.runtime.slots().min(usize::from(u16::MAX)) as u16;
-        record.chosen = drawn.as_ref().ok().copied().flatten();
-        if phase == Phase::Decode {
+        record.chosen = drawn.last().copied().filter(|_| failed.is_none());
+        if read.phase == Phase::Decode {
             let (hits, routed) = record.hits_and_routed();
             stats.hits += hits;
             stats.routed += routed;
+            stats.drafted_tokens += drafted.len();
+            stats.kept_tokens += kept;
+            let (step_us, guess_us) = (f64::from(micros(total.saturating_sub(guessing))), f64::from(micros(guessing)));
+            self.drafts.learn(matches!(read.plan, Plan::Ask(_)), &Came { drafted, drawn: &drawn, step_us, guess_us });
         }
         self.steps += 1;
         lanes.level(self.opened.runtime.slot_bytes(), self.opened.runtime.cache_bytes());
         if let Some(back) = lanes.record(record) {
             self.spare = back;
         }
-        Ok(Some(drawn?))
+        if let Some(e) = failed {
+            return Err(e.into());
+        }
+        if !self.read_again(lanes, &lost, stats)? {
+            return Ok(None);
+        }
+        Ok(Some(drawn))
+    }
+
+    /// The pass of a step, and before it the guesses that it reads along. `None` if it was stopped.
+    fn forward(
+        &mut self,
+        read: &Read<'_>,
+        draws: bool,
+        stop: &dyn Fn() -> bool,
+        record: &mut StepRecord,
+    ) -> Result<Option<Forward>, EngineError> {
+        let begin = Instant::now();
+        let runtime = &mut self.opened.runtime;
+        let mut tokens = read.tokens.to_vec();
+        match (read.plan, read.tokens.last()) {
+            (Plan::Tokens(drafted), _) => tokens.extend_from_slice(drafted),
+            (Plan::Ask(most), Some(&next)) => tokens.extend(runtime.guess(next, *most, stop)?),
+            _ => {}
+        }
+        let guessing = begin.elapsed();
+        let which = match (draws, tokens.len() > read.tokens.len()) {
+            (true, true) => Logits::All,
+            (true, false) => Logits::Last,
+            (false, _) => Logits::None,
+        };
+        record.tokens = tokens.len() as u32;
+        let logits = runtime.step(&tokens, which, stop, record)?;
+        Ok(logits.map(|logits| Forward { tokens, logits, guessing }))
+    }
+
+    /// Draw from the logits of the token before each of the `drafted` ones and of the last, for as long as what is drawn was drafted. The first failure ends it.
+    fn draw(&self, sampler: &mut Sampler, logits: &mut [f32], drafted: &[u32]) -> (Vec<u32>, Option<SamplingError>) {
+        let language = &self.opened.language;
+        let mut drawn = Vec::with_capacity(1 + drafted.len());
+        let vocab = (logits.len() / (1 + drafted.len())).max(1);
+        for (i, row) in logits.chunks_mut(vocab).enumerate() {
+            let token = match sampler.draw(row) {
+                Ok(token) => token,
+                Err(e) => return (drawn, Some(e)),
+            };
+            drawn.push(token);
+            // Whether a mark ends the turn is seen when it is said.
+            if drafted.get(i) != Some(&token) || language.is_end(token) || language.mark(token).is_some() {
+                break;
+            }
+        }
+        (drawn, None)
+    }
+
+    /// Read once more what the context has lost. False if cancelled.
+    fn read_again(&mut self, lanes: &mut Lanes, lost: &[u32], stats: &mut TurnStats) -> Result<bool, Halt> {
+        let chunk = self.opened.runtime.chunk().max(1);
+        for part in lost.chunks(chunk) {
+            if self.step(lanes, Read::prompt(part), None, stats)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// After a step that a device has given up: read what the context has lost by it, then make the step anew. Whoever gives up once goes another way from then on.
     fn step_again(
         &mut self,
         lanes: &mut Lanes,
-        phase: Phase,
         lost: &[u32],
-        tokens: &[u32],
+        read: Read<'_>,
         sampler: Option<&mut Sampler>,
         stats: &mut TurnStats,
-    ) -> Result<Option<Option<u32>>, Halt> {
+    ) -> Result<Option<Vec<u32>>, Halt> {
         let message = "the GPU waited for a second for this program and gave a token up; it is computed anew, and tokens go layer by layer from now on";
         lanes.event(Event::Notice { message: message.into() })?;
-        let chunk = self.opened.runtime.chunk().max(1);
-        for part in lost.chunks(chunk) {
-            if self.step(lanes, Phase::Prefill, part, None, stats)?.is_none() {
-                return Ok(None);
-            }
+        if !self.read_again(lanes, lost, stats)? {
+            return Ok(None);
         }
-        self.step(lanes, phase, tokens, sampler, stats)
+        self.step(lanes, read, sampler, stats)
     }
 
     /// Carry out the wish for slots by layer, or look at them again if it is time.
@@ -338,6 +461,6 @@ impl Session {
     }
 }
 
-fn micros(d: std::time::Duration) -> u32 {
+fn micros(d: Duration) -> u32 {
     u32::try_from(d.as_micros()).unwrap_or(u32::MAX)
 }

@@ -94,11 +94,17 @@ pub struct StepRecord {
     pub step: u64,
     /// Prompt or generation.
     pub phase: Phase,
-    /// Tokens in this step (1 in decode).
+    /// Tokens in this step (1 in decode, and those that were drafted).
     pub tokens: u32,
+    /// Of them, tokens that were only likely to come, read along with the drawn one.
+    #[serde(default)]
+    pub drafted: u16,
+    /// Of those, tokens that were then drawn; the others were taken back.
+    #[serde(default)]
+    pub kept: u16,
     /// Position of the first of them in the context.
     pub position: u32,
-    /// The token that this step chose (decode and last prefill chunk only).
+    /// The token that this step chose, the last one if it was several (decode and last prefill chunk only).
     pub chosen: Option<u32>,
     /// Slots per layer in force during the step.
     pub slots: u16,
@@ -130,6 +136,15 @@ pub struct StepRecord {
 pub const NO_SLOT: u16 = u16::MAX;
 
 impl StepRecord {
+    /// Tokens of the answer that the step brought forward: one, and the drafted ones that were right. 0 for a prompt.
+    #[must_use]
+    pub fn gained(&self) -> u32 {
+        match self.phase {
+            Phase::Prefill => 0,
+            Phase::Decode => 1 + u32::from(self.kept),
+        }
+    }
+
     /// Layers in this record.
     #[must_use]
     pub fn layers(&self) -> usize {
