@@ -4,7 +4,7 @@ use super::keys::{COMMANDS, PARAMETERS};
 use super::memory_state::auto::Target;
 use super::tint::Tint;
 use crate::config::parse_bytes;
-use crate::events::{Effort, ModelSource, Sampling};
+use crate::events::{Effort, ModelSource, Sampling, When};
 use std::path::PathBuf;
 
 /// What to copy.
@@ -41,6 +41,8 @@ pub enum Slash {
     SlotsAuto(Option<Target>),
     /// Slots by layer, or equal ones.
     SlotsSpread(bool),
+    /// When likely tokens are read along.
+    Draft(When),
     /// Show the replacement policy.
     ShowPolicy,
     /// Replacement policy.
@@ -143,6 +145,7 @@ pub fn parse(line: &str) -> Result<Slash, String> {
             "off" => Slash::Ascii(false),
             _ => return Err(usage()),
         },
+        "draft" => Slash::Draft(When::from_name(argument).ok_or_else(usage)?),
         "tint" => Slash::Tint(Tint::parse(argument).ok_or_else(usage)?),
         "quit" | "exit" | "q" => Slash::Quit,
         _ => {
@@ -214,6 +217,7 @@ mod tests {
                 "copy" | "slots" => "2",
                 "save" | "model" => "some/path",
                 "policy" => "lru",
+                "draft" => "never",
                 "tint" => "misses",
                 "set" => "top_k 5",
                 "think" | "ascii" => "on",

@@ -64,6 +64,8 @@ pub struct ExpertsState {
     ordered_at: u64,
     tokens: u64,
     latest: Option<(u64, Phase)>,
+    /// Tokens of the latest step.
+    latest_tokens: u32,
     missing: u64,
     misfits: u64,
     /// Which moment this is.
@@ -156,6 +158,12 @@ impl ExpertsState {
     #[must_use]
     pub fn latest(&self) -> Option<(u64, Phase)> {
         self.latest
+    }
+
+    /// Tokens that the latest step read.
+    #[must_use]
+    pub fn latest_tokens(&self) -> u32 {
+        self.latest_tokens
     }
 
     /// Records that never came, by the gaps between step numbers.

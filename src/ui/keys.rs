@@ -277,6 +277,7 @@ commands! {
     "save" "PATH" Takes::Text, "write the chat as Markdown to a file";
     "slots" "N | auto | spread | off" Takes::Text, "a count; auto [SIZE]; spread: by layer";
     "policy" "[NAME]" Takes::Words(&["rotary", "decay", "lru", "lfu"]), "how experts get and lose slots; without name: tell";
+    "draft" "auto | always | never" Takes::Words(&["auto", "always", "never"]), "read likely tokens along, where it pays";
     "tint" "off | misses | time | entropy" Takes::Words(&Tint::NAMES), "tint the tokens of the chat by what they cost";
     "set" "[NAME VALUE]" Takes::Words(PARAMETERS), "a sampling parameter; without value: show all";
     "system" "[TEXT | off]" Takes::Text, "the standing instruction; without text: show it";

@@ -4,7 +4,7 @@ use super::replay_fold::ReplayFold;
 use super::session::{Listed, SavedChat};
 use super::theme::Theme;
 use super::writer::LinkState;
-use crate::events::{Command, Event, Gauges, ModelSource, StepRecord};
+use crate::events::{Command, Event, Gauges, ModelSource, StepRecord, When};
 use crate::trace::player::Frame;
 use crossterm::event::KeyEvent;
 use std::path::PathBuf;
@@ -85,6 +85,8 @@ pub enum Effect {
     WantSlots(usize),
     /// Ask for slots by layer, or for equal ones.
     WantSpread(bool),
+    /// Ask for likely tokens to be read along, or not.
+    WantDrafts(When),
     /// Save the chat under this name.
     Save(String, Box<SavedChat>),
     /// Remove a saved chat in which nothing was said after all.

@@ -61,6 +61,11 @@ impl App {
                     engine.signals.want_spread(on);
                 }
             }
+            Effect::WantDrafts(when) => {
+                if let Some(engine) = &self.engine {
+                    engine.signals.want_drafts(when);
+                }
+            }
             Effect::Save(id, chat) => self.saver.give(Job::Save(id, chat)),
             Effect::Forget(id) => self.saver.give(Job::Forget(id)),
             Effect::ListChats(show) => self.saver.give(Job::List(show)),

@@ -33,6 +33,7 @@ impl ExpertsState {
         }
         self.latest = Some((record.step, record.phase));
         let tokens = record.tokens.max(1);
+        self.latest_tokens = tokens;
         self.tokens = self.tokens.saturating_add(u64::from(tokens));
         let left = DECAY.powi(i32::try_from(tokens).unwrap_or(i32::MAX));
         self.heat.iter_mut().for_each(|h| *h *= left);
@@ -143,7 +144,7 @@ impl ExpertsState {
         let widest = (0..layers).map(|l| record.layer(l).len()).max().unwrap_or(1);
         self.shape(layers, experts);
         if self.top_k <= 1 {
-            self.top_k = if record.phase == Phase::Decode { widest.clamp(1, experts) } else { 1 };
+            self.top_k = if record.phase == Phase::Decode && record.tokens <= 1 { widest.clamp(1, experts) } else { 1 };
         }
     }
 }

@@ -146,7 +146,11 @@ pub(super) fn step(state: &ExpertsState, context: &PaneContext<'_>, theme: &Them
         return Line::from(theme.span(Face::Dim, "no step yet: the first will tell what is in slots"));
     };
     let total = state.total();
-    let word = if phase == Phase::Prefill { "prompt" } else { "token" };
+    let word = match (phase, state.latest_tokens()) {
+        (Phase::Prefill, _) => "prompt".to_owned(),
+        (Phase::Decode, ..2) => "token".to_owned(),
+        (Phase::Decode, several) => format!("{several} tok"),
+    };
     let lead = match state.pause() {
         // The title has the token's number; that of its step, which counts from 0 and counts prompts, would be another one.
         Some(pause) if pause.token > 0 && !pause.text.is_empty() => format!("{:<8}", quoted(pause, 12)),

@@ -95,6 +95,7 @@ pub(super) fn activity(state: &MemoryState, context: &PaneContext<'_>, theme: &T
         ]);
         let mut all = vec![section(0, false, vec![words])];
         all.extend(speeds(&ink, state));
+        all.extend(drafting(&ink, state));
         all.extend(split(&ink, state));
         return all;
     }
@@ -104,6 +105,7 @@ pub(super) fn activity(state: &MemoryState, context: &PaneContext<'_>, theme: &T
         all.extend(judgement::first(&ink, state));
     }
     all.extend(speeds(&ink, state));
+    all.extend(drafting(&ink, state));
     all.extend(split(&ink, state));
     all.extend(forecasts::keys(&ink, state, context));
     all
@@ -207,6 +209,25 @@ fn speeds(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
     let mut own = Line::from(vec![ink.label("")]);
     own.extend(spark(ink, state, ink.width.saturating_sub(LABEL).min(48)));
     vec![section(3, false, vec![line]), section(10, false, vec![own])]
+}
+
+/// What reading likely tokens along brings.
+fn drafting(ink: &Ink<'_>, state: &MemoryState) -> Option<Section> {
+    let drafting = state.drafting()?;
+    let line = |long: bool| {
+        let mut line = Line::from(vec![
+            ink.label("drafts"),
+            ink.text(format!("{:9.2}", drafting.gained)),
+            ink.dim(" tok/step"),
+            ink.text(percent(Some(drafting.right))),
+            ink.dim(" right"),
+        ]);
+        if long {
+            line.push_span(ink.dim(format!(" of {:.1} read along", drafting.drafted)));
+        }
+        line
+    };
+    Some(section(9, false, vec![ink.fitting(vec![line(true), line(false)])]))
 }
 
 /// The latest tokens' speeds, scaled to their highest, newest at the right.

@@ -77,6 +77,22 @@ fn session() -> Session {
 }
 
 #[test]
+fn tokens_that_are_read_along_are_told_with_what_they_bring() {
+    let mut session = Session::new();
+    session.tokens(40);
+    assert!(!session.text(&mono(), (88, 24), 0).contains("drafts"), "nothing is drafted");
+    (0..40).for_each(|_| session.state.apply(&session.stream.drafted()));
+    for (size, shown) in [
+        ((88, 18), "drafts        2.25 tok/step 66.7% right"),
+        ((54, 30), "drafts        2.25 tok/step 66.7% right"),
+        ((78, 40), "drafts        2.25 tok/step 66.7% right of 1.9 read along"),
+    ] {
+        let text = session.text(&mono(), size, 0);
+        assert!(text.contains(shown), "{text}");
+    }
+}
+
+#[test]
 fn a_device_shows_its_memory_and_what_goes_up() {
     let mut session = session();
     let device = DeviceGauges { used: 6 << 30, memory: 8 << 30, sent_rate: 900 << 20, queued: 3, ..DeviceGauges::default() };

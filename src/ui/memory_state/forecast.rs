@@ -18,7 +18,7 @@ pub struct Forecast {
     pub bytes: u64,
 }
 
-/// What a step costs, in microseconds, by what it does.
+/// What a token costs, in microseconds, by what is done for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Cost {
     /// Weights that every token uses, and drawing the token.

@@ -8,7 +8,7 @@ pub mod forecast;
 mod recent;
 pub mod regret;
 
-pub use recent::Split;
+pub use recent::{Drafting, Split};
 
 use super::ledger::{Account, Ledger};
 use crate::events::{Gauges, ModelCard, Outcome, Phase, StepRecord, NO_SLOT};
@@ -129,10 +129,11 @@ impl MemoryState {
         let admitted = record.routed.iter().filter(|r| r.outcome == Outcome::Admitted).count().try_into().unwrap_or(u32::MAX);
         self.session_hits += u64::from(hits);
         self.session_routed += u64::from(routed);
-        self.session_tokens += 1;
+        let gained = record.gained();
+        self.session_tokens += u64::from(gained);
         self.session_us = self.session_us.saturating_add(u64::from(record.time.total_us));
         if record.time.total_us > 0 {
-            self.push_speed(Some(1e6 / record.time.total_us as f32));
+            self.push_speed(Some(gained as f32 * 1e6 / record.time.total_us as f32));
         }
         if self.recent.len() == WINDOW {
             self.recent.pop_front();
@@ -141,6 +142,9 @@ impl MemoryState {
             hits,
             admitted,
             routed,
+            gained,
+            drafted: record.drafted.into(),
+            kept: record.kept.into(),
             time: record.time,
             uploaded: record.bytes_uploaded,
             missed: record.bytes_missed,

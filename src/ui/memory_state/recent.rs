@@ -4,13 +4,17 @@ use super::forecast::Cost;
 use super::MemoryState;
 use crate::events::StepTime;
 
-/// One generated token, reduced to what the pane needs.
+/// One step of generation, reduced to what the pane needs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sample {
     pub(super) hits: u32,
     /// Misses that got a slot: their copy is `upload_us`, but they are computed from the slot, so within `hits_us`.
     pub(super) admitted: u32,
     pub(super) routed: u32,
+    /// Tokens that it brought the answer forward, that it read along, and those of them that were right.
+    pub(super) gained: u32,
+    pub(super) drafted: u32,
+    pub(super) kept: u32,
     pub(super) time: StepTime,
     pub(super) uploaded: u64,
     pub(super) missed: u64,
@@ -39,8 +43,19 @@ impl Split {
     }
 }
 
+/// What reading likely tokens along came to, over the recent steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drafting {
+    /// Tokens of the answer per step.
+    pub gained: f64,
+    /// Tokens read along per step.
+    pub drafted: f64,
+    /// Share of them that was right.
+    pub right: f64,
+}
+
 impl MemoryState {
-    /// Generated tokens behind the numbers called "now".
+    /// Steps of generation behind the numbers called "now".
     #[must_use]
     pub fn window(&self) -> usize {
         self.recent.len()
@@ -57,7 +72,22 @@ impl MemoryState {
     #[must_use]
     pub fn speed_now(&self) -> Option<f64> {
         let us: u64 = self.recent.iter().map(|s| u64::from(s.time.total_us)).sum();
-        (us > 0).then(|| self.recent.len() as f64 * 1e6 / us as f64)
+        (us > 0).then(|| self.sum(|s| s.gained) * 1e6 / us as f64)
+    }
+
+    fn sum(&self, f: fn(&Sample) -> u32) -> f64 {
+        self.recent.iter().map(|s| f64::from(f(s))).sum()
+    }
+
+    /// What came of likely tokens that were read along; `None` if none were lately.
+    #[must_use]
+    pub fn drafting(&self) -> Option<Drafting> {
+        let (steps, drafted) = (self.recent.len() as f64, self.sum(|s| s.drafted));
+        (drafted > 0.0).then(|| Drafting {
+            gained: self.sum(|s| s.gained) / steps,
+            drafted: drafted / steps,
+            right: self.sum(|s| s.kept) / drafted,
+        })
     }
 
     /// Where a step's time goes, over the recent tokens.
@@ -81,16 +111,16 @@ impl MemoryState {
     /// Bytes per token, over the recent tokens: copied into slots, and read from host memory for misses.
     #[must_use]
     pub fn bytes_per_token(&self) -> Option<(u64, u64)> {
-        let n = self.recent.len() as u64;
+        let n = self.sum(|s| s.gained) as u64;
         let sum = |f: fn(&Sample) -> u64| self.recent.iter().fold(0u64, |sum, s| sum.saturating_add(f(s)));
         (n > 0).then(|| (sum(|s| s.uploaded) / n, sum(|s| s.missed) / n))
     }
 
-    /// What a step costs by what it does, from the recent tokens.
+    /// What a token costs by what is done for it, from the recent steps.
     pub(super) fn cost(&self) -> Option<Cost> {
         let split = self.split()?;
         let n = self.recent.len() as f64;
-        let mean = |f: fn(&Sample) -> u32| self.recent.iter().map(|s| f64::from(f(s))).sum::<f64>() / n;
+        let mean = |f: fn(&Sample) -> u32| self.sum(f) / n;
         let (routed, hits, admitted) = (mean(|s| s.routed), mean(|s| s.hits), mean(|s| s.admitted));
         let misses = routed - hits;
         // Too few of a kind give no cost to go by.
@@ -98,6 +128,8 @@ impl MemoryState {
         // Experts admitted in a step are computed from their new slot, at the price of a hit; that price belongs to the miss.
         let hit = cost(split.hits, hits + admitted);
         let miss = hit.and_then(|hit| cost(split.misses + split.upload + admitted * hit, misses));
-        Some(Cost { fixed: split.trunk + split.sampling, routed, hits, hit, miss })
+        // A step may bring several tokens.
+        let gained = mean(|s| s.gained).max(1.0);
+        Some(Cost { fixed: (split.trunk + split.sampling) / gained, routed: routed / gained, hits: hits / gained, hit, miss })
     }
 }

@@ -26,6 +26,26 @@ fn hit_rates_are_those_of_the_records_now_and_over_the_session() {
 }
 
 #[test]
+fn a_step_that_brings_several_tokens_counts_as_so_many() {
+    let mut stream = Stream::new(6, 32, 4, 12, 9);
+    let mut state = MemoryState::open(&stream.card());
+    assert_eq!(state.drafting(), None);
+    let records: Vec<StepRecord> = (0..40).map(|i| if i % 2 == 0 { stream.token() } else { stream.drafted() }).collect();
+    records.iter().for_each(|r| state.apply(r));
+    let us: u64 = records.iter().map(|r| u64::from(r.time.total_us)).sum();
+    assert_eq!(state.session_tokens(), 80, "one and three by turns");
+    let speed = 80.0 * 1e6 / us as f64;
+    assert!((state.speed_now().unwrap() - speed).abs() < 1e-9 && (state.speed_session().unwrap() - speed).abs() < 1e-9);
+    let Drafting { gained, drafted, right } = state.drafting().unwrap();
+    assert_eq!((gained, drafted), (2.0, 1.5));
+    assert!((right - 2.0 / 3.0).abs() < 1e-12);
+    let here = state.forecast(12).unwrap();
+    assert!((here.speed.unwrap() / speed - 1.0).abs() < 1e-6, "an estimate for the present slots is what is measured");
+    let bytes: u64 = records.iter().map(|r| r.bytes_missed).sum();
+    assert_eq!(state.bytes_per_token().unwrap().1, bytes / 80);
+}
+
+#[test]
 fn the_split_adds_up_to_the_step() {
     let mut stream = Stream::new(6, 32, 4, 12, 9);
     let mut state = MemoryState::open(&stream.card());

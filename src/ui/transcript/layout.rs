@@ -172,6 +172,9 @@ fn ending_words(ending: &Ending, dot: &str) -> Option<String> {
             parts.push(format!("{:.1} tok/s", stats.generated_tokens as f64 / stats.decode_s));
         }
     }
+    if stats.drafted_tokens > 0 {
+        parts.push(format!("drafts {:.0}% of {}", 100.0 * stats.kept_tokens as f64 / stats.drafted_tokens as f64, stats.drafted_tokens));
+    }
     if stats.prompt_tokens > 0 {
         let read = stats.read_tokens();
         let of = if stats.unread_tokens > 0 { format!(" of {}", read + stats.unread_tokens) } else { String::new() };

@@ -1,7 +1,7 @@
 //! Carrying out slash commands, and picking from lists.
 
 use super::{chat, knob};
-use crate::events::{Command, ModelSource};
+use crate::events::{Command, ModelSource, When};
 use crate::trace::scheduling;
 use crate::ui::command::{self, Copied, Slash};
 use crate::ui::keys::{Takes, COMMANDS};
@@ -56,6 +56,21 @@ pub(super) fn stay(state: &mut State, reason: &str) {
     chat::note(state, format!("{reason}{stays}"), true);
 }
 
+/// `/draft`: from the next step on, and for models that are opened from now on.
+fn draft(state: &mut State, when: When, now: Moment, out: &mut Vec<Effect>) {
+    if state.replay.is_some() {
+        return state.complain("a recorded trace is played as it was", now);
+    }
+    state.load.draft = when;
+    let words = match when {
+        When::Auto => "likely tokens are read along where it pays",
+        When::Always => "likely tokens are read along whenever there are any",
+        When::Never => "one token at a time",
+    };
+    state.say(words, now);
+    out.push(Effect::WantDrafts(when));
+}
+
 /// Carries out a command.
 pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Effect>) {
     if needs_a_model(&slash) && chat::is_only_watched(state, now) {
@@ -76,6 +91,7 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
         Slash::SlotsSpread(on) => knob::spread(state, on, now, out),
         Slash::SlotsAuto(Some(target)) => knob::begin_auto(state, target, now, out),
         Slash::SlotsAuto(None) => knob::end_auto(state, now),
+        Slash::Draft(when) => draft(state, when, now, out),
         Slash::ShowPolicy => {
             let words = policy_words(state);
             chat::note(state, words, false);
