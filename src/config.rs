@@ -39,6 +39,8 @@ pub struct Config {
     pub hold: Option<When>,
     /// Whether the kernels that a model uses are tried on a GPU before it is opened there: `auto`, `always` or `never`.
     pub prove: Option<When>,
+    /// Whether tokens that are likely to come are read together with the one that was drawn: `auto`, `always` or `never`.
+    pub draft: Option<When>,
     /// Worker threads.
     pub threads: Option<usize>,
     /// Replacement policy: `rotary`, `lru` or `lfu`.
@@ -67,6 +69,7 @@ impl Default for Config {
             vram: None,
             hold: None,
             prove: None,
+            draft: None,
             threads: None,
             policy: None,
             warm_start: true,
@@ -268,6 +271,7 @@ mod tests {
             ("color = \"red\"\n", ":1:", "color", "truecolor"),
             ("policy = \"best\"\n", ":1:", "policy", "lru"),
             ("hold = \"yes\"\n", ":1:", "hold", "always"),
+            ("draft = 3\n", ":1:", "draft: it must be", "\"always\""),
             ("effort = \"much\"\n", ":1:", "effort", "\"medium\""),
             ("prove = \"once\"\n", ":1:", "prove", "never"),
             ("threads = 0\n", ":1:", "threads", "1024"),

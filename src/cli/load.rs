@@ -60,6 +60,9 @@ pub struct Load {
     /// Whether the kernels that a model uses are tried on the GPU before it is opened there: auto (once per GPU, driver and build), always (at every start), or never
     #[arg(long, value_name = "WHEN", value_parser = when)]
     pub prove: Option<When>,
+    /// Whether tokens that are likely to come are read together with the one that was drawn, and kept where they turn out right; no answer depends on it: auto (as many as pay), always (as many as there are), or never
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    pub draft: Option<When>,
 }
 
 impl Load {
@@ -84,6 +87,7 @@ impl Load {
             mailbox: self.mailbox.unwrap_or_default(),
             prove: self.prove.or(config.prove).unwrap_or_default(),
             proofs: Some(Folders::find().proofs()),
+            draft: self.draft.or(config.draft).unwrap_or_default(),
             of_a_gpu: self.of_a_gpu(),
         }
     }

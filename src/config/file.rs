@@ -138,7 +138,7 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// Every field, and what it must be.
-const FIELDS: [(&str, &str); 25] = [
+const FIELDS: [(&str, &str); 26] = [
     ("theme", "the name of a theme, as \"dark\""),
     ("ascii", "true or false"),
     ("color", "\"none\", \"16\", \"256\" or \"truecolor\""),
@@ -150,6 +150,7 @@ const FIELDS: [(&str, &str); 25] = [
     ("vram", "a size, as \"8GiB\", or a number of bytes"),
     ("hold", "\"auto\", \"always\" or \"never\""),
     ("prove", "\"auto\", \"always\" or \"never\""),
+    ("draft", "\"auto\", \"always\" or \"never\""),
     ("threads", "a whole number from 1 to 1024"),
     ("policy", "\"rotary\", \"decay\", \"lru\" or \"lfu\""),
     ("warm_start", "true or false"),
