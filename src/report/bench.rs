@@ -4,6 +4,8 @@
 //! tokenizer and on nothing that the model says. Random text routes less evenly in time than real text: real chats
 //! usually hit more.
 
+mod along;
+
 use super::{plan, size};
 use crate::cli::{configuration, find_model, recorder, tell_idle, whole, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
@@ -56,6 +58,9 @@ pub struct BenchArgs {
     /// On a GPU that holds every expert: of so many tokens, one goes layer by layer, so that its hits are timed; 1: all of them do
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
     timed_every: Option<u32>,
+    /// Instead: time steps that read up to N likely tokens along, beside those of one, and say how often these must be right for it to pay
+    #[arg(long, value_name = "N", conflicts_with_all = ["kernels", "profile", "trace"], value_parser = whole::<usize>)]
+    along: Option<usize>,
     #[command(flatten)]
     load: Load,
     /// One JSON object instead of text
@@ -151,7 +156,9 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     let source = find_model(&name, &config)?;
     let gguf = open::map(&source).map_err(Failure::from)?;
     let mut options = args.load.options(&config);
-    options.context.get_or_insert(args.prompt + args.gen + 1);
+    // With --along, so many rounds of steps of every length.
+    let needed = args.prompt + args.along.map_or(args.gen, |n| (args.gen + 1) * (n + 1) * (n + 2) / 2);
+    options.context.get_or_insert(needed + 1);
     let mut model = open::bare(&gguf, &options).map_err(Failure::from)?;
     tell_idle(&options, &model.plan, model.proof.is_some());
     if let Some(told) = model.told.as_ref().filter(|_| args.json) {
@@ -159,7 +166,6 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     }
     // Figures are those of a session that lasts.
     let held = model.runtime.hold_all();
-    let needed = args.prompt + args.gen;
     if needed > model.plan.context {
         return Err(Failure::usage(format!("{needed} tokens do not fit into a context of {}; raise --ctx", model.plan.context)).into());
     }
@@ -170,6 +176,15 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
         write!(out, "{}", plan::table(&model.plan))?;
         held.map_or(Ok(()), |held| writeln!(out, "{held}"))?;
         out.flush()?;
+    }
+    if let Some(along) = args.along {
+        let rows = measure_along(args, along, model).map_err(Failure::from)?;
+        let mut out = std::io::stdout().lock();
+        match args.json {
+            true => writeln!(out, "{}", serde_json::to_string(&rows)?)?,
+            false => write!(out, "{}", along::table(&rows))?,
+        }
+        return Ok(ExitCode::SUCCESS);
     }
     let mut recorder = args.trace.as_deref().map(recorder).transpose()?;
     if let Some(r) = &mut recorder {
@@ -308,6 +323,21 @@ fn measure(args: &BenchArgs, model: open::Bare, mut recorder: Option<&mut Record
         locked: 0,
         rates: runtime.rates(),
     })
+}
+
+/// Times of steps that read several tokens, after a prompt.
+fn measure_along(args: &BenchArgs, along: usize, model: open::Bare) -> Result<Vec<along::Along>, EngineError> {
+    let open::Bare { mut runtime, config, .. } = model;
+    let mut rng = fastrand::Rng::with_seed(0x726f_7461_7279);
+    let vocab = (config.vocab.max(1) as u32).max(args.topics.unwrap_or(1));
+    let mut topic = 0;
+    let mut next = || token(&mut rng, vocab, args.topics, &mut topic);
+    let prompt: Vec<u32> = (0..args.prompt).map(|_| next()).collect();
+    let mut record = StepRecord { phase: Phase::Prefill, ..StepRecord::default() };
+    for chunk in prompt.chunks(runtime.chunk().max(1)) {
+        runtime.step(chunk, Logits::Last, &|| false, &mut record)?;
+    }
+    along::measure(runtime.as_mut(), along, args.gen, &mut next)
 }
 
 /// A random token; with topics, one whose id leaves the topic's number, which changes every 24 tokens in the mean.

@@ -70,6 +70,9 @@ pub struct Simulation {
     /// Tokens for which routers were asked before their turn, if there are any and what they said is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub foreseen: Option<usize>,
+    /// Tokens that a step reads, and of them those that the answer gains in the mean, where it is not one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of_a_step: Option<(usize, f64)>,
     /// One slot in every layer, bytes; 0 if unknown.
     pub slot_bytes: u64,
     /// Weights that every token reads, bytes; 0 if unknown.
@@ -99,6 +102,8 @@ pub struct Wish<'a> {
     pub profile: Option<&'a Profile>,
     /// Weights that every token reads, instead of what the trace says.
     pub trunk: Option<u64>,
+    /// Tokens that a step reads, and of them those that the answer gains in the mean, where it is not one.
+    pub of_a_step: Option<(usize, f64)>,
 }
 
 /// Bytes that every token reads, and in words how they are known.
@@ -153,7 +158,8 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
         let estimate = profile.map(|profile| {
             let time = estimate(profile, &Demand::of(&tally, prepared.expert_bytes(), trunk_bytes));
             let fits = profile.fits(trunk_bytes, slot_bytes.saturating_mul(tally.slots as u64));
-            RowEstimate { tokens_per_second: time.tokens_per_second(), fits, time }
+            let gained = wish.of_a_step.map_or(1.0, |s| s.1);
+            RowEstimate { tokens_per_second: time.tokens_per_second() * gained, fits, time }
         });
         Row { tally, estimate }
     });
@@ -167,6 +173,7 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
         top_k: head.top_k,
         tokens: generated(routes),
         foreseen: Some((0..routes.len()).filter(|&i| routes.foretold().has(i)).count()).filter(|n| *n > 0),
+        of_a_step: wish.of_a_step,
         slot_bytes,
         trunk_bytes,
         trunk,
@@ -178,7 +185,7 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
 
 /// Tokens generated in a trace.
 pub(super) fn generated(routes: &Routes) -> usize {
-    routes.steps().iter().filter(|s| s.phase == crate::events::Phase::Decode).map(|s| s.tokens as usize).sum()
+    routes.steps().iter().filter(|s| s.phase == crate::events::Phase::Decode).map(|s| 1 + usize::from(s.kept)).sum()
 }
 
 /// `rotary simulate`.
@@ -196,6 +203,7 @@ pub fn run(args: &SimulateArgs) -> color_eyre::Result<ExitCode> {
         admission: args.admission(),
         profile: machine.as_ref(),
         trunk: args.trunk,
+        of_a_step: args.along.map(|_| args.of_a_step()),
     };
     let mut found = Vec::new();
     for path in &args.files {
@@ -317,7 +325,7 @@ mod tests {
         let routes = recorded_on_a_cpu();
         let contenders = [Contender::Online(Policy::Rotary), Contender::Online(Policy::Lru)];
         let of = |admission: Overlay, profile: Option<&Profile>| {
-            simulate("x", &routes, &Wish { slots: Some(&[16]), contenders: &contenders, admission, profile, trunk: Some(1) })
+            simulate("x", &routes, &Wish { slots: Some(&[16]), contenders: &contenders, admission, profile, trunk: Some(1), of_a_step: None })
         };
         let hits = |s: &Simulation| s.table[0].tally.hit_rate() * 100.0;
         let (own, ahead) = (of(Overlay::default(), None), of(Overlay { ahead: Some(1), ..Overlay::default() }, None));

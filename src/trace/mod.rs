@@ -4,6 +4,7 @@
 //! - [`record`]: the sink that writes it while a session runs;
 //! - [`csv`]: reader and writer of the `route_trace v1` format that other projects publish;
 //! - [`routes`]: the routing alone, as any of these sources gives it;
+//! - [`along`]: as if several tokens had been read in each step;
 //! - [`foretold`]: what routers foresaw of it;
 //! - [`simulate`]: what other policies and slot counts would have done with that routing;
 //! - [`profile`], [`roofline`]: a machine, and the tokens per second that it would make of that;
@@ -14,6 +15,7 @@
 //!
 //! `docs/trace-format.md` describes the formats byte by byte.
 
+pub mod along;
 pub mod csv;
 pub mod difference;
 pub mod foretold;

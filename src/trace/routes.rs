@@ -76,6 +76,8 @@ pub struct RoutesStep {
     pub step: u64,
     /// Tokens read in it.
     pub tokens: u32,
+    /// Of a step of generation: tokens that were read along and turned out right.
+    pub kept: u16,
 }
 
 /// The routing of a session: steps, each with its layers, each with the experts that were chosen.
@@ -137,7 +139,7 @@ impl Routes {
 
     /// Add a step of a recorded session, unless it names experts beyond the head's count.
     pub fn push_record(&mut self, turn: u32, record: &StepRecord) {
-        let step = RoutesStep { turn, phase: record.phase, step: record.step, tokens: record.tokens };
+        let step = RoutesStep { turn, phase: record.phase, step: record.step, tokens: record.tokens, kept: record.kept };
         let known = record.routed.iter().all(|r| usize::from(r.expert) < self.head.experts);
         if known && foretold::fits(&record.foreseen, self.head.layers, self.head.experts) {
             self.foretold.push(self.steps.len(), &record.foreseen);
@@ -219,7 +221,7 @@ impl Routes {
     #[must_use]
     pub fn record(&self, step: usize) -> StepRecord {
         let head = self.steps.get(step).copied().unwrap_or_default();
-        let mut record = StepRecord { step: step as u64, phase: head.phase, tokens: head.tokens, ..StepRecord::default() };
+        let mut record = StepRecord { step: step as u64, phase: head.phase, tokens: head.tokens, kept: head.kept, ..StepRecord::default() };
         for layer in 0..self.head.layers {
             record.routed.extend(self.tick(step, layer).iter().map(|r| RoutedExpert { outcome: Outcome::Miss, ..*r }));
             record.ends.push(record.routed.len() as u32);

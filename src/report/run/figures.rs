@@ -20,6 +20,10 @@ pub(super) fn figures(s: &TurnStats, reason: FinishReason) -> String {
     } else {
         format!(", {:.1} % of routed experts were in slots", 100.0 * s.hits as f64 / s.routed as f64)
     };
+    let drafts = match s.drafted_tokens {
+        0 => String::new(),
+        drafted => format!(", {} of {drafted} drafted tokens were right", s.kept_tokens),
+    };
     let why = match reason {
         FinishReason::Stop | FinishReason::Failed => "",
         FinishReason::Length => "; stopped at -n",
@@ -27,7 +31,7 @@ pub(super) fn figures(s: &TurnStats, reason: FinishReason) -> String {
         FinishReason::Cancelled => "; cancelled",
     };
     format!(
-        "prompt {} tokens ({} reused{unread}), {} tokens/s; answer {} tokens, {} tokens/s{hits}; seed {}{why}",
+        "prompt {} tokens ({} reused{unread}), {} tokens/s; answer {} tokens, {} tokens/s{drafts}{hits}; seed {}{why}",
         s.prompt_tokens,
         s.reused_tokens,
         rate(read, s.prefill_s),

@@ -4,6 +4,7 @@ use crate::cli::{fraction, whole, Failure};
 use crate::config::{parse_bytes, Folders};
 use crate::experts::policy::Overlay;
 use crate::report::curves::Canvas;
+use crate::trace::along::read_along;
 use crate::trace::open::open_routes;
 use crate::trace::profile::{self, Misses, Profile};
 use crate::trace::routes::Routes;
@@ -57,6 +58,12 @@ pub struct SimulateArgs {
     /// What the machine does with misses, instead of what its profile says
     #[arg(long, value_enum, value_name = "HOW", requires = "profile")]
     pub misses: Option<Misses>,
+    /// As if N likely tokens had been read along with each drawn one, of those that --right says are right
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
+    pub along: Option<usize>,
+    /// With --along: how likely each of them is to be right, given that those before it are
+    #[arg(long, value_name = "P", default_value_t = 0.8, requires = "along", value_parser = fraction::<f64>)]
+    pub right: f64,
     /// Weights that every token reads, instead of what the trace says, such as 2GB
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub trunk: Option<u64>,
@@ -89,7 +96,16 @@ impl SimulateArgs {
         if self.foresee == Foresee::Never {
             routes.forget_foretold();
         }
+        if let Some(along) = self.along {
+            routes = read_along(&routes, along);
+        }
         Ok(routes)
+    }
+
+    /// Tokens that a step reads, and of them those that the answer gains in the mean; 1 and 1 where nothing is read along.
+    pub(in crate::report) fn of_a_step(&self) -> (usize, f64) {
+        let along = self.along.unwrap_or(0).min(1000);
+        (1 + along, (0..=along as i32).map(|i| self.right.clamp(0.0, 1.0).powi(i)).sum())
     }
 
     /// The profile that was asked for, with what else was.

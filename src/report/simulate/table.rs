@@ -25,6 +25,14 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
     if let Some(n) = s.foreseen {
         writeln!(out, "routers asked before their turn: {n} token{}", if n == 1 { "" } else { "s" })?;
     }
+    if let Some((read, gained)) = s.of_a_step {
+        let tokens = if s.profile.is_some() {
+            format!(", of which {gained:.2} are right; what drafting takes is not counted")
+        } else {
+            String::new()
+        };
+        writeln!(out, "steps of {read} tokens{tokens}")?;
+    }
     let mut policies: Vec<Contender> = Vec::new();
     s.table.iter().for_each(|t| {
         if !policies.contains(&t.tally.policy) {

@@ -144,7 +144,7 @@ fn rows(mut lines: Lines<impl BufRead>, head: RoutesHead) -> Result<Routes, CsvE
         let phase = if step[0].decode { Phase::Decode } else { Phase::Prefill };
         let mut start = 0;
         let slices = ends.iter().map(|&end| &routed[std::mem::replace(&mut start, end)..end]);
-        routes.push(RoutesStep { turn: step[0].turn, phase, step: step[0].step, tokens: 1 }, slices);
+        routes.push(RoutesStep { turn: step[0].turn, phase, step: step[0].step, tokens: 1, kept: 0 }, slices);
     }
     Ok(routes)
 }

@@ -102,7 +102,7 @@ impl<W: Write> Writer<W> {
         if record.layers() > head.layers || record.routed.iter().any(|r| usize::from(r.expert) >= head.experts) {
             return Ok(());
         }
-        let step = RoutesStep { turn: self.turn, phase: record.phase, step: record.step, tokens: record.tokens };
+        let step = RoutesStep { turn: self.turn, phase: record.phase, step: record.step, tokens: record.tokens, kept: record.kept };
         write_step(&mut self.out, head, &step, |layer| record.layer(layer))
     }
 

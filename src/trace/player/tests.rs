@@ -56,7 +56,7 @@ fn routes(steps: u64) -> Routes {
         let phase = if step == 0 { Phase::Prefill } else { Phase::Decode };
         let expert = |e: u64| RoutedExpert { expert: (e % 8) as u16, tokens: 1, weight: 0.5, outcome: Outcome::Miss };
         let tick = [expert(step * step / 3), expert(step + 3)];
-        routes.push(RoutesStep { turn: 0, phase, step, tokens: 1 }, [&tick[..], &tick[..]]);
+        routes.push(RoutesStep { turn: 0, phase, step, tokens: 1, kept: 0 }, [&tick[..], &tick[..]]);
     }
     routes
 }
@@ -298,7 +298,7 @@ fn another_session_is_walked_along_token_by_token() {
     // The other one has a prompt of three steps, then the same tokens.
     let prompt = [RoutedExpert { expert: 7, tokens: 1, weight: 0.5, outcome: Outcome::Miss }];
     for step in 0..3 {
-        b.push(RoutesStep { turn: 0, phase: Phase::Prefill, step, tokens: 1 }, [&prompt[..], &prompt[..]]);
+        b.push(RoutesStep { turn: 0, phase: Phase::Prefill, step, tokens: 1, kept: 0 }, [&prompt[..], &prompt[..]]);
     }
     for i in 1..12 {
         b.push(a.steps()[i], (0..2).map(|l| a.tick(i, l)));

@@ -323,6 +323,10 @@ fn step(mut p: Payload<'_>, table: &mut Vec<u16>) -> Option<Timed> {
     if !p.bytes.is_empty() {
         r.foreseen = foreseen(&mut p)?;
     }
+    // And files that were written before tokens were read along, here.
+    if !p.bytes.is_empty() {
+        (r.drafted, r.kept) = (p.small()?, p.small()?);
+    }
     Some(Timed { at, entry: Entry::Step(Box::new(r)) })
 }
 

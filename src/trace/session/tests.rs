@@ -18,6 +18,8 @@ fn record(step: u64, seed: u64) -> StepRecord {
         bytes_uploaded: rng.u64(..),
         bytes_missed: 1 << 40,
         context_used: 9,
+        drafted: rng.u16(0..9),
+        kept: rng.u16(0..9),
         time: StepTime { total_us: 1000, trunk_us: 300, ..StepTime::default() },
         slot_of: (0..2 * 16).map(|_| if rng.u8(0..4) == 0 { rng.u16(0..3) } else { NO_SLOT }).collect(),
         ..StepRecord::default()
@@ -179,21 +181,23 @@ fn a_reader_of_before_passes_over_the_policy() {
 
 #[test]
 fn steps_end_where_older_writers_end_them_and_what_later_ones_add_is_passed_over() {
-    let plain = StepRecord { foreseen: Vec::new(), ..record(1, 1) };
+    let plain = StepRecord { foreseen: Vec::new(), drafted: 0, kept: 0, ..record(1, 1) };
     let bytes = payload(&plain);
     let read = |bytes: &[u8]| one_frame(STEP, bytes).get(0).map(|t| t.entry);
     let whole = Some(Entry::Step(Box::new(plain.clone())));
-    // Without what was foreseen; without that and what came ahead (one expert); with something more.
-    assert_eq!(read(&bytes[..bytes.len() - 1]), whole);
+    // Without what was read along; without that and what was foreseen; without those and what came ahead (one expert); with something more.
+    assert_eq!(read(&bytes[..bytes.len() - 2]), whole);
+    assert_eq!(read(&bytes[..bytes.len() - 3]), whole);
     let before = StepRecord { ahead: Vec::new(), ..plain };
-    assert_eq!(read(&bytes[..bytes.len() - 4]), Some(Entry::Step(Box::new(before))));
+    assert_eq!(read(&bytes[..bytes.len() - 6]), Some(Entry::Step(Box::new(before))));
     assert_eq!(read(&[&bytes[..], &[3, 1, 2]].concat()), whole);
 }
 
 #[test]
 fn what_was_foreseen_is_checked_before_it_is_believed() {
     let bytes = payload(&StepRecord::default());
-    let (end, start) = (Ending::Damaged { at: HEADER }, &bytes[..bytes.len() - 1]);
+    // Up to the groups; nothing was read along either.
+    let (end, start) = (Ending::Damaged { at: HEADER }, &bytes[..bytes.len() - 3]);
     // No such distance; no expert beyond 65,535; more groups, or experts, than there are bytes; cut.
     let id = [0xff, 0xff, 0x03];
     let beyond = [&[1, 5, 2][..], &id, &[9, 1, 9]].concat();

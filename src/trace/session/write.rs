@@ -136,6 +136,8 @@ impl<W: Write> Writer<W> {
             put(out, a.expert.into());
         }
         put_foreseen(out, &r.foreseen);
+        put(out, r.drafted.into());
+        put(out, r.kept.into());
         self.end()
     }
 

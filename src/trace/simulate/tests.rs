@@ -101,7 +101,7 @@ fn routes() -> impl Strategy<Value = Routes> {
                 .into_iter()
                 .map(|t| t.into_iter().map(|expert| RoutedExpert { expert, tokens: 1, weight: 1.0, outcome: Outcome::Miss }).collect())
                 .collect();
-            let step = RoutesStep { turn: 0, phase, step: i as u64, tokens: 1 };
+            let step = RoutesStep { turn: 0, phase, step: i as u64, tokens: 1, kept: 0 };
             routes.push(step, layers.iter().map(Vec::as_slice));
         }
         routes
@@ -222,7 +222,7 @@ fn a_layer_that_the_prompt_left_out_is_warmed_by_its_first_tokens() {
     for step in 0..4u64 {
         let phase = if step < 2 { Phase::Prefill } else { Phase::Decode };
         let second: &[RoutedExpert] = if step == 0 { &[] } else { &one };
-        routes.push(RoutesStep { turn: 0, phase, step, tokens: 1 }, [&one[..], second]);
+        routes.push(RoutesStep { turn: 0, phase, step, tokens: 1, kept: 0 }, [&one[..], second]);
     }
     let tally = Prepared::new(&routes).online(Policy::Lru, Admission::ALWAYS, 2);
     assert_eq!((tally.routed, tally.hits), (3, 3.0));
