@@ -325,7 +325,11 @@ mod tests {
         let routes = recorded_on_a_cpu();
         let contenders = [Contender::Online(Policy::Rotary), Contender::Online(Policy::Lru)];
         let of = |admission: Overlay, profile: Option<&Profile>| {
-            simulate("x", &routes, &Wish { slots: Some(&[16]), contenders: &contenders, admission, profile, trunk: Some(1), of_a_step: None })
+            simulate(
+                "x",
+                &routes,
+                &Wish { slots: Some(&[16]), contenders: &contenders, admission, profile, trunk: Some(1), of_a_step: None },
+            )
         };
         let hits = |s: &Simulation| s.table[0].tally.hit_rate() * 100.0;
         let (own, ahead) = (of(Overlay::default(), None), of(Overlay { ahead: Some(1), ..Overlay::default() }, None));

@@ -31,7 +31,12 @@ pub(super) struct Along {
 ///
 /// # Errors
 /// From the model.
-pub(super) fn measure(runtime: &mut dyn Runtime, along: usize, rounds: usize, token: &mut dyn FnMut() -> u32) -> Result<Vec<Along>, EngineError> {
+pub(super) fn measure(
+    runtime: &mut dyn Runtime,
+    along: usize,
+    rounds: usize,
+    token: &mut dyn FnMut() -> u32,
+) -> Result<Vec<Along>, EngineError> {
     let most = 1 + along.min(runtime.most_drafted());
     let mut times = vec![Vec::with_capacity(rounds); most];
     let mut hits = vec![(0, 0); most];
