@@ -13,7 +13,7 @@ mod load;
 mod reasoning;
 mod step;
 
-pub use card::{LayerSlot, ModelCard, Plan};
+pub use card::{Blocks, LayerSlot, ModelCard, Plan};
 pub use gauges::{DeviceGauges, Gauges};
 pub use load::{DeviceChoice, LoadOptions, MissChoice, ModelSource, When};
 pub use reasoning::{Effort, Reasoning};

@@ -12,7 +12,7 @@ pub struct ModelCard {
     pub arch: String,
     /// A toy that must be labelled as one.
     pub toy: bool,
-    /// Layers that have routed experts, in order of appearance; index = "layer" everywhere in the telemetry.
+    /// Layers that have routed experts, in order of appearance; index = "layer" everywhere in the telemetry. What a person reads is [`ModelCard::blocks`].
     pub layers: usize,
     /// Routed experts per layer.
     pub experts: usize,
@@ -44,6 +44,29 @@ impl ModelCard {
     #[must_use]
     pub fn is_dense(&self) -> bool {
         self.layers == 0 || self.experts == 0
+    }
+
+    /// The numbers of the layers in the model. They are those of the plan, which recordings have, too; a plan that lacks some or
+    /// contradicts itself says nothing, and layers are then numbered from 0.
+    #[must_use]
+    pub fn blocks(&self) -> Blocks {
+        let slots = &self.plan.slot_bytes;
+        let numbers = || slots.iter().map(|s| u16::try_from(s.layer).ok()).collect::<Option<Vec<u16>>>();
+        let sound = slots.len() == self.layers && slots.is_sorted_by(|a, b| a.layer < b.layer);
+        Blocks(sound.then(numbers).flatten().unwrap_or_default())
+    }
+}
+
+/// Which block of the model each layer with experts is. Telemetry counts the layers that have experts, from 0; people count all
+/// blocks, and where the first ones are dense the two differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blocks(Vec<u16>);
+
+impl Blocks {
+    /// The block's number, by the index of the layer; the index itself where nothing is known.
+    #[must_use]
+    pub fn of(&self, layer: usize) -> usize {
+        self.0.get(layer).map_or(layer, |&block| usize::from(block))
     }
 }
 
@@ -100,4 +123,23 @@ pub struct LayerSlot {
     pub layer: usize,
     /// Bytes of one of its experts: gate, up and down.
     pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::trace::player::card_of;
+    use crate::trace::routes::RoutesHead;
+
+    #[test]
+    fn layers_have_the_numbers_of_the_plan_unless_it_contradicts_itself() {
+        let mut card = card_of(&RoutesHead { layers: 3, experts: 4, ..RoutesHead::default() }, 1);
+        let mut numbers = |blocks: &[usize]| {
+            card.plan.slot_bytes = blocks.iter().map(|&layer| super::LayerSlot { layer, bytes: 1 }).collect();
+            [0, 1, 2, 3].map(|layer| card.blocks().of(layer))
+        };
+        assert_eq!(numbers(&[1, 2, 46]), [1, 2, 46, 3], "a layer that is not there has its index");
+        for odd in [&[][..], &[1, 2], &[1, 2, 3, 4], &[1, 1, 2], &[2, 1, 3], &[1, 2, 65_536], &[1, 2, usize::MAX]] {
+            assert_eq!(numbers(odd), [0, 1, 2, 3], "{odd:?}");
+        }
+    }
 }

@@ -76,7 +76,7 @@ pub struct LayerFigures {
 /// One layer of both.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct LayerPair {
-    /// Layer index.
+    /// The layer's number in the model.
     pub layer: usize,
     /// Of A.
     pub a: LayerFigures,
@@ -87,7 +87,7 @@ pub struct LayerPair {
 /// One expert of both. Counts are per 1000 generated tokens, so that sessions of different length can be compared.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ExpertPair {
-    /// Layer index.
+    /// The layer's number in the model.
     pub layer: usize,
     /// Expert id.
     pub expert: usize,
@@ -216,15 +216,17 @@ fn compare(sides: [&Side; 2], sources: [&Source<'_>; 2], common: &Common<'_>) ->
     }
     let file = if a.file == b.file { a.file.to_owned() } else { format!("{} and {}", a.file, b.file) };
     let (trunk_bytes, trunk) = trunk_of(&a.routes.head, common.trunk);
+    let blocks = &a.routes.head.blocks;
     let [a, b] = [work_out(sides[0], a, common)?, work_out(sides[1], b, common)?];
-    let layers = a.layers.iter().zip(&b.layers).enumerate().map(|(layer, (&a, &b))| LayerPair { layer, a, b }).collect();
+    let layers = a.layers.iter().zip(&b.layers).enumerate().map(|(i, (&a, &b))| LayerPair { layer: blocks.of(i), a, b }).collect();
     let mut experts: Vec<ExpertPair> = (0..a.by.routed.len())
         .filter(|&i| a.by.routed[i] + b.by.routed[i] > 0)
         .map(|i| {
             let per_1000 = |o: &Outcome, n: f64| n * 1000.0 / o.tokens.max(1) as f64;
             let uses = |o: &Outcome| per_1000(o, o.by.routed[i] as f64);
             let misses = |o: &Outcome| per_1000(o, o.by.routed[i] as f64 - o.by.hits[i]);
-            ExpertPair { layer: i / a.experts, expert: i % a.experts, uses: [uses(&a), uses(&b)], misses: [misses(&a), misses(&b)] }
+            let (layer, expert) = (blocks.of(i / a.experts), i % a.experts);
+            ExpertPair { layer, expert, uses: [uses(&a), uses(&b)], misses: [misses(&a), misses(&b)] }
         })
         .collect();
     experts.sort_by(|x, y| y.more().abs().total_cmp(&x.more().abs()).then((x.layer, x.expert).cmp(&(y.layer, y.expert))));
@@ -377,6 +379,23 @@ mod tests {
         let mut out = Vec::new();
         text(&mut out, &of("lru@16", "belady@16", ["gpt-oss", "gpt-oss"], Some(&profile)).unwrap(), true).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap());
+    }
+
+    #[test]
+    fn layers_have_the_numbers_of_the_model() {
+        let compared = |behind: usize| {
+            let mut routes = routes("gpt-oss");
+            let mut card = crate::trace::player::card_of(&routes.head, 0);
+            card.plan.slot_bytes.iter_mut().for_each(|slot| slot.layer += behind);
+            routes.head.blocks = card.blocks();
+            let source = Source { file: "f", routes: &routes, prepared: &Prepared::new(&routes) };
+            let common = Common { slots: Some(8), policy: None, admission: Overlay::default(), profile: None, trunk: None };
+            let sides = ["lru", "lfu"].map(|side| Side::parse(side).unwrap());
+            compare([&sides[0], &sides[1]], [&source, &source], &common).unwrap()
+        };
+        let (plain, behind) = (compared(0), compared(3));
+        assert_eq!(behind.layers.iter().map(|l| l.layer).collect::<Vec<_>>(), (3..39).collect::<Vec<_>>());
+        assert!(plain.experts.iter().zip(&behind.experts).all(|(a, b)| (a.layer + 3, a.expert) == (b.layer, b.expert)));
     }
 
     #[test]

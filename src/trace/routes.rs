@@ -1,7 +1,7 @@
 //! The routing of a session, without its text: what the scheduler saw.
 
 use super::foretold::{self, Foretold};
-use crate::events::{ModelCard, Outcome, Phase, RoutedExpert, Scheduling, StepRecord};
+use crate::events::{Blocks, ModelCard, Outcome, Phase, RoutedExpert, Scheduling, StepRecord};
 
 /// Most layers that a trace may have.
 pub const MAX_LAYERS: usize = 4096;
@@ -17,6 +17,8 @@ pub struct RoutesHead {
     pub arch: String,
     /// Layers with routed experts.
     pub layers: usize,
+    /// Their numbers in the model.
+    pub blocks: Blocks,
     /// Routed experts per layer.
     pub experts: usize,
     /// Experts that one token uses in a layer.
@@ -114,6 +116,7 @@ impl Routes {
             model: card.name.clone(),
             arch: card.arch.clone(),
             layers: card.layers,
+            blocks: card.blocks(),
             experts: card.experts,
             top_k: card.top_k,
             expert_bytes: card.expert_bytes.clone(),

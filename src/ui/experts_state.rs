@@ -10,7 +10,7 @@ pub use figures::{Cell, ExpertFacts, LayerProfile, StepOutcomes};
 pub use moment::{Lost, Pause, Play, Shown};
 
 use super::ledger::Ledger;
-use crate::events::{ModelCard, Phase, NO_SLOT};
+use crate::events::{Blocks, ModelCard, Phase, NO_SLOT};
 use std::ops::Range;
 
 /// What is left of an expert's heat after one token.
@@ -48,6 +48,7 @@ struct Recent {
 #[derive(Clone, Debug, Default)]
 pub struct ExpertsState {
     layers: usize,
+    blocks: Blocks,
     experts: usize,
     top_k: usize,
     heat: Vec<f32>,
@@ -101,6 +102,7 @@ impl ExpertsState {
     pub fn open(card: &ModelCard) -> Self {
         let mut state = Self::new(card.layers, card.experts, card.top_k);
         state.ledger = Ledger::new(state.layers, state.experts, &card.expert_bytes);
+        state.blocks = card.blocks();
         state
     }
 
@@ -146,6 +148,12 @@ impl ExpertsState {
     #[must_use]
     pub fn layers(&self) -> usize {
         self.layers
+    }
+
+    /// The number that a person knows a layer by: which block of the model it is.
+    #[must_use]
+    pub fn block(&self, layer: usize) -> usize {
+        self.blocks.of(layer)
     }
 
     /// Experts per layer.

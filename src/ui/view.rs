@@ -62,4 +62,4 @@ fn too_small(area: Rect, buf: &mut Buffer, state: &State) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::ui) mod tests;

@@ -59,7 +59,7 @@ fn write_step<'a>(
 /// Writes the routing of a session while it runs: that of the first model that is opened.
 pub struct Writer<W: Write> {
     out: W,
-    head: Option<RoutesHead>,
+    head: Option<Box<RoutesHead>>,
     turn: u32,
     /// Another model was opened, which the format has no place for.
     over: bool,
@@ -85,7 +85,7 @@ impl<W: Write> Writer<W> {
             Event::Ready { card } => {
                 let head = Routes::head_of(card);
                 write_head(&mut self.out, &head)?;
-                self.head = Some(head);
+                self.head = Some(Box::new(head));
             }
             Event::Finished { .. } => self.turn += 1,
             _ => {}

@@ -2,7 +2,7 @@
 
 use super::{start, Options, PlayerControl};
 use crate::engine::EngineHandle;
-use crate::events::{Event, ModelCard, Plan, Sampling, StepRecord};
+use crate::events::{Event, LayerSlot, ModelCard, Plan, Sampling, StepRecord};
 use crate::experts::policy::Policy;
 use crate::trace::moment::{Fold, Source};
 use crate::trace::open::Trace;
@@ -110,6 +110,7 @@ pub fn card_of(head: &RoutesHead, slots: usize) -> ModelCard {
             slots_per_layer: slots,
             min_slots: 1,
             max_slots: head.experts,
+            slot_bytes: (0..head.layers).map(|l| LayerSlot { layer: head.blocks.of(l), bytes: bytes(l) }).collect(),
             ..Plan::default()
         },
         sampling: Sampling::default(),

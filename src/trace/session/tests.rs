@@ -275,3 +275,15 @@ fn routing_says_how_slots_were_given_for_most_tokens() {
     };
     assert_eq!((of(5), of(37)), (Some(1), Some(0)));
 }
+
+#[test]
+fn layers_keep_the_numbers_of_the_model_in_a_session_of_routing_alone() {
+    let mut card = crate::trace::player::card_of(&RoutesHead { layers: 2, experts: 16, top_k: 4, ..RoutesHead::default() }, 0);
+    card.plan.slot_bytes.iter_mut().for_each(|slot| slot.layer += 3);
+    let mut entries = session(4);
+    entries.insert(0, Timed { at: 0, entry: Entry::Event(Event::Ready { card: Box::new(card) }) });
+    let routes = Session::from_bytes(write(&entries)).unwrap().routes().unwrap();
+    assert_eq!([0, 1].map(|layer| routes.head.blocks.of(layer)), [3, 4]);
+    let again = Session::from_bytes(write_routes(Vec::new(), &routes).unwrap()).unwrap().routes().unwrap();
+    assert_eq!(again.head.blocks, routes.head.blocks);
+}

@@ -65,6 +65,7 @@ impl ExpertsState {
     #[must_use]
     pub fn frozen_at(&self, log: &RoutingLog, mut pause: Pause) -> Self {
         let mut past = Self::new(self.layers, self.experts, self.top_k);
+        past.blocks.clone_from(&self.blocks);
         match log.get(pause.step) {
             Lookup::Here(kept) => {
                 log.until(pause.step, HEAT_STEPS).for_each(|kept| past.apply(&kept.record()));

@@ -112,7 +112,7 @@ fn style(lean: Lean, only: Option<Side>, make: Make, theme: &Theme) -> Style {
 pub(super) fn title(state: &ExpertsState, difference: &Difference, theme: &Theme) -> String {
     let g = theme.glyphs();
     let what = if state.zoomed {
-        format!("layer {}", state.cursor().0)
+        format!("layer {}", state.block(state.cursor().0))
     } else {
         format!("{} {} {}", difference.layers(), g.times, difference.experts())
     };
@@ -157,8 +157,7 @@ fn grid(
     context: &PaneContext<'_>,
     theme: &Theme,
 ) -> Option<Make> {
-    let digits = difference.layers().saturating_sub(1).max(1).ilog10() as u16 + 1;
-    let gutter = if rest.width > 12 { digits + 2 } else { 0 };
+    let gutter = if rest.width > 12 { super::gutter_width(state, difference.layers()) } else { 0 };
     let side = if rest.width >= gutter + SIDE + 16 { SIDE } else { 0 };
     let at = Rect { x: rest.x + gutter, width: rest.width.saturating_sub(gutter + side), ..rest };
     let grid = Grid::fit(at, difference.layers(), difference.experts(), theme)?;
@@ -250,7 +249,7 @@ fn head(state: &ExpertsState, difference: &Difference, theme: &Theme, width: u16
             theme.span(Face::Dim, " held"),
         ],
     );
-    let mut line = Line::from(theme.span(Face::Accent, format!("layer {layer}")));
+    let mut line = Line::from(theme.span(Face::Accent, format!("layer {}", state.block(layer))));
     for part in parts {
         if line.width() + part.iter().map(Span::width).sum::<usize>() > usize::from(width) {
             break;
@@ -357,7 +356,7 @@ fn facts(state: &ExpertsState, difference: &Difference, theme: &Theme) -> Line<'
     let cell = difference.cell(layer, expert);
     let held = |on: bool| if on { "held" } else { "none" };
     Line::from(vec![
-        theme.span(Face::Accent, format!("L{layer:<2} E{expert:<3}")),
+        theme.span(Face::Accent, format!("L{:<2} E{expert:<3}", state.block(layer))),
         theme.span(Face::SideA, "  A "),
         theme.span(Face::Text, held(cell.held[0])),
         theme.span(Face::SideB, "  B "),

@@ -73,7 +73,8 @@ pub fn title(inside: Rect, state: &ExpertsState, context: &PaneContext<'_>, them
         return "experts".into();
     }
     let moment = words::moment(state);
-    let mut title = if state.zoomed { format!("experts of layer {}", state.layer) } else { format!("experts {layers} {x} {experts}") };
+    let mut title =
+        if state.zoomed { format!("experts of layer {}", state.block(state.layer)) } else { format!("experts {layers} {x} {experts}") };
     let parts = Parts::of(inside, state, context, theme);
     let (pool_layers, pool_experts) = if state.zoomed {
         (1, zoom::Strip::fit(parts.grid, experts).map_or(1, |s| s.pool))
@@ -160,8 +161,7 @@ impl Parts {
             let empty = Rect::default();
             return Self { head, gutter: empty, grid: rest, side: empty, ruler: empty, step, facts, legend, side_kind: Side::Bare };
         }
-        let digits = state.layers().saturating_sub(1).max(1).ilog10() as u16 + 1;
-        let gutter_width = if rest.width > 12 { digits + 2 } else { 0 };
+        let gutter_width = if rest.width > 12 { gutter_width(state, state.layers()) } else { 0 };
         let gutter = Rect { width: gutter_width, ..rest };
         let mut grid = Rect { x: rest.x + gutter_width, width: rest.width - gutter_width, ..rest };
         // The side may take room that the grid can't use, and a little more where there is plenty.
@@ -272,7 +272,12 @@ fn line(buf: &mut Buffer, at: Rect, line: &Line<'_>) {
     }
 }
 
-/// Layer numbers: each where rows are few, each eighth where they are many, and always the cursor's.
+/// Columns of the numbers of so many layers, with the mark before and the gap behind.
+fn gutter_width(state: &ExpertsState, layers: usize) -> u16 {
+    state.block(layers.saturating_sub(1)).max(1).ilog10() as u16 + 3
+}
+
+/// Layer numbers: each where rows are few, the first and multiples of eight where they are many, and always the cursor's.
 fn gutter(buf: &mut Buffer, at: Rect, grid: &Grid, state: &ExpertsState, context: &PaneContext<'_>, theme: &Theme) {
     if at.width < 3 {
         return;
@@ -286,10 +291,10 @@ fn gutter(buf: &mut Buffer, at: Rect, grid: &Grid, state: &ExpertsState, context
         }
         let layers = grid.layers_of_row(row);
         if context.focused && layers.contains(&state.layer) {
-            let words = format!("{}{:>digits$}", theme.glyphs().pointer, state.layer);
+            let words = format!("{}{:>digits$}", theme.glyphs().pointer, state.block(state.layer));
             buf.set_stringn(at.x, y, words, usize::from(at.width), theme.style(Face::Accent));
-        } else if let Some(layer) = layers.clone().find(|l| l % every == 0) {
-            buf.set_stringn(at.x + 1, y, format!("{layer:>digits$}"), digits, theme.style(Face::Dim));
+        } else if let Some(layer) = layers.clone().find(|&l| l == 0 || state.block(l).is_multiple_of(every)) {
+            buf.set_stringn(at.x + 1, y, format!("{:>digits$}", state.block(layer)), digits, theme.style(Face::Dim));
         }
     }
 }

@@ -11,6 +11,8 @@ use ratatui::style::{Color, Modifier};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+mod numbers;
+
 /// The panes' insides on terminals of 80x24 (at rest and in focus), 120x32 and 200x60.
 const INSIDES: [(u16, u16, bool); 4] = [(78, 7, false), (78, 11, true), (54, 16, false), (88, 37, true)];
 

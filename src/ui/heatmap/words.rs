@@ -46,7 +46,7 @@ pub(super) fn quoted(pause: &Pause, width: usize) -> String {
 pub(super) fn gates(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
     let (layer, _) = state.cursor();
     let Some(pause) = state.pause() else { return Line::default() };
-    let mut line = Line::from(theme.span(Face::Accent, format!("{} L{layer}", quoted(pause, 16))));
+    let mut line = Line::from(theme.span(Face::Accent, format!("{} L{}", quoted(pause, 16), state.block(layer))));
     let g = theme.glyphs();
     for (expert, weight, mark) in state.gates(layer) {
         let sign = match mark {
@@ -208,7 +208,7 @@ pub(super) fn facts(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'st
         (Mark::Quiet, None) => Face::Dim,
         (mark, _) => super::grid::face_of(mark),
     };
-    let name = theme.span(Face::Accent, format!("L{layer:<2} E{expert:<3}"));
+    let name = theme.span(Face::Accent, format!("L{:<2} E{expert:<3}", state.block(layer)));
     let heat = format!("{:>3.0}%", facts.heat * 100.0);
     if state.pause().is_some() {
         // Of the past only this is kept: uses and slot numbers are not.

@@ -152,7 +152,7 @@ fn head(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
     let rate = profile.hit_rate.map_or_else(|| " - ".to_owned(), |r| format!("{:>3.0}%", r * 100.0));
     let label = |text: &'static str| theme.span(Face::Dim, text);
     let value = |text: String| theme.span(Face::Text, text);
-    let mut line = Line::from(theme.span(Face::Accent, format!("layer {layer}")));
+    let mut line = Line::from(theme.span(Face::Accent, format!("layer {}", state.block(layer))));
     for part in [
         vec![value(format!("  {}", profile.resident)), label(" resident")],
         vec![value(format!("  {:>2}", tally.hits)), label(" hit"), value(format!(" {:>2}", tally.misses)), label(" miss")],

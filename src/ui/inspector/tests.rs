@@ -5,6 +5,7 @@ use crate::ui::experts_state::Shown;
 use crate::ui::message::Message;
 use crate::ui::state::Focus;
 use crate::ui::update::tests::Script;
+use crate::ui::view::tests::screen;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 /// A chat whose every token has its record, but for those that `dropped` names.
@@ -144,6 +145,20 @@ fn the_chat_marks_exactly_the_tokens_that_used_the_expert_under_the_cursor() {
         }
         t.s.press(KeyCode::Right);
     }
+}
+
+#[test]
+fn the_legend_of_an_expert_s_tokens_has_the_number_of_its_layer_in_the_model() {
+    let mut t = Told::new(&[]);
+    let mut card = t.stream.card();
+    card.plan.slot_bytes = [3, 4].map(|layer| crate::events::LayerSlot { layer, bytes: 1 }).into();
+    t.s.engine(Event::Ready { card: Box::new(card) });
+    t.ask(&WORDS);
+    t.s.state.focus = Focus::Heatmap;
+    let mut legend = || screen(&mut t.s, 160, 40).join("\n");
+    assert!(legend().contains(" L3 E0 in "));
+    t.s.press(KeyCode::Down);
+    assert!(screen(&mut t.s, 160, 40).join("\n").contains(" L4 E0 in "));
 }
 
 #[test]

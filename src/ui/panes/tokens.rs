@@ -102,6 +102,7 @@ pub(super) fn legend(state: &State, width: usize) -> Option<Line<'static>> {
 
 fn marks_legend(state: &State, layer: usize, expert: usize, width: usize) -> Option<Line<'static>> {
     let theme = &state.theme;
+    let name = format!(" L{} E{expert}", state.heatmap().block(layer));
     let mut counts = [0usize; 3];
     let mut kept = 0;
     for step in state.inspector.log.iter().rev().take(COUNTED).filter(|k| k.phase == crate::events::Phase::Decode) {
@@ -123,8 +124,8 @@ fn marks_legend(state: &State, layer: usize, expert: usize, width: usize) -> Opt
         }
         line
     };
-    let of_all = build(format!(" L{layer} E{expert} in {used} of {kept} tokens: "));
+    let of_all = build(format!("{name} in {used} of {kept} tokens: "));
     let mut all = of_all.clone();
     all.push_span(theme.span(Face::Dim, "dim: unknown ").patch_style(Style::new().add_modifier(Modifier::DIM)));
-    [all, of_all, build(format!(" L{layer} E{expert}: "))].into_iter().find(|l| l.width() <= width)
+    [all, of_all, build(format!("{name}: "))].into_iter().find(|l| l.width() <= width)
 }

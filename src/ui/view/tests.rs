@@ -9,7 +9,7 @@ use crate::ui::update::tests::Script;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use proptest::prelude::*;
 
-fn screen(script: &mut Script, columns: u16, rows: u16) -> Vec<String> {
+pub(in crate::ui) fn screen(script: &mut Script, columns: u16, rows: u16) -> Vec<String> {
     script.send(Message::Resize(columns, rows));
     script.send(Message::Draw);
     let area = Rect::new(0, 0, columns, rows);
