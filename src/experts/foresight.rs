@@ -94,7 +94,7 @@ impl Foresight {
         self.views.iter_mut().flatten().for_each(|v| v.early.clear());
     }
 
-    /// What the router of `layer` says `lead` layers before its turn, `scores` `[experts]`: who is how likely, in 255ths, the hardly likely left out. `None` if that says
+    /// What the router of `layer` says `lead` layers before its turn, `scores` `[experts]` by which it would choose: who is how likely, in 255ths, the hardly likely left out. `None` if that says
     /// nothing: other counts than there are experts, or scores that are not numbers.
     pub fn early(&mut self, layer: usize, lead: usize, scores: &[f32]) -> Option<&[(u16, u8)]> {
         let Self { experts, top_k, sorted, told, .. } = self;

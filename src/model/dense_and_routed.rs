@@ -1,7 +1,8 @@
 //! A dense feed-forward and routed experts side by side, each with norms of its own; what they give is added (Gemma 4).
 
+use super::early::Early;
 use super::feed_forward::{add_biases, choose, Dense};
-use super::linear::{Compute, Linear};
+use super::linear::Compute;
 use super::norm::RmsNorm;
 use super::router::Router;
 use super::ModelError;
@@ -27,7 +28,7 @@ pub struct DenseAndRouted {
     /// Norm of what they give.
     pub routed_norm: RmsNorm,
     /// The routers of the next layers with experts, as `model::early` makes them.
-    pub early: Option<Linear>,
+    pub early: Option<Early>,
 }
 
 impl DenseAndRouted {

@@ -1,6 +1,7 @@
 //! The feed-forward half of a layer: a dense one with a gate (Shazeer, arXiv 2002.05202), routed experts, or both.
 
 use super::dense_and_routed::DenseAndRouted;
+use super::early::{self, Early};
 use super::linear::{Compute, Linear};
 use super::router::Router;
 use super::weights::Weights;
@@ -110,7 +111,7 @@ pub enum FeedForward {
         /// Added to what the routed experts give.
         shared: Option<Box<SharedExpert>>,
         /// The routers of the next layers with experts, as `model::early` makes them; `None`: they are not asked before their turn.
-        early: Option<Linear>,
+        early: Option<Early>,
     },
     /// Both side by side.
     DenseAndRouted(Box<DenseAndRouted>),
@@ -121,14 +122,17 @@ pub(super) fn choose(
     compute: &mut Compute,
     experts: &mut Experts,
     router: &Router,
-    early: Option<&Linear>,
+    early: Option<&Early>,
     index: usize,
     x: &Tensor,
 ) -> Result<Routing, ModelError> {
     if !experts.asks_routers() {
         return router.forward(compute, x);
     }
-    let (routing, own, early) = router.forward_with(compute, early, x)?;
+    let (map, later) = early.map(Early::parts).unzip();
+    let (routing, mut own, mut early) = router.forward_with(compute, map, x)?;
+    router.choice().rank(&mut own);
+    early::rank(later.unwrap_or_default(), &mut early);
     experts.foresee(index, &own, &early, &routing.ids);
     Ok(routing)
 }

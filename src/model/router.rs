@@ -34,18 +34,20 @@ impl Choice {
         !self.sigmoid && self.bias.is_none() && self.groups.is_none()
     }
 
-    /// Scores `[experts]`, and what experts are chosen by, from what the linear map gives.
-    fn scores(&self, row: &[f32], scores: &mut Vec<f32>, by: &mut Vec<f32>) {
-        scores.clear();
+    /// What the linear map gives `[experts]` becomes scores.
+    fn score(&self, row: &mut [f32]) {
         if self.sigmoid {
-            scores.extend(row.iter().map(|x| 1.0 / (1.0 + (-x).exp())));
+            row.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp()));
         } else {
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            scores.extend(row.iter().map(|x| (x - max).exp()));
-            let sum: f32 = scores.iter().sum();
-            scores.iter_mut().for_each(|s| *s /= sum);
+            row.iter_mut().for_each(|x| *x = (*x - max).exp());
+            let sum: f32 = row.iter().sum();
+            row.iter_mut().for_each(|s| *s /= sum);
         }
-        by.clone_from(scores);
+    }
+
+    /// Scores `[experts]` become what experts are chosen by.
+    fn prefer(&self, by: &mut [f32]) {
         if let Some(bias) = &self.bias {
             by.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
         }
@@ -62,6 +64,22 @@ impl Choice {
         for &(group, _) in order.iter().skip(used) {
             by[group * size..(group + 1) * size].fill(f32::NEG_INFINITY);
         }
+    }
+
+    /// What the linear map gives `[experts]` becomes what the experts rank by, all finite if that was: those of groups that are left out rank
+    /// with the last. Where a choice keeps the map's order, so does this, and its values too: they lie more evenly than sigmoids or shares.
+    pub(super) fn rank(&self, row: &mut [f32]) {
+        if self.bias.is_none() && self.groups.is_none() {
+            return;
+        }
+        // Shares have the map's order, but not sums of them and of something else.
+        if self.sigmoid || self.bias.is_some() {
+            self.score(row);
+        }
+        self.prefer(row);
+        let out = |s: &f32| *s == f32::NEG_INFINITY;
+        let least = row.iter().copied().filter(|s| !out(s)).fold(f32::INFINITY, f32::min);
+        row.iter_mut().filter(|s| out(s)).for_each(|s| *s = least);
     }
 }
 
@@ -200,7 +218,11 @@ fn route_by(rows: &[f32], experts: usize, gating: Gating, choice: &Choice) -> Ro
     let (mut ids, mut weights) = (Vec::new(), Vec::new());
     let (mut scores, mut by, mut taken) = (Vec::new(), Vec::new(), vec![false; experts]);
     for row in rows.chunks_exact(experts.max(1)) {
-        choice.scores(row, &mut scores, &mut by);
+        scores.clear();
+        scores.extend_from_slice(row);
+        choice.score(&mut scores);
+        by.clone_from(&scores);
+        choice.prefer(&mut by);
         taken.fill(false);
         let first = weights.len();
         for _ in 0..k {
@@ -259,6 +281,33 @@ mod tests {
         let bias = Some(vec![0.0, 0.0, 0.0, 0.0, 0.5, 0.5]);
         let r = route_by(&row, 6, PLAIN, &Choice { sigmoid: true, bias, groups: Some((3, 1)) });
         assert_eq!(r.ids, [5, 4], "with the bias");
+    }
+
+    #[test]
+    fn experts_rank_in_the_order_in_which_they_are_chosen() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        let mut moved = 0;
+        for (sigmoid, biased, groups) in
+            [(true, true, None), (true, true, Some((4, 2))), (true, false, Some((4, 2))), (false, false, Some((4, 2)))]
+        {
+            for _ in 0..50 {
+                let row: Vec<f32> = (0..16).map(|_| rng.f32() * 8.0 - 4.0).collect();
+                let choice = Choice { sigmoid, bias: biased.then(|| (0..16).map(|_| rng.f32()).collect()), groups };
+                let chosen = route_by(&row, 16, Gating { top_k: 4, ..PLAIN }, &choice).ids;
+                let mut ranks = row.clone();
+                choice.rank(&mut ranks);
+                assert!(ranks.iter().all(|r| r.is_finite()), "{ranks:?}");
+                assert_eq!(route(&ranks, 16, Gating { top_k: 4, ..PLAIN }).ids, chosen, "{choice:?}");
+                moved += usize::from(route(&row, 16, Gating { top_k: 4, ..PLAIN }).ids != chosen);
+            }
+        }
+        assert!(moved > 100, "the map's own order is another: {moved}");
+        let row = [1.0, -3.0, 2.0];
+        for sigmoid in [true, false] {
+            let mut ranks = row;
+            Choice { sigmoid, ..Choice::default() }.rank(&mut ranks);
+            assert_eq!(ranks, row);
+        }
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use super::super::decoder::After;
 use super::super::dense_and_routed::DenseAndRouted;
+use super::super::early::{self, Early};
 use super::super::feed_forward::FeedForward;
-use super::super::linear::Linear;
 use super::super::norm::RmsNorm;
-use super::super::router::{Gating, Router};
+use super::super::router::{self, Gating, Router};
 use super::super::ModelError;
 use super::dense::{DeviceDense, DeviceDenseOnly};
 use super::join::{Beside, Join};
@@ -61,6 +61,8 @@ pub(super) struct DeviceMoe {
     choice_bias: Option<Memory>,
     /// The routers of the next layers; see [`super::super::early`].
     early: Option<Map>,
+    /// By what this layer and those choose.
+    choices: Vec<router::Choice>,
     gating: Gating,
     index: usize,
     /// `[experts, hidden]`
@@ -175,10 +177,11 @@ impl DeviceMoe {
         router: &Router,
         index: usize,
         bias: Option<&[f32]>,
-        early: Option<&Linear>,
+        early: Option<&Early>,
         common: Common,
     ) -> Result<Self, ModelError> {
         let (scores, gating) = router.parts();
+        let (early, later) = early.map(Early::parts).unzip();
         Ok(Self {
             norm: Norm::new(device, norm)?,
             scores: Map::new(device, scores)?,
@@ -186,6 +189,7 @@ impl DeviceMoe {
             sigmoid: router.choice().sigmoid,
             choice_bias: router.choice().bias.as_ref().map(|b| vector(device, b)).transpose()?,
             early: early.map(|e| Map::new(device, e)).transpose()?,
+            choices: std::iter::once(router.choice()).chain(later.into_iter().flatten()).cloned().collect(),
             gating,
             index,
             bias: bias.map(|b| vector(device, b)).transpose()?,
@@ -209,6 +213,14 @@ impl DeviceMoe {
             true => self.scores.rows + self.early.as_ref().map_or(0, |e| e.rows),
             false => 0,
         }
+    }
+
+    /// What the scores that were asked for say of this token: the layer's own, and behind them what the next routers give.
+    fn foresee(&self, experts: &mut Experts, scores: &[f32], used: &[u32]) {
+        let mut ranks = scores.to_vec();
+        early::rank(&self.choices, &mut ranks);
+        let (own, early) = ranks.split_at(self.scores.rows);
+        experts.foresee(self.index, own, early, used);
     }
 
     /// The rows that the router reads.
@@ -339,8 +351,7 @@ impl DeviceMoe {
         experts.device_answer(self.index, talk, fetched.rows, &routing)?;
         // The device goes on: time for all that it need not wait for.
         if pass.asks {
-            let (own, early) = fetched.scores.split_at(self.scores.rows);
-            experts.foresee(self.index, own, early, fetched.ids);
+            self.foresee(experts, fetched.scores, fetched.ids);
         }
         Ok(experts.device_after(self.index, &routing)?)
     }
@@ -361,8 +372,7 @@ impl DeviceMoe {
         device.sync(&known)?;
         let done = work.routing(tokens, self.scores_asked(pass), |fetched| {
             if pass.asks {
-                let (own, early) = fetched.scores.split_at(self.scores.rows);
-                experts.foresee(self.index, own, early, fetched.ids);
+                self.foresee(experts, fetched.scores, fetched.ids);
             }
             let routing = Routing { top_k, ids: fetched.ids.to_vec(), weights: fetched.weights.to_vec() };
             experts.device_rest(self.index, &rows, fetched.rows, &routing)

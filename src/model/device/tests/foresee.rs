@@ -8,15 +8,9 @@ use crate::gpu::params::{MatVec, Route};
 use crate::gpu::simulated::{Faults, Speeds};
 use crate::model::plan_on;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// The reference models with routed experts in several layers, of every architecture.
-const CASES: [&str; 7] = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "qwen3next"];
-
-fn reference(case: &str) -> Gguf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(case).join("model.gguf");
-    Gguf::open(&path).unwrap()
-}
+const CASES: [&str; 9] = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "qwen3next", "glm-flash", "glm4moe"];
 
 fn asking(foresee: When, options: LoadOptions) -> LoadOptions {
     LoadOptions { foresee, ..options }
@@ -109,15 +103,13 @@ fn the_rows_of_a_router_are_cut_the_same_way_beside_those_of_the_next_ones() {
     }
 }
 
-#[test]
-fn what_is_foreseen_is_what_the_cpu_foresees() {
-    let options = asking(Always, LoadOptions { ahead: Some(0), ..options(6) });
-    let (mut cpu, mut gpu) = (demo(&options), demo_on_device(&options, Order::Queued));
+/// What both foresee of each of these tokens: how much was told, and how far apart they are at most, in 255ths.
+fn foreseen_by(mut cpu: Opened, mut gpu: OnDevice, prompt: &[u32], tokens: &[u32]) -> (usize, i32) {
     for m in [&mut cpu, &mut gpu.model] {
-        step(m, &PROMPT, Phase::Prefill, Logits::Last);
+        step(m, prompt, Phase::Prefill, Logits::Last);
     }
     let (mut worst, mut told) = (0, 0);
-    for token in said(12) {
+    for &token in tokens {
         let [a, b] = [&mut cpu, &mut gpu.model].map(|m| {
             let (_, record) = step(m, &[token], Phase::Decode, Logits::None);
             let of = |f: &crate::events::Foreseen| ((f.layer, f.lead, f.expert), i32::from(f.likely));
@@ -131,7 +123,25 @@ fn what_is_foreseen_is_what_the_cpu_foresees() {
             worst = worst.max(apart);
         }
     }
+    (told, worst)
+}
+
+#[test]
+fn what_is_foreseen_is_what_the_cpu_foresees() {
+    let options = asking(Always, LoadOptions { ahead: Some(0), ..options(6) });
+    let (told, worst) = foreseen_by(demo(&options), demo_on_device(&options, Order::Queued), &PROMPT, &said(12));
     assert!(told > 200 && worst <= 3, "{told} told, at most {worst} of 255 apart");
+}
+
+#[test]
+fn so_it_is_where_experts_are_chosen_with_a_bias() {
+    for case in ["glm-flash", "glm4moe"] {
+        let (gguf, options) = (reference(case), asking(Always, LoadOptions { ahead: Some(0), ..options(2) }));
+        let cpu = open_on(&gguf, &options, Pool::new(2), None, &mut |_, _| true).unwrap();
+        let gpu = on_device(&gguf, &options, Order::Queued);
+        let (told, worst) = foreseen_by(cpu, gpu, &[1, 7, 40, 250, 3], &[7, 250, 40, 77, 7, 9, 12, 5, 11, 2]);
+        assert!(told > 20 && worst <= 3, "{case}: {told} told, at most {worst} of 255 apart");
+    }
 }
 
 /// What is switched, and whether tokens ask from then on.
