@@ -184,7 +184,7 @@ keys! {
         [(CTRL, Char('c'))] "Ctrl-C" Action::Interrupt, "cancel; empty the input; twice when empty: quit";
         [(CTRL, Char('d'))] "Ctrl-D" Action::EndOfInput, "quit on an empty input, else half a page down";
         [(CTRL, Char('y'))] "Ctrl-Y" Action::Regenerate, "answer the last prompt again";
-        [(NONE, KeyCode::F(1))] "? or F1" Action::Help, "this help (? on an empty input)";
+        [(NONE, KeyCode::F(1))] "? or F1" Action::Help, "this help (? on an empty input); / finds in it";
         [(CTRL, Char('p'))] "Ctrl-P" Action::Palette, "list of commands; type to find one";
         [(NONE, KeyCode::PageUp)] "PgUp" Action::PageUp, "chat a page up";
         [(NONE, KeyCode::PageDown)] "PgDn" Action::PageDown, "chat a page down";

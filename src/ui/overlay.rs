@@ -1,11 +1,13 @@
 //! What lies over the panes: help, and lists to pick from. The status line below them stays in view.
 
 mod entries;
+mod help;
 mod popup;
 
+pub use help::{help_reach, Help};
 pub use popup::draw_popup;
 
-use super::keys::{sections, COMMANDS};
+use super::keys::COMMANDS;
 use super::sanitize;
 use super::session::Listed;
 use super::state::{Overlay, Pick, State};
@@ -13,7 +15,6 @@ use super::theme::Face;
 use entries::{rows, Entry};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::text::Line;
 use ratatui::widgets::{Clear, Widget};
 
 /// Columns that no list needs more than.
@@ -21,20 +22,6 @@ const WIDEST: u16 = 100;
 
 fn command_line(name: &str, arguments: &str) -> String {
     format!("/{name} {arguments}").trim_end().to_owned()
-}
-
-/// All keys and commands, with their headings.
-fn help() -> Vec<Entry> {
-    let heading = |text: &str| Entry { face: Face::Title, ..Entry::new(text, "") };
-    let mut lines = Vec::new();
-    for (title, keys) in sections() {
-        lines.push(heading(title));
-        lines.extend(keys.into_iter().map(|(key, help)| Entry::new(key, help)));
-        lines.push(Entry::new("", ""));
-    }
-    lines.push(heading("Commands"));
-    lines.extend(commands());
-    lines
 }
 
 fn commands() -> Vec<Entry> {
@@ -92,24 +79,6 @@ fn middle(area: Rect, columns: u16, rows: u16) -> Rect {
     Rect::new(area.x + (area.width - width) / 2, area.y + (area.height - height) / 2, width, height)
 }
 
-fn help_frame(state: &State) -> Rect {
-    let room = room(state);
-    middle(room, WIDEST, room.height.saturating_sub(1).max(3))
-}
-
-fn help_rows(state: &State, width: u16) -> Vec<Line<'static>> {
-    let help = help();
-    rows(&help.iter().collect::<Vec<_>>(), usize::from(width), &state.theme).concat()
-}
-
-/// How many rows the help can be scrolled down, and how many it shows at once.
-#[must_use]
-pub fn help_reach(state: &State) -> (usize, usize) {
-    let frame = help_frame(state);
-    let height = usize::from(frame.height.saturating_sub(2));
-    (help_rows(state, frame.width.saturating_sub(2)).len().saturating_sub(height), height)
-}
-
 /// Rows that a list shows at once, at most.
 #[must_use]
 pub fn page(state: &State) -> usize {
@@ -119,7 +88,7 @@ pub fn page(state: &State) -> usize {
 /// Draws what lies over the panes, if anything.
 pub fn draw(buf: &mut Buffer, state: &State) {
     match &state.overlay {
-        Some(Overlay::Help(at)) => draw_help(buf, state, *at),
+        Some(Overlay::Help(help)) => help::draw(buf, state, help),
         Some(Overlay::Palette(pick)) => list(buf, state, ["commands", "Enter runs"], &commands(), pick),
         Some(Overlay::Chats(listed, pick)) => list(buf, state, ["saved chats", "Enter takes one up"], &chats(listed), pick),
         None => {}
@@ -135,16 +104,9 @@ fn framed(area: Rect, buf: &mut Buffer, state: &State, title: &str) -> Rect {
     inner
 }
 
-fn draw_help(buf: &mut Buffer, state: &State, at: usize) {
-    let frame = help_frame(state);
-    let lines = help_rows(state, frame.width.saturating_sub(2));
-    let (furthest, height) = help_reach(state);
-    let first = at.min(furthest);
-    let title = format!("help, rows {} to {} of {}: arrows scroll, Esc closes", first + 1, (first + height).min(lines.len()), lines.len());
-    let inner = framed(frame, buf, state, &title);
-    for (y, line) in (inner.y..inner.bottom()).zip(&lines[first..]) {
-        buf.set_line(inner.x, y, line, inner.width);
-    }
+fn nothing_found(buf: &mut Buffer, inner: Rect, state: &State) {
+    let face = state.theme.style(Face::Dim);
+    buf.set_stringn(inner.x + 2.min(inner.width), inner.y, "nothing found", usize::from(inner.width.saturating_sub(2)), face);
 }
 
 fn list(buf: &mut Buffer, state: &State, [what, enter]: [&str; 2], all: &[Entry], pick: &Pick) {
@@ -166,9 +128,7 @@ fn list(buf: &mut Buffer, state: &State, [what, enter]: [&str; 2], all: &[Entry]
         return;
     }
     if rows.is_empty() {
-        let face = state.theme.style(Face::Dim);
-        buf.set_stringn(inner.x + 2.min(inner.width), inner.y, "nothing found", usize::from(inner.width.saturating_sub(2)), face);
-        return;
+        return nothing_found(buf, inner, state);
     }
     let height = usize::from(inner.height);
     let (before, own): (usize, usize) =

@@ -9,6 +9,7 @@ use super::layout::Areas;
 use super::memory_state::MemoryState;
 use super::message::Moment;
 use super::notice::Notice;
+use super::overlay::Help;
 use super::panes::{PaneContext, SlotKnob};
 use super::session::{self, Listed, SavedChat, SavedMessage};
 use super::theme::Theme;
@@ -103,8 +104,8 @@ pub struct Pick {
 /// What lies over the panes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Overlay {
-    /// Keys and commands, scrolled by this many lines.
-    Help(usize),
+    /// Keys and commands.
+    Help(Help),
     /// The commands; which of them are looked for.
     Palette(Pick),
     /// The saved chats; which of them are looked for.

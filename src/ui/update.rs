@@ -13,6 +13,7 @@ use super::keys::{self, Action, Scope};
 use super::memory;
 use super::message::{Effect, Message, Moment, PlayerAction};
 use super::notice::{While, TWICE};
+use super::overlay::Help;
 use super::state::{Focus, Overlay, Pick, State};
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -133,7 +134,7 @@ fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
     if state.focus == Focus::Chat {
         if let (KeyCode::Char(c), true) = (key.code, plain) {
             if c == '?' && state.composer.is_empty() {
-                state.overlay = Some(Overlay::Help(0));
+                state.overlay = Some(Overlay::Help(Help::default()));
             } else {
                 state.composer.type_char(c, now.at);
             }
@@ -160,7 +161,7 @@ fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
         return;
     }
     match (key.code, plain) {
-        (KeyCode::Char('?'), true) => state.overlay = Some(Overlay::Help(0)),
+        (KeyCode::Char('?'), true) => state.overlay = Some(Overlay::Help(Help::default())),
         (KeyCode::Char('/'), true) => {
             state.focus = Focus::Chat;
             if state.composer.is_empty() {
@@ -205,7 +206,7 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
         Action::Suspend => out.push(Effect::Suspend),
         Action::Editor => out.push(Effect::Edit(state.composer.text().to_owned())),
         Action::Regenerate => chat::regenerate(state, now, out),
-        Action::Help => state.overlay = Some(Overlay::Help(0)),
+        Action::Help => state.overlay = Some(Overlay::Help(Help::default())),
         Action::Palette => state.overlay = Some(Overlay::Palette(Pick::default())),
         Action::SearchHistory => {
             state.focus = Focus::Chat;

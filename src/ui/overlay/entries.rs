@@ -23,7 +23,12 @@ impl Entry {
 
     /// It has every word of the query, in its name or in what is said about it.
     pub(super) fn has(&self, query: &str) -> bool {
-        let text = format!("{} {}", self.name, self.words).to_lowercase();
+        self.has_under("", query)
+    }
+
+    /// The same, but words may also be in the heading that it stands under.
+    pub(super) fn has_under(&self, heading: &str, query: &str) -> bool {
+        let text = format!("{heading} {} {}", self.name, self.words).to_lowercase();
         query.to_lowercase().split_whitespace().all(|word| text.contains(word))
     }
 }

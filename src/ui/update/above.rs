@@ -2,7 +2,7 @@
 
 use super::{chat, slash};
 use crate::ui::message::{Effect, Moment};
-use crate::ui::overlay;
+use crate::ui::overlay::{self, Help};
 use crate::ui::state::{Overlay, Pick, State};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
@@ -54,12 +54,13 @@ const MAX_QUERY: usize = 60;
 pub(super) fn overlay_key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     let (furthest, page) = match &state.overlay {
-        Some(Overlay::Help(_)) => overlay::help_reach(state),
+        Some(Overlay::Help(help)) => overlay::help_reach(state, help),
         Some(list) => (overlay::count(list).saturating_sub(1), overlay::page(state)),
         None => return,
     };
     let page = isize::try_from(page.saturating_sub(1).max(1)).unwrap_or(isize::MAX);
-    let help = matches!(state.overlay, Some(Overlay::Help(_)));
+    // In the help letters scroll, until something is looked for.
+    let scrolls = matches!(&state.overlay, Some(Overlay::Help(Help { query: None, .. })));
     let step = match key.code {
         KeyCode::Up => -1,
         KeyCode::Down => 1,
@@ -70,7 +71,17 @@ pub(super) fn overlay_key(state: &mut State, key: KeyEvent, now: Moment, out: &m
         KeyCode::Enter => return slash::pick(state, now, out),
         KeyCode::Char('l') if control => return out.push(Effect::Redraw),
         KeyCode::Char('z') if control => return out.push(Effect::Suspend),
-        KeyCode::Esc | KeyCode::F(1) => {
+        KeyCode::Esc => match &mut state.overlay {
+            Some(Overlay::Help(help)) if help.query.is_some() => {
+                *help = Help::default();
+                return;
+            }
+            overlay => {
+                *overlay = None;
+                return;
+            }
+        },
+        KeyCode::F(1) => {
             state.overlay = None;
             return;
         }
@@ -78,11 +89,15 @@ pub(super) fn overlay_key(state: &mut State, key: KeyEvent, now: Moment, out: &m
             state.overlay = None;
             return;
         }
-        KeyCode::Char('k') if help => -1,
-        KeyCode::Char('j') if help => 1,
-        KeyCode::Char(' ') if help => page,
-        KeyCode::Char('q' | '?') if help => {
+        KeyCode::Char('k') if scrolls => -1,
+        KeyCode::Char('j') if scrolls => 1,
+        KeyCode::Char(' ') if scrolls => page,
+        KeyCode::Char('q' | '?') if scrolls => {
             state.overlay = None;
+            return;
+        }
+        KeyCode::Char('/') if scrolls => {
+            state.overlay = Some(Overlay::Help(Help { at: 0, query: Some(String::new()) }));
             return;
         }
         KeyCode::Char(c) if key.modifiers.difference(KeyModifiers::SHIFT).is_empty() => {
@@ -100,7 +115,7 @@ pub(super) fn overlay_key(state: &mut State, key: KeyEvent, now: Moment, out: &m
         _ => return,
     };
     let at = match &mut state.overlay {
-        Some(Overlay::Help(at)) => at,
+        Some(Overlay::Help(help)) => &mut help.at,
         Some(Overlay::Palette(pick) | Overlay::Chats(_, pick)) => &mut pick.at,
         None => return,
     };
@@ -108,9 +123,12 @@ pub(super) fn overlay_key(state: &mut State, key: KeyEvent, now: Moment, out: &m
     *at = (*at).min(furthest).saturating_add_signed(step).min(furthest);
 }
 
-/// Changes what is looked for in a list. The first entry that has it is selected.
+/// Changes what is looked for in a list, or in the help. The first entry that has it is selected.
 fn look_for(state: &mut State, change: impl FnOnce(&mut String)) {
-    if let Some(Overlay::Palette(Pick { query, at }) | Overlay::Chats(_, Pick { query, at })) = &mut state.overlay {
+    if let Some(
+        Overlay::Palette(Pick { query, at }) | Overlay::Chats(_, Pick { query, at }) | Overlay::Help(Help { query: Some(query), at }),
+    ) = &mut state.overlay
+    {
         change(query);
         *at = 0;
     }

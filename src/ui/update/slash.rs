@@ -77,7 +77,7 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
         return;
     }
     match slash {
-        Slash::Help => state.overlay = Some(Overlay::Help(0)),
+        Slash::Help => state.overlay = Some(Overlay::Help(overlay::Help::default())),
         Slash::New => chat::new_chat(state, now, out),
         Slash::Resume => out.push(Effect::ListChats(true)),
         Slash::Regenerate => chat::regenerate(state, now, out),

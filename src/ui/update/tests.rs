@@ -948,7 +948,7 @@ fn lists_become_shorter_by_typing() {
 fn the_help_scrolls_by_pages_of_what_is_seen_and_no_further_than_its_end() {
     let mut s = Script::ready();
     s.press(KeyCode::F(1));
-    let at = |s: &Script| if let Some(Overlay::Help(at)) = s.state.overlay { at } else { panic!("no help") };
+    let at = |s: &Script| if let Some(Overlay::Help(help)) = &s.state.overlay { help.at } else { panic!("no help") };
     s.press(KeyCode::PageDown);
     assert_eq!(at(&s), 19, "twenty rows are seen at 80x24, one of them again");
     s.press(KeyCode::End);
@@ -957,4 +957,21 @@ fn the_help_scrolls_by_pages_of_what_is_seen_and_no_further_than_its_end() {
     assert_eq!(at(&s), end);
     s.press(KeyCode::Up);
     assert_eq!(at(&s), end - 1, "the first press back is seen");
+}
+
+#[test]
+fn a_stroke_looks_in_the_help_where_letters_scroll_otherwise_and_escape_shows_all_before_it_closes() {
+    let mut s = Script::ready();
+    s.press(KeyCode::Char('?'));
+    let help = |s: &Script| if let Some(Overlay::Help(help)) = &s.state.overlay { help.clone() } else { panic!("no help") };
+    s.type_text("jj");
+    assert_eq!((help(&s).at, help(&s).query), (2, None));
+    s.type_text("/q j");
+    assert_eq!((help(&s).at, help(&s).query.as_deref()), (0, Some("q j")), "letters are looked for now");
+    s.press(KeyCode::Backspace);
+    assert_eq!(help(&s).query.as_deref(), Some("q "));
+    s.press(KeyCode::Esc);
+    assert_eq!(help(&s), crate::ui::overlay::Help::default());
+    s.press(KeyCode::Esc);
+    assert!(s.state.overlay.is_none() && s.state.composer.is_empty());
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::events::{Event, FinishReason, TextKind};
 use crate::ui::inspector::tests::{Told, WORDS};
 use crate::ui::message::Message;
+use crate::ui::overlay::Help;
 use crate::ui::palette::ColorDepth;
 use crate::ui::state::{Focus, Overlay, Pick};
 use crate::ui::theme::Theme;
@@ -69,7 +70,7 @@ fn the_cursor_is_where_the_next_character_goes() {
 #[test]
 fn help_lists_every_key_and_command() {
     let mut s = Script::ready();
-    s.state.overlay = Some(Overlay::Help(0));
+    s.state.overlay = Some(Overlay::Help(Help::default()));
     let text = screen(&mut s, 120, 110).join("\n");
     for (_, keys) in crate::ui::keys::sections() {
         for (key, _) in keys {
@@ -82,6 +83,20 @@ fn help_lists_every_key_and_command() {
 }
 
 #[test]
+fn the_help_is_narrowed_to_what_has_the_words() {
+    let mut s = Script::ready();
+    s.state.notices.clear();
+    s.press(KeyCode::Char('?'));
+    assert!(screen(&mut s, 80, 24)[0].contains("/ finds, Esc closes"));
+    s.press(KeyCode::Char('/'));
+    s.type_text("token row");
+    insta::assert_snapshot!("help_found_80x24", screen(&mut s, 80, 24).join("\n"));
+    s.type_text(" nowhere");
+    let text = screen(&mut s, 80, 24).join("\n");
+    assert!(text.contains("nothing found") && !text.contains("token in the row"), "{text}");
+}
+
+#[test]
 fn plain_ascii_means_every_cell() {
     let mut s = talked();
     s.state.theme = Theme::built_in("dark", ColorDepth::Mono, true);
@@ -91,7 +106,7 @@ fn plain_ascii_means_every_cell() {
     s.answer("- a\n\n> b\n\n---\n\n| a | b |\n|---|---|\n| 1 | 2 |\n");
     s.send(Message::Step(Box::default()));
     s.send(Message::Fold);
-    for overlay in [None, Some(Overlay::Help(0)), Some(Overlay::Palette(Pick { query: String::new(), at: 3 }))] {
+    for overlay in [None, Some(Overlay::Help(Help::default())), Some(Overlay::Palette(Pick { query: String::new(), at: 3 }))] {
         s.state.overlay = overlay;
         for line in screen(&mut s, 130, 40) {
             assert!(line.is_ascii(), "{line}");
@@ -281,7 +296,11 @@ fn what_lies_over_the_panes_leaves_the_status_line_and_cuts_nothing() {
     };
     let mut s = Script::ready();
     for (columns, rows) in [(120, 32), (80, 24), (40, 10)] {
-        for overlay in [Overlay::Help(0), Overlay::Palette(Pick::default()), Overlay::Chats((0..60).map(chat).collect(), Pick::default())] {
+        for overlay in [
+            Overlay::Help(Help::default()),
+            Overlay::Palette(Pick::default()),
+            Overlay::Chats((0..60).map(chat).collect(), Pick::default()),
+        ] {
             s.state.overlay = Some(overlay);
             s.send(Message::Say("the reason".into()));
             let lines = screen(&mut s, columns, rows);
@@ -417,7 +436,7 @@ proptest! {
         s.state.focus = Focus::ALL[focus];
         s.state.side = Focus::ALL[side];
         s.state.overlay = match overlay {
-            1 => Some(Overlay::Help(usize::from(rows))),
+            1 => Some(Overlay::Help(Help { at: usize::from(rows), query: mono.then(|| text.chars().take(2).collect()) })),
             2 => Some(Overlay::Palette(Pick { query: text.chars().take(2).collect(), at: 5 })),
             3 => Some(Overlay::Chats(Vec::new(), Pick::default())),
             _ => None,
