@@ -205,7 +205,7 @@ pub enum Event {
     Ready { card: Box<ModelCard> },
     /// The model could not be opened; the engine is idle and another can be tried.
     LoadFailed { message: String, kind: FailureKind },
-    /// The prompt is being read.
+    /// The prompt is being read; within an answer, what the context has lost of it and of the answer is read again.
     Prefill { id: RequestId, done: usize, total: usize, reused: usize },
     /// Text of one token, or a part of it, cut at grapheme borders. `step` names the step that chose the token; tokens
     /// without a whole grapheme of their own share the next piece, whose `step` is then that of the last of them.

@@ -384,6 +384,19 @@ fn a_token_that_a_device_gives_up_is_made_again_with_all_that_the_context_lost()
         let again: Vec<u32> =
             steps[twice[0] + 1..twice[1]].iter().map(|(phase, _, tokens)| *tokens * u32::from(*phase == Phase::Prefill)).collect();
         assert_eq!(again.iter().sum::<u32>(), if goes_back_to_nothing { given_up.1 } else { 0 }, "{steps:?}");
+        // Reading it again is told as it goes on, behind what was told of the prompt, whose counts stay.
+        let told: Vec<_> = events
+            .iter()
+            .filter_map(|e| match e {
+                Event::Prefill { id: 1, done, total, reused: 0 } => Some((*done, *total)),
+                _ => None,
+            })
+            .collect();
+        let through = |total: usize| (0..total).step_by(4).chain([total]).map(move |done| (done, total));
+        let lost = if goes_back_to_nothing { stats.prompt_tokens + 1 } else { 0 };
+        let all: Vec<_> = through(stats.prompt_tokens).chain(through(lost).filter(|_| lost > 0)).collect();
+        assert_eq!(told, all);
+        assert_eq!((stats.reused_tokens, stats.unread_tokens), (0, 0));
     }
 }
 

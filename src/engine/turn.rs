@@ -173,7 +173,7 @@ impl Session {
             }
             let end = prompt.len().min(at + chunk);
             let last = end == prompt.len();
-            let Some(drawn) = self.step(lanes, Read::prompt(&prompt[at..end]), last.then_some(&mut *sampler), stats)? else {
+            let Some(drawn) = self.step(lanes, id, Read::prompt(&prompt[at..end]), last.then_some(&mut *sampler), stats)? else {
                 return Ok(None);
             };
             at = end;
@@ -240,7 +240,7 @@ impl Session {
             let left = if max_tokens > 0 { max_tokens - stats.generated_tokens } else { usize::MAX };
             let most = self.opened.runtime.most_drafted().min(room - 1).min(left - 1);
             let plan = self.drafts.plan(&self.cache, token, most, self.opened.runtime.guesses());
-            match self.step(lanes, Read { phase: Phase::Decode, tokens: &[token], plan: &plan }, Some(sampler), stats)? {
+            match self.step(lanes, id, Read { phase: Phase::Decode, tokens: &[token], plan: &plan }, Some(sampler), stats)? {
                 Some(tokens) => drawn.extend(tokens),
                 None => return Ok(FinishReason::Cancelled),
             }
@@ -253,6 +253,7 @@ impl Session {
     fn step(
         &mut self,
         lanes: &mut Lanes,
+        id: RequestId,
         read: Read<'_>,
         sampler: Option<&mut Sampler>,
         stats: &mut TurnStats,
@@ -288,7 +289,13 @@ impl Session {
                 let back = self.opened.runtime.truncate(self.cache.len());
                 let lost = self.cache.split_off(back.min(self.cache.len()));
                 if e.is_given_up() {
-                    return self.step_again(lanes, &lost, read, sampler, stats);
+                    // Whoever gives up once goes another way from then on, so the step can be made anew.
+                    let message = "the GPU waited for a second for this program and gave a token up; it is computed anew, and tokens go layer by layer from now on";
+                    lanes.event(Event::Notice { message: message.into() })?;
+                    return match self.read_again(lanes, id, &lost, stats)? {
+                        true => self.step(lanes, id, read, sampler, stats),
+                        false => Ok(None),
+                    };
                 }
                 return Err(e.into());
             }
@@ -337,7 +344,7 @@ impl Session {
         if let Some(e) = failed {
             return Err(e.into());
         }
-        if !self.read_again(lanes, &lost, stats)? {
+        if !self.read_again(lanes, id, &lost, stats)? {
             return Ok(None);
         }
         Ok(Some(drawn))
@@ -389,32 +396,20 @@ impl Session {
         (drawn, None)
     }
 
-    /// Read once more what the context has lost. False if cancelled.
-    fn read_again(&mut self, lanes: &mut Lanes, lost: &[u32], stats: &mut TurnStats) -> Result<bool, Halt> {
-        let chunk = self.opened.runtime.chunk().max(1);
+    /// Read once more what the context has lost, told as the reading of a prompt is. False if cancelled.
+    fn read_again(&mut self, lanes: &mut Lanes, id: RequestId, lost: &[u32], stats: &mut TurnStats) -> Result<bool, Halt> {
+        let (reused, chunk) = (self.cache.len(), self.opened.runtime.chunk().max(1));
+        let told = |done: usize| Event::Prefill { id, done, total: reused + lost.len(), reused };
+        if !lost.is_empty() {
+            lanes.event(told(reused))?;
+        }
         for part in lost.chunks(chunk) {
-            if self.step(lanes, Read::prompt(part), None, stats)?.is_none() {
+            if self.step(lanes, id, Read::prompt(part), None, stats)?.is_none() {
                 return Ok(false);
             }
+            lanes.event(told(self.cache.len()))?;
         }
         Ok(true)
-    }
-
-    /// After a step that a device has given up: read what the context has lost by it, then make the step anew. Whoever gives up once goes another way from then on.
-    fn step_again(
-        &mut self,
-        lanes: &mut Lanes,
-        lost: &[u32],
-        read: Read<'_>,
-        sampler: Option<&mut Sampler>,
-        stats: &mut TurnStats,
-    ) -> Result<Option<Vec<u32>>, Halt> {
-        let message = "the GPU waited for a second for this program and gave a token up; it is computed anew, and tokens go layer by layer from now on";
-        lanes.event(Event::Notice { message: message.into() })?;
-        if !self.read_again(lanes, lost, stats)? {
-            return Ok(None);
-        }
-        self.step(lanes, read, sampler, stats)
     }
 
     /// Carry out the wish for slots by layer, or look at them again if it is time.
