@@ -22,6 +22,7 @@
 //! | [`kernels`] | quantized dot products and the worker pool that runs them |
 //! | [`text`] | tokenizer and chat template from the GGUF, streaming decoder |
 //! | [`gguf`] | mapped reader that trusts nothing |
+//! | [`mod@size`] | bytes for people |
 //!
 //! `docs/architecture.md` follows one token through these rooms.
 
@@ -37,6 +38,7 @@ pub mod gpu;
 pub mod kernels;
 pub mod model;
 pub mod report;
+pub mod size;
 pub mod text;
 pub mod trace;
 pub mod ui;

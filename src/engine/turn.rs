@@ -13,8 +13,8 @@ use super::runtime::Opened;
 use super::sampling::{validate, Sampler, SamplingError};
 use super::EngineError;
 use crate::events::{Event, FinishReason, Phase, Reasoning, RequestId, Sampling, StepRecord, TurnStats, When};
-use crate::experts::budget::gib;
 use crate::model::Logits;
+use crate::size::size;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -441,7 +441,7 @@ impl Session {
             Ok(granted) if asked < least => (granted, Some(format!("one token uses {least} experts of a layer"))),
             Ok(granted) => {
                 let more = (wanted.saturating_sub(granted)) as u64 * plan.slot_step;
-                (granted, Some(format!("{} more for slots could not be had", gib(more))))
+                (granted, Some(format!("{} more for slots could not be had", size(more))))
             }
             Err(e) => (self.opened.runtime.slots(), Some(e.to_string())),
         };

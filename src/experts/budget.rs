@@ -1,6 +1,7 @@
 //! The memory plan: from one number, what goes where. Pure; the caller says what the machine can give.
 
 use crate::events::{LayerSlot, Plan};
+use crate::size::size;
 
 /// The program itself: code, threads, screen.
 const PROCESS: u64 = 40 << 20;
@@ -96,8 +97,8 @@ pub enum BudgetError {
     #[error(
         "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {}{slots} slot(s) per layer {}); \
          raise {knob}, lower --ctx or --slots, or take a smaller model{}",
-        gib(*budget), gib(trunk + cache + buffers + window + slot_bytes), gib(*trunk), gib(*cache), gib(*buffers),
-        if *window > 0 { format!("file window {}, ", gib(*window)) } else { String::new() }, gib(*slot_bytes),
+        size(*budget), size(trunk + cache + buffers + window + slot_bytes), size(*trunk), size(*cache), size(*buffers),
+        if *window > 0 { format!("file window {}, ", size(*window)) } else { String::new() }, size(*slot_bytes),
         if *fits > 0 { format!("; a context of at most {fits} tokens fits") } else { String::new() }
     )]
     TooSmall {
@@ -123,7 +124,7 @@ pub enum BudgetError {
         knob: &'static str,
     },
     /// More device memory than there is.
-    #[error("--vram asks for {}, but {} are free on {device}; ask for less, or end what else uses it", gib(*asked), gib(*free))]
+    #[error("--vram asks for {}, but {} are free on {device}; ask for less, or end what else uses it", size(*asked), size(*free))]
     Vram {
         /// What was asked for.
         asked: u64,
@@ -151,17 +152,6 @@ pub enum BudgetError {
     /// A context of nothing.
     #[error("a context of 0 tokens holds nothing; choose at least 1")]
     NoContext,
-}
-
-/// "1.50 GiB"; MiB below one GiB, and so on.
-pub(crate) fn gib(bytes: u64) -> String {
-    let (kib, mib) = (bytes as f64 / 1024.0, bytes as f64 / f64::from(1 << 20));
-    match bytes {
-        0..1024 => format!("{bytes} bytes"),
-        1024..0x10_0000 => format!("{kib:.1} KiB"),
-        0x10_0000..0x4000_0000 => format!("{mib:.1} MiB"),
-        _ => format!("{:.2} GiB", mib / 1024.0),
-    }
 }
 
 /// Derive context and slots, or say with numbers why it can't be.

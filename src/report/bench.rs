@@ -6,7 +6,7 @@
 
 mod along;
 
-use super::{plan, size};
+use super::plan;
 use crate::cli::{configuration, find_model, recorder, tell_idle, whole, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
 use crate::events::{Event, ModelCard, Phase, Sampling, StepRecord, StepTime};
@@ -14,6 +14,7 @@ use crate::experts::vram::Rates;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels;
 use crate::model::Logits;
+use crate::size::size;
 use crate::trace::record::Recorder;
 use clap::Args;
 use color_eyre::eyre;

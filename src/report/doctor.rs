@@ -1,12 +1,12 @@
 //! `rotary doctor`: what this machine, terminal and configuration offer, and what is wrong with them.
 
-use super::size;
 use crate::cli::{downloaded, exit, find_model};
 use crate::config;
 use crate::engine::{gauges, open};
 use crate::events::{LoadOptions, ModelSource, When};
 use crate::kernels::{self, Pool};
 use crate::model::proof::Outcome;
+use crate::size::size;
 use crate::ui::palette::{ColorDepth, DepthSources};
 use crate::ui::theme::Theme;
 use clap::Args;

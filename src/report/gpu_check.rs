@@ -85,7 +85,7 @@ pub fn run(args: &GpuCheckArgs) -> eyre::Result<ExitCode> {
     } else {
         let gb = |b: f64| b / 1e9;
         let (major, minor) = (speeds.capability / 10, speeds.capability % 10);
-        writeln!(out, "{}, capability {major}.{minor}, {}", speeds.device, super::size(speeds.memory))?;
+        writeln!(out, "{}, capability {major}.{minor}, {}", speeds.device, crate::size::size(speeds.memory))?;
         writeln!(
             out,
             "GB/s: {:.1} up, {:.1} down, {:.1} up from ordinary memory, {:.0} inside",

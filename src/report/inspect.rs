@@ -1,9 +1,9 @@
 //! What is in a model file: metadata, tensor types, expert sizes, and what could not be run.
 
-use super::size;
 use crate::gguf::{shown, Gguf, GgufError, TensorInfo};
 use crate::kernels;
 use crate::model::ARCHITECTURES;
+use crate::size::size;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;

@@ -7,7 +7,6 @@
 //! the lower quartile over tokens: other programs only ever add time.
 
 use super::doctor::read_speed;
-use super::size;
 use crate::cli::{cant_record, exit, Failure};
 use crate::config::Folders;
 use crate::engine::{gauges, open};
@@ -16,6 +15,7 @@ use crate::gguf::write::Writer;
 use crate::gguf::{GgmlType, Gguf};
 use crate::kernels::{self, random_weights, Pool};
 use crate::model::Logits;
+use crate::size::size;
 use crate::trace::profile::{Bandwidth, Cost, Misses, Profile};
 use crate::trace::record::create_file;
 use color_eyre::eyre;

@@ -1,9 +1,9 @@
 //! The memory plan of a model: what goes where, before anything is loaded.
 
-use super::size;
 use crate::cli::{configuration, find_model, tell_idle, Failure, Load};
 use crate::engine::{gauges, open, EngineError};
 use crate::events::{LayerSlot, Plan};
+use crate::size::size;
 use clap::Args;
 use color_eyre::eyre;
 use std::io::Write;

@@ -256,17 +256,19 @@ impl Pull {
 #[must_use]
 pub fn line(progress: &Progress, last: &mut Option<Instant>) -> Option<String> {
     match progress {
-        Progress::File { name, done: 0, size } => Some(format!("{name}: {}\n", super::size(*size))),
-        Progress::File { name, done, size } => Some(format!("{name}: {}, going on at {}\n", super::size(*size), super::size(*done))),
+        Progress::File { name, done: 0, size } => Some(format!("{name}: {}\n", crate::size::size(*size))),
+        Progress::File { name, done, size } => {
+            Some(format!("{name}: {}, going on at {}\n", crate::size::size(*size), crate::size::size(*done)))
+        }
         Progress::Bytes { done, size } => {
             if done < size && last.is_some_and(|at| at.elapsed() < Duration::from_millis(250)) {
                 return None;
             }
             *last = Some(Instant::now());
             let percent = *done as f64 * 100.0 / (*size).max(1) as f64;
-            Some(format!("\r{percent:5.1} %  {} ", super::size(*done)))
+            Some(format!("\r{percent:5.1} %  {} ", crate::size::size(*done)))
         }
-        Progress::Again { done, why } => Some(format!("\n{why}; going on at {}\n", super::size(*done))),
+        Progress::Again { done, why } => Some(format!("\n{why}; going on at {}\n", crate::size::size(*done))),
         Progress::Checking => Some("\nchecking\n".into()),
         Progress::Done { path, verified: true } => Some(format!("{}: complete, SHA-256 is right\n", path.display())),
         Progress::Done { path, verified: false } => Some(format!("\n{}: complete; the hub publishes no checksum for it\n", path.display())),

@@ -5,13 +5,13 @@
 
 mod figures;
 
-use super::size;
 use crate::cli::{configuration, exit, find_model, recorder, whole, Draw, Failure, Load};
 use crate::engine::sampling::validate;
 use crate::engine::{self, EngineHandle};
 use crate::events::{
     Command, Effort, Event, FinishReason, Message, ModelCard, ModelSource, Reasoning, Role, Sampling, StepRecord, TextKind,
 };
+use crate::size::size;
 use crate::trace::record::Recorder;
 use clap::Args;
 use color_eyre::eyre;

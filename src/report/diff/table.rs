@@ -2,7 +2,7 @@
 
 use super::{Difference, ExpertPair, LayerPair};
 use crate::report::simulate::quoted;
-use crate::report::size;
+use crate::size::size;
 use std::io::{self, Write};
 
 /// Experts in the list for people.

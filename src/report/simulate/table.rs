@@ -2,7 +2,7 @@
 
 use super::{Row, Simulation};
 use crate::report::curves::{self, Canvas, Curve};
-use crate::report::size;
+use crate::size::size;
 use crate::trace::simulate::Contender;
 use std::io::{self, Write};
 
