@@ -115,7 +115,7 @@ impl Window {
     /// No other window looks at a file and writes it between our look and our write. Where there are no locks, or somebody
     /// holds this one for long, it goes without: what is said must reach the disk.
     fn lock(&self) -> Option<File> {
-        super::create_private_folder(&self.store.folder).ok()?;
+        super::store::create_private_folder(&self.store.folder).ok()?;
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.store.folder.join(".lock")).ok()?;
         let began = Instant::now();
         while let Err(TryLockError::WouldBlock) = file.try_lock() {
@@ -131,7 +131,7 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{chat, store};
+    use super::super::store::tests::{chat, store};
     use super::*;
 
     fn said(window: &Window, id: &str) -> Vec<String> {
