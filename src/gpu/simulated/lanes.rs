@@ -1,13 +1,14 @@
-//! The simulated device's queues, and how queued work is carried out.
+//! The simulated device's memory and queues.
 
-use super::memory::{counted, joined, outside, Block, Blocks, Buffer, Seen, GUARD};
+mod carry_out;
+mod mailbox;
+
+use super::memory::{counted, outside, Block, Blocks, Buffer, GUARD};
 use super::races::{Access, Clock, Races, Space, HOST};
 use super::{Faults, Options, Order};
 use crate::gguf::Frozen;
 use crate::gpu::device::{GpuError, Lane, Touch};
 use crate::gpu::params::Shape;
-use crate::gpu::reference::{self, ReferenceError};
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -233,67 +234,6 @@ impl State {
         self.pinned -= buffer.len as u64;
     }
 
-    pub(super) fn mailbox(&mut self, bytes: usize) -> Result<u64, GpuError> {
-        self.count_pinned(bytes)?;
-        let at = self.next_address;
-        self.next_address = (at + bytes as u64 + GUARD).next_multiple_of(GUARD);
-        self.blocks.0.insert(at, Block::mailbox(bytes));
-        Ok(at)
-    }
-
-    pub(super) fn drop_mailbox(&mut self, at: u64) {
-        self.drain();
-        if let Some(block) = self.blocks.0.remove(&at) {
-            self.pinned -= block.len as u64;
-        }
-    }
-
-    /// The host listens: the compute lane comes as far as it can.
-    pub(super) fn heard(&mut self, at: u64) -> u32 {
-        self.run(0, self.queues[0].newest);
-        self.host.join(&self.told);
-        self.host_us = self.host_us.max(self.queues[0].us);
-        self.blocks.read(at, 4).ok().and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
-    }
-
-    /// The compute lane comes as far as it can while the host says nothing more: kernels that have patience give up.
-    fn run_out_of_patience(&mut self) {
-        self.mute = true;
-        self.run(0, self.queues[0].newest);
-        self.mute = false;
-    }
-
-    pub(super) fn say(&mut self, at: u64, word: u32) {
-        if self.may("a word", |f| &mut f.silent).is_err() {
-            self.run_out_of_patience();
-        }
-        if let Ok(bytes) = self.blocks.write(at, 4) {
-            bytes.copy_from_slice(&word.to_ne_bytes());
-        }
-        self.host.0[HOST] += 1;
-        self.said = self.host;
-        // A lane that waited for it goes on, but not before it was said.
-        self.queues[0].us = self.queues[0].us.max(self.host_us);
-        if self.options.order == Order::Queued {
-            self.drain();
-        }
-    }
-
-    pub(super) fn mailbox_bytes(&mut self, at: u64, bytes: usize) -> Result<&mut [u8], GpuError> {
-        self.blocks.write(at, bytes)
-    }
-
-    /// Whether the compute lane has work that it can do.
-    pub(super) fn working(&mut self) -> Result<bool, GpuError> {
-        self.run(0, self.queues[0].newest);
-        self.run_out_of_patience();
-        match (&self.failed, self.queues[0].entries.is_empty()) {
-            (Some(e), _) => Err(e.clone()),
-            (None, true) => Ok(false),
-            (None, false) => Err(stuck()),
-        }
-    }
-
     /// The host reads or writes page-locked memory.
     pub(super) fn host_access(&mut self, buffer: &Buffer, at: &Range<usize>, writes: bool) {
         self.host.0[HOST] += 1;
@@ -479,127 +419,6 @@ impl State {
         for lane in [0, 1] {
             self.run(lane, self.queues[lane].newest);
         }
-    }
-
-    /// Carry out a lane's work up to and with this number, and whatever it waits for; less if a kernel waits for the host.
-    fn run(&mut self, lane: usize, number: u64) {
-        while self.queues[lane].entries.front().is_some_and(|e| e.number <= number) {
-            let before = match self.queues[lane].entries.front().map(|e| &e.op) {
-                Some(Op::Wait(mark)) => Some((index(mark.lane), mark.number)),
-                Some(&Op::Free { copy, .. }) => Some((1, copy)),
-                _ => None,
-            };
-            if let Some((other, number)) = before.filter(|(other, _)| *other != lane) {
-                // Never as far as this entry: what it waits for was queued before it.
-                self.run(other, number);
-                if self.failed.is_none() && self.queues[other].entries.front().is_some_and(|e| e.number <= number) {
-                    return;
-                }
-            }
-            if let Some(entry) = self.queues[lane].entries.pop_front() {
-                if let Some(entry) = self.carry_out(lane, entry) {
-                    self.queues[lane].entries.push_front(entry);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Gives the entry back if it is a kernel that can't go on yet.
-    fn carry_out(&mut self, lane: usize, entry: Entry) -> Option<Entry> {
-        let begin = self.queues[lane].us.max(entry.queued_us);
-        match entry.op {
-            Op::Do(work) => {
-                if self.failed.is_some() {
-                    return None;
-                }
-                let mut clock = entry.clock;
-                if lane == 0 {
-                    clock.join(&self.heard);
-                }
-                match self.work(lane, clock, &work) {
-                    Ok(Some(us)) => self.queues[lane].us = begin + us,
-                    Ok(None) => return Some(Entry { op: Op::Do(work), ..entry }),
-                    Err(e) => self.failed = Some(e),
-                }
-            }
-            Op::Mark(mark) => {
-                let _ = mark.us.set(begin);
-                self.queues[lane].us = begin;
-            }
-            Op::Wait(mark) => self.queues[lane].us = begin.max(mark.us().unwrap_or(0.0)),
-            Op::Free { at, .. } => {
-                self.blocks.0.remove(&at);
-                self.races.forget(Space::Device(at));
-            }
-        }
-        None
-    }
-
-    /// Do it; how long it takes in microseconds. `None`: it waits for the host.
-    fn work(&mut self, lane: usize, mut clock: Clock, work: &Work) -> Result<Option<f64>, GpuError> {
-        let speeds = self.options.speeds;
-        let copy = |bytes: usize, rate: f64| speeds.copy_us + bytes as f64 / rate * 1e6;
-        Ok(Some(match *work {
-            Work::Upload { to, ref from, ref at } => {
-                let device = self.blocks.write(to, at.len())?;
-                from.read(|host| device.copy_from_slice(&host[at.clone()]));
-                copy(at.len(), speeds.link)
-            }
-            Work::Store { to, ref bytes } => {
-                self.blocks.write(to, bytes.len())?.copy_from_slice(bytes);
-                copy(bytes.len(), speeds.pageable)
-            }
-            Work::Download { from, ref to, ref at } => {
-                let device = self.blocks.read(from, at.len())?;
-                to.write(|host| host[at.clone()].copy_from_slice(device));
-                copy(at.len(), speeds.link)
-            }
-            Work::Copy { from, to, bytes } => {
-                let content = self.blocks.read(from, bytes)?.to_vec();
-                self.blocks.write(to, bytes)?.copy_from_slice(&content);
-                copy(2 * bytes, speeds.memory)
-            }
-            Work::Clear { at, bytes } => {
-                self.blocks.write(at, bytes)?.fill(0);
-                copy(bytes, speeds.memory)
-            }
-            Work::Launch { kernel, shape, ref params, .. } => {
-                if self.faults.deadly == Some(kernel) {
-                    return Err(GpuError::Driver { what: format!("kernel {kernel}"), why: "it was meant to read astray".into() });
-                }
-                let mut seen = Seen { blocks: &mut self.blocks, reads: RefCell::default(), writes: Vec::new(), mute: self.mute };
-                match reference::run(kernel, shape, params, &mut seen) {
-                    Ok(()) => {}
-                    Err(ReferenceError::Waits { .. }) => return Ok(None),
-                    Err(e) => return Err(GpuError::Driver { what: "a kernel".into(), why: e.to_string() }),
-                }
-                let (reads, writes) = (joined(seen.reads.into_inner()), joined(seen.writes));
-                if self.faults.wrong == Some(kernel) {
-                    // The sign of a float of either size.
-                    for range in &writes {
-                        self.blocks.write(range.end - 1, 1)?[0] ^= 0x80;
-                    }
-                }
-                let mut bytes = 0;
-                for (ranges, writes) in [(reads, false), (writes, true)] {
-                    for range in ranges {
-                        bytes += range.end - range.start;
-                        let (start, block) = self.blocks.find(range.start, 0)?;
-                        if !block.mailbox {
-                            self.races.note(Space::Device(start), Access { agent: lane, clock, range, writes, what: kernel });
-                        } else if writes {
-                            self.told.join(&clock);
-                        } else {
-                            // What it reads there was said before.
-                            self.heard.join(&self.said);
-                            clock.join(&self.heard);
-                        }
-                    }
-                }
-                speeds.launch_us + bytes as f64 / speeds.memory * 1e6
-            }
-        }))
     }
 
     pub(super) fn peek(&self, at: u64, bytes: usize) -> Result<Vec<u8>, GpuError> {
