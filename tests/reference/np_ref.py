@@ -1,5 +1,5 @@
 """Independent oracle: float64 numpy forward pass straight from a GGUF file (any quant that PyPI `gguf`
-can dequantize), for qwen3moe, qwen35moe, olmoe, gpt-oss, gemma4, deepseek2 and glm4moe. Weights are dequantized exactly; activations are never quantized,
+can dequantize), for qwen3moe, qwen35moe, qwen35, olmoe, gpt-oss, gemma4, deepseek2 and glm4moe. Weights are dequantized exactly; activations are never quantized,
 so on a quantized file this is what a perfect engine computes; llama.cpp and candle round activations too.
 
 Needs only numpy + gguf. Also returns the routing (expert ids, margins), for tests of expert caches.
@@ -23,7 +23,7 @@ class Model:
         r = gguf.GGUFReader(path)
         kv = {k: f.contents() for k, f in r.fields.items() if not k.startswith("GGUF.") and not k.startswith("tokenizer.")}
         self.arch = a = kv["general.architecture"]
-        g = lambda k, d=None: kv.get(f"{a}.{k}", d)
+        g = lambda k, d=None, of=a: kv.get(f"{of}.{k}", d)
         self.dt = dtype
         self.w = {t.name: dequantize(np.asarray(t.data), t.tensor_type).reshape(tuple(int(x) for x in t.shape[::-1])).astype(dtype)
                   for t in r.tensors}
@@ -36,6 +36,8 @@ class Model:
         self.eps, self.theta = g("attention.layer_norm_rms_epsilon"), g("rope.freq_base")
         self.E, self.K = g("expert_count"), g("expert_used_count")
         self.rot = g("rope.dimension_count") or self.hd
+        self.dense_35 = a == "qwen35"
+        if self.dense_35: self.arch = a = "qwen35moe"      # the same layers, all of them with a dense feed-forward
         if a == "qwen35moe":
             rec = g("attention.recurrent_layers")
             iv = g("full_attention_interval", 4)
@@ -54,7 +56,7 @@ class Model:
             self.window = [g("attention.sliding_window") if i % 2 == 0 else None for i in range(self.L)]
             self.yarn(g("rope.scaling.factor"), g("rope.scaling.original_context_length"), whole=False)
         self.scale, self.act, self.embed_scale, self.cap = None, silu, 1.0, None       # None: 1 / sqrt(head), no cap
-        self.lead, self.pairs = g("leading_dense_block_count") or 0, a == "deepseek2"
+        self.lead, self.pairs = (self.L + 1 if self.dense_35 else g("leading_dense_block_count") or 0), a == "deepseek2"
         if a == "gemma4": self.gemma(g)
         if a in ("deepseek2", "glm4moe"): self.choice(g)
         if a == "deepseek2": self.latent(g)
