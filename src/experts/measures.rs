@@ -159,6 +159,11 @@ impl Measures {
         }
     }
 
+    /// What is noted from now on, within the step at hand, is of a prompt, or is not.
+    pub fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
     /// Note that `tokens` tokens of the step at hand chose the expert. Later calls are more recent. The decayed use that
     /// the policy `decay` sees is bounded by `ceiling` uses.
     pub fn note(&mut self, layer: usize, expert: u16, tokens: u32, ceiling: f64) {

@@ -11,6 +11,7 @@
 //! | `warm` | slots filled with what earlier sessions used |
 //! | `run` | the products of a layer's routed experts, on the CPU |
 //! | `on_device` | a tick on a device, in its pieces |
+//! | `apart` | a layer that ticks outside of the order of the others |
 //! | `resident` | tokens that find every expert in a slot of a device, and how it comes to that |
 //! | [`schedule`], [`policy`] | pure: which expert gets a slot, who leaves |
 //! | [`foresight`] | what the routers of later layers say of a token before their turn |
@@ -20,6 +21,7 @@
 //! | [`heat`] | use of a model's experts over all sessions, for the next start |
 //! | [`budget`] | the memory plan |
 
+mod apart;
 pub mod budget;
 pub mod curve;
 pub mod duels;
@@ -127,6 +129,7 @@ pub struct Experts {
     phase: Phase,
     tokens: usize,
     tally: Tally,
+    apart: apart::Apart,
     grouped: Grouped,
     routed: Vec<Routed>,
     /// `None`: routers are not asked before their turn.
@@ -183,6 +186,7 @@ impl Experts {
             phase: Phase::Decode,
             tokens: 0,
             tally: Tally::default(),
+            apart: apart::Apart::default(),
             grouped: Grouped::default(),
             routed: Vec::with_capacity(experts),
             asking: None,
@@ -239,12 +243,18 @@ impl Experts {
         self.check(layer, routing)?;
         let experts = self.scheduler.experts();
         self.count(routing);
+        let apart = self.apart.is(layer);
+        let rows = (routing.ids.len() / routing.top_k.max(1)) as u32;
+        let phase = if apart { self.scheduler.phase_apart(rows) } else { self.phase };
         // What the curve is for, a spread of slots over layers, is not for devices; and there every microsecond of a tick is one in which the device waits.
         if matches!(self.tier, Place::Host(_)) {
-            self.curve.tick(layer, &self.routed, self.phase);
+            self.curve.tick(layer, &self.routed, phase);
         }
         self.heat.note(layer, &self.routed);
-        let plan = self.scheduler.tick(layer, &self.routed);
+        let plan = match apart {
+            true => self.scheduler.tick_apart(layer, &self.routed, rows),
+            false => self.scheduler.tick(layer, &self.routed),
+        };
         let source = |p: &schedule::Placed| match p.outcome {
             Outcome::Hit => Source::Slot(p.slot),
             Outcome::Admitted => Source::Arriving(p.slot),
@@ -256,15 +266,22 @@ impl Experts {
         let tally = &mut self.tally;
         for p in &plan.placed {
             let Routed { expert, tokens, weight } = p.routed;
-            tally.routed.push(RoutedExpert { expert, tokens, weight, outcome: p.outcome });
+            let one = RoutedExpert { expert, tokens, weight, outcome: p.outcome };
+            if apart {
+                self.apart.add(one);
+            } else {
+                tally.routed.push(one);
+            }
             // On a device, some misses go up instead: it tells what the host read.
             if p.outcome == Outcome::Miss && matches!(self.tier, Place::Host(_)) {
                 tally.missed += self.expert_bytes[layer];
             }
         }
         // Layers run in order; one that was left out (a stopped step) keeps an empty range.
-        tally.ends.resize(layer, tally.ends.last().copied().unwrap_or(0));
-        tally.ends.push(tally.routed.len() as u32);
+        if !apart {
+            tally.ends.resize(layer, tally.ends.last().copied().unwrap_or(0));
+            tally.ends.push(tally.routed.len() as u32);
+        }
         let left = plan.swaps.iter().filter_map(|s| s.evicted);
         tally.evicted.extend(left.map(|expert| Eviction { layer: layer as u16, expert }));
         Ok(())
@@ -316,6 +333,7 @@ impl Experts {
         t.evicted.clear();
         t.ahead.clear();
         t.foreseen.clear();
+        self.apart.begin_step();
         (t.time, t.uploaded, t.missed) = (TierTime::default(), 0, 0);
         self.forget_foreseen();
         let _ = self.look_ahead(None);
@@ -341,6 +359,7 @@ impl Experts {
         self.heat.end_step(self.tokens as u32);
         self.decoded[0] += if self.phase == Phase::Decode { self.tokens as u64 } else { 0 };
         let t = &mut self.tally;
+        self.apart.end_step(&mut t.ends, &mut t.routed);
         record.phase = self.phase;
         record.tokens = self.tokens as u32;
         record.slots = self.slots as u16;

@@ -38,7 +38,7 @@ impl Experts {
             self.settle();
             Ok(())
         });
-        if done.is_ok() {
+        if done.is_ok() && !self.apart.is(layer) {
             // What is forgotten will be asked for again.
             let _ = self.look_ahead(Some(layer));
         }
@@ -113,6 +113,10 @@ impl Experts {
         self.resident.told_of(refused.len());
         for &(layer, expert) in &refused {
             self.scheduler.revoke(layer, expert);
+            if self.apart.is(layer) {
+                self.apart.refused(expert);
+                continue;
+            }
             let t = &mut self.tally;
             let begin = layer.checked_sub(1).and_then(|l| t.ends.get(l)).map_or(0, |&end| end as usize);
             let end = t.ends.get(layer).map_or(begin, |&end| end as usize);

@@ -13,6 +13,7 @@
 //! Between ticks, [`Scheduler::bring`] gives slots to experts that the token at hand will probably ask for.
 
 mod ahead;
+mod apart;
 mod fill;
 mod resize;
 
@@ -157,12 +158,18 @@ impl Scheduler {
     ///
     /// The swaps are already entered in the tables when this returns: the caller carries them out, or is broken.
     pub fn tick(&mut self, layer: usize, routed: &[Routed]) -> &LayerPlan {
+        self.tick_of(layer, routed, true);
+        &self.plan
+    }
+
+    /// `remember`: the token is to be recognised by it.
+    fn tick_of(&mut self, layer: usize, routed: &[Routed], remember: bool) {
         self.plan.layer = layer;
         self.plan.placed.clear();
         self.plan.swaps.clear();
         self.newcomers.clear();
         if layer >= self.expert_in.len() {
-            return &self.plan;
+            return;
         }
         self.tick += 1;
         let base = layer * self.experts;
@@ -179,7 +186,9 @@ impl Scheduler {
             let outcome = if slot == NO_SLOT { Outcome::Miss } else { Outcome::Hit };
             self.plan.placed.push(Placed { routed: *r, outcome, slot });
         }
-        self.measures.remember(layer, self.plan.placed.iter().map(|p| p.routed.expert));
+        if remember {
+            self.measures.remember(layer, self.plan.placed.iter().map(|p| p.routed.expert));
+        }
         if self.policy == Policy::Rotary && self.plan.placed.iter().any(|p| p.outcome == Outcome::Miss) {
             self.measures.foresee(layer);
         }
@@ -193,7 +202,6 @@ impl Scheduler {
         if !self.newcomers.is_empty() {
             self.admit(layer);
         }
-        &self.plan
     }
 
     /// The plan of the latest tick.
