@@ -42,6 +42,34 @@ fn a_prediction_block_may_be_there_be_gone_or_not_be_counted() {
 }
 
 #[test]
+fn what_a_prediction_block_lacks_is_named_and_nobody_asks_where_it_is_not_wanted() {
+    let name = |part: &str| format!("blk.{PREDICTS}.{part}.weight");
+    for part in ["nextn.enorm", "nextn.hnorm", "attn_norm", "post_attention_norm", "attn_q", "attn_k_norm", "ffn_gate_inp", "ffn_up_exps"] {
+        let mut f = File::read("q35-strict");
+        f.take(&name(part));
+        let text = f.refusal();
+        assert!(text.contains(&format!("missing tensor {} in family.gguf", name(part))) && text.contains("download"), "{text}");
+        assert_eq!(f.logits_without_guesses().unwrap().len(), 24 * 320);
+    }
+    for (part, dims) in [("nextn.eh_proj", [48, 96]), ("nextn.eh_proj", [48, 48]), ("nextn.enorm", [96, 1]), ("attn_output", [48, 48])] {
+        let mut f = File::read("q35-strict");
+        let (ty, _, mut data) = f.take(&name(part));
+        data.resize(dims[0] * dims[1] * if ty == GgmlType::F32 { 4 } else { 2 }, 0);
+        f.put(&name(part), ty, &dims, data);
+        let text = f.refusal();
+        assert!(text.contains(&format!("family.gguf: tensor {} has shape", name(part))), "{text}");
+    }
+    // Without a norm of its own the block's head has the model's, as llama.cpp has it.
+    let mut f = File::read("q35-strict");
+    f.take(&name("nextn.shared_head_norm"));
+    assert!(f.logits().unwrap() == File::read("q35-strict").logits_without_guesses().unwrap(), "the model's own logits are what they are");
+    // Where nothing of it can be run, it is left out.
+    let mut f = File::read("q35-strict");
+    f.take(&name("nextn.eh_proj"));
+    assert!(f.logits().unwrap() == File::read("q35-strict").logits().unwrap());
+}
+
+#[test]
 fn experts_may_be_fused_or_one_by_one() {
     let want = File::read("q35-strict").logits().unwrap();
     let (mut fused, mut single) = (File::read("q35-strict"), File::read("q35-strict"));

@@ -2,7 +2,7 @@
 //! such a file before anything is loaded is tested here on 21 GB that take no disk.
 
 use rotary::engine;
-use rotary::events::{Command, Event, FailureKind, LoadOptions, ModelSource, Plan};
+use rotary::events::{Command, Event, FailureKind, LoadOptions, ModelSource, Plan, When};
 use rotary::gguf::write::Writer;
 use rotary::gguf::{GgmlType, Gguf};
 use rotary::model;
@@ -147,8 +147,9 @@ fn plan(gguf: &Gguf, options: &LoadOptions, available: u64) -> Result<Plan, Stri
     model::plan(gguf, options, available).map_err(|e| e.to_string())
 }
 
+/// Without the block that guesses further tokens.
 fn ram(gib: f64) -> LoadOptions {
-    LoadOptions { ram: Some((gib * GIB as f64) as u64), ..LoadOptions::default() }
+    LoadOptions { ram: Some((gib * GIB as f64) as u64), draft: When::Never, ..LoadOptions::default() }
 }
 
 #[test]
@@ -174,7 +175,7 @@ fn a_file_of_21_gb_takes_no_disk_and_inspect_tells_what_is_in_it() {
         assert_eq!((line.experts, line.bytes_each, line.predicts), (256, bytes, line.layer == 40), "{line:?}");
     }
     let text = seen.to_string();
-    for line in ["layers 0-33", "layer 34", "layers 35-37", "layers 38-39", "q4_K q6_K", "predicts further tokens, left out"] {
+    for line in ["layers 0-33", "layer 34", "layers 35-37", "layers 38-39", "q4_K q6_K", "guesses further tokens"] {
         assert!(text.contains(line), "{line}\n{text}");
     }
 }
@@ -245,6 +246,26 @@ fn the_plan_keeps_every_budget_and_shows_slots_of_each_size() {
     {
         assert!(text.contains(line), "{line}\n{text}");
     }
+}
+
+#[test]
+fn the_block_that_guesses_is_counted_as_one_more_layer_where_it_is_wanted() {
+    let big = big();
+    let gguf = Gguf::open(&big.path).unwrap();
+    let without = plan(&gguf, &ram(8.0), 0).unwrap();
+    let with = plan(&gguf, &LoadOptions { draft: When::Auto, ..ram(8.0) }, 0).unwrap();
+    assert_eq!((with.slot_bytes.len(), with.slot_bytes[40].layer, with.slot_bytes[40].bytes), (41, 40, EXPERT));
+    assert_eq!(with.slot_step - without.slot_step, EXPERT.next_multiple_of(4096));
+    assert_eq!(with.experts - without.experts, 256 * EXPERT);
+    assert_eq!(with.states, without.states);
+    let per_token = |p: &Plan| (p.cache - p.states) / p.context as u64;
+    assert_eq!(per_token(&with) - per_token(&without), 2048, "two heads of 256 values, for keys and for values, in 16 bits");
+    // Attention, the shared expert, the map of two rows to one, a router and its like.
+    let trunk: u64 = gguf.tensors().filter(|t| t.name.starts_with("blk.40.") && !t.name.contains("_exps.")).map(|t| t.size() as u64).sum();
+    assert!(trunk > 40_000_000);
+    assert_eq!(with.trunk - without.trunk, trunk);
+    let used = with.trunk + with.cache + with.buffers + with.window + with.slots;
+    assert!(used <= 8 * GIB && with.slots_per_layer < without.slots_per_layer + 1, "{with:?}");
 }
 
 #[test]

@@ -24,6 +24,9 @@ pub use latent::{Latent, Selection};
 /// Architectures that mix attention with gated delta nets.
 const HYBRIDS: [&str; 3] = ["qwen35moe", "qwen35", "qwen3next"];
 
+/// Architectures whose block that guesses further tokens can be run.
+pub const GUESSING: [&str; 2] = ["qwen35moe", "qwen35"];
+
 /// The architecture whose layers see windows by turns.
 const GPT_OSS: &str = "gpt-oss";
 
@@ -99,6 +102,8 @@ pub struct ModelConfig {
     pub selection: Selection,
     /// Width inside the expert that every token uses without a weight of its own; 0: there is none.
     pub shared_ff: usize,
+    /// Behind the layers there is a block that guesses further tokens, and it is to be loaded; see [`super::Model::guess`].
+    pub guesses: bool,
 }
 
 /// Layers that see a window (`gpt-oss`, `gemma4`).
@@ -251,6 +256,7 @@ impl ModelConfig {
             latent: None,
             selection: Selection::default(),
             shared_ff: 0,
+            guesses: Self::has_guesses(keys, blocks)?,
             arch: keys.arch.to_owned(),
         })
     }
@@ -261,7 +267,7 @@ impl ModelConfig {
         let recurrent = |layer: usize| self.hybrid.as_ref().is_some_and(|h| h.recurrent.get(layer) == Some(&true));
         let window = |layer: usize| self.sliding.as_ref().and_then(|s| s.window(layer)).zip(goes_back);
         let mut need = CacheNeed::default();
-        for layer in (0..self.blocks).filter(|layer| !recurrent(*layer)) {
+        for layer in (0..self.loaded()).filter(|layer| !recurrent(*layer)) {
             let heads = self.heads_of(layer);
             let bytes = match &self.latent {
                 Some(latent) if latent.absorbed => LatentCache::token_bytes(heads.key_dim, f32),
@@ -314,6 +320,19 @@ impl ModelConfig {
     #[must_use]
     pub fn adds_normed(&self) -> bool {
         self.arch == GEMMA4
+    }
+
+    /// Whether the block behind the `blocks` layers guesses further tokens, in a way that can be run here. Some files count it and are without it. Of several such blocks the
+    /// first is meant.
+    fn has_guesses(keys: &Keys<'_, '_>, blocks: usize) -> Result<bool, ModelError> {
+        let there = keys.weights.has(&format!("blk.{blocks}.nextn.eh_proj.weight"));
+        Ok(there && GUESSING.contains(&keys.arch) && keys.weights.gguf.u64(&keys.key("nextn_predict_layers"))? != Some(0))
+    }
+
+    /// Blocks of the file that are loaded: the layers, and the one that guesses.
+    #[must_use]
+    pub fn loaded(&self) -> usize {
+        self.blocks + usize::from(self.guesses)
     }
 
     /// Layers that decode. `block_count` includes the blocks that predict further tokens, which plain decoding leaves out; a file

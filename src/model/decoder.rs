@@ -12,6 +12,7 @@ use super::head::Head;
 use super::latent_attention::LatentAttention;
 use super::linear::{Compute, Linear};
 use super::norm::RmsNorm;
+use super::predictor::Predictor;
 use super::rope::{Rope, Rotation, Scaling, Turns};
 use super::weights::Weights;
 use super::{LoadSettings, Logits, Model, ModelError};
@@ -87,6 +88,34 @@ pub struct Layer {
     pub after: After,
 }
 
+impl Layer {
+    /// The hidden state `[tokens, hidden]` at positions `position..` in, the same behind the layer out. `name` is what an error calls the layer.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn forward(
+        &mut self,
+        compute: &mut Compute,
+        experts: &mut Experts,
+        mut x: Tensor,
+        position: usize,
+        turns: &Turns,
+        file: &str,
+        name: &dyn Fn() -> String,
+    ) -> Result<Tensor, ModelError> {
+        let h = self.mixer_norm.forward(compute, &x)?;
+        let y = self.mixer.forward(compute, &h, position, turns)?;
+        x = After::add(self.after.mixer_norm.as_ref(), compute, x, y)?;
+        check(&x, file, || format!("{} (attention)", name()))?;
+        let h = self.ff_norm.forward(compute, &x)?;
+        let y = self.feed_forward.forward(compute, experts, &x, &h)?;
+        x = After::add(self.after.ff_norm.as_ref(), compute, x, y)?;
+        if let Some(scale) = self.after.scale {
+            x = (x * f64::from(scale))?;
+        }
+        check(&x, file, || format!("{} (feed-forward)", name()))?;
+        Ok(x)
+    }
+}
+
 /// What some families do with the results of a layer; most do nothing.
 #[derive(Default)]
 pub struct After {
@@ -155,6 +184,7 @@ pub struct Decoder {
     trail: usize,
     /// The next pass is one.
     tentative: bool,
+    predictor: Option<Predictor>,
 }
 
 /// Most tokens of a pass that may be taken back in part: few enough to be computed as single tokens are.
@@ -183,7 +213,19 @@ impl Decoder {
         let state_bytes = config.hybrid.as_ref().map_or(0, |h| h.state_bytes());
         let trail = trail(config);
         let compute = Compute::new(settings.pool.clone());
-        Self { parts, layers, context: settings.context, cache, state_bytes, compute, len: 0, marks: Vec::new(), trail, tentative: false }
+        Self {
+            parts,
+            layers,
+            context: settings.context,
+            cache,
+            state_bytes,
+            compute,
+            len: 0,
+            marks: Vec::new(),
+            trail,
+            tentative: false,
+            predictor: None,
+        }
     }
 
     /// Have routers asked before their turn, where the experts want it.
@@ -191,13 +233,39 @@ impl Decoder {
         super::early::ask_early(&mut self.layers)
     }
 
-    /// What a device takes over: the parts around the layers, the layers, and room in tokens, what keys and values take, and bytes of recurrent state.
-    pub(super) fn into_parts(self) -> (Parts, Vec<Layer>, usize, CacheNeed, u64) {
-        (self.parts, self.layers, self.context, self.cache, self.state_bytes)
+    /// What a device takes over: the parts around the layers, the layers, and room in tokens, what keys and values take, and bytes of recurrent state; and the block that guesses.
+    pub(super) fn into_parts(self) -> (Parts, Vec<Layer>, usize, CacheNeed, u64, Option<Predictor>) {
+        (self.parts, self.layers, self.context, self.cache, self.state_bytes, self.predictor)
     }
 
-    /// Have recurrent layers keep their states where the pass at hand asks for it.
-    fn mark_pass(&mut self, tokens: usize, tentative: bool) {
+    /// The same with a block that guesses further tokens.
+    pub(super) fn guessing(self, predictor: Predictor) -> Self {
+        Self { predictor: Some(predictor), ..self }
+    }
+
+    /// [`Model::guess`], with the logits of each guess.
+    pub(super) fn guess_seen(
+        &mut self,
+        next: u32,
+        most: usize,
+        experts: &mut Experts,
+        stop: &dyn Fn() -> bool,
+        seen: &mut dyn FnMut(&[f32]),
+    ) -> Result<Vec<u32>, ModelError> {
+        let Some(predictor) = &mut self.predictor else { return Ok(Vec::new()) };
+        // `next` itself takes a place.
+        let most = most.min((self.context - self.len).saturating_sub(1));
+        predictor.guess(&mut self.compute, &self.parts, experts, next, most, stop, seen)
+    }
+
+    /// As if the block had none of the last pass's rows.
+    #[cfg(test)]
+    pub(super) fn forget_rows(&mut self) {
+        self.predictor.iter_mut().for_each(Predictor::forget_rows);
+    }
+
+    /// Have recurrent layers keep their states where the pass at hand asks for it. Answers the lengths at which they do for long.
+    fn mark_pass(&mut self, tokens: usize, tentative: bool) -> Vec<usize> {
         // What a tentative pass keeps of itself is no place for long.
         let lens = places_to_copy(&self.marks, self.len, if tentative { 1 } else { tokens });
         for layer in &mut self.layers {
@@ -206,6 +274,10 @@ impl Decoder {
                 layer.mixer.tentative(self.trail);
             }
         }
+        if let Some(predictor) = &mut self.predictor {
+            predictor.mark(&lens);
+        }
+        lens
     }
 }
 
@@ -262,7 +334,10 @@ impl Model for Decoder {
             return Ok(Some(Vec::new()));
         }
         let tentative = std::mem::take(&mut self.tentative) && tokens.len() > 1;
-        self.mark_pass(tokens.len(), tentative);
+        let lens = self.mark_pass(tokens.len(), tentative);
+        if let Some(predictor) = &mut self.predictor {
+            predictor.before_pass(&mut self.compute, &self.parts, experts, tokens)?;
+        }
         // A recurrent state copies itself before long passes only. A single token that were given up half way would cost
         // all that was read since the last copy, so it is read to its end.
         let whole = (tokens.len() == 1 || tentative) && self.state_bytes > 0;
@@ -272,21 +347,14 @@ impl Model for Decoder {
             if !whole && stop() {
                 return Ok(None);
             }
-            let h = layer.mixer_norm.forward(&self.compute, &x)?;
-            let y = layer.mixer.forward(&mut self.compute, &h, self.len, &turns)?;
-            x = After::add(layer.after.mixer_norm.as_ref(), &self.compute, x, y)?;
-            check(&x, &self.parts.file, || format!("layer {i} (attention)"))?;
-            let h = layer.ff_norm.forward(&self.compute, &x)?;
-            let y = layer.feed_forward.forward(&mut self.compute, experts, &x, &h)?;
-            x = After::add(layer.after.ff_norm.as_ref(), &self.compute, x, y)?;
-            if let Some(scale) = layer.after.scale {
-                x = (x * f64::from(scale))?;
-            }
-            check(&x, &self.parts.file, || format!("layer {i} (feed-forward)"))?;
+            x = layer.forward(&mut self.compute, experts, x, self.len, &turns, &self.parts.file, &|| format!("layer {i}"))?;
         }
         let out = self.parts.head.forward(&mut self.compute, &x, logits)?;
         if !all_finite(&out) {
             return Err(ModelError::NotFinite { file: self.parts.file.clone(), place: "the output head".to_owned() });
+        }
+        if let Some(predictor) = &mut self.predictor {
+            predictor.passed(self.len, tokens, &x, &lens)?;
         }
         self.len += tokens.len();
         Ok(Some(out))
@@ -299,6 +367,9 @@ impl Model for Decoder {
     fn truncate(&mut self, len: usize) -> usize {
         self.len = agreed(len.min(self.len), |len| self.layers.iter().fold(len, |len, l| l.mixer.reachable(len)));
         self.layers.iter_mut().for_each(|l| l.mixer.rewind(self.len));
+        if let Some(predictor) = &mut self.predictor {
+            predictor.cut(self.len);
+        }
         self.len
     }
 
@@ -320,6 +391,25 @@ impl Model for Decoder {
 
     fn vocab(&self) -> usize {
         self.parts.embedding.vocab()
+    }
+
+    fn guesses(&self) -> bool {
+        self.predictor.is_some()
+    }
+
+    fn guess(&mut self, next: u32, most: usize, experts: &mut Experts, stop: &dyn Fn() -> bool) -> Result<Vec<u32>, ModelError> {
+        self.guess_seen(next, most, experts, stop, &mut |_| {})
+    }
+
+    #[cfg(test)]
+    fn guess_with_logits(
+        &mut self,
+        next: u32,
+        most: usize,
+        experts: &mut Experts,
+        seen: &mut dyn FnMut(&[f32]),
+    ) -> Result<Vec<u32>, ModelError> {
+        self.guess_seen(next, most, experts, &|| false, seen)
     }
 }
 

@@ -126,7 +126,7 @@ pub(super) fn choose(
     index: usize,
     x: &Tensor,
 ) -> Result<Routing, ModelError> {
-    if !experts.asks_routers() {
+    if !experts.asks_routers() || experts.stands_apart(index) {
         return router.forward(compute, x);
     }
     let (map, later) = early.map(Early::parts).unzip();

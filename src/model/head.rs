@@ -51,7 +51,24 @@ impl Head {
             Logits::Last => hidden.narrow(0, tokens - 1, 1)?,
             Logits::All => hidden.clone(),
         };
-        let y = self.output.forward(compute, &self.norm.forward(compute, &rows)?)?;
+        let rows = self.normed(compute, &rows)?;
+        self.logits(compute, None, &rows)
+    }
+
+    /// The rows as the last norm leaves them.
+    ///
+    /// # Errors
+    /// Rows of another width.
+    pub(super) fn normed(&self, compute: &Compute, rows: &Tensor) -> Result<Tensor, ModelError> {
+        self.norm.forward(compute, rows)
+    }
+
+    /// Logits `[tokens, vocab]` of rows that are normalised, by another map than the head's if there is one.
+    ///
+    /// # Errors
+    /// From the dot products.
+    pub(super) fn logits(&self, compute: &mut Compute, other: Option<&Linear>, normed: &Tensor) -> Result<Vec<f32>, ModelError> {
+        let y = other.unwrap_or(&self.output).forward(compute, normed)?;
         let mut logits = with_rows(&y, <[f32]>::to_vec)?;
         if let Some(cap) = self.cap {
             for_rows(&compute.pool, &mut logits, PIECE, &|_, piece| softcap(piece, cap));

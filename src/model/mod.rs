@@ -26,6 +26,7 @@ pub mod linear;
 pub mod norm;
 mod olmoe;
 mod open;
+mod predictor;
 pub mod proof;
 mod qwen35moe;
 mod qwen3moe;
@@ -40,7 +41,7 @@ mod tests;
 
 pub use config::ModelConfig;
 pub use error::ModelError;
-pub use open::{choose_for, load, look, open, open_on, open_planned, plan, plan_on, LoadSettings, Opened, Planned};
+pub use open::{choose_for, guesses, load, look, open, open_on, open_planned, plan, plan_on, LoadSettings, Opened, Planned};
 
 use crate::experts::Experts;
 
@@ -109,6 +110,20 @@ pub trait Model: Send {
     fn cache_bytes(&self) -> u64;
     /// Vocabulary size.
     fn vocab(&self) -> usize;
+    /// [`Model::guess`], and `seen` gets the logits of each guess.
+    ///
+    /// # Errors
+    /// As [`Model::guess`].
+    #[cfg(test)]
+    fn guess_with_logits(
+        &mut self,
+        _next: u32,
+        _most: usize,
+        _experts: &mut Experts,
+        _seen: &mut dyn FnMut(&[f32]),
+    ) -> Result<Vec<u32>, ModelError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Keep candle's and rayon's own thread pools at one thread: this program computes on a pool of its own, and theirs would spin

@@ -6,7 +6,9 @@ use super::decoder::Decoder;
 use super::device::{DeviceDecoder, Without};
 use super::proof::{prove, Proven};
 use super::weights::{file_name, Weights};
-use super::{deepseek2, early, expert_weights, gemma4, glm4moe, gpt_oss, olmoe, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES};
+use super::{
+    deepseek2, early, expert_weights, gemma4, glm4moe, gpt_oss, olmoe, predictor, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES,
+};
 use crate::events::{DeviceChoice, LoadOptions, Plan, When};
 use crate::experts::budget::{self, CacheNeed, DeviceRoom, Needs, Wish};
 use crate::experts::policy::Policy;
@@ -41,6 +43,8 @@ pub struct LoadSettings {
     pub goes_back: Option<usize>,
     /// Computes.
     pub pool: Arc<Pool>,
+    /// The block that guesses further tokens is loaded, if the file has one.
+    pub guesses: bool,
 }
 
 /// A model that is ready to run.
@@ -85,6 +89,12 @@ pub fn look(gguf: &Gguf) -> Result<(), ModelError> {
     read(gguf).map(|_| ())
 }
 
+/// Whether the file has a block that guesses further tokens, of a kind that can be run.
+#[must_use]
+pub fn guesses(gguf: &Gguf) -> bool {
+    read(gguf).is_ok_and(|(_, config)| config.guesses)
+}
+
 /// Bind the weights of a model. Every tensor that it needs is checked for presence, shape and type.
 ///
 /// # Errors
@@ -96,6 +106,7 @@ pub fn load(gguf: &Gguf, settings: &LoadSettings) -> Result<(Box<dyn Model>, Exp
 
 pub(super) fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, ExpertStore, ModelConfig), ModelError> {
     let (weights, config) = read(gguf)?;
+    let config = ModelConfig { guesses: config.guesses && settings.guesses, ..config };
     let (model, store) = match config.arch.as_str() {
         "qwen35moe" | "qwen35" | "qwen3next" => qwen35moe::load(&weights, &config, settings)?,
         "deepseek2" => deepseek2::load(&weights, &config, settings)?,
@@ -215,6 +226,11 @@ fn comes_ahead(options: &LoadOptions, needs: &Needs, device: &dyn Device) -> boo
     all <= hold.room.min(hold.lock) && comes_in_time(largest, link(device))
 }
 
+/// Whether the block that guesses further tokens is to be loaded, where there is one.
+fn wants_guesses(options: &LoadOptions) -> bool {
+    options.draft != When::Never
+}
+
 fn planned(
     gguf: &Gguf,
     config: &ModelConfig,
@@ -222,6 +238,7 @@ fn planned(
     available: u64,
     device: Option<&dyn Device>,
 ) -> Result<Planned, ModelError> {
+    let config = &ModelConfig { guesses: config.guesses && device.is_none() && wants_guesses(options), ..config.clone() };
     // The toy is so small that all its experts would fit anywhere; fewer slots let it show what the program is about.
     let budget = options.ram.is_some() || options.vram.is_some() && device.is_some();
     let toy = !budget && crate::demo::is_it(gguf);
@@ -238,7 +255,12 @@ fn planned(
         Ok(Planned { plan, chunk, goes_back, foresees, without: Without::default() })
     };
     let without = || with(0, false);
-    let asking = || with(early::bytes(needs.expert_bytes.len(), config.experts, config.hidden), true);
+    let asking = || {
+        with(
+            early::bytes(needs.expert_bytes.len() - usize::from(config.guesses && config.experts > 0), config.experts, config.hidden),
+            true,
+        )
+    };
     match (options.foresee, device) {
         (When::Always, _) => asking(),
         // On the CPU nothing comes ahead.
@@ -285,18 +307,20 @@ fn device_buffers(config: &ModelConfig, needs: &Needs, chunk: usize) -> u64 {
 
 /// What of it lies on a device: the embedding table stays in the file unless it is the head too, and the slots' own buffers come on top.
 fn on_device(gguf: &Gguf, config: &ModelConfig, needs: Needs, chunk: usize) -> Needs {
-    let table = gguf.tensor("token_embd.weight").filter(|_| gguf.tensor("output.weight").is_some()).map_or(0, |t| t.size() as u64);
+    let size = |name: &str| gguf.tensor(name).map_or(0, |t| t.size() as u64);
+    let own = if config.guesses { size(&predictor::own_table(config)) } else { 0 };
+    let table = own + if gguf.tensor("output.weight").is_some() { size("token_embd.weight") } else { 0 };
     Needs { trunk: needs.trunk - table, buffers: device_buffers(config, &needs, chunk), ..needs }
 }
 
 /// What the model takes, from its header alone.
 fn needs(gguf: &Gguf, config: &ModelConfig, cache: CacheNeed) -> Needs {
     let mut trunk = 0;
-    let mut per_layer: Vec<u64> = vec![0; config.blocks];
+    let mut per_layer: Vec<u64> = vec![0; config.loaded()];
     for t in gguf.tensors() {
         let block = t.name.strip_prefix("blk.").and_then(|n| n.split('.').next()).and_then(|n| n.parse::<usize>().ok());
-        if block.is_some_and(|b| b >= config.blocks) {
-            // Predicts further tokens; plain decoding never reads it.
+        if block.is_some_and(|b| b >= config.loaded()) {
+            // Guesses further tokens, and nobody asks it.
             continue;
         }
         if !expert_weights::is_routed(&t.name) {
@@ -322,6 +346,8 @@ fn needs(gguf: &Gguf, config: &ModelConfig, cache: CacheNeed) -> Needs {
     // Layers that have a dense feed-forward in their place.
     let lead = if config.leading_dense > 0 { 3 * config.dense_ff } else { 0 };
     let row = if beside { 12 } else { 8 } * config.hidden + attention.max(delta) + routed.max(lead) + dense;
+    // Rows of the last pass, and what the block that guesses makes of them first.
+    let row = row + if config.guesses { 5 * config.hidden } else { 0 };
     let states = config.hybrid.as_ref().map_or(0, |h| h.state_bytes() * (1 + h.snapshots() as u64));
     let head = gguf.tensors().any(|t| t.name == "output.weight");
     let table = gguf.tensors().find(|t| t.name == "token_embd.weight").filter(|_| head);
@@ -385,7 +411,13 @@ pub fn open_planned(
     };
     let Planned { plan, chunk: longest, goes_back, foresees, mut without } = planned;
     without.mailbox |= options.mailbox == When::Never;
-    let settings = LoadSettings { context: plan.context, kv_f32: options.kv_f32, goes_back: Some(goes_back), pool: pool.clone() };
+    let settings = LoadSettings {
+        context: plan.context,
+        kv_f32: options.kv_f32,
+        goes_back: Some(goes_back),
+        pool: pool.clone(),
+        guesses: device.is_none() && wants_guesses(options),
+    };
     let (mut decoder, store, config) = bind(gguf, &settings)?;
     if foresees {
         decoder.ask_early()?;
@@ -418,6 +450,9 @@ pub fn open_planned(
         }
     };
     let mut experts = experts;
+    if config.guesses {
+        experts.set_last_apart();
+    }
     experts.set_ahead(options.ahead);
     experts.ask_routers(options.foresee, config.top_k);
     Ok(Opened { model, experts, config, plan, expert_bytes, device: name, traffic, chunk, lacks: None })

@@ -98,7 +98,7 @@ pub fn prove(
 /// A file that can't be run.
 pub fn cases(gguf: &Gguf, options: &LoadOptions, foresees: bool) -> Result<Vec<Case>, ModelError> {
     // Bound for a context of one token, which takes no memory: what is looked at is shapes and types.
-    let settings = LoadSettings { context: 1, kv_f32: options.kv_f32, goes_back: None, pool: Pool::new(1) };
+    let settings = LoadSettings { context: 1, kv_f32: options.kv_f32, goes_back: None, pool: Pool::new(1), guesses: false };
     let (decoder, store, config) = bind(gguf, &settings)?;
     takes(gguf, &config)?;
     let mut uses = uses(decoder, &store, &config, options.kv_f32, foresees);

@@ -4,7 +4,8 @@
 //! Three of four layers are gated delta nets, the others attention with an output gate, per-head norms and rotation of
 //! the first dimensions of a head only. (The rotation's sections for pictures and video collapse to plain NEOX for
 //! text.) With experts, every layer has routed ones and one shared expert with a gate. Norm weights in the file already
-//! have the 1 added, but for `ssm_norm`, which has none to add. Blocks that predict further tokens are left out.
+//! have the 1 added, but for `ssm_norm`, which has none to add. A block behind the layers, which predicts further
+//! tokens, is an attending layer of this kind with more around it (`predictor.rs`).
 //!
 //! What `qwen3next` stores otherwise: value heads grouped by their key head, strengths and decays in one map per key head
 //! (`ssm_ba`), and in its first files queries, keys, values and gates in one (`ssm_in`).
@@ -15,6 +16,7 @@ use super::decoder::{After, Decoder, Layer, Mixer, Parts};
 use super::delta_net::{reorder, tile_to_group, DeltaNet, DeltaWeights, HeadOrder, Projection, Rates};
 use super::expert_weights::{self, Sizes};
 use super::feed_forward::{Dense, FeedForward, SharedExpert};
+use super::predictor::Predictor;
 use super::router::{Gating, Router};
 use super::weights::Weights;
 use super::{LoadSettings, ModelError};
@@ -29,30 +31,48 @@ pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadS
     let mut layers = Vec::with_capacity(config.blocks);
     let mut experts = Vec::new();
     for (block, recurrent) in hybrid.recurrent.iter().enumerate() {
-        let name = |part: &str| format!("blk.{block}.{part}");
-        let mixer_norm = weights.norm(&name("attn_norm"), config)?;
         kind_agrees(weights, config, block, *recurrent)?;
-        let mixer = if *recurrent {
-            Mixer::DeltaNet(Box::new(delta_net(weights, config, hybrid, block)?))
-        } else {
-            Mixer::Attention(Box::new(SelfAttention::load(
-                weights,
-                config,
-                settings,
-                block,
-                Form { norm: Some(QkNorm::PerHead), gated: true, ..Form::default() },
-            )?))
-        };
-        let ff_norm = weights.norm(&name("post_attention_norm"), config)?;
-        let feed_forward = if config.experts > 0 {
-            moe(weights, config, hybrid, block, &mut experts)?
-        } else {
-            FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff, Activation::SwiGlu)?)
-        };
-        layers.push(Layer { mixer_norm, mixer, ff_norm, feed_forward, after: After::default() });
+        layers.push(layer(weights, config, hybrid, settings, block, &mut experts)?);
     }
+    let predictor = match config.guesses {
+        true => Some(Predictor::load(weights, config, layer(weights, config, hybrid, settings, config.blocks, &mut experts)?)?),
+        false => None,
+    };
     let store = ExpertStore { layers: experts, experts: config.experts, top_k: config.top_k, hidden: config.hidden };
-    Ok((Decoder::new(Parts::load(weights, config)?, layers, config, settings), store))
+    let model = Decoder::new(Parts::load(weights, config)?, layers, config, settings);
+    Ok((
+        match predictor {
+            Some(predictor) => model.guessing(predictor),
+            None => model,
+        },
+        store,
+    ))
+}
+
+/// The layer of block `block`; that of the block behind the layers, which guesses further tokens, attends.
+fn layer(
+    weights: &Weights<'_>,
+    config: &ModelConfig,
+    hybrid: &Hybrid,
+    settings: &LoadSettings,
+    block: usize,
+    experts: &mut Vec<LayerExperts>,
+) -> Result<Layer, ModelError> {
+    let name = |part: &str| format!("blk.{block}.{part}");
+    let mixer_norm = weights.norm(&name("attn_norm"), config)?;
+    let mixer = if hybrid.recurrent.get(block) == Some(&true) {
+        Mixer::DeltaNet(Box::new(delta_net(weights, config, hybrid, block)?))
+    } else {
+        let form = Form { norm: Some(QkNorm::PerHead), gated: true, ..Form::default() };
+        Mixer::Attention(Box::new(SelfAttention::load(weights, config, settings, block, form)?))
+    };
+    let ff_norm = weights.norm(&name("post_attention_norm"), config)?;
+    let feed_forward = if config.experts > 0 {
+        moe(weights, config, hybrid, block, experts)?
+    } else {
+        FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff, Activation::SwiGlu)?)
+    };
+    Ok(Layer { mixer_norm, mixer, ff_norm, feed_forward, after: After::default() })
 }
 
 /// The metadata and the tensors of a block must say the same of its kind.

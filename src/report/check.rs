@@ -6,7 +6,7 @@
 //! own on the same file as the yardstick (both round activations; the reference does not). `docs/models.md` has why.
 
 use super::reference::{best_and_lead, Kind, Prompt, Reference, ReferenceError};
-use crate::events::{LoadOptions, Phase, StepRecord};
+use crate::events::{LoadOptions, Phase, StepRecord, When};
 use crate::experts::Experts;
 use crate::gguf::{Gguf, GgufError};
 use crate::kernels::Pool;
@@ -197,7 +197,8 @@ pub fn check(model: &Path, reference: &Path, options: &CheckOptions) -> Result<R
 /// As [`check`].
 pub fn check_file(gguf: &Gguf, reference: &Reference, options: &CheckOptions) -> Result<Report, CheckError> {
     let longest = reference.prompts.iter().map(|p| p.ids.len() + p.greedy.len()).max().unwrap_or(0);
-    let load = LoadOptions { context: Some(longest + 1), kv_f32: !options.kv_f16, ..options.load.clone() };
+    // What guesses is no part of what is checked, and would be one more layer in records.
+    let load = LoadOptions { context: Some(longest + 1), kv_f32: !options.kv_f16, draft: When::Never, ..options.load.clone() };
     let threads = load.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let mut opened = model::open(gguf, &load, Pool::new(threads))?;
     // What is checked is what a long session does.

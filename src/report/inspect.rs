@@ -2,7 +2,7 @@
 
 use crate::gguf::{shown, Gguf, GgufError, TensorInfo};
 use crate::kernels;
-use crate::model::ARCHITECTURES;
+use crate::model::{self, ARCHITECTURES};
 use crate::size::size;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ pub struct Inspection {
     pub types: Vec<TypeLine>,
     /// One line per layer with routed experts.
     pub experts: Vec<ExpertLine>,
+    /// There is a block that guesses further tokens when the model runs.
+    pub guesses: bool,
     /// Why the file can't be run; empty if nothing speaks against it.
     pub unsupported: Vec<String>,
 }
@@ -57,7 +59,7 @@ pub struct ExpertLine {
     pub bytes_each: u64,
     /// Types of its tensors.
     pub types: String,
-    /// The layer predicts further tokens; it is left out when the model runs.
+    /// The layer predicts further tokens; unless it can guess for this program (`Inspection::guesses`), it is left out when the model runs.
     pub predicts: bool,
 }
 
@@ -87,6 +89,7 @@ pub fn inspect(gguf: &Gguf) -> Inspection {
         metadata: gguf.metadata().map(|(key, value)| (shown(key), value.summary())).collect(),
         types,
         experts: experts(gguf),
+        guesses: model::guesses(gguf),
         unsupported: unsupported(gguf),
     }
 }
@@ -182,9 +185,16 @@ impl fmt::Display for Inspection {
             let alike = |l: &&ExpertLine| ExpertLine { layer: first.layer, ..(*l).clone() } == *first;
             let n = rest.iter().take_while(alike).count();
             let layers = if n == 1 { format!("layer {}", first.layer) } else { format!("layers {}-{}", first.layer, rest[n - 1].layer) };
-            let note = if first.predicts { "  predicts further tokens, left out" } else { "" };
+            let note = match (first.predicts, self.guesses) {
+                (true, true) => "  guesses further tokens",
+                (true, false) => "  predicts further tokens, left out",
+                (false, _) => "",
+            };
             writeln!(f, "  {layers:<14} {:>4} x {:>11}  {}{note}", first.experts, size(first.bytes_each), first.types)?;
             rest = &rest[n..];
+        }
+        if self.guesses && self.experts.is_empty() {
+            writeln!(f, "\na block behind the layers guesses further tokens")?;
         }
         for why in &self.unsupported {
             writeln!(f, "\ncan't be run: {why}")?;

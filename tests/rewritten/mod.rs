@@ -1,6 +1,6 @@
 //! A fixture whose metadata and tensors a test changes, and the logits of what comes of it.
 
-use rotary::events::{LoadOptions, Phase};
+use rotary::events::{LoadOptions, Phase, When};
 use rotary::gguf::write::Writer;
 use rotary::gguf::{GgmlType, Gguf};
 use rotary::kernels::Pool;
@@ -60,6 +60,14 @@ impl File {
         logits_of(&Gguf::open(&path).unwrap())
     }
 
+    /// The same without the block that guesses further tokens.
+    pub(crate) fn logits_without_guesses(&self) -> Result<Vec<f32>, ModelError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("family.gguf");
+        self.writer().save(&path).unwrap();
+        logits_with(&Gguf::open(&path).unwrap(), When::Never)
+    }
+
     pub(crate) fn refusal(&self) -> String {
         self.logits().map(|_| ()).expect_err("the file is refused").to_string()
     }
@@ -67,7 +75,11 @@ impl File {
 
 /// Logits of every position of a fixed prompt.
 pub(crate) fn logits_of(gguf: &Gguf) -> Result<Vec<f32>, ModelError> {
-    let load = LoadOptions { context: Some(64), kv_f32: true, threads: Some(1), ..LoadOptions::default() };
+    logits_with(gguf, When::Auto)
+}
+
+fn logits_with(gguf: &Gguf, draft: When) -> Result<Vec<f32>, ModelError> {
+    let load = LoadOptions { context: Some(64), kv_f32: true, threads: Some(1), draft, ..LoadOptions::default() };
     let mut o = model::open(gguf, &load, Pool::new(1))?;
     let ids: Vec<u32> = (0..24).map(|i| (i * 37 + 5) % 300).collect();
     o.experts.begin_step(Phase::Prefill, ids.len());

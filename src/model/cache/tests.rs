@@ -27,7 +27,7 @@ impl Session {
         let pool = Pool::new(2);
         let options = LoadOptions { kv_f32, context: Some(CONTEXT), ..LoadOptions::default() };
         let plan = plan(gguf, &options, 1 << 40).unwrap();
-        let settings = LoadSettings { context: CONTEXT, kv_f32, goes_back, pool: pool.clone() };
+        let settings = LoadSettings { context: CONTEXT, kv_f32, goes_back, pool: pool.clone(), guesses: true };
         let (model, store, config) = load(gguf, &settings).unwrap();
         let bytes = store.expert_bytes();
         let tier = CpuTier::new(store, pool, None).unwrap();

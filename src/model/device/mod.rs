@@ -170,7 +170,7 @@ impl DeviceDecoder {
         without: Without,
         progress: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Self, ModelError> {
-        let (parts, layers, context, cache, state_bytes) = decoder.into_parts();
+        let (parts, layers, context, cache, state_bytes, _) = decoder.into_parts();
         if let Some(what) = config.beyond_devices() {
             return Err(ModelError::NotOnDevice { file: parts.file, what });
         }
