@@ -227,7 +227,7 @@ fn comes_ahead(options: &LoadOptions, needs: &Needs, device: &dyn Device) -> boo
 }
 
 /// Whether the block that guesses further tokens is to be loaded, where there is one.
-fn wants_guesses(options: &LoadOptions) -> bool {
+pub(super) fn wants_guesses(options: &LoadOptions) -> bool {
     options.draft != When::Never
 }
 
@@ -238,7 +238,7 @@ fn planned(
     available: u64,
     device: Option<&dyn Device>,
 ) -> Result<Planned, ModelError> {
-    let config = &ModelConfig { guesses: config.guesses && device.is_none() && wants_guesses(options), ..config.clone() };
+    let config = &ModelConfig { guesses: config.guesses && wants_guesses(options), ..config.clone() };
     // The toy is so small that all its experts would fit anywhere; fewer slots let it show what the program is about.
     let budget = options.ram.is_some() || options.vram.is_some() && device.is_some();
     let toy = !budget && crate::demo::is_it(gguf);
@@ -416,7 +416,7 @@ pub fn open_planned(
         kv_f32: options.kv_f32,
         goes_back: Some(goes_back),
         pool: pool.clone(),
-        guesses: device.is_none() && wants_guesses(options),
+        guesses: wants_guesses(options),
     };
     let (mut decoder, store, config) = bind(gguf, &settings)?;
     if foresees {

@@ -21,7 +21,7 @@ use super::ModelError;
 use crate::experts::Experts;
 use crate::kernels::rows::{from_rows, with_rows};
 use candle_core::Tensor;
-use progress::{Batch, Progress};
+pub(super) use progress::{Batch, Progress, MANY};
 
 /// The name of the block's own table of embeddings, which most files are without.
 pub(super) fn own_table(config: &ModelConfig) -> String {
@@ -91,6 +91,11 @@ impl Predictor {
             rows: Vec::new(),
             edges: Snapshots::new(room),
         })
+    }
+
+    /// What a device takes over: what is around the layer, the layer, how errors call it, and how many single rows are kept.
+    pub(super) fn into_parts(self) -> (Joint, Layer, String, usize) {
+        (self.joint, self.layer, self.name, self.edges.room())
     }
 
     /// A pass is about to be made, and copies of recurrent states will be kept at these lengths.

@@ -10,7 +10,7 @@ use super::device::{Without, RANGES};
 use super::feed_forward::{Dense, FeedForward};
 use super::latent_attention::{LatentAttention, Up};
 use super::linear::Linear;
-use super::open::{bind, takes};
+use super::open::{bind, takes, wants_guesses};
 use super::router::Router;
 use super::{plan_on, LoadSettings, ModelConfig, ModelError, Planned};
 use crate::events::{DeviceChoice, LoadOptions, When};
@@ -98,7 +98,8 @@ pub fn prove(
 /// A file that can't be run.
 pub fn cases(gguf: &Gguf, options: &LoadOptions, foresees: bool) -> Result<Vec<Case>, ModelError> {
     // Bound for a context of one token, which takes no memory: what is looked at is shapes and types.
-    let settings = LoadSettings { context: 1, kv_f32: options.kv_f32, goes_back: None, pool: Pool::new(1), guesses: false };
+    let settings =
+        LoadSettings { context: 1, kv_f32: options.kv_f32, goes_back: None, pool: Pool::new(1), guesses: wants_guesses(options) };
     let (decoder, store, config) = bind(gguf, &settings)?;
     takes(gguf, &config)?;
     let mut uses = uses(decoder, &store, &config, options.kv_f32, foresees);
@@ -107,10 +108,11 @@ pub fn cases(gguf: &Gguf, options: &LoadOptions, foresees: bool) -> Result<Vec<C
 }
 
 fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool, foresees: bool) -> Uses {
-    let (parts, layers, ..) = decoder.into_parts();
+    let (parts, layers, .., predictor) = decoder.into_parts();
     let mut uses = Uses { hidden: config.hidden as u32, ranges: RANGES as u32, ..Uses::default() };
     let mut routed_bias = false;
-    for layer in layers {
+    let (joint, last) = predictor.map(|p| p.into_parts()).map(|(joint, layer, ..)| (joint, layer)).unzip();
+    for layer in layers.into_iter().chain(last) {
         match layer.mixer {
             Mixer::Attention(a) => {
                 uses.maps.extend([&a.query, &a.key, &a.output].into_iter().chain(&a.value).map(chunked));
@@ -168,6 +170,10 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
     uses.capped = parts.head.cap().is_some();
     // Logits are computed for a few rows at a time.
     uses.maps.push(MapUse { chunks: false, ..chunked(parts.head.parts().1) });
+    if let Some(joint) = joint {
+        uses.maps.push(chunked(&joint.map));
+        uses.maps.extend(joint.output.as_ref().map(|output| MapUse { chunks: false, ..chunked(output) }));
+    }
     for layer in &store.layers {
         let [gate, up, down] = layer.shape;
         let (hidden, inner, top_k) = (gate.cols as u32, gate.rows as u32, store.top_k as u32);

@@ -76,6 +76,11 @@ impl<S> Snapshots<S> {
         self.kept.iter().find(|(l, _)| *l == len).map(|(_, s)| s)
     }
 
+    /// All that are kept, ascending in length.
+    pub fn states(&self) -> impl Iterator<Item = &S> {
+        self.kept.iter().map(|(_, state)| state)
+    }
+
     /// Drop what lies beyond `len`: those tokens are no longer in the context.
     pub fn forget_beyond(&mut self, len: usize) {
         self.kept.retain(|(l, _)| *l <= len);

@@ -12,6 +12,7 @@
 //! | `feed_forward` | routers, and what stands beside the experts |
 //! | `join` | how their results get into the residual stream |
 //! | `head` | from the stream to logits |
+//! | `predictor` | the block that guesses further tokens |
 //! | `recorded` | launches that are queued as one |
 //! | `whole_token` | a token that finds every expert in a slot, recorded as one |
 //! | `answered_token` | a token recorded as one, whose layers the host answers while it runs |
@@ -27,6 +28,7 @@ mod head;
 mod join;
 mod latent_attention;
 mod map;
+mod predictor;
 mod recorded;
 mod whole_token;
 mod widths;
@@ -37,7 +39,7 @@ mod tests;
 
 use super::cache::Kept;
 use super::config::MADE;
-use super::decoder::{agreed, in_order, places_to_copy, trail, Decoder, Mixer};
+use super::decoder::{agreed, in_order, places_to_copy, trail, Decoder, Layer, Mixer};
 use super::embedding::Embedding;
 use super::rope::Rotation;
 use super::{Logits, Model, ModelConfig, ModelError};
@@ -53,6 +55,7 @@ use head::DeviceHead;
 use join::Join;
 use latent_attention::DeviceLatentAttention;
 use map::{Norm, Rows};
+use predictor::{Around, DevicePredictor};
 use recorded::Recorded;
 use std::sync::Arc;
 use whole_token::WholeToken;
@@ -119,6 +122,28 @@ struct DeviceLayer {
     recorded: [Recorded; 2],
 }
 
+impl DeviceLayer {
+    /// Take a layer over. `tiled`: attention of chunks has its own kernel.
+    fn new(device: &Arc<dyn Device>, layer: Layer, file: &str, tiled: bool) -> Result<Self, ModelError> {
+        let d = &**device;
+        let mixer = match layer.mixer {
+            Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(d, &a, tiled)?)),
+            Mixer::Latent(a) => match DeviceLatentAttention::new(d, &a)? {
+                Some(layer) => DeviceMixer::Latent(Box::new(layer)),
+                None => return Err(ModelError::NotOnDevice { file: file.to_owned(), what: MADE }),
+            },
+            Mixer::DeltaNet(net) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(device, *net)?)),
+        };
+        Ok(Self {
+            mixer_norm: Norm::new(d, &layer.mixer_norm)?,
+            mixer,
+            join: Join::new(d, layer.after.mixer_norm.as_ref(), None)?,
+            feed_forward: DeviceFeedForward::new(d, &layer.feed_forward, &layer.ff_norm, &layer.after)?,
+            recorded: Default::default(),
+        })
+    }
+}
+
 /// What layers that see a window see and keep; it is the same for all of them.
 #[derive(Clone, Copy)]
 struct Windows {
@@ -155,6 +180,7 @@ pub struct DeviceDecoder {
     answered: AnsweredToken,
     /// How a running token and the host speak, where the device has a mailbox.
     talk: Option<Talk>,
+    predictor: Option<DevicePredictor>,
 }
 
 impl DeviceDecoder {
@@ -170,7 +196,7 @@ impl DeviceDecoder {
         without: Without,
         progress: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Self, ModelError> {
-        let (parts, layers, context, cache, state_bytes, _) = decoder.into_parts();
+        let (parts, layers, context, cache, state_bytes, predictor) = decoder.into_parts();
         if let Some(what) = config.beyond_devices() {
             return Err(ModelError::NotOnDevice { file: parts.file, what });
         }
@@ -186,22 +212,10 @@ impl DeviceDecoder {
             if !progress(i, count) {
                 return Err(ModelError::GivenUp);
             }
-            let mixer = match layer.mixer {
-                Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(&*device, &a, !without.chunk_attention)?)),
-                Mixer::Latent(a) => match DeviceLatentAttention::new(&*device, &a)? {
-                    Some(layer) => DeviceMixer::Latent(Box::new(layer)),
-                    None => return Err(ModelError::NotOnDevice { file: parts.file, what: MADE }),
-                },
-                Mixer::DeltaNet(d) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(&device, *d)?)),
-            };
-            taken.push(DeviceLayer {
-                mixer_norm: Norm::new(&*device, &layer.mixer_norm)?,
-                mixer,
-                join: Join::new(&*device, layer.after.mixer_norm.as_ref(), None)?,
-                feed_forward: DeviceFeedForward::new(&*device, &layer.feed_forward, &layer.ff_norm, &layer.after)?,
-                recorded: Default::default(),
-            });
+            taken.push(DeviceLayer::new(&device, layer, &parts.file, !without.chunk_attention)?);
         }
+        let take = |p| DevicePredictor::new(&device, p, &parts.file, !without.chunk_attention);
+        let predictor = predictor.map(take).transpose()?;
         let head = DeviceHead::new(&*device, &parts.head)?;
         let work = Workspace::new(&*device, Widths::of(config, chunk.min(context)))?;
         let talk = (!without.mailbox && config.experts > 0).then(|| work.talk(&*device));
@@ -231,6 +245,7 @@ impl DeviceDecoder {
             whole: WholeToken::default(),
             answered: AnsweredToken::default(),
             talk,
+            predictor,
         })
     }
 
@@ -250,6 +265,36 @@ impl DeviceDecoder {
     #[must_use]
     pub fn chunk(&self) -> usize {
         self.work.chunk()
+    }
+
+    /// The block that guesses, if there is one, and what it needs of the rest.
+    fn predictor(&mut self) -> Option<(&mut DevicePredictor, Around<'_>)> {
+        let Self { device, work, embedding, rotation, head, file, predictor, .. } = self;
+        predictor.as_mut().map(|p| (p, Around { device: &**device, work, embedding, rotation, head, file }))
+    }
+
+    /// [`Model::guess`], with the logits of each guess.
+    fn guess_seen(
+        &mut self,
+        next: u32,
+        most: usize,
+        experts: &mut Experts,
+        stop: &dyn Fn() -> bool,
+        seen: &mut dyn FnMut(&[f32]),
+    ) -> Result<Vec<u32>, ModelError> {
+        // `next` itself takes a place.
+        let most = most.min((self.context - self.len).saturating_sub(1));
+        let Some((predictor, around)) = self.predictor() else { return Ok(Vec::new()) };
+        let done = predictor.guess(around, experts, next, most, stop, seen);
+        if done.is_err() {
+            self.come_to_rest();
+        }
+        done
+    }
+
+    /// Nothing that was queued may still read the page-locked memory when the next pass writes it.
+    fn come_to_rest(&self) {
+        let _ = self.device.mark(crate::gpu::Lane::Compute).and_then(|m| self.device.sync(&m));
     }
 
     /// All layers of one pass of at most [`DeviceDecoder::chunk`] tokens. False if it was stopped.
@@ -345,6 +390,26 @@ impl DeviceDecoder {
         Err(ModelError::NotFinite { file: self.file.clone(), place: place.to_owned() })
     }
 
+    /// [`DeviceDecoder::pass`], and what the block that guesses does before and after it. Copies of recurrent states are kept at the lengths `lens`.
+    fn guessing_pass(
+        &mut self,
+        tokens: &[u32],
+        experts: &mut Experts,
+        wanted: Logits,
+        stop: &dyn Fn() -> bool,
+        lens: &[usize],
+    ) -> Result<Option<Vec<f32>>, ModelError> {
+        if let Some((predictor, around)) = self.predictor() {
+            predictor.before_pass(around, experts, tokens)?;
+        }
+        let done = self.pass(tokens, experts, wanted, stop)?;
+        let begin = self.len;
+        if let Some((predictor, around)) = self.predictor().filter(|_| done.is_some()) {
+            predictor.passed(around, begin, tokens, lens)?;
+        }
+        Ok(done)
+    }
+
     /// One pass of at most [`DeviceDecoder::chunk`] tokens. `None` if it was stopped.
     fn pass(
         &mut self,
@@ -413,6 +478,9 @@ impl Model for DeviceDecoder {
                 }
             }
         }
+        if let Some(predictor) = &mut self.predictor {
+            predictor.mark(&lens);
+        }
         // As on the CPU: a single token that were given up half way would cost all that a recurrent state has read.
         let whole = (tokens.len() == 1 || tentative) && self.state_bytes > 0;
         let stop: &dyn Fn() -> bool = if whole { &|| false } else { stop };
@@ -421,14 +489,13 @@ impl Model for DeviceDecoder {
         let mut out = Vec::new();
         for (i, piece) in tokens.chunks(chunk).enumerate() {
             let wanted = if logits == Logits::Last && i < last { Logits::None } else { logits };
-            match self.pass(piece, experts, wanted, stop) {
+            match self.guessing_pass(piece, experts, wanted, stop, &lens) {
                 Ok(Some(more)) if out.is_empty() => out = more,
                 Ok(Some(more)) => out.extend(more),
                 other => {
                     self.len = begin;
                     if other.is_err() {
-                        // Nothing that was queued may still read the page-locked memory when the next pass writes it.
-                        let _ = self.device.mark(crate::gpu::Lane::Compute).and_then(|m| self.device.sync(&m));
+                        self.come_to_rest();
                     }
                     return other;
                 }
@@ -455,6 +522,9 @@ impl Model for DeviceDecoder {
                 d.rewind(to);
             }
         }
+        if let Some((predictor, around)) = self.predictor() {
+            predictor.cut(around, to);
+        }
         to
     }
 
@@ -476,5 +546,24 @@ impl Model for DeviceDecoder {
 
     fn vocab(&self) -> usize {
         self.embedding.vocab()
+    }
+
+    fn guesses(&self) -> bool {
+        self.predictor.is_some()
+    }
+
+    fn guess(&mut self, next: u32, most: usize, experts: &mut Experts, stop: &dyn Fn() -> bool) -> Result<Vec<u32>, ModelError> {
+        self.guess_seen(next, most, experts, stop, &mut |_| {})
+    }
+
+    #[cfg(test)]
+    fn guess_with_logits(
+        &mut self,
+        next: u32,
+        most: usize,
+        experts: &mut Experts,
+        seen: &mut dyn FnMut(&[f32]),
+    ) -> Result<Vec<u32>, ModelError> {
+        self.guess_seen(next, most, experts, &|| false, seen)
     }
 }

@@ -1,5 +1,6 @@
 //! How wide the buffers of a pass are, by a model's configuration, and where what lies in them.
 
+use super::super::predictor::MANY;
 use super::super::ModelConfig;
 use crate::experts::schedule::LEAD;
 use crate::kernels::attention::Heads;
@@ -35,6 +36,8 @@ pub(crate) struct Widths {
     /// What halves of layers give is normalised before it is added: rows for that.
     pub(crate) apart: usize,
     pub(crate) layers: usize,
+    /// Rows that are kept for the block that guesses further tokens: those that it has yet to read, and single ones of earlier passes.
+    pub(crate) kept: [usize; 2],
 }
 
 impl Widths {
@@ -64,7 +67,12 @@ impl Widths {
                 true => APART,
             },
             layers: config.blocks,
+            kept: [0; 2],
         };
+        if let Some(hybrid) = config.hybrid.as_ref().filter(|_| config.guesses) {
+            widths.wide = widths.wide.max(2 * config.hidden);
+            widths.kept = [widths.chunk.max(MANY), hybrid.snapshots() + 1];
+        }
         if let Some(l) = &config.latent {
             let (turned, rank) = (l.plain + l.turned, l.query_rank.unwrap_or(0));
             widths.wide = widths.wide.max(rank + l.rank + l.turned).max(l.heads * l.rank);
@@ -80,14 +88,15 @@ impl Widths {
         widths
     }
 
-    /// Bytes of the other buffers: wide, middle, heads, partial, scores, slots, logits, flags, choices, apart.
-    pub(super) fn buffers(&self) -> [usize; 10] {
+    /// Bytes of the other buffers: wide, middle, heads, partial, scores, slots, logits, flags, choices, apart, kept.
+    pub(super) fn buffers(&self) -> [usize; 11] {
         let Self { chunk, .. } = *self;
         let partial = self.partial * chunk.max(RANGES);
         let rows = [self.wide, self.middle, self.heads].map(|width| chunk * width);
         let [wide, middle, heads] = rows;
         let (scores, slots, logits) = (chunk * self.experts, chunk * self.top_k, HEAD_ROWS * self.vocab);
-        [wide, middle, heads, partial, scores, slots, logits, 2 * self.layers, self.choices() / 4, self.apart * chunk * self.hidden]
+        let (apart, kept) = (self.apart * chunk * self.hidden, self.kept.iter().sum::<usize>() * self.hidden);
+        [wide, middle, heads, partial, scores, slots, logits, 2 * self.layers, self.choices() / 4, apart, kept]
             .map(|values| (values * 4).next_multiple_of(ALIGN))
     }
 

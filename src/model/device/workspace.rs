@@ -61,6 +61,7 @@ pub(super) struct Workspace {
     flags: Address,
     choices: Address,
     apart: Address,
+    kept: Address,
 }
 
 impl Workspace {
@@ -74,7 +75,7 @@ impl Workspace {
             here
         };
         let (sent, routed) = (take(sent_bytes), take(routed_bytes));
-        let [wide, middle, heads, partial, scores, slots, logits, flags, choices, apart] = widths.buffers().map(take);
+        let [wide, middle, heads, partial, scores, slots, logits, flags, choices, apart, kept] = widths.buffers().map(take);
         let [routed_at, logits_at, flags_at, choices_at] = widths.pinned_parts();
         let pinned = device.pinned(widths.pinned_bytes() as usize)?;
         Ok(Self {
@@ -97,6 +98,7 @@ impl Workspace {
             flags,
             choices,
             apart,
+            kept,
         })
     }
 
@@ -179,6 +181,16 @@ impl Workspace {
     /// What a router or a dense feed-forward beside experts reads, `[tokens, hidden]`; the experts read [`Workspace::h`].
     pub(super) fn read_apart(&self, tokens: usize) -> Rows {
         self.apart(tokens, 2)
+    }
+
+    /// Rows of passes that the block that guesses has yet to read, `[chunk, hidden]` or a few more.
+    pub(super) fn kept(&self) -> Rows {
+        Rows { at: self.kept, stride: self.widths.hidden }
+    }
+
+    /// Single rows of earlier passes, behind them.
+    pub(super) fn edges(&self) -> Rows {
+        self.kept().down(self.widths.kept[0])
     }
 
     /// The choice of a layer's router that the host gets at once, by [`Workspace::fetch_routing`].
