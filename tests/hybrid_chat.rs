@@ -3,7 +3,7 @@
 mod chat;
 
 use chat::{assistant, greedy, user, Chat, Turn};
-use rotary::events::{DeviceChoice, Event, FinishReason, LoadOptions, Message, MissChoice, ModelSource, Phase, TextKind};
+use rotary::events::{DeviceChoice, Event, FinishReason, LoadOptions, Message, MissChoice, ModelSource, Phase, TextKind, When};
 use rotary::gguf::write::Writer;
 use rotary::gguf::Gguf;
 
@@ -85,6 +85,40 @@ fn a_recurrent_model_reads_only_what_is_new_over_three_turns_and_what_follows_an
     assert_eq!(turn.stats.reused_tokens + new, turn.stats.prompt_tokens);
     assert!(turn.stats.reused_tokens + OPENING > prompts[0], "{:?}, prompts {prompts:?}", turn.stats);
     assert_eq!(turn.text, hybrid().ask(history, greedy(12)).text);
+}
+
+#[test]
+fn an_answer_is_the_same_whether_the_model_guesses_along_or_not() {
+    let said = |device, draft| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/q35-strict/model.gguf");
+        let options = LoadOptions {
+            context: Some(512),
+            threads: Some(2),
+            kv_f32: true,
+            device,
+            miss: MissChoice::Gpu,
+            draft,
+            ..LoadOptions::default()
+        };
+        let mut chat = Chat::open(ModelSource::Path(path), options);
+        let mut history = vec![user("Tell me of the sea, the mountains and the sea.")];
+        let first = chat.ask(history.clone(), greedy(40));
+        let layers = chat.records().last().unwrap().layers();
+        history.extend([assistant(&first.text), user("Go on.")]);
+        let second = chat.ask(history, greedy(20));
+        let drafted = first.stats.drafted_tokens + second.stats.drafted_tokens;
+        ((first.text, second.text, second.stats.reused_tokens, first.stats.generated_tokens), drafted, layers)
+    };
+    for device in [DeviceChoice::Cpu, DeviceChoice::Simulated] {
+        let (alone, none, layers) = said(device, When::Never);
+        assert_eq!(none, 0);
+        for draft in [When::Always, When::Auto] {
+            let (along, drafted, with_the_block) = said(device, draft);
+            assert_eq!(along, alone, "{device:?}, {draft:?}");
+            assert_eq!(with_the_block, layers + 1);
+            assert!(draft == When::Auto || drafted > 40, "a random model guesses seldom right, but it guesses: {drafted}");
+        }
+    }
 }
 
 #[test]

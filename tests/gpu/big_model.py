@@ -4,6 +4,7 @@ with a trunk in Q8_0: 20 GB), whose routing has the locality of real text. Needs
 
   big_model.py OUT.gguf                        the true size
   big_model.py OUT.gguf --layers 4 --experts 16 --vocab 512 --hidden 256 --ff 256     a small one, for a dry run
+  big_model.py OUT.gguf --nextn                with the block that guesses further tokens, as published files have it
   big_model.py OUT.gguf --hollow               the true size without data, in a moment: to try what is asked of shapes and types alone
 
 Locality, in three parts: some experts of a layer are liked by all tokens (channel 0 is the same for every token and no layer
@@ -99,6 +100,7 @@ def main():
     a.add_argument("out")
     for name, n in [("layers", 40), ("experts", 256), ("top-k", 8), ("vocab", 248320), ("hidden", 2048), ("ff", 512), ("heads", 16), ("seed", 1)]:
         a.add_argument(f"--{name}", type=int, default=n)
+    a.add_argument("--nextn", action="store_true", help="the block that guesses further tokens")
     a.add_argument("--hollow", action="store_true", help="no data, only the room for them: a file of holes that takes no disk")
     a = a.parse_args()
     small = a.hidden < 2048
@@ -115,7 +117,7 @@ def main():
     m.put("general.file_type", 15)
     m.put("general.quantization_version", 2)
     rot = head_dim // 4
-    for key, v in [("block_count", L), ("context_length", 262144), ("embedding_length", H), ("attention.head_count", heads),
+    for key, v in [("block_count", L + a.nextn), ("context_length", 262144), ("embedding_length", H), ("attention.head_count", heads),
                    ("attention.head_count_kv", kv), ("attention.key_length", head_dim), ("attention.value_length", head_dim),
                    ("rope.dimension_count", rot), ("expert_count", E), ("expert_used_count", a.top_k), ("expert_feed_forward_length", FF),
                    ("expert_shared_feed_forward_length", FF), ("ssm.conv_kernel", 4), ("ssm.state_size", lin), ("ssm.group_count", keys),
@@ -123,6 +125,8 @@ def main():
                    ("attention.layer_norm_rms_epsilon", 1e-6), ("rope.freq_base", 1e7),
                    ("rope.dimension_sections", [11, 11, 10, 0] if not small else [3, 3, 2, 0])]:
         m.put(f"qwen35moe.{key}", v)
+    if a.nextn:
+        m.put("qwen35moe.nextn_predict_layers", 1)
     m.put("tokenizer.ggml.model", "gpt2")
     m.put("tokenizer.ggml.pre", "qwen35")
     m.put("tokenizer.ggml.tokens", tokens(V))
@@ -138,11 +142,11 @@ def main():
     add("token_embd.weight", Q8_0, (H, V), "embedding")
     add("output.weight", Q6_K, (H, V), 1.0)
     add("output_norm.weight", F32, (H,), (1.0, 0.0))
-    for b in range(L):
+    for b in range(L + a.nextn):
         n = lambda part: f"blk.{b}.{part}"
         add(n("attn_norm.weight"), F32, (H,), (1.0, 0.0))
         add(n("post_attention_norm.weight"), F32, (H,), (1.0, 0.0))
-        if (b + 1) % 4 == 0:
+        if (b + 1) % 4 == 0 or b == L:
             add(n("attn_q.weight"), Q8_0, (H, 2 * heads * head_dim), 1.0)
             add(n("attn_k.weight"), Q8_0, (H, kv * head_dim), 1.0)
             add(n("attn_v.weight"), Q8_0, (H, kv * head_dim), 1.0)
@@ -167,6 +171,9 @@ def main():
         add(n("ffn_gate_shexp.weight"), Q8_0, (H, FF), 1.0)
         add(n("ffn_up_shexp.weight"), Q8_0, (H, FF), 1.0)
         add(n("ffn_down_shexp.weight"), Q8_0, (FF, H), "out")
+        if b == L:
+            add(n("nextn.eh_proj.weight"), Q8_0, (2 * H, H), 1.0)
+            for norm in ("enorm", "hnorm", "shared_head_norm"): add(n(f"nextn.{norm}.weight"), F32, (H,), (1.0, 0.0))
 
     def size(ty, shape):
         be, bb = BLOCK[ty]

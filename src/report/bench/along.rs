@@ -1,6 +1,6 @@
 //! `rotary bench --along N`: what it takes to read likely tokens together with the drawn one.
 //!
-//! Steps of one token and of several are timed by turns in one run, over the same kind of text as the rest of `rotary bench`. How often drafts are right
+//! Steps of one token and of several are timed by turns in one run, over the same kind of text as the rest of `rotary bench`, with the time of the model's own guesses where it has a block for them. How often drafts are right
 //! is a matter of the text and of the model, which made-up tokens can't tell; so for each length it is said how often they must be right for it to pay.
 
 use crate::engine::runtime::Runtime;
@@ -15,9 +15,12 @@ use std::time::Instant;
 pub(super) struct Along {
     /// Tokens of a step, the drawn one and those that are read along.
     tokens: usize,
-    /// Median milliseconds of a step.
+    /// Median milliseconds of a step, without guesses.
     ms: f64,
-    /// Steps of a single token that take as long.
+    /// Median milliseconds of the model's guesses for it; `None` if it makes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guesses_ms: Option<f64>,
+    /// Steps of a single token that take as long as both.
     of_one: f64,
     /// Tokens per second if every draft is right.
     most_tps: f64,
@@ -39,12 +42,18 @@ pub(super) fn measure(
 ) -> Result<Vec<Along>, EngineError> {
     let most = 1 + along.min(runtime.most_drafted());
     let mut times = vec![Vec::with_capacity(rounds); most];
+    let mut guessing = times.clone();
     let mut hits = vec![(0, 0); most];
     let mut record = StepRecord::default();
     for round in 0..=rounds {
         for tokens in 1..=most {
             let read: Vec<u32> = (0..tokens).map(|_| token()).collect();
             (record.phase, record.time) = (Phase::Decode, StepTime::default());
+            let begin = Instant::now();
+            let guesses = if tokens > 1 && runtime.guesses() { runtime.guess(read[0], tokens - 1, &|| false)? } else { Vec::new() };
+            if round > 0 && !guesses.is_empty() {
+                guessing[tokens - 1].push(begin.elapsed().as_secs_f64() * 1e3);
+            }
             let begin = Instant::now();
             let logits = if tokens > 1 { Logits::All } else { Logits::Last };
             runtime.step(&read, logits, &|| false, &mut record)?;
@@ -64,16 +73,21 @@ pub(super) fn measure(
         of.get(of.len() / 2).copied().unwrap_or(0.0)
     };
     let ms: Vec<f64> = times.iter_mut().map(median).collect();
+    let guesses_ms: Vec<Option<f64>> = guessing.iter_mut().map(|of| (!of.is_empty()).then(|| median(of))).collect();
     let one = ms[0].max(1e-9);
-    let of = |(i, &ms): (usize, &f64)| Along {
-        tokens: i + 1,
-        ms,
-        of_one: ms / one,
-        most_tps: (i + 1) as f64 * 1e3 / ms.max(1e-9),
-        pays_above: pays_above(i, ms / one),
-        hit_rate: if hits[i].1 == 0 { 0.0 } else { hits[i].0 as f64 / hits[i].1 as f64 },
+    let of = |i: usize| {
+        let both = (ms[i] + guesses_ms[i].unwrap_or(0.0)).max(1e-9);
+        Along {
+            tokens: i + 1,
+            ms: ms[i],
+            guesses_ms: guesses_ms[i],
+            of_one: both / one,
+            most_tps: (i + 1) as f64 * 1e3 / both,
+            pays_above: pays_above(i, both / one),
+            hit_rate: if hits[i].1 == 0 { 0.0 } else { hits[i].0 as f64 / hits[i].1 as f64 },
+        }
     };
-    Ok(ms.iter().enumerate().map(of).collect())
+    Ok((0..most).map(of).collect())
 }
 
 /// The likelihood p at which `1 + p + ... + p^drafts` tokens come for the cost of a step: by halving, since the sum only grows.
@@ -92,15 +106,16 @@ fn pays_above(drafts: usize, of_one: f64) -> f64 {
 
 /// As text.
 pub(super) fn table(rows: &[Along]) -> String {
-    let mut out = "tokens of a step      ms   of one   tokens/s if all are right   pays if right above   hits\n".to_owned();
+    let mut out = "tokens of a step      ms   guesses   of one   tokens/s if all are right   pays if right above   hits\n".to_owned();
     for r in rows {
         let pays = match r.pays_above {
             _ if r.tokens == 1 => "-".to_owned(),
             p if p > 1.0 => "never".to_owned(),
             p => format!("{:.0} %", p * 100.0),
         };
-        out +=
-            &format!("{:>16} {:>7.2} {:>8.2} {:>27.1} {:>21} {:>5.1}%\n", r.tokens, r.ms, r.of_one, r.most_tps, pays, r.hit_rate * 100.0);
+        let guesses = r.guesses_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.2}"));
+        let (tokens, hits) = (r.tokens, r.hit_rate * 100.0);
+        out += &format!("{tokens:>16} {:>7.2} {guesses:>9} {:>8.2} {:>27.1} {pays:>21} {hits:>5.1}%\n", r.ms, r.of_one, r.most_tps);
     }
     out
 }
