@@ -86,7 +86,7 @@ if wanted models; then
       left="$left $name"
       continue
     fi
-    reference=$(ls "$folder"*.npz | head -1)
+    reference=$(ls "$folder"*.npz | grep -v guesses | head -1)
     experts=$("$rotary" plan "$folder/model.gguf" --json 2>/dev/null | sed -n 's/.*"max_slots":\([0-9]*\).*/\1/p')
     half=$(((${experts:-0} + 1) / 2))
     ways=("--slots 1" "--slots $half" "--slots $experts" "--slots $half --miss gpu" "--slots $half --miss cpu" "--slots 1 --miss gpu"
@@ -116,6 +116,21 @@ if wanted models; then
     cat "$parts"/*.bad 2>/dev/null | head -5 | tee -a "$out/summary.txt"
   fi
   rm -rf "$parts"
+  # Tokens that are read along: the same words with the model's own guesses as without, with every expert in a slot and with few.
+  along=0 apart=
+  for name in q35-strict qwen35; do
+    for slots in "" "--slots 3"; do
+      [ $name = qwen35 ] && [ -n "$slots" ] && continue
+      for draft in never always; do
+        "$rotary" run "$fixtures/$name/model.gguf" --raw -p 'The sea and the mountains and the sea and the' -n 48 --greedy --kv-f32 --device $device $slots --draft $draft \
+          >"$out/along-$draft.txt" 2>"$out/along-$draft.err" || apart="$apart $name:$(tail -1 "$out/along-$draft.err")"
+      done
+      cmp -s "$out/along-never.txt" "$out/along-always.txt" || apart="$apart $name$slots"
+      grep -q 'drafted tokens' "$out/along-always.err" || apart="$apart $name$slots:nothing-drafted"
+      along=$((along + 1))
+    done
+  done
+  if [ -z "$apart" ]; then passed "models: $along answers are the same with tokens read along"; else wrong "models: answers differ with tokens read along:$apart"; fi
 fi
 
 # (c) Reads and writes astray, races within a block, barriers that not all threads reach.
@@ -255,6 +270,13 @@ if wanted bench && large bench; then
   # What it costs to ask the routers of the next layers, where nothing comes of it; and the most that can come of it.
   gen=256 foresee=always bench asked "${cap[@]}" --ahead 0
   gen=256 foresee=auto bench foreseen "${cap[@]}" --ahead 1
+  # What steps of several tokens take, and, of a few layers of the same kind, guesses of the block for them.
+  along() { "$rotary" bench "$1" --device $device --along 3 --prompt "$prompt" --gen "$rounds" --topics 12 "${@:3}" >"$out/along-$2.txt" 2>&1 && tail -5 "$out/along-$2.txt" | tee -a "$out/summary.txt"; }
+  prompt=512 rounds=40 few=(--layers 8)
+  [ $dry = 1 ] && prompt=40 rounds=4 few=(--layers 4 --experts 16 --top-k 4 --vocab 512 --hidden 256 --ff 256)
+  along "$big" steps "${cap[@]}" --draft never || wrong "along: $(tail -1 "$out/along-steps.txt")"
+  if python3 "$here/big_model.py" "$big.guesses" --nextn "${few[@]}" && along "$big.guesses" guesses --slots 12; then passed 'along: ran'; else wrong "along: $(tail -1 "$out/along-guesses.txt")"; fi
+  rm -f "$big.guesses"
 fi
 # Everything resident.
 if wanted resident && large resident; then

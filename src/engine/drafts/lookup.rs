@@ -51,15 +51,11 @@ impl Lookup {
         if alike < GRAM {
             return None;
         }
-        let mut tokens = Vec::with_capacity(most);
-        for at in place..place + most {
-            // A moment so near that the present follows it: what repeats itself goes on doing so.
-            let token = match at.checked_sub(end) {
-                None => context[at],
-                Some(0) => next,
-                Some(past) => tokens[past - 1],
-            };
-            tokens.push(token);
+        let mut tokens: Vec<u32> = context[place..].iter().copied().chain([next]).take(most).collect();
+        // A moment so near that the present follows it: what repeats itself goes on doing so.
+        let period = tokens.len();
+        while tokens.len() < most {
+            tokens.push(tokens[tokens.len() - period]);
         }
         Some(Found { tokens, alike })
     }
