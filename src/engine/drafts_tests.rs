@@ -117,13 +117,28 @@ fn a_context_that_can_not_go_back_so_far_is_read_again() {
 }
 
 #[test]
+fn words_keep_the_number_of_their_step_where_the_context_is_read_again_after_it() {
+    let mut h = start(When::Always, 200, || Scripted { goes_back_to_nothing: true, ..model(script(REPEATED)) });
+    let events = ask(&mut h, vec![user("count")], 0);
+    let chosen: Vec<(u64, u32)> = records(&mut h).iter().map(|r| (r.step, r.gained())).collect();
+    for e in &events {
+        if let Event::Text { step, text, .. } = e {
+            // The first token comes from the prompt's last step.
+            let found = chosen.iter().find(|(s, _)| s == step);
+            assert!(found.is_some() || *step < chosen[0].0, "{text:?} of step {step}, which chose nothing: {chosen:?}");
+        }
+    }
+}
+
+#[test]
 fn a_failed_draw_behind_a_draft_ends_the_turn_with_the_words_before_it() {
     // The third token has broken logits; the guess reads it with the second.
     let mut h =
         start(When::Always, 200, || Scripted { mishap: Some(Mishap::NanLogits), guess: Some(script("bcd")), ..model(script("abcd")) });
     let events = ask(&mut h, vec![], 0);
     assert!(matches!(&events[events.len() - 2], Event::Failed { message, .. } if message.contains("not a number")), "{events:?}");
-    assert_eq!(end(&events).0, FinishReason::Failed);
+    let (reason, stats) = end(&events);
+    assert_eq!((text(&events, TextKind::Answer).as_str(), reason, stats.generated_tokens), ("ab", FinishReason::Failed, 2));
     // The context is what was said, no more: the next turn goes on from there.
     let again = ask(&mut h, vec![], 1);
     assert_eq!(text(&again, TextKind::Answer), "a");
@@ -147,6 +162,7 @@ proptest! {
         most_drafted in 0usize..8,
         max_tokens in prop_oneof![Just(0usize), 1usize..40],
         context in 24usize..90,
+        damaged in any::<bool>(),
     ) {
         let said = |draft: When| {
             let mut tokens = tokens.clone();
@@ -154,7 +170,8 @@ proptest! {
                 tokens.insert(at.min(tokens.len()), ByteLanguage::IM_END);
             }
             let guess = guess.clone();
-            let mut h = start(draft, context, move || Scripted { most_drafted, guess: guess.clone(), ..Scripted::new(tokens.clone()) });
+            let mishap = damaged.then_some(Mishap::NanLogits);
+            let mut h = start(draft, context, move || Scripted { most_drafted, mishap, guess: guess.clone(), ..Scripted::new(tokens.clone()) });
             let events = ask(&mut h, vec![], max_tokens);
             let (reason, stats) = end(&events);
             let again = end(&ask(&mut h, vec![], 1)).1;

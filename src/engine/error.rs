@@ -87,6 +87,7 @@ fn model_kind(e: &ModelError) -> FailureKind {
         ModelError::GivenUp => FailureKind::Cancelled,
         ModelError::Budget(_) => FailureKind::Options,
         ModelError::Experts(e) => expert_kind(e),
+        ModelError::Guessing(e) => model_kind(e),
         _ => FailureKind::File,
     }
 }

@@ -76,6 +76,16 @@ impl<'a> Read<'a> {
     }
 }
 
+/// What a step drew.
+struct Drawn {
+    /// One token; with drafts that were right, several.
+    tokens: VecDeque<u32>,
+    /// The step.
+    step: u64,
+    /// Why no more could be drawn behind them, if so.
+    failed: Option<SamplingError>,
+}
+
 /// What a pass gave.
 struct Forward {
     /// Everything that was read, drafted tokens at the end.
@@ -134,6 +144,7 @@ impl Session {
         let Some(first) = first? else {
             return Ok(FinishReason::Cancelled);
         };
+        self.drafts.begin_answer();
 
         let begin = Instant::now();
         let mut answer = Answer::to(&text, self.opened.language.format());
@@ -154,7 +165,7 @@ impl Session {
         prompt: &[u32],
         sampler: &mut Sampler,
         stats: &mut TurnStats,
-    ) -> Result<Option<u32>, Halt> {
+    ) -> Result<Option<Drawn>, Halt> {
         let wanted = reusable(prompt, &self.cache);
         let reused = self.opened.runtime.truncate(wanted).min(wanted);
         self.cache.truncate(reused);
@@ -180,7 +191,7 @@ impl Session {
             stats.unread_tokens = prompt.len() - at;
             lanes.event(Event::Prefill { id, done: at, total: prompt.len(), reused })?;
             if last {
-                return Ok(drawn.last().copied());
+                return Ok(Some(drawn));
             }
         }
         Ok(None)
@@ -192,15 +203,18 @@ impl Session {
         &mut self,
         lanes: &mut Lanes,
         id: RequestId,
-        first: u32,
+        first: Drawn,
         max_tokens: usize,
         sampler: &mut Sampler,
         answer: &mut Answer,
         stats: &mut TurnStats,
     ) -> Result<FinishReason, Halt> {
         // What the last step drew: one token, or those drafted ones too that turned out right.
-        let mut drawn = VecDeque::from([first]);
-        while let Some(token) = drawn.pop_front() {
+        let mut drawn = first;
+        loop {
+            let Some(token) = drawn.tokens.pop_front() else {
+                return drawn.failed.map_or(Ok(FinishReason::Cancelled), |e| Err(e.into()));
+            };
             if self.opened.language.is_end(token) {
                 return Ok(FinishReason::Stop);
             }
@@ -208,7 +222,7 @@ impl Session {
             if answer.is_thinking() {
                 stats.thinking_tokens += 1;
             }
-            let (language, step) = (&self.opened.language, self.steps.saturating_sub(1));
+            let (language, step) = (&self.opened.language, drawn.step);
             let certain = match language.mark(token) {
                 Some(mark) => answer.mark(mark, step),
                 None => answer.take(&language.token_bytes(token, false), step),
@@ -222,7 +236,7 @@ impl Session {
             if max_tokens > 0 && stats.generated_tokens >= max_tokens {
                 return Ok(FinishReason::Length);
             }
-            if !drawn.is_empty() {
+            if !drawn.tokens.is_empty() || drawn.failed.is_some() {
                 continue;
             }
             let room = self.opened.card.context.saturating_sub(self.cache.len() + 1);
@@ -241,14 +255,13 @@ impl Session {
             let most = self.opened.runtime.most_drafted().min(room - 1).min(left - 1);
             let plan = self.drafts.plan(&self.cache, token, most, self.opened.runtime.guesses());
             match self.step(lanes, id, Read { phase: Phase::Decode, tokens: &[token], plan: &plan }, Some(sampler), stats)? {
-                Some(tokens) => drawn.extend(tokens),
+                Some(more) => drawn = more,
                 None => return Ok(FinishReason::Cancelled),
             }
         }
-        Ok(FinishReason::Cancelled)
     }
 
-    /// One step: forward, draw (if a sampler is given), record. Returns what was drawn, nothing without a sampler; `None` if cancelled, the context is then as before. A step
+    /// One step: forward, draw (if a sampler is given), record. Returns what was drawn, nothing without a sampler; `None` if it was cancelled before that, the context is then as before. A step
     /// that a device has given up is made again.
     fn step(
         &mut self,
@@ -257,7 +270,7 @@ impl Session {
         read: Read<'_>,
         sampler: Option<&mut Sampler>,
         stats: &mut TurnStats,
-    ) -> Result<Option<Vec<u32>>, Halt> {
+    ) -> Result<Option<Drawn>, Halt> {
         let mut record = std::mem::take(&mut self.spare);
         record.step = self.steps;
         record.phase = read.phase;
@@ -333,21 +346,22 @@ impl Session {
             stats.routed += routed;
             stats.drafted_tokens += drafted.len();
             stats.kept_tokens += kept;
-            let (step_us, guess_us) = (f64::from(micros(total.saturating_sub(guessing))), f64::from(micros(guessing)));
-            self.drafts.learn(matches!(read.plan, Plan::Ask(_)), &Came { drafted, drawn: &drawn, step_us, guess_us });
         }
+        let step = self.steps;
         self.steps += 1;
         lanes.level(self.opened.runtime.slot_bytes(), self.opened.runtime.cache_bytes());
         if let Some(back) = lanes.record(record) {
             self.spare = back;
         }
-        if let Some(e) = failed {
-            return Err(e.into());
+        // Whether that is cancelled is seen when what was drawn has been said.
+        self.read_again(lanes, id, &lost, stats)?;
+        if read.phase == Phase::Decode {
+            // Reading again is what those drafts took, too.
+            let took = if lost.is_empty() { total } else { begin.elapsed() };
+            let (step_us, guess_us) = (f64::from(micros(took.saturating_sub(guessing))), f64::from(micros(guessing)));
+            self.drafts.learn(matches!(read.plan, Plan::Ask(_)), &Came { drafted, drawn: &drawn, step_us, guess_us });
         }
-        if !self.read_again(lanes, id, &lost, stats)? {
-            return Ok(None);
-        }
-        Ok(Some(drawn))
+        Ok(Some(Drawn { tokens: drawn.into(), step, failed }))
     }
 
     /// The pass of a step, and before it the guesses that it reads along. `None` if it was stopped.

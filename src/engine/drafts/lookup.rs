@@ -7,6 +7,8 @@ use std::collections::HashMap;
 
 /// Tokens that must be the same for a place to count.
 const GRAM: usize = 3;
+/// Entries of text that is gone which may stay.
+const ROOM: usize = 4096;
 /// As far back two pasts are compared.
 const FAR: usize = 16;
 
@@ -31,7 +33,11 @@ pub(super) struct Found {
 impl Lookup {
     /// The context has changed beyond `len`.
     pub(super) fn cut(&mut self, len: usize) {
-        // What `last` says of places beyond is found out when it is looked up.
+        // What `last` says of places beyond is found out when it is looked up; but chats come and go.
+        if len == 0 || self.last.len() > 2 * len + ROOM {
+            self.last.clear();
+            self.indexed = 0;
+        }
         self.indexed = self.indexed.min(len.saturating_sub(GRAM - 1));
     }
 

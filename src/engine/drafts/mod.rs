@@ -47,12 +47,19 @@ pub(super) struct Drafts {
     pace: Pace,
     /// What earlier text says of the step at hand, whether or not it is read.
     found: Found,
+    /// The next step is the first of an answer: the model's block may have much of the prompt to read in it.
+    first: bool,
 }
 
 impl Drafts {
     /// From now on: where it pays, as many as possible, or none.
     pub(super) fn when(&mut self, wish: When) {
         self.wish = wish;
+    }
+
+    /// An answer begins. Times of its first step tell nothing of others.
+    pub(super) fn begin_answer(&mut self) {
+        self.first = true;
     }
 
     /// The context has changed beyond `len`.
@@ -83,7 +90,10 @@ impl Drafts {
 
     /// Learn from a step. `asked`: its drafts were the model's guesses.
     pub(super) fn learn(&mut self, asked: bool, came: &Came<'_>) {
-        self.pace.step_took(1 + came.drafted.len(), came.step_us);
+        let timed = !std::mem::take(&mut self.first);
+        if timed {
+            self.pace.step_took(1 + came.drafted.len(), came.step_us);
+        }
         // Whether earlier text was right is known as far as tokens were drawn, read or not.
         for (i, (then, now)) in self.found.tokens.iter().zip(came.drawn).enumerate() {
             self.pace.note(Kind::Earlier(self.found.alike + i), then == now);
@@ -92,7 +102,9 @@ impl Drafts {
             }
         }
         if asked {
-            self.pace.guesses_took(came.drafted.len(), came.guess_us);
+            if timed {
+                self.pace.guesses_took(came.drafted.len(), came.guess_us);
+            }
             for (i, (guess, drawn)) in came.drafted.iter().zip(came.drawn).enumerate() {
                 self.pace.note(Kind::Guess(i + 1), guess == drawn);
                 if guess != drawn {
@@ -123,6 +135,17 @@ mod tests {
         assert_eq!(drafts.plan(&TEXT, 8, 2, true), Plan::Ask(2));
         drafts.when(When::Never);
         assert_eq!(drafts.plan(&TEXT, 3, 2, true), Plan::Alone);
+    }
+
+    #[test]
+    fn the_first_step_of_an_answer_says_nothing_of_times() {
+        let mut drafts = Drafts::default();
+        drafts.begin_answer();
+        drafts.plan(&TEXT, 3, 4, true);
+        drafts.learn(true, &came(&[8], &[8, 9], 1e6));
+        assert_eq!(drafts.plan(&TEXT, 3, 4, true), Plan::Alone, "nothing was timed yet");
+        drafts.learn(false, &came(&[], &[4], 100.0));
+        assert_ne!(drafts.plan(&TEXT, 3, 4, true), Plan::Alone);
     }
 
     #[test]

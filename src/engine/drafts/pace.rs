@@ -56,7 +56,12 @@ struct Time {
 impl Time {
     fn note(&mut self, us: f64) {
         self.seen = self.seen.saturating_add(1);
-        self.us += (us - self.us) * (1.0 / f64::from(self.seen)).max(NEWEST);
+        match self.seen {
+            1 => self.us = us,
+            // The first of a kind may have made ready what later ones use.
+            2 => self.us = self.us.min(us),
+            seen => self.us += (us - self.us) * (1.0 / f64::from(seen)).max(NEWEST),
+        }
         self.age = 0;
     }
 
