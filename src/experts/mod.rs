@@ -267,7 +267,9 @@ impl Experts {
         for p in &plan.placed {
             let Routed { expert, tokens, weight } = p.routed;
             let one = RoutedExpert { expert, tokens, weight, outcome: p.outcome };
-            if apart {
+            if apart && phase == Phase::Prefill && self.phase == Phase::Decode {
+                // Rows of a prompt, read late: no part of what a token asked for.
+            } else if apart {
                 self.apart.add(one);
             } else {
                 tally.routed.push(one);
@@ -326,7 +328,7 @@ impl Experts {
         self.phase = phase;
         self.tokens = tokens;
         self.scheduler.begin_step(phase, tokens as u32);
-        self.resident.begin_step(tokens);
+        self.resident.begin_step(phase, tokens);
         let t = &mut self.tally;
         t.ends.clear();
         t.routed.clear();

@@ -11,7 +11,7 @@
 
 use super::tier::DeviceRows;
 use super::{ExpertError, Experts, Place, Routing};
-use crate::events::Outcome;
+use crate::events::{Outcome, Phase};
 use std::time::Duration;
 
 /// Of so many tokens, one has its hits timed.
@@ -31,18 +31,21 @@ pub(super) struct Resident {
     next: usize,
     /// A copy has failed: nothing is brought that nobody needs.
     failed: bool,
+    /// The step at hand reads several tokens.
+    several: bool,
 }
 
 impl Default for Resident {
     fn default() -> Self {
-        Self { since: [None; 2], every: TIMED_EVERY, hits: Duration::ZERO, next: 0, failed: false }
+        Self { since: [None; 2], every: TIMED_EVERY, hits: Duration::ZERO, next: 0, failed: false, several: false }
     }
 }
 
 impl Resident {
-    /// A prompt's hits say nothing of a token's.
-    pub(super) fn begin_step(&mut self, tokens: usize) {
-        if tokens != 1 {
+    /// A prompt's hits say nothing of a token's, nor do those of several tokens at once; but of the latter there may be one after each single token.
+    pub(super) fn begin_step(&mut self, phase: Phase, tokens: usize) {
+        self.several = tokens != 1;
+        if self.several && phase == Phase::Prefill {
             self.since = [None; 2];
         }
     }
@@ -59,6 +62,9 @@ impl Resident {
 
     /// What a step shows: the time that was taken, or the last one before.
     pub(super) fn hits(&mut self, timed: Option<Duration>) -> Duration {
+        if self.several {
+            return timed.unwrap_or_default();
+        }
         self.hits = timed.unwrap_or(self.hits);
         self.hits
     }
@@ -161,9 +167,11 @@ mod tests {
         let mut r = Resident { every: 3, ..Resident::default() };
         let tokens = |r: &mut Resident, settled: [bool; 6]| settled.map(|s| r.whole(0, s));
         assert_eq!(tokens(&mut r, [true; 6]), [false, true, true, false, true, true]);
-        r.begin_step(1);
+        r.begin_step(Phase::Decode, 1);
+        // Several tokens of an answer at once, which never go whole.
+        r.begin_step(Phase::Decode, 3);
         assert_eq!(tokens(&mut r, [true, true, true, false, true, true]), [false, true, true, false, false, true]);
-        r.begin_step(9);
+        r.begin_step(Phase::Prefill, 9);
         assert_eq!(tokens(&mut r, [true; 6]), [false, true, true, false, true, true], "a prompt came between");
         r.every = 1;
         assert_eq!(tokens(&mut r, [true; 6]), [false; 6]);
@@ -175,5 +183,9 @@ mod tests {
         let us = Duration::from_micros;
         let shown = [Some(us(7)), None, None, Some(us(9)), None].map(|timed| r.hits(timed));
         assert_eq!(shown, [us(7), us(7), us(7), us(9), us(9)]);
+        r.begin_step(Phase::Decode, 3);
+        assert_eq!([Some(us(30)), None].map(|timed| r.hits(timed)), [us(30), us(0)], "what several tokens took is theirs alone");
+        r.begin_step(Phase::Decode, 1);
+        assert_eq!(r.hits(None), us(9));
     }
 }
