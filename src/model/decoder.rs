@@ -12,7 +12,7 @@ use super::head::Head;
 use super::latent_attention::LatentAttention;
 use super::linear::{Compute, Linear};
 use super::norm::RmsNorm;
-use super::predictor::Predictor;
+use super::predictor::{unless_damaged, Predictor};
 use super::rope::{Rope, Rotation, Scaling, Turns};
 use super::weights::Weights;
 use super::{LoadSettings, Logits, Model, ModelError};
@@ -275,6 +275,9 @@ impl Decoder {
             }
         }
         if let Some(predictor) = &mut self.predictor {
+            if tentative && self.state_bytes > 0 {
+                predictor.leave(self.trail);
+            }
             predictor.mark(&lens);
         }
         lens
@@ -327,16 +330,18 @@ impl Model for Decoder {
         logits: Logits,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<f32>>, ModelError> {
+        let tentative = std::mem::take(&mut self.tentative) && tokens.len() > 1;
         if tokens.len() > self.context - self.len {
             return Err(ModelError::ContextFull { used: self.len, more: tokens.len(), context: self.context });
         }
         if tokens.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        let tentative = std::mem::take(&mut self.tentative) && tokens.len() > 1;
         let lens = self.mark_pass(tokens.len(), tentative);
         if let Some(predictor) = &mut self.predictor {
-            predictor.before_pass(&mut self.compute, &self.parts, experts, tokens)?;
+            if unless_damaged(predictor.before_pass(&mut self.compute, &self.parts, experts, tokens))?.is_none() {
+                self.predictor = None;
+            }
         }
         // A recurrent state copies itself before long passes only. A single token that were given up half way would cost
         // all that was read since the last copy, so it is read to its end.
@@ -398,7 +403,11 @@ impl Model for Decoder {
     }
 
     fn guess(&mut self, next: u32, most: usize, experts: &mut Experts, stop: &dyn Fn() -> bool) -> Result<Vec<u32>, ModelError> {
-        self.guess_seen(next, most, experts, stop, &mut |_| {})
+        let guesses = unless_damaged(self.guess_seen(next, most, experts, stop, &mut |_| {}))?;
+        Ok(guesses.unwrap_or_else(|| {
+            self.predictor = None;
+            Vec::new()
+        }))
     }
 
     #[cfg(test)]

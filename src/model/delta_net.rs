@@ -235,6 +235,7 @@ impl DeltaNet {
         self.marks.clear();
         self.marks.extend_from_slice(lens);
         self.snapshots.reserve(lens);
+        self.tentative = false;
         // A pass begins: what the last one kept of itself is no longer what lies before the end.
         if let Some(trail) = &mut self.trail {
             trail.clear();

@@ -123,6 +123,9 @@ pub enum ModelError {
         /// "layer 3 (attention)", "the output head".
         place: String,
     },
+    /// The block that guesses further tokens can't be used; the model itself could be.
+    #[error("{0}; it belongs to the block that guesses tokens, which --draft never leaves out")]
+    Guessing(Box<ModelError>),
     /// Memory for the context could not be had.
     #[error("no memory for a context of {context} tokens ({bytes} bytes): {why}; choose a smaller --ctx")]
     Memory {

@@ -255,12 +255,8 @@ fn planned(
         Ok(Planned { plan, chunk, goes_back, foresees, without: Without::default() })
     };
     let without = || with(0, false);
-    let asking = || {
-        with(
-            early::bytes(needs.expert_bytes.len() - usize::from(config.guesses && config.experts > 0), config.experts, config.hidden),
-            true,
-        )
-    };
+    let asking =
+        || with(early::bytes(needs.expert_bytes.len().saturating_sub(usize::from(config.guesses)), config.experts, config.hidden), true);
     match (options.foresee, device) {
         (When::Always, _) => asking(),
         // On the CPU nothing comes ahead.

@@ -23,6 +23,20 @@ use crate::kernels::rows::{from_rows, with_rows};
 use candle_core::Tensor;
 pub(super) use progress::{Batch, Progress, MANY};
 
+/// What the block did. If its weights are damaged the model goes on without it, since nothing that the model says depends on it: `None`.
+///
+/// # Errors
+/// Everything else.
+pub(super) fn unless_damaged<T>(done: Result<T, ModelError>) -> Result<Option<T>, ModelError> {
+    match done {
+        Err(e @ ModelError::NotFinite { .. }) => {
+            tracing::warn!("no tokens are guessed any more: {e}");
+            Ok(None)
+        }
+        done => done.map(Some),
+    }
+}
+
 /// The name of the block's own table of embeddings, which most files are without.
 pub(super) fn own_table(config: &ModelConfig) -> String {
     format!("blk.{}.nextn.embed_tokens.weight", config.blocks)
@@ -75,6 +89,8 @@ pub(crate) struct Predictor {
     rows: Vec<f32>,
     /// Single rows of earlier ones, by the length of the context with them: where a recurrent layer can go back to, this block can.
     edges: Snapshots<Vec<f32>>,
+    /// Some of the room for them is given up.
+    left: bool,
 }
 
 impl Predictor {
@@ -90,12 +106,20 @@ impl Predictor {
             hidden: config.hidden,
             rows: Vec::new(),
             edges: Snapshots::new(room),
+            left: false,
         })
     }
 
     /// What a device takes over: what is around the layer, the layer, how errors call it, and how many single rows are kept.
     pub(super) fn into_parts(self) -> (Joint, Layer, String, usize) {
         (self.joint, self.layer, self.name, self.edges.room())
+    }
+
+    /// From now on recurrent layers have so much less room for copies.
+    pub(super) fn leave(&mut self, room: usize) {
+        if !std::mem::replace(&mut self.left, true) {
+            self.edges.leave(room);
+        }
     }
 
     /// A pass is about to be made, and copies of recurrent states will be kept at these lengths.

@@ -35,7 +35,11 @@ pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadS
         layers.push(layer(weights, config, hybrid, settings, block, &mut experts)?);
     }
     let predictor = match config.guesses {
-        true => Some(Predictor::load(weights, config, layer(weights, config, hybrid, settings, config.blocks, &mut experts)?)?),
+        true => {
+            let own = layer(weights, config, hybrid, settings, config.blocks, &mut experts);
+            let block = own.and_then(|layer| Predictor::load(weights, config, layer));
+            Some(block.map_err(|e| ModelError::Guessing(Box::new(e)))?)
+        }
         false => None,
     };
     let store = ExpertStore { layers: experts, experts: config.experts, top_k: config.top_k, hidden: config.hidden };

@@ -311,6 +311,7 @@ impl DeviceDeltaNet {
         self.marks.clear();
         self.marks.extend_from_slice(lens);
         self.snapshots.reserve(lens);
+        self.tentative = false;
         if let Some(trail) = &mut self.trail {
             trail.clear();
         }

@@ -41,6 +41,7 @@ use super::cache::Kept;
 use super::config::MADE;
 use super::decoder::{agreed, in_order, places_to_copy, trail, Decoder, Layer, Mixer};
 use super::embedding::Embedding;
+use super::predictor::unless_damaged;
 use super::rope::Rotation;
 use super::{Logits, Model, ModelConfig, ModelError};
 use crate::experts::budget::CacheNeed;
@@ -462,13 +463,13 @@ impl Model for DeviceDecoder {
         logits: Logits,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Vec<f32>>, ModelError> {
+        let tentative = std::mem::take(&mut self.tentative) && tokens.len() > 1;
         if tokens.len() > self.context - self.len {
             return Err(ModelError::ContextFull { used: self.len, more: tokens.len(), context: self.context });
         }
         if tokens.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        let tentative = std::mem::take(&mut self.tentative) && tokens.len() > 1;
         let lens = places_to_copy(&self.marks, self.len, if tentative { 1 } else { tokens.len() });
         for layer in &mut self.layers {
             if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
@@ -479,6 +480,9 @@ impl Model for DeviceDecoder {
             }
         }
         if let Some(predictor) = &mut self.predictor {
+            if tentative && self.state_bytes > 0 {
+                predictor.leave(self.trail);
+            }
             predictor.mark(&lens);
         }
         // As on the CPU: a single token that were given up half way would cost all that a recurrent state has read.
@@ -553,7 +557,11 @@ impl Model for DeviceDecoder {
     }
 
     fn guess(&mut self, next: u32, most: usize, experts: &mut Experts, stop: &dyn Fn() -> bool) -> Result<Vec<u32>, ModelError> {
-        self.guess_seen(next, most, experts, stop, &mut |_| {})
+        let guesses = unless_damaged(self.guess_seen(next, most, experts, stop, &mut |_| {}))?;
+        Ok(guesses.unwrap_or_else(|| {
+            self.predictor = None;
+            Vec::new()
+        }))
     }
 
     #[cfg(test)]

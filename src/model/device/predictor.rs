@@ -40,6 +40,8 @@ pub(super) struct DevicePredictor {
     progress: Progress,
     /// Where single rows of earlier passes are, by the length of the context with them.
     edges: Snapshots<usize>,
+    /// Some of the room for them is given up.
+    left: bool,
     /// A pass of one row has been queued launch by launch.
     known: bool,
 }
@@ -62,8 +64,16 @@ impl DevicePredictor {
             name,
             progress: Progress::default(),
             edges: Snapshots::new(room),
+            left: false,
             known: false,
         })
+    }
+
+    /// From now on recurrent layers have so much less room for copies.
+    pub(super) fn leave(&mut self, room: usize) {
+        if !std::mem::replace(&mut self.left, true) {
+            self.edges.leave(room);
+        }
     }
 
     /// A pass is about to be made, and copies of recurrent states will be kept at these lengths.

@@ -72,7 +72,8 @@ impl Progress {
     pub(crate) fn before_pass(&mut self, tokens: &[u32]) -> Option<Batch> {
         let next = *tokens.first()?;
         let unread = self.follows(next);
-        if unread == 0 || tokens.len() == 1 && unread < MANY {
+        // So many rows are kept at most behind those of a pass.
+        if unread == 0 || tokens.len() == 1 && self.tokens.len() < MANY {
             return None;
         }
         self.batch(next)
