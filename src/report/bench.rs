@@ -60,8 +60,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
     timed_every: Option<u32>,
     /// Instead: time steps that read up to N likely tokens along, beside those of one, and say how often these must be right for it to pay
-    #[arg(long, value_name = "N", conflicts_with_all = ["kernels", "profile", "trace"], value_parser = whole::<usize>)]
-    along: Option<usize>,
+    #[arg(long, value_name = "N", conflicts_with_all = ["kernels", "profile", "trace"], value_parser = clap::value_parser!(u8).range(1..=7))]
+    along: Option<u8>,
     #[command(flatten)]
     load: Load,
     /// One JSON object instead of text
@@ -158,7 +158,11 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
     let gguf = open::map(&source).map_err(Failure::from)?;
     let mut options = args.load.options(&config);
     // With --along, so many rounds of steps of every length.
-    let needed = args.prompt + args.along.map_or(args.gen, |n| (args.gen + 1) * (n + 1) * (n + 2) / 2);
+    let needed = args.prompt
+        + args.along.map_or(args.gen, |n| {
+            let most = 1 + usize::from(n);
+            args.gen.saturating_add(1).saturating_mul(most * (most + 1) / 2)
+        });
     options.context.get_or_insert(needed + 1);
     let mut model = open::bare(&gguf, &options).map_err(Failure::from)?;
     tell_idle(&options, &model.plan, model.proof.is_some());
@@ -179,7 +183,7 @@ pub fn run(args: &BenchArgs) -> eyre::Result<ExitCode> {
         out.flush()?;
     }
     if let Some(along) = args.along {
-        let rows = measure_along(args, along, model).map_err(Failure::from)?;
+        let rows = measure_along(args, usize::from(along), model).map_err(Failure::from)?;
         let mut out = std::io::stdout().lock();
         match args.json {
             true => writeln!(out, "{}", serde_json::to_string(&rows)?)?,

@@ -153,12 +153,15 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
     // Without sizes there is nothing to read.
     let profile = wish.profile.filter(|_| slot_bytes > 0);
     let admission = on_machine(wish.admission, profile, prepared.expert_bytes());
+    // Steps that were recorded may have brought several tokens, too.
+    let steps = routes.steps().iter().filter(|s| s.phase == crate::events::Phase::Decode).count();
+    let recorded_gain = generated(routes) as f64 / steps.max(1) as f64;
     let decided = wish.admission.ahead.is_some() || profile.is_some();
     let rows = prepared.table(wish.contenders, &counts, admission).into_iter().map(|tally| {
         let estimate = profile.map(|profile| {
             let time = estimate(profile, &Demand::of(&tally, prepared.expert_bytes(), trunk_bytes));
             let fits = profile.fits(trunk_bytes, slot_bytes.saturating_mul(tally.slots as u64));
-            let gained = wish.of_a_step.map_or(1.0, |s| s.1);
+            let gained = wish.of_a_step.map_or(recorded_gain, |s| s.1);
             RowEstimate { tokens_per_second: time.tokens_per_second() * gained, fits, time }
         });
         Row { tally, estimate }

@@ -12,11 +12,11 @@ pub fn read_along(routes: &Routes, along: usize) -> Routes {
     while at < routes.len() {
         let first = routes.steps()[at];
         let alike = |s: &&RoutesStep| s.phase == Phase::Decode && s.turn == first.turn;
-        let count = routes.steps()[at..].iter().take_while(alike).take(1 + along).count().max(1);
+        let count = routes.steps()[at..].iter().take_while(alike).take(along.saturating_add(1)).count().max(1);
         let layers: Vec<Vec<RoutedExpert>> = (0..routes.head.layers).map(|layer| together(routes, at..at + count, layer)).collect();
         let tokens = routes.steps()[at..at + count].iter().fold(0u32, |sum, s| sum.saturating_add(s.tokens));
-        let kept = first.kept.saturating_add(count as u16 - 1);
-        out.push(RoutesStep { tokens, kept, ..first }, layers.iter().map(Vec::as_slice));
+        let gained: usize = routes.steps()[at..at + count].iter().map(|s| 1 + usize::from(s.kept)).sum();
+        out.push(RoutesStep { tokens, kept: u16::try_from(gained - 1).unwrap_or(u16::MAX), ..first }, layers.iter().map(Vec::as_slice));
         at += count;
     }
     out

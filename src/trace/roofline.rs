@@ -41,11 +41,13 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// What a simulated token asked for. `expert_bytes` is by layer.
+    /// What a simulated step asked for in the mean. `expert_bytes` is by layer.
     #[must_use]
     pub fn of(tally: &Tally, expert_bytes: &[u64], trunk: u64) -> Self {
+        // A layer need not take part in every step: that of a block that guesses does not.
+        let steps = tally.layers.iter().map(|t| t.ticks).max().unwrap_or(0);
         let layers = tally.layers.iter().zip(expert_bytes).map(|(t, &bytes)| {
-            let tokens = t.ticks.max(1) as f64;
+            let tokens = steps.max(1) as f64;
             let per_token = |experts: f64| experts * bytes as f64 / tokens;
             LayerDemand {
                 hits: per_token(t.reads as f64 - t.missed),

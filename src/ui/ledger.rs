@@ -129,7 +129,8 @@ impl Ledger {
                 account.regretted += u64::from(lost_at > 0 && self.tokens - lost_at <= SOON);
             }
             if decode {
-                account.moved = account.moved * DECAY + moved as f64;
+                // Of a step that brought several tokens, each has its part.
+                account.moved = account.moved * DECAY + moved as f64 / f64::from(record.gained().max(1));
             }
         }
         if decode {
@@ -138,7 +139,7 @@ impl Ledger {
                 let Some(account) = self.layers.get_mut(layer) else { continue };
                 account.ahead += 1;
                 account.asked += u64::from(record.layer(layer).iter().any(|r| r.expert == came.expert));
-                account.moved += self.bytes[layer] as f64;
+                account.moved += self.bytes[layer] as f64 / f64::from(record.gained().max(1));
             }
             for gone in &record.evicted {
                 let (layer, expert) = (usize::from(gone.layer), usize::from(gone.expert));

@@ -59,8 +59,8 @@ pub struct SimulateArgs {
     #[arg(long, value_enum, value_name = "HOW", requires = "profile")]
     pub misses: Option<Misses>,
     /// As if N likely tokens had been read along with each drawn one, of those that --right says are right
-    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
-    pub along: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub along: Option<u16>,
     /// With --along: how likely each of them is to be right, given that those before it are
     #[arg(long, value_name = "P", default_value_t = 0.8, requires = "along", value_parser = fraction::<f64>)]
     pub right: f64,
@@ -97,15 +97,15 @@ impl SimulateArgs {
             routes.forget_foretold();
         }
         if let Some(along) = self.along {
-            routes = read_along(&routes, along);
+            routes = read_along(&routes, usize::from(along));
         }
         Ok(routes)
     }
 
     /// Tokens that a step reads, and of them those that the answer gains in the mean; 1 and 1 where nothing is read along.
     pub(in crate::report) fn of_a_step(&self) -> (usize, f64) {
-        let along = self.along.unwrap_or(0).min(1000);
-        (1 + along, (0..=along as i32).map(|i| self.right.clamp(0.0, 1.0).powi(i)).sum())
+        let along = self.along.unwrap_or(0);
+        (1 + usize::from(along), (0..=i32::from(along)).map(|i| self.right.clamp(0.0, 1.0).powi(i)).sum())
     }
 
     /// The profile that was asked for, with what else was.

@@ -326,6 +326,9 @@ fn step(mut p: Payload<'_>, table: &mut Vec<u16>) -> Option<Timed> {
     // And files that were written before tokens were read along, here.
     if !p.bytes.is_empty() {
         (r.drafted, r.kept) = (p.small()?, p.small()?);
+        // What can't be is taken for the most that can.
+        r.drafted = r.drafted.min(u16::try_from(r.tokens.saturating_sub(1)).unwrap_or(u16::MAX));
+        r.kept = r.kept.min(r.drafted);
     }
     Some(Timed { at, entry: Entry::Step(Box::new(r)) })
 }

@@ -18,8 +18,6 @@ fn record(step: u64, seed: u64) -> StepRecord {
         bytes_uploaded: rng.u64(..),
         bytes_missed: 1 << 40,
         context_used: 9,
-        drafted: rng.u16(0..9),
-        kept: rng.u16(0..9),
         time: StepTime { total_us: 1000, trunk_us: 300, ..StepTime::default() },
         slot_of: (0..2 * 16).map(|_| if rng.u8(0..4) == 0 { rng.u16(0..3) } else { NO_SLOT }).collect(),
         ..StepRecord::default()
@@ -31,6 +29,8 @@ fn record(step: u64, seed: u64) -> StepRecord {
         }
         r.ends.push(r.routed.len() as u32);
     }
+    r.drafted = rng.u16(0..9).min((r.tokens - 1) as u16);
+    r.kept = rng.u16(0..9).min(r.drafted);
     r.evicted.push(Eviction { layer: 1, expert: 15 });
     r.ahead.push(Ahead { layer: 1, expert: 3 });
     // As it is told, and in no order at all.
@@ -191,6 +191,18 @@ fn steps_end_where_older_writers_end_them_and_what_later_ones_add_is_passed_over
     let before = StepRecord { ahead: Vec::new(), ..plain };
     assert_eq!(read(&bytes[..bytes.len() - 6]), Some(Entry::Step(Box::new(before))));
     assert_eq!(read(&[&bytes[..], &[3, 1, 2]].concat()), whole);
+}
+
+#[test]
+fn more_tokens_than_were_read_can_not_have_been_read_along_nor_kept() {
+    let plain = StepRecord { tokens: 4, ..StepRecord::default() };
+    let bytes = payload(&plain);
+    let read = |drafted: u8, kept: u8| match one_frame(STEP, &[&bytes[..bytes.len() - 2], &[drafted, kept]].concat()).get(0).unwrap().entry
+    {
+        Entry::Step(r) => (r.drafted, r.kept),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([read(3, 2), read(3, 9), read(90, 5), read(0, 1)], [(3, 2), (3, 3), (3, 3), (0, 0)]);
 }
 
 #[test]

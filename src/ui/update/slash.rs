@@ -65,7 +65,7 @@ fn draft(state: &mut State, when: When, now: Moment, out: &mut Vec<Effect>) {
     let words = match when {
         When::Auto => "likely tokens are read along where it pays",
         When::Always => "likely tokens are read along whenever there are any",
-        When::Never => "one token at a time",
+        When::Never => "one token at a time; a model that is opened from now on is without its block for guesses",
     };
     state.say(words, now);
     out.push(Effect::WantDrafts(when));
