@@ -60,7 +60,7 @@ pub struct Load {
     /// Whether the kernels that a model uses are tried on the GPU before it is opened there: auto (once per GPU, driver and build), always (at every start), or never
     #[arg(long, value_name = "WHEN", value_parser = when)]
     pub prove: Option<When>,
-    /// Whether tokens that are likely to come are read together with the one that was drawn, and kept where they turn out right; no answer depends on it: auto (as many as pay), always (as many as there are), or never
+    /// Whether tokens that are likely to come are read together with the one that was drawn, and kept where they turn out right, without which the answer would be the same (on a GPU but for rounding): auto (as many as pay), always (as many as there are), or never
     #[arg(long, value_name = "WHEN", value_parser = when)]
     pub draft: Option<When>,
 }
