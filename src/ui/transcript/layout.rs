@@ -173,7 +173,7 @@ fn ending_words(ending: &Ending, dot: &str) -> Option<String> {
         }
     }
     if stats.drafted_tokens > 0 {
-        parts.push(format!("drafts {:.0}% of {}", 100.0 * stats.kept_tokens as f64 / stats.drafted_tokens as f64, stats.drafted_tokens));
+        parts.push(format!("drafts {} of {} right", stats.kept_tokens, stats.drafted_tokens));
     }
     if stats.prompt_tokens > 0 {
         let read = stats.read_tokens();
