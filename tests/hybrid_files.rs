@@ -49,6 +49,7 @@ fn what_a_prediction_block_lacks_is_named_and_nobody_asks_where_it_is_not_wanted
         f.take(&name(part));
         let text = f.refusal();
         assert!(text.contains(&format!("missing tensor {} in family.gguf", name(part))) && text.contains("download"), "{text}");
+        assert!(text.contains("--draft never"), "{text}");
         assert_eq!(f.logits_without_guesses().unwrap().len(), 24 * 320);
     }
     for (part, dims) in [("nextn.eh_proj", [48, 96]), ("nextn.eh_proj", [48, 48]), ("nextn.enorm", [96, 1]), ("attn_output", [48, 48])] {

@@ -231,10 +231,8 @@ impl Runtime for Numbers {
     fn guess(&mut self, next: u32, most: usize, stop: &dyn Fn() -> bool) -> Result<Vec<u32>, EngineError> {
         self.experts.begin_step(Phase::Decode, 1 + most);
         let guesses = self.model.guess(next, most, &mut self.experts, stop)?;
-        self.guessed = 1 + guesses.len();
-        if guesses.len() < most {
-            self.guessed = 0;
-        }
+        // A step of fewer tokens begins as another.
+        self.guessed = if guesses.len() == most { 1 + most } else { 0 };
         Ok(guesses)
     }
     fn chunk(&self) -> usize {

@@ -27,7 +27,7 @@ fn open() -> Command {
 }
 
 /// The next event; panics if none comes for long.
-pub(super) fn next(h: &mut EngineHandle) -> Option<Event> {
+fn next(h: &mut EngineHandle) -> Option<Event> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), h.events.recv()).await.expect("an event") })
 }

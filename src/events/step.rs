@@ -25,13 +25,12 @@ pub enum Outcome {
     Admitted,
 }
 
-/// One routed expert of one layer in one step. In prefill one entry stands for all tokens of the chunk
-/// that chose the expert.
+/// One routed expert of one layer in one step. One entry stands for all tokens of the step that chose the expert.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RoutedExpert {
     /// Expert id within its layer.
     pub expert: u16,
-    /// Tokens of the step that chose it (1 in decode).
+    /// Tokens of the step that chose it.
     pub tokens: u16,
     /// Gate weight, summed over those tokens.
     pub weight: f32,
@@ -108,7 +107,7 @@ pub struct StepRecord {
     pub chosen: Option<u32>,
     /// Slots per layer in force during the step.
     pub slots: u16,
-    /// `routed[ends[l-1]..ends[l]]` are layer l's experts, best gate first in decode.
+    /// `routed[ends[l-1]..ends[l]]` are layer l's experts; of a step of one token best gate first, else by rising id.
     pub ends: Vec<u32>,
     /// All routed experts, layer after layer.
     pub routed: Vec<RoutedExpert>,

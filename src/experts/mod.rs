@@ -267,12 +267,11 @@ impl Experts {
         for p in &plan.placed {
             let Routed { expert, tokens, weight } = p.routed;
             let one = RoutedExpert { expert, tokens, weight, outcome: p.outcome };
-            if apart && phase == Phase::Prefill && self.phase == Phase::Decode {
-                // Rows of a prompt, read late: no part of what a token asked for.
-            } else if apart {
-                self.apart.add(one);
-            } else {
+            if !apart {
                 tally.routed.push(one);
+            } else if phase == self.phase {
+                // Rows of a prompt that are read late are no part of what a token asked for.
+                self.apart.add(one);
             }
             // On a device, some misses go up instead: it tells what the host read.
             if p.outcome == Outcome::Miss && matches!(self.tier, Place::Host(_)) {

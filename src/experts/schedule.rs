@@ -32,7 +32,7 @@ use std::collections::BinaryHeap;
 pub struct Routed {
     /// Expert id within the layer.
     pub expert: u16,
-    /// Tokens of the step that chose it (1 in decode).
+    /// Tokens of the step that chose it.
     pub tokens: u16,
     /// Gate weight, summed over those tokens.
     pub weight: f32,

@@ -182,7 +182,7 @@ impl Routes {
         self.routed.len()
     }
 
-    /// The routed experts of a layer in a step, best gate first in decode; empty if there are none.
+    /// The routed experts of a layer in a step, best gate first where it read one token; empty if there are none.
     #[must_use]
     pub fn tick(&self, step: usize, layer: usize) -> &[RoutedExpert] {
         if layer >= self.head.layers || step >= self.steps.len() {

@@ -92,7 +92,7 @@ impl Kept {
             + size_of_val(&*self.held)
     }
 
-    /// The routed experts of one layer, best gate first in decode; empty for a layer out of range.
+    /// The routed experts of one layer, best gate first where the step read one token; empty for a layer out of range.
     #[must_use]
     pub fn layer(&self, layer: usize) -> &[Use] {
         let Some(&end) = self.ends.get(layer) else { return &[] };

@@ -180,6 +180,18 @@ mod tests {
     }
 
     #[test]
+    fn behind_the_rows_of_a_whole_chunk_none_are_kept() {
+        let mut p = Progress::default();
+        let chunk: Vec<u32> = (0..100).collect();
+        p.passed(0, &chunk);
+        read(&mut p, 7);
+        // The pass that 7 was to begin has not come about, and another token follows, alone: its row would be the 101st.
+        assert_eq!(p.before_pass(&[8]), batch(99, 99, &[8]));
+        p.done(8);
+        assert_eq!(p.passed(100, &[8]), 0);
+    }
+
+    #[test]
     fn what_is_cut_off_is_read_again() {
         let mut p = Progress::default();
         p.passed(0, &[10, 11]);

@@ -7,6 +7,7 @@ use crate::events::{LoadOptions, Phase, StepRecord};
 use crate::experts::policy::Policy;
 use crate::experts::slots::CpuTier;
 use crate::experts::Experts;
+use crate::gguf::write::Writer;
 use crate::gguf::Gguf;
 use crate::kernels::Pool;
 use std::path::{Path, PathBuf};
@@ -61,11 +62,14 @@ impl Session {
     }
 
     fn of(case: &str, slots: Option<usize>, context: usize, guesses: bool) -> Self {
-        let gguf = Gguf::open(&fixture(case, "model.gguf")).unwrap();
+        Self::of_file(&Gguf::open(&fixture(case, "model.gguf")).unwrap(), slots, context, guesses)
+    }
+
+    fn of_file(gguf: &Gguf, slots: Option<usize>, context: usize, guesses: bool) -> Self {
         let pool = Pool::new(2);
-        let plan = plan(&gguf, &options(slots, context), 1 << 40).unwrap();
+        let plan = plan(gguf, &options(slots, context), 1 << 40).unwrap();
         let settings = LoadSettings { context, kv_f32: true, goes_back: None, pool: pool.clone(), guesses };
-        let (model, store, config) = bind(&gguf, &settings).unwrap();
+        let (model, store, config) = bind(gguf, &settings).unwrap();
         let layers = if config.experts > 0 { 4 + usize::from(guesses) } else { 0 };
         assert_eq!((model.guesses(), config.guesses, store.layers.len()), (guesses, guesses, layers));
         let bytes = store.expert_bytes();
@@ -306,6 +310,46 @@ fn a_guess_needs_room_and_a_token_and_stops_when_told_to() {
     assert_eq!((s.model.len(), guess(&mut s, 1, 3, &|| false).unwrap()), (28, want), "the context is as it was");
     s.read(&text[28..32], 512);
     assert_eq!(guess(&mut s, 1, 3, &|| false).unwrap(), NOTHING, "no room for `next`");
+}
+
+#[test]
+fn a_damaged_block_guesses_no_more_and_the_model_goes_on() {
+    let gguf = Gguf::open(&fixture(CASE, "model.gguf")).unwrap();
+    let mut w = Writer::empty();
+    gguf.metadata().for_each(|(key, value)| w.set(key, value.clone()));
+    for t in gguf.tensors() {
+        let mut data = gguf.bytes(t).to_vec();
+        if t.name == "blk.4.nextn.hnorm.weight" {
+            data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+        w.tensor(&t.name, t.ty, &t.dims, data);
+    }
+    let damaged = super::super::tests::file(&w);
+    let text = text();
+    let (mut asked, mut silent) = (Session::of_file(&damaged, Some(4), 64, true), Session::of_file(&damaged, Some(4), 64, true));
+    let mut without = Session::open(Some(4), 64, false);
+    let want = [&text[..20], &text[20..25], &text[25..26]].map(|part| without.step(None, 0, part).0);
+    for (s, asks) in [(&mut asked, true), (&mut silent, false)] {
+        let first = s.step(None, 0, &text[..20]).0;
+        if asks {
+            s.experts.begin_step(Phase::Decode, 3);
+            assert_eq!(s.model.guess(text[20], 2, &mut s.experts, &|| false).unwrap(), NOTHING);
+            assert!(!s.model.guesses());
+        }
+        let rest = [&text[20..25], &text[25..26]].map(|part| s.step(None, 0, part).0);
+        assert!(!s.model.guesses());
+        assert!([first, rest[0].clone(), rest[1].clone()] == want, "the logits are those of a model without the block");
+    }
+}
+
+#[test]
+fn rows_of_a_prompt_that_are_read_late_are_no_part_of_a_tokens_record() {
+    let text = text();
+    let mut s = Session::open(Some(4), 128, true);
+    s.step(None, 0, &text[..30]);
+    s.step(Some(text[30]), 3, &text[30..31]);
+    let of_last: u32 = s.record.layer(4).iter().map(|r| u32::from(r.tokens)).sum();
+    assert_eq!((s.record.layers(), of_last), (5, 2 * 4), "two further guesses, and not the thirty rows before the first");
 }
 
 #[test]

@@ -54,8 +54,24 @@ fn goes_back(case: &str, device: DeviceChoice, bound: f32) {
             let logits = read(&mut m, &[token], Logits::Last);
             assert!(apart(&plain[i], &logits) <= bound, "{case}: token {i} after {kept} were kept: {}", apart(&plain[i], &logits));
         }
-        // Nothing is left of the pass but the context.
-        assert!(m.model.truncate(len) <= len);
+    }
+}
+
+#[test]
+fn a_pass_that_failed_before_it_began_leaves_no_layer_waiting_to_keep_its_states() {
+    for device in [DeviceChoice::Cpu, DeviceChoice::Simulated] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/q35-strict/model.gguf");
+        let mut m = opened(&Gguf::open(&path).unwrap(), device);
+        read(&mut m, &BEFORE, Logits::None);
+        m.model.tentative();
+        m.experts.begin_step(Phase::Decode, 2);
+        let unknown = m.model.forward(&[PASS[0], u32::MAX], &mut m.experts, Logits::All, &|| false);
+        assert!(matches!(unknown, Err(ModelError::Token { .. })));
+        let begin = BEFORE.len();
+        assert_eq!(m.model.truncate(begin), begin);
+        read(&mut m, &PASS, Logits::None);
+        // A plain pass can be gone back from to its beginning, not into it.
+        assert!(m.model.truncate(begin + 2) < begin + 2);
     }
 }
 
