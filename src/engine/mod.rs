@@ -21,6 +21,7 @@ pub mod runtime;
 pub mod sampling;
 #[cfg(test)]
 mod scripted_chat;
+mod step;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //!
 //! The schedule is that of a token that goes layer by layer. Its arithmetic, too, but that whatever is in no slot is computed on the host.
 
-use super::{mix, DeviceDecoder, DeviceLayer, DeviceMixer, Logits, ModelError, Pass, Recorded};
+use super::layer::{mix, DeviceLayer, DeviceMixer};
+use super::{DeviceDecoder, Logits, ModelError, Pass, Recorded};
 use crate::experts::Experts;
 use crate::gpu::talk::Talk;
 use crate::gpu::{Device, GpuError, Lane};

@@ -7,6 +7,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `map` | linear maps and norms |
+//! | `layer` | a layer, up to its feed-forward |
 //! | `attention`, `latent_attention`, `delta_net` | the mixers, with their caches and states |
 //! | `dense` | feed-forwards that every token uses |
 //! | `feed_forward` | routers, and what stands beside the experts |
@@ -27,6 +28,7 @@ mod feed_forward;
 mod head;
 mod join;
 mod latent_attention;
+mod layer;
 mod map;
 mod predictor;
 mod recorded;
@@ -38,8 +40,7 @@ mod workspace;
 mod tests;
 
 use super::cache::Kept;
-use super::config::MADE;
-use super::decoder::{agreed, in_order, places_to_copy, trail, Decoder, Layer, Mixer};
+use super::decoder::{agreed, in_order, places_to_copy, trail, Decoder, Mixer};
 use super::embedding::Embedding;
 use super::predictor::unless_damaged;
 use super::rope::Rotation;
@@ -49,14 +50,11 @@ use crate::experts::Experts;
 use crate::gpu::talk::Talk;
 use crate::gpu::{Address, Device};
 use answered_token::AnsweredToken;
-use attention::DeviceAttention;
-use delta_net::DeviceDeltaNet;
-use feed_forward::{watch, DeviceFeedForward};
+use feed_forward::watch;
 use head::DeviceHead;
-use join::Join;
-use latent_attention::DeviceLatentAttention;
-use map::{Norm, Rows};
-use predictor::{Around, DevicePredictor};
+use layer::{mix, DeviceLayer, DeviceMixer};
+use map::Rows;
+use predictor::DevicePredictor;
 use recorded::Recorded;
 use std::sync::Arc;
 use whole_token::WholeToken;
@@ -104,44 +102,6 @@ impl Pass<'_> {
             Some(half) => (self.work.angles().plus(self.tokens * 2 * plain * 4), half),
             None => (self.work.angles(), plain),
         }
-    }
-}
-
-enum DeviceMixer {
-    Attention(Box<DeviceAttention>),
-    Latent(Box<DeviceLatentAttention>),
-    DeltaNet(Box<DeviceDeltaNet>),
-}
-
-struct DeviceLayer {
-    mixer_norm: Norm,
-    mixer: DeviceMixer,
-    /// What the mixer gives.
-    join: Join,
-    feed_forward: DeviceFeedForward,
-    /// Of a token: up to the routing, and the shared expert.
-    recorded: [Recorded; 2],
-}
-
-impl DeviceLayer {
-    /// Take a layer over. `tiled`: attention of chunks has its own kernel.
-    fn new(device: &Arc<dyn Device>, layer: Layer, file: &str, tiled: bool) -> Result<Self, ModelError> {
-        let d = &**device;
-        let mixer = match layer.mixer {
-            Mixer::Attention(a) => DeviceMixer::Attention(Box::new(DeviceAttention::new(d, &a, tiled)?)),
-            Mixer::Latent(a) => match DeviceLatentAttention::new(d, &a)? {
-                Some(layer) => DeviceMixer::Latent(Box::new(layer)),
-                None => return Err(ModelError::NotOnDevice { file: file.to_owned(), what: MADE }),
-            },
-            Mixer::DeltaNet(net) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(device, *net)?)),
-        };
-        Ok(Self {
-            mixer_norm: Norm::new(d, &layer.mixer_norm)?,
-            mixer,
-            join: Join::new(d, layer.after.mixer_norm.as_ref(), None)?,
-            feed_forward: DeviceFeedForward::new(d, &layer.feed_forward, &layer.ff_norm, &layer.after)?,
-            recorded: Default::default(),
-        })
     }
 }
 
@@ -268,31 +228,6 @@ impl DeviceDecoder {
         self.work.chunk()
     }
 
-    /// The block that guesses, if there is one, and what it needs of the rest.
-    fn predictor(&mut self) -> Option<(&mut DevicePredictor, Around<'_>)> {
-        let Self { device, work, embedding, rotation, head, file, predictor, .. } = self;
-        predictor.as_mut().map(|p| (p, Around { device: &**device, work, embedding, rotation, head, file }))
-    }
-
-    /// [`Model::guess`], with the logits of each guess.
-    fn guess_seen(
-        &mut self,
-        next: u32,
-        most: usize,
-        experts: &mut Experts,
-        stop: &dyn Fn() -> bool,
-        seen: &mut dyn FnMut(&[f32]),
-    ) -> Result<Vec<u32>, ModelError> {
-        // `next` itself takes a place.
-        let most = most.min((self.context - self.len).saturating_sub(1));
-        let Some((predictor, around)) = self.predictor() else { return Ok(Vec::new()) };
-        let done = predictor.guess(around, experts, next, most, stop, seen);
-        if done.is_err() {
-            self.come_to_rest();
-        }
-        done
-    }
-
     /// Nothing that was queued may still read the page-locked memory when the next pass writes it.
     fn come_to_rest(&self) {
         let _ = self.device.mark(crate::gpu::Lane::Compute).and_then(|m| self.device.sync(&m));
@@ -391,26 +326,6 @@ impl DeviceDecoder {
         Err(ModelError::NotFinite { file: self.file.clone(), place: place.to_owned() })
     }
 
-    /// [`DeviceDecoder::pass`], and what the block that guesses does before and after it. Copies of recurrent states are kept at the lengths `lens`.
-    fn guessing_pass(
-        &mut self,
-        tokens: &[u32],
-        experts: &mut Experts,
-        wanted: Logits,
-        stop: &dyn Fn() -> bool,
-        lens: &[usize],
-    ) -> Result<Option<Vec<f32>>, ModelError> {
-        if let Some((predictor, around)) = self.predictor() {
-            predictor.before_pass(around, experts, tokens)?;
-        }
-        let done = self.pass(tokens, experts, wanted, stop)?;
-        let begin = self.len;
-        if let Some((predictor, around)) = self.predictor().filter(|_| done.is_some()) {
-            predictor.passed(around, begin, tokens, lens)?;
-        }
-        Ok(done)
-    }
-
     /// One pass of at most [`DeviceDecoder::chunk`] tokens. `None` if it was stopped.
     fn pass(
         &mut self,
@@ -436,22 +351,6 @@ impl DeviceDecoder {
             true => self.head(tokens.len(), wanted).map(Some),
             false => Ok(None),
         }
-    }
-}
-
-/// A layer up to its feed-forward. `flag`: where it is told that its result is not all numbers.
-fn mix(pass: &Pass<'_>, mixer_norm: &Norm, mixer: &mut DeviceMixer, join: &Join, flag: Option<Address>) -> Result<(), ModelError> {
-    let Pass { device, tokens, x, h, .. } = *pass;
-    mixer_norm.apply(device, x, h, tokens, None)?;
-    match mixer {
-        DeviceMixer::Attention(a) => a.forward(pass, join.target(pass))?,
-        DeviceMixer::Latent(a) => a.forward(pass, join.target(pass))?,
-        DeviceMixer::DeltaNet(d) => d.forward(pass, join.target(pass))?,
-    }
-    join.finish(pass, None)?;
-    match flag {
-        Some(flag) => watch(device, x, tokens, flag),
-        None => Ok(()),
     }
 }
 

@@ -7,11 +7,12 @@ use super::super::embedding::Embedding;
 use super::super::predictor::{likeliest, Batch, Joint, Predictor, Progress};
 use super::super::rope::Rotation;
 use super::super::snapshots::Snapshots;
-use super::super::ModelError;
+use super::super::{Logits, ModelError};
 use super::head::DeviceHead;
+use super::layer::{mix, DeviceLayer};
 use super::map::{apply, Map, Norm, Rows, Target};
 use super::workspace::Workspace;
-use super::{mix, DeviceLayer, Pass};
+use super::{DeviceDecoder, Pass};
 use crate::experts::Experts;
 use crate::gpu::{Device, GpuError, Lane};
 
@@ -208,6 +209,53 @@ impl DevicePredictor {
         feed_forward.finish(&pass, experts, shared)?;
         self.known |= tokens == 1;
         Ok(x)
+    }
+}
+
+impl DeviceDecoder {
+    /// The block that guesses, if there is one, and what it needs of the rest.
+    pub(super) fn predictor(&mut self) -> Option<(&mut DevicePredictor, Around<'_>)> {
+        let Self { device, work, embedding, rotation, head, file, predictor, .. } = self;
+        predictor.as_mut().map(|p| (p, Around { device: &**device, work, embedding, rotation, head, file }))
+    }
+
+    /// [`Model::guess`], with the logits of each guess.
+    pub(super) fn guess_seen(
+        &mut self,
+        next: u32,
+        most: usize,
+        experts: &mut Experts,
+        stop: &dyn Fn() -> bool,
+        seen: &mut dyn FnMut(&[f32]),
+    ) -> Result<Vec<u32>, ModelError> {
+        // `next` itself takes a place.
+        let most = most.min((self.context - self.len).saturating_sub(1));
+        let Some((predictor, around)) = self.predictor() else { return Ok(Vec::new()) };
+        let done = predictor.guess(around, experts, next, most, stop, seen);
+        if done.is_err() {
+            self.come_to_rest();
+        }
+        done
+    }
+
+    /// [`DeviceDecoder::pass`], and what the block that guesses does before and after it. Copies of recurrent states are kept at the lengths `lens`.
+    pub(super) fn guessing_pass(
+        &mut self,
+        tokens: &[u32],
+        experts: &mut Experts,
+        wanted: Logits,
+        stop: &dyn Fn() -> bool,
+        lens: &[usize],
+    ) -> Result<Option<Vec<f32>>, ModelError> {
+        if let Some((predictor, around)) = self.predictor() {
+            predictor.before_pass(around, experts, tokens)?;
+        }
+        let done = self.pass(tokens, experts, wanted, stop)?;
+        let begin = self.len;
+        if let Some((predictor, around)) = self.predictor().filter(|_| done.is_some()) {
+            predictor.passed(around, begin, tokens, lens)?;
+        }
+        Ok(done)
     }
 }
 

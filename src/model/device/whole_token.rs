@@ -5,7 +5,8 @@
 //! device, the same as ever and in the same order, so whoever looks at schedules, records and heat sees no difference. What the recording names stays where it is, but for the slots: when they have moved, it is made anew.
 //! Where a driver can't record, the launches are queued one by one, still without a wait between them.
 
-use super::{mix, DeviceDecoder, DeviceLayer, DeviceMixer, Logits, ModelError, Pass, Recorded};
+use super::layer::{mix, DeviceLayer, DeviceMixer};
+use super::{DeviceDecoder, Logits, ModelError, Pass, Recorded};
 use crate::experts::Experts;
 use crate::gpu::params::launch;
 use crate::gpu::talk::Talk;
