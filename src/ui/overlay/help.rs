@@ -48,7 +48,7 @@ fn found(help: &Help) -> (Vec<Entry>, usize, usize) {
 
 fn frame(state: &State) -> Rect {
     let room = room(state);
-    middle(room, WIDEST, room.height.saturating_sub(1).max(3))
+    middle(room, WIDEST, room.height)
 }
 
 fn lines(entries: &[Entry], state: &State, width: u16) -> Vec<Line<'static>> {
