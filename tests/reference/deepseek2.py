@@ -18,13 +18,9 @@ Transformers gives the norms of the latents an epsilon of 1e-6 whatever the mode
 Output files are those of make_fixtures.py (ref.npz, quant-X.npz, report.json).
 """
 from __future__ import annotations
-import argparse, dataclasses, json, pathlib, time, zlib
+import dataclasses, pathlib, zlib
 import numpy as np
-from make_fixtures import agreement, gap, quant_case
-from np_ref import Model
-
-TEMPLATE = ("[gMASK]<sop>{%- for message in messages %}{{- '<|' + message.role + '|>' + message.content }}{%- endfor %}"
-            "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}")
+import case
 
 
 @dataclasses.dataclass
@@ -85,45 +81,6 @@ def peer(c: Cfg):
     return T.Glm4MoeLiteForCausalLM(T.Glm4MoeLiteConfig(**all_of, mlp_layer_types=["dense"] * c.lead + ["sparse"] * (c.layers - c.lead)))
 
 
-def same_eps(model, eps):
-    for m in model.modules():
-        if hasattr(m, "variance_epsilon"): m.variance_epsilon = eps
-
-
-def fill(model, seed):
-    """Peaked routers, a bias that changes every other choice, scores of attention that count; all exact in float16."""
-    import torch
-    g = torch.Generator().manual_seed(seed)
-    rnd = lambda p: torch.randn(p.shape, generator=g)
-    with torch.no_grad():
-        for k, p in model.state_dict().items():
-            if not p.dtype.is_floating_point or "inv_freq" in k: continue
-            if k.endswith("mlp.gate.weight"): v = rnd(p) * 2.0 * p.shape[-1] ** -0.5
-            elif k.endswith("e_score_correction_bias"): v = 0.3 * rnd(p)
-            elif k.endswith(("q_b_proj.weight", "q_proj.weight", "kv_a_proj_with_mqa.weight")): v = rnd(p) * 1.8 * p.shape[-1] ** -0.5
-            elif k == "model.norm.weight": v = 1.0 + 0.15 * rnd(p)
-            elif p.ndim >= 2: v = rnd(p) * (1.0 if "embed" in k else 2.5 if "lm_head" in k else 1.3) * p.shape[-1] ** -0.5
-            else: v = p + 0.15 * rnd(p)
-            if "embed" in k: v = rnd(p)
-            p.copy_(v.half().float())
-
-
-def vocabulary(n: int):
-    """Tokens and merges of GLM's kind: bytes, a few words, marks."""
-    import gguf
-    T = gguf.TokenType
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    other = [b for b in range(256) if b not in plain]
-    marks = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
-    toks = [(ch, T.NORMAL) for ch in (chr(b if b in plain else 256 + other.index(b)) for b in range(256))]
-    merges = ["t h", "th e", "\u0120 the", "i n", "a n", "an d"]
-    toks += [(m.replace(" ", ""), T.NORMAL) for m in merges]
-    assert len(toks) + len(marks) <= n
-    toks += [(f"<unused{i}>", T.UNUSED) for i in range(n - len(toks) - len(marks))]
-    toks += [(m, T.CONTROL) for m in marks]
-    return [t for t, _ in toks], [t for _, t in toks], merges
-
-
 def metadata(w, c: Cfg, name: str, ftype):
     """The keys of llama.cpp's converter."""
     import gguf
@@ -145,13 +102,7 @@ def metadata(w, c: Cfg, name: str, ftype):
         w.add_rope_scaling_type(gguf.RopeScalingType.YARN); w.add_rope_scaling_factor(c.yarn); w.add_rope_scaling_orig_ctx_len(c.original)
         w.add_float32(a + "rope.scaling.yarn_log_multiplier", 0.1 * c.mscale)
     w.add_file_type(ftype); w.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    tokenizer(w, c.vocab)
-
-
-def tokenizer(w, n: int):
-    toks, types, merges = vocabulary(min(n, 1024))
-    w.add_tokenizer_model("gpt2"); w.add_tokenizer_pre("glm4"); w.add_token_list(toks); w.add_token_types(types); w.add_token_merges(merges)
-    n = len(toks); w.add_eos_token_id(n - 7); w.add_add_bos_token(False); w.add_chat_template(TEMPLATE)
+    case.tokenizer(w, c.vocab)
 
 
 def write_gguf(path: pathlib.Path, c: Cfg, sd: dict, f16: bool):
@@ -225,64 +176,5 @@ def big(path: pathlib.Path, c: Cfg, seed: int):
     w.close()
 
 
-def main(arch, presets, peer, write_gguf, huge, doc):
-    """`huge`: the shape that `big` writes, if there is one. glm4moe.py runs this, too."""
-    ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("preset", choices=[*presets, *(["big"] if huge else [])]); ap.add_argument("out", type=pathlib.Path)
-    ap.add_argument("--seed", type=int, default=1); ap.add_argument("--peers", default="hf,llama")
-    ap.add_argument("--quants", default=""); ap.add_argument("--greedy", type=int, default=48)
-    ap.add_argument("--lens", default="5,17,70", help="prompt lengths; all are random ids")
-    ap.add_argument("--every", type=int, default=16, help="quant-X.npz stores logits at every N-th position and the last")
-    ap.add_argument("--set", nargs="*", default=[])
-    a = ap.parse_args()
-    c = presets.get(a.preset, huge)
-    c = dataclasses.replace(c, **{k: type(getattr(c, k))(float(v)) for k, v in (s.split("=") for s in a.set)})
-    if a.preset == "big": return big(a.out, c, a.seed)
-    import torch, transformers
-    from peer_hf import HF
-    peers, lens, t0 = a.peers.split(","), [int(n) for n in a.lens.split(",")], time.time()
-    a.out.mkdir(parents=True, exist_ok=True)
-    transformers.logging.set_verbosity_error()
-    model = peer(c).eval(); fill(model, a.seed)
-    model.save_pretrained(str(a.out / "hf"))
-    for f16 in (True, False): write_gguf(a.out / f"model-{'F16' if f16 else 'F32'}.gguf", c, model.state_dict(), f16)
-    del model
-    rng = np.random.default_rng(a.seed)
-    P = [rng.integers(0, c.vocab - 16, n).tolist() for n in lens]
-
-    m = Model(str(a.out / "model-F32.gguf")); rep: dict = dict(arch=arch, preset=a.preset, seed=a.seed, peers={}, quants={})
-    ref, base = {}, []
-    for i, p in enumerate(P):
-        g, gg = m.greedy(p, a.greedy)
-        m.reset(); l = m.forward(p); R, mg = m.trace(); base.append((l, R, g))
-        ref |= {f"ids{i}": np.int32(p), f"logits{i}": l.astype(np.float32), f"gap{i}": gap(l), f"greedy{i}": np.int32(g), f"greedygap{i}": gg.astype(np.float32),
-                f"routes{i}": R, f"margin{i}": mg.astype(np.float32)}
-    rep["logit_std"] = float(np.mean([b[0].std() for b in base])); rep["min_greedy_gap"] = float(min(ref[f"greedygap{i}"].min() for i in range(len(P))))
-    rep["greedy_kinds"] = [len(set(b[2])) for b in base]; rep["min_route_margin"] = float(min(ref[f"margin{i}"].min() for i in range(len(P))))
-
-    def against(name, fwd, greedy, to):
-        ls = [fwd(p)[:, :c.vocab] for p in P]; gs = [greedy(p, a.greedy) for p in P]
-        rep["peers"][name] = agreement(ls, gs, to, a.greedy)
-        return ls, gs
-
-    if "hf" in peers:      # transformers' numbers become the reference; the oracle's stay for routes' margins and gaps
-        h = HF(str(a.out / "hf")); same_eps(h.m, c.eps); routes = []
-
-        def fwd(p):
-            l, r, _ = h.forward(p); routes.append(r); return l
-        ls, gs = against("hf-f32 to the oracle", fwd, h.greedy, base)
-        rep["hf_route_agree"] = [float((np.sort(r, -1) == np.sort(b[1], -1)).mean()) for r, b in zip(routes, base)]
-        for i in range(len(P)): ref |= {f"logits{i}": ls[i].astype(np.float32), f"greedy{i}": np.int32(gs[i]), f"routes{i}": routes[i].astype(np.int16)}
-    if "llama" in peers:
-        from peer_llama import Llama
-        for f in ("F32", "F16"):
-            L = Llama(a.out / f"model-{f}.gguf"); against(f"llama-{f} to the oracle", L.forward, L.greedy, base); L.close()
-        for q in [q for q in a.quants.split(",") if q]:
-            rep["quants"][q] = quant_case(a.out, q, P, [(l, r) for l, r, _ in base], a.greedy, a.every)
-    np.savez_compressed(a.out / "ref.npz", **ref)
-    rep["seconds"] = round(time.time() - t0, 1)
-    (a.out / "report.json").write_text(json.dumps(rep, indent=1)); print(json.dumps(rep, indent=1))
-
-
 if __name__ == "__main__":
-    main("deepseek2", PRESETS, peer, write_gguf, BIG, __doc__)
+    case.main(PRESETS, peer, write_gguf, __doc__, (BIG, big))

@@ -1,5 +1,5 @@
 """Independent oracle: float64 numpy forward pass straight from a GGUF file (any quant that PyPI `gguf`
-can dequantize), for qwen3moe, qwen35moe, qwen35, olmoe, gpt-oss, gemma4, deepseek2 and glm4moe. Weights are dequantized exactly; activations are never quantized,
+can dequantize), for qwen3moe, qwen3vlmoe, qwen2moe, qwen35moe, qwen35, olmoe, gpt-oss, gemma4, deepseek2, glm4moe and minimax-m2. Weights are dequantized exactly; activations are never quantized,
 so on a quantized file this is what a perfect engine computes; llama.cpp and candle round activations too.
 
 Needs only numpy + gguf. Also returns the routing (expert ids, margins), for tests of expert caches.
@@ -44,11 +44,11 @@ class Model:
             self.full = [not rec[i] for i in range(self.L)] if rec else [(i + 1) % iv == 0 for i in range(self.L)]
             self.nk, self.nv, self.ld = g("ssm.group_count"), g("ssm.time_step_rank"), g("ssm.state_size")
             self.cw = g("ssm.conv_kernel")
-        elif a in ("qwen3moe", "olmoe", "gpt-oss", "gemma4", "deepseek2", "glm4moe"):
+        elif a in ("qwen3moe", "qwen3vlmoe", "qwen2moe", "olmoe", "gpt-oss", "gemma4", "deepseek2", "glm4moe", "minimax-m2"):
             self.full = [True] * self.L
         else:
             raise SystemExit(f"arch {a} not covered")
-        self.renorm, self.whole_norm = a != "olmoe", a == "olmoe"
+        self.renorm, self.whole_norm = a not in ("olmoe", "qwen2moe"), a in ("olmoe", "minimax-m2")
         self.inv, self.mag = 1.0 / (self.theta ** (np.arange(0, self.rot, 2) / self.rot)), 1.0
         self.window = [None] * self.L
         self.alpha, self.limit = 1.702, 7.0
@@ -58,12 +58,13 @@ class Model:
         self.scale, self.act, self.embed_scale, self.cap = None, silu, 1.0, None       # None: 1 / sqrt(head), no cap
         self.lead, self.pairs = (self.L + 1 if self.dense_35 else g("leading_dense_block_count") or 0), a == "deepseek2"
         if a == "gemma4": self.gemma(g)
-        if a in ("deepseek2", "glm4moe"): self.choice(g)
+        self.selective = a in ("deepseek2", "glm4moe", "minimax-m2")
+        if self.selective: self.choice(g)
         if a == "deepseek2": self.latent(g)
         self.reset()
 
     def choice(self, g):
-        self.expert_scale, self.renorm = g("expert_weights_scale") or 1.0, bool(g("expert_weights_norm"))
+        self.expert_scale, self.renorm = g("expert_weights_scale") or 1.0, self.arch == "minimax-m2" or bool(g("expert_weights_norm"))
         self.sigmoid = g("expert_gating_func") == 2
         self.groups = (g("expert_group_count") or 1, g("expert_group_used_count") or 1)
         self.best_of = 2 if self.sigmoid else 1          # what mutants change: who decides for a group, and the two below
@@ -101,7 +102,7 @@ class Model:
         o = np.einsum("hts,shv->thv", softmax(np.where(m[None], -np.inf, s * self.scale)), V)
         return self.lin(o.reshape(T, -1), b + "output")
 
-    def chosen(self, i, rl):    # deepseek2, glm4moe: ids, their weights, and by how much the choice was made
+    def chosen(self, i, rl):    # deepseek2, glm4moe, minimax-m2: ids, their weights, and by how much the choice was made
         score = sigmoid(rl) if self.sigmoid else softmax(rl)
         by, bias, wide = score, self.w.get(f"blk.{i}.exp_probs_b.bias"), np.inf
         if bias is not None and self.use_bias: by = score + bias
@@ -262,7 +263,7 @@ class Model:
         top = order[:, :self.K]
         srt = np.take_along_axis(rl, order[:, :self.K + 1], 1)
         margin = srt[:, self.K - 1] - srt[:, self.K]
-        if self.arch in ("deepseek2", "glm4moe"): top, p, margin = self.chosen(i, rl)
+        if self.selective: top, p, margin = self.chosen(i, rl)
         elif self.renorm: p = softmax(np.take_along_axis(rl, top, 1))   # softmax then renormalise == softmax over the top k
         else: p = np.take_along_axis(softmax(rl), top, 1)
         self.margin[i].append(margin)
