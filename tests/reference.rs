@@ -45,6 +45,9 @@ fn float_models_give_the_logits_routes_and_text_of_transformers() {
         ("deepseek-v2", 2),
         ("glm4moe", 2),
         ("glm4moe-normed", 2),
+        ("qwen3vlmoe", 2),
+        ("qwen2moe", 2),
+        ("minimax-m2", 3),
     ] {
         let report = accepted(case, "ref.npz", Kind::Float);
         for p in &report.prompts {
@@ -80,6 +83,9 @@ fn float_models_give_the_same_on_a_device() {
         "glm-flash",
         "glm4moe",
         "glm4moe-normed",
+        "qwen3vlmoe",
+        "qwen2moe",
+        "minimax-m2",
     ] {
         accepted_on_device(case, "ref.npz", None, MissChoice::Auto);
     }
@@ -95,6 +101,11 @@ fn float_models_give_the_same_on_a_device() {
         ("gemma4", 3, MissChoice::Cpu),
         ("glm-flash", 2, MissChoice::Cpu),
         ("glm4moe", 3, MissChoice::Gpu),
+        ("qwen3vlmoe", 2, MissChoice::Cpu),
+        ("qwen2moe", 1, MissChoice::Gpu),
+        ("qwen2moe", 3, MissChoice::Cpu),
+        ("minimax-m2", 2, MissChoice::Gpu),
+        ("minimax-m2", 4, MissChoice::Cpu),
     ] {
         accepted_on_device(case, "ref.npz", Some(slots), miss);
     }
@@ -179,8 +190,9 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn chunk_borders_leave_no_trace() {
     const LATENT: [&str; 5] = ["glm4moe", "glm-flash", "deepseek-v3", "deepseek-v2", "glm-flash-q4_k_m"];
+    const ATTENDING: [&str; 3] = ["qwen3vlmoe", "qwen2moe", "minimax-m2"];
     let others = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "gpt-oss", "gpt-oss-mxfp4", "gemma4", "gemma4-dense"];
-    for case in others.into_iter().chain(LATENT) {
+    for case in others.into_iter().chain(LATENT).chain(ATTENDING) {
         let (mut o, ids) = open(case, &load_options());
         let whole = read_in(&mut o, &ids, ids.len());
         for chunk in [1, 7, 64] {

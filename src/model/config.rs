@@ -39,8 +39,17 @@ const DEEPSEEK2: &str = "deepseek2";
 /// The architecture with such routers and other attention.
 const GLM4MOE: &str = "glm4moe";
 
+/// The architecture with such routers, without dense layers or an expert that every token uses.
+const MINIMAX_M2: &str = "minimax-m2";
+
+/// The architecture with an expert that every token uses, by a weight of its own.
+const QWEN2MOE: &str = "qwen2moe";
+
 /// Architectures whose routers choose as [`Selection`] says.
-const SELECTIVE: [&str; 2] = [DEEPSEEK2, GLM4MOE];
+const SELECTIVE: [&str; 3] = [DEEPSEEK2, GLM4MOE, MINIMAX_M2];
+
+/// Architectures in which the dense width of a file that names no other is that of one expert.
+const ONE_WIDTH: [&str; 2] = ["olmoe", MINIMAX_M2];
 
 /// What devices lack for files with one map to keys and values.
 pub(super) const MADE: &str =
@@ -100,7 +109,7 @@ pub struct ModelConfig {
     pub latent: Option<Latent>,
     /// How routers choose.
     pub selection: Selection,
-    /// Width inside the expert that every token uses without a weight of its own; 0: there is none.
+    /// Width inside the expert that every token uses; 0: there is none. ([`Hybrid::shared_ff`] is that of hybrids.)
     pub shared_ff: usize,
     /// Behind the layers there is a block that guesses further tokens, and it is to be loaded; see [`super::Model::guess`].
     pub guesses: bool,
@@ -158,8 +167,11 @@ impl ModelConfig {
         }
         let moe = Self::moe(&keys, dense_ff)?;
         let mut config = Self::common(&keys, blocks, hidden, heads, dense_ff, moe)?;
-        if arch == GLM4MOE {
-            config.choose(&keys)?;
+        match arch.as_str() {
+            GLM4MOE => config.choose(&keys)?,
+            MINIMAX_M2 => config.selection = Selection::read(&keys, 0, moe.experts, moe.top_k)?,
+            QWEN2MOE => config.shared_ff = keys.size_or_zero("expert_shared_feed_forward_length")?.unwrap_or(dense_ff),
+            _ => {}
         }
         config.hybrid = hybrid_arch.then(|| Hybrid::read(&keys, blocks, dense_ff)).transpose()?;
         config.sliding = (arch == GPT_OSS).then(|| Self::sliding(&keys, blocks, 2)).transpose()?;
@@ -187,8 +199,8 @@ impl ModelConfig {
         }
         let expert_ff = match keys.size_or_zero("expert_feed_forward_length")? {
             Some(n) => n,
-            // Qwen's files without the key split the dense width among the chosen experts; olmoe means the expert.
-            None if arch != "olmoe" && dense_ff / top_k > 0 => dense_ff / top_k,
+            // Qwen's files without the key split the dense width among the chosen experts.
+            None if !ONE_WIDTH.contains(&arch) && dense_ff / top_k > 0 => dense_ff / top_k,
             None if dense_ff > 0 => dense_ff,
             None => return Err(ModelError::MissingKey { file: weights.file.clone(), key: keys.key("expert_feed_forward_length") }),
         };

@@ -50,9 +50,8 @@ pub(super) fn feed_forward(
     }
     let sizes = Sizes { hidden: config.hidden, ff: config.expert_ff, experts: config.experts };
     let gating = Gating { top_k: config.top_k, renormalise: config.renormalise.unwrap_or(false), scale: config.expert_scale };
-    let bias = weights.optional_vector(&name("exp_probs_b.bias"), config.experts)?;
-    let choice = Choice { sigmoid: config.selection.sigmoid, bias, groups: config.selection.groups };
-    let router = Router::new(weights.linear(&name("ffn_gate_inp"), config.hidden, config.experts)?, gating).choosing(choice);
+    let router = Router::new(weights.linear(&name("ffn_gate_inp"), config.hidden, config.experts)?, gating);
+    let router = router.choosing(Choice::load(weights, config, block)?);
     let shared = match config.shared_ff {
         0 => None,
         ff => Some(Box::new(SharedExpert::unweighed(weights, block, config.hidden, ff)?)),

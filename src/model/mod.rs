@@ -23,11 +23,13 @@ pub mod head;
 pub mod latent_attention;
 pub mod latent_cache;
 pub mod linear;
+mod minimax_m2;
 pub mod norm;
 mod olmoe;
 mod open;
 mod predictor;
 pub mod proof;
+mod qwen2moe;
 mod qwen35moe;
 mod qwen3moe;
 pub mod rope;
@@ -46,7 +48,20 @@ pub use open::{choose_for, guesses, load, look, open, open_on, open_planned, pla
 use crate::experts::Experts;
 
 /// Architectures that can be loaded, as `general.architecture` names them.
-pub const ARCHITECTURES: &[&str] = &["qwen3moe", "qwen35moe", "qwen35", "qwen3next", "olmoe", "gpt-oss", "gemma4", "deepseek2", "glm4moe"];
+pub const ARCHITECTURES: &[&str] = &[
+    "qwen3moe",
+    "qwen35moe",
+    "qwen35",
+    "qwen3next",
+    "olmoe",
+    "gpt-oss",
+    "gemma4",
+    "deepseek2",
+    "glm4moe",
+    "qwen3vlmoe",
+    "qwen2moe",
+    "minimax-m2",
+];
 
 /// Which logits a forward pass returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use super::device::{DeviceDecoder, Without};
 use super::proof::{prove, Proven};
 use super::weights::{file_name, Weights};
 use super::{
-    deepseek2, early, expert_weights, gemma4, glm4moe, gpt_oss, olmoe, predictor, qwen35moe, qwen3moe, Model, ModelError, ARCHITECTURES,
+    deepseek2, early, expert_weights, gemma4, glm4moe, gpt_oss, minimax_m2, olmoe, predictor, qwen2moe, qwen35moe, qwen3moe, Model,
+    ModelError, ARCHITECTURES,
 };
 use crate::events::{DeviceChoice, LoadOptions, Plan, When};
 use crate::experts::budget::{self, CacheNeed, DeviceRoom, Needs, Wish};
@@ -113,7 +114,9 @@ pub(super) fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, Exp
         "gemma4" => gemma4::load(&weights, &config, settings)?,
         "glm4moe" => glm4moe::load(&weights, &config, settings)?,
         "gpt-oss" => gpt_oss::load(&weights, &config, settings)?,
+        "minimax-m2" => minimax_m2::load(&weights, &config, settings)?,
         "olmoe" => olmoe::load(&weights, &config, settings)?,
+        "qwen2moe" => qwen2moe::load(&weights, &config, settings)?,
         _ => qwen3moe::load(&weights, &config, settings)?,
     };
     Ok((model, store, config))

@@ -1,15 +1,19 @@
-//! `qwen3moe`: Qwen3-30B-A3B, Qwen3-Coder-30B-A3B, Qwen3-235B-A22B (Qwen3 Technical Report, arXiv 2505.09388).
+//! `qwen3moe`: Qwen3-30B-A3B, Qwen3-Coder-30B-A3B, Qwen3-235B-A22B (Qwen3 Technical Report, arXiv 2505.09388); `qwen3vlmoe`, the
+//! part of Qwen3-VL-30B-A3B and 235B-A22B that reads and writes text.
 //!
 //! Grouped-query attention with per-head norms of queries and keys and NEOX rotation of the first dimensions; routed
 //! SwiGLU experts with softmax over all of them. The chosen weights are always divided by their sum, as llama.cpp does
 //! whatever the original configuration said. Layers without a router have a dense feed-forward.
+//!
+//! Pictures are not read, so what a file says of them stays unread: in text the sections of the rotation all have one position, and the
+//! layers that pictures are added to (`n_deepstack_layers`) get nothing added.
 
 use super::attention::{Form, QkNorm, SelfAttention};
 use super::config::ModelConfig;
 use super::decoder::{After, Decoder, Layer, Mixer, Parts};
 use super::expert_weights::{self, Sizes};
-use super::feed_forward::{Dense, FeedForward};
-use super::router::{Gating, Router};
+use super::feed_forward::{Dense, FeedForward, SharedExpert};
+use super::router::{Choice, Gating, Router};
 use super::weights::Weights;
 use super::{LoadSettings, ModelError};
 use crate::experts::store::{ExpertStore, LayerExperts};
@@ -38,7 +42,7 @@ pub(super) const QWEN3: Family = Family {
     activation: Activation::SwiGlu,
 };
 
-/// What `qwen3moe`, `olmoe` and `gpt-oss` share.
+/// What `qwen3moe`, `qwen2moe`, `olmoe`, `gpt-oss` and `minimax-m2` share.
 pub(super) fn load_with(
     weights: &Weights<'_>,
     config: &ModelConfig,
@@ -59,9 +63,14 @@ pub(super) fn load_with(
             FeedForward::Dense(Dense::load(weights, block, config.hidden, config.dense_ff, Activation::SwiGlu)?)
         } else {
             let router = Router::new(weights.linear(&name("ffn_gate_inp"), config.hidden, config.experts)?, gating);
+            let router = router.choosing(Choice::load(weights, config, block)?);
+            let shared = match config.shared_ff {
+                0 => None,
+                ff => Some(Box::new(SharedExpert::load(weights, block, config.hidden, ff)?)),
+            };
             let (of_layer, bias) = expert_weights::load(weights, block, sizes, family.activation)?;
             experts.push(of_layer);
-            FeedForward::Moe { router, index: experts.len() - 1, bias, shared: None, early: None }
+            FeedForward::Moe { router, index: experts.len() - 1, bias, shared, early: None }
         };
         layers.push(Layer { mixer_norm, mixer: Mixer::Attention(Box::new(attention)), ff_norm, feed_forward, after: After::default() });
     }

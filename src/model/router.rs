@@ -1,6 +1,8 @@
 //! The router: which experts a token uses, and how much each counts.
 
+use super::config::{ModelConfig, Selection};
 use super::linear::{Compute, Linear};
+use super::weights::Weights;
 use super::ModelError;
 use crate::experts::Routing;
 use crate::kernels::rows::with_rows;
@@ -29,6 +31,13 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// That of block `block`. If the routers of a file have a bias, each has one.
+    pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, block: usize) -> Result<Self, ModelError> {
+        let Selection { sigmoid, bias, groups } = config.selection;
+        let bias = bias.then(|| weights.vector(&format!("blk.{block}.exp_probs_b.bias"), config.experts)).transpose()?;
+        Ok(Self { sigmoid, bias, groups })
+    }
+
     /// The highest scores of a softmax.
     fn is_plain(&self) -> bool {
         !self.sigmoid && self.bias.is_none() && self.groups.is_none()

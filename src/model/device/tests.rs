@@ -100,6 +100,9 @@ fn reference_models_have_the_logits_of_the_cpu_in_prompts_and_tokens_whoever_com
         ("glm-flash", 2, 1e-9),
         ("glm4moe", 2, 1e-9),
         ("glm4moe-normed", 2, 1e-9),
+        ("qwen3vlmoe", 2, 1e-9),
+        ("qwen2moe", 2, 1e-9),
+        ("minimax-m2", 3, 1e-9),
     ];
     for (case, slots, near) in cases {
         let gguf = reference(case);
@@ -279,8 +282,8 @@ fn the_plan_is_what_the_device_is_asked_for() {
         assert!(used <= planned && used > plan.trunk + plan.cache + plan.slots, "{slots} slots: {used} of {planned} planned: {plan:?}");
         assert_eq!(plan.device.as_deref(), model.device.as_deref());
     }
-    // Windows, latents, and rows for results that are normalised.
-    for case in ["gpt-oss", "gemma4", "gemma4-dense", "glm-flash", "glm4moe"] {
+    // Windows, latents, rows for results that are normalised, and experts that every token uses.
+    for case in ["gpt-oss", "gemma4", "gemma4-dense", "glm-flash", "glm4moe", "qwen2moe", "minimax-m2"] {
         let slots = (case != "gemma4-dense").then_some(3);
         let options = LoadOptions { slots, context: Some(256), kv_f32: false, ..options(1) };
         let OnDevice { model, device } = on_device(&reference(case), &options, Order::Queued);

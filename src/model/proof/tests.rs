@@ -19,11 +19,14 @@ fn fixture(name: &str) -> Gguf {
     Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(name).join("model.gguf")).unwrap()
 }
 
-const FIXTURES: [&str; 20] = [
+const FIXTURES: [&str; 23] = [
     "glm-flash",
     "glm-flash-q4_k_m",
     "glm4moe",
     "glm4moe-normed",
+    "qwen3vlmoe",
+    "qwen2moe",
+    "minimax-m2",
     "gemma4",
     "gemma4-dense",
     "gemma4-q4_k_m",

@@ -7,7 +7,7 @@ use crate::model::ModelError;
 use When::{Always, Auto, Never};
 
 /// The reference models with routed experts in several layers, of every architecture.
-const CASES: [&str; 12] = [
+const CASES: [&str; 15] = [
     "strict",
     "odd",
     "olmoe",
@@ -20,6 +20,9 @@ const CASES: [&str; 12] = [
     "gemma4-q4_k_m",
     "glm-flash",
     "glm4moe",
+    "qwen3vlmoe",
+    "qwen2moe",
+    "minimax-m2",
 ];
 
 fn speaking(mailbox: When, slots: usize) -> LoadOptions {

@@ -10,7 +10,8 @@ use crate::model::plan_on;
 use std::collections::BTreeMap;
 
 /// The reference models with routed experts in several layers, of every architecture.
-const CASES: [&str; 9] = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "qwen3next", "glm-flash", "glm4moe"];
+const CASES: [&str; 11] =
+    ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "qwen3next", "glm-flash", "glm4moe", "qwen2moe", "minimax-m2"];
 
 fn asking(foresee: When, options: LoadOptions) -> LoadOptions {
     LoadOptions { foresee, ..options }
@@ -135,7 +136,7 @@ fn what_is_foreseen_is_what_the_cpu_foresees() {
 
 #[test]
 fn so_it_is_where_experts_are_chosen_with_a_bias() {
-    for case in ["glm-flash", "glm4moe"] {
+    for case in ["glm-flash", "glm4moe", "minimax-m2"] {
         let (gguf, options) = (reference(case), asking(Always, LoadOptions { ahead: Some(0), ..options(2) }));
         let cpu = open_on(&gguf, &options, Pool::new(2), None, &mut |_, _| true).unwrap();
         let gpu = on_device(&gguf, &options, Order::Queued);
