@@ -73,7 +73,7 @@ const DESCRIPTIONS: &[Description] = &[
     Description { nfc: true, ..plain(&["qwen2"], &[QWEN2]) },
     Description { nfc: true, ..plain(&["qwen35"], &[QWEN35]) },
     Description { ignore_merges: true, add_bos: true, ..plain(&["llama-bpe", "llama3", "llama-v3"], &[LLAMA3]) },
-    plain(&["gpt-4o", "llama4"], &[GPT4O]),
+    plain(&["gpt-4o", "llama4", "minimax-m2"], &[GPT4O]),
     Description { nfc: true, ..plain(&["olmo"], &[GPT2]) },
     plain(&["dbrx", "smaug-bpe"], &[LLAMA3]),
     plain(&["glm4", "chatglm-bpe"], &[LLAMA3]),
@@ -228,13 +228,15 @@ mod tests {
         assert_eq!(words("llama3", "HelloWorld/\n"), ["HelloWorld", "/\n"]);
     }
 
-    /// Texts as tiktoken 0.14 cuts them for `o200k_base`, whose pattern gpt-oss shares: code, many scripts, emoji, numbers, white space.
+    /// Texts as tiktoken 0.14 cuts them for `o200k_base`, whose pattern gpt-oss and MiniMax-M2 share: code, many scripts, emoji, numbers, white
+    /// space. Hugging Face's tokenizers 0.23.3 cut them so, too.
     #[test]
     fn gpt_4o_cuts_as_tiktoken_does() {
         let texts: Vec<Vec<String>> = serde_json::from_str(include_str!("../../tests/words/gpt-4o.json")).unwrap();
         assert!(texts.len() > 30);
         for want in texts {
             assert_eq!(words("gpt-4o", &want.concat()), want);
+            assert_eq!(words("minimax-m2", &want.concat()), want);
         }
     }
 

@@ -11,6 +11,9 @@ pub(crate) const GLM47: &str = include_str!("../../tests/templates/glm-4.7-flash
 /// The template of DeepSeek V3.1.
 pub(crate) const DEEPSEEK31: &str = include_str!("../../tests/templates/deepseek-v3.1.jinja");
 
+/// The template of MiniMax-M2.
+pub(crate) const MINIMAX_M2: &str = include_str!("../../tests/templates/minimax-m2.jinja");
+
 /// Tokens of GLM after the bytes, with their kinds in real files. `<|endoftext|>` is 256.
 pub(crate) const GLM: [(&str, u32); 13] = [
     ("<|endoftext|>", 3),
@@ -38,6 +41,9 @@ pub(crate) const DEEPSEEK: [(&str, u32); 8] = [
     ("<think>", 4),
     ("</think>", 4),
 ];
+/// Tokens of MiniMax after the bytes, with their kinds in real files. The one that begins a text is 256, the one that ends a turn 257.
+pub(crate) const MINIMAX: [(&str, u32); 7] =
+    [("]~!b[", 3), ("[e~[", 3), ("]~b]", 3), ("<think>", 4), ("</think>", 4), ("<minimax:tool_call>", 4), ("</minimax:tool_call>", 4)];
 
 /// A file of GLM's form with this template.
 pub(crate) fn glm(template: &str) -> Writer {
@@ -54,6 +60,14 @@ pub(crate) fn deepseek() -> Writer {
         .with("tokenizer.ggml.eos_token_id", 257u32)
         .with("tokenizer.ggml.add_bos_token", true)
         .with("tokenizer.chat_template", DEEPSEEK31)
+}
+
+/// A file of the form of MiniMax-M2.
+pub(crate) fn minimax() -> Writer {
+    words("minimax-m2", "minimax-m2", &MINIMAX)
+        .with("tokenizer.ggml.bos_token_id", 256u32)
+        .with("tokenizer.ggml.eos_token_id", 257u32)
+        .with("tokenizer.chat_template", MINIMAX_M2)
 }
 
 fn words(arch: &str, pre: &str, marks: &[(&str, u32)]) -> Writer {

@@ -130,6 +130,8 @@ fn the_mark_of_the_next_speaker_ends_a_turn_of_glm() {
     assert_eq!(ends(&glm.with("tokenizer.ggml.eos_token_id", user)), ["<|endoftext|>", "<|user|>", "<|observation|>"]);
     assert_eq!(ends(&think_file::deepseek()), ["<｜end▁of▁sentence｜>"]);
     assert_eq!(ends(&think_file::deepseek().with("tokenizer.ggml.eos_token_id", 256u32)).len(), 2, "by its name");
+    assert_eq!(ends(&think_file::minimax()), ["[e~["]);
+    assert_eq!(ends(&think_file::minimax().with("tokenizer.ggml.eos_token_id", 0xffff_ffffu32)), ["[e~["], "by its name, too");
     // Phi's vocabulary has one of the marks, and a turn that ends by another.
     let phi = file().with("tokenizer.ggml.tokens", {
         let mut tokens: Vec<String> = (0..=255).map(|b| char_of(b).to_string()).collect();

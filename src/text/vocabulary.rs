@@ -46,6 +46,7 @@ const END_TOKENS: &[&str] = &[
     "[EOT]",
     "[EOS]",
     "<｜end▁of▁sentence｜>",
+    "[e~[",
 ];
 
 /// Messages of GLM models have no end of their own: the mark of whoever is next ends the turn.
