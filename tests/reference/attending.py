@@ -123,5 +123,13 @@ def write_gguf(path: pathlib.Path, c: Cfg, sd: dict, f16: bool):
     tensors(w, c, sd, f16)
 
 
+def still(c: Cfg, m):
+    """llama.cpp turns pairs that no section reaches by a fourth position, which is 0 in text."""
+    if c.arch != "qwen3vlmoe": return None
+    pairs = np.arange(m.rot // 2)
+    m.inv = m.inv * (pairs < 3 * np.choose(pairs % 3, SECTIONS[:3]))
+    return "pairs that no section reaches held still"
+
+
 if __name__ == "__main__":
-    case.main(PRESETS, peer, write_gguf, __doc__)
+    case.main(PRESETS, peer, write_gguf, __doc__, otherwise=still)

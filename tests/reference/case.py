@@ -1,6 +1,6 @@
 """What the reference cases of single architectures share: weights, vocabulary, peers, and the run that compares them and writes the archive.
 
-deepseek2.py, glm4moe.py and attending.py have the shapes, transformers' model and the GGUF file of theirs. Output files are those of make_fixtures.py (ref.npz, quant-X.npz, report.json).
+gpt_oss.py, gemma4.py, deepseek2.py, glm4moe.py and attending.py have the shapes, transformers' model and the GGUF file of theirs. Output files are those of make_fixtures.py (ref.npz, quant-X.npz, report.json).
 """
 from __future__ import annotations
 import argparse, dataclasses, json, pathlib, time
@@ -70,18 +70,26 @@ def tokenizer(w, n: int, words: Words = GLM):
     w.add_eos_token_id(n - len(words.marks)); w.add_add_bos_token(False); w.add_chat_template(words.template)
 
 
-def main(presets, peer, write_gguf, doc, huge=None):
-    """`huge`: a shape for the preset `big`, and what writes its file. An architecture is what a preset's `arch` says."""
+def random_ids(c, seed: int, lens: list[int], out: pathlib.Path, first: int = 0):
+    """A prompt of each length."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(first, c.vocab - 16, n).tolist() for n in lens]
+
+
+def main(presets, peer, write_gguf, doc, huge=None, fill=fill, ids=random_ids, otherwise=None):
+    """`peer(c)`: transformers' model of a shape. `huge`: a shape for the preset `big`, and what writes its file. `ids` gives the prompts.
+    `otherwise(c, oracle)` makes of the oracle what llama.cpp computes where it parts from the authors, and says what that is, if it does."""
     ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("preset", choices=[*presets, *(["big"] if huge else [])]); ap.add_argument("out", type=pathlib.Path)
     ap.add_argument("--seed", type=int, default=1); ap.add_argument("--peers", default="hf,llama")
     ap.add_argument("--quants", default=""); ap.add_argument("--greedy", type=int, default=48)
-    ap.add_argument("--lens", default="5,17,70", help="prompt lengths; all are random ids")
+    ap.add_argument("--lens", default="5,17,70", help="prompt lengths")
     ap.add_argument("--every", type=int, default=16, help="quant-X.npz stores logits at every N-th position and the last")
     ap.add_argument("--set", nargs="*", default=[])
     a = ap.parse_args()
     c = presets[a.preset] if a.preset in presets else huge[0]
-    c = dataclasses.replace(c, **{k: type(getattr(c, k))(float(v)) for k, v in (s.split("=") for s in a.set)})
+    kind = lambda k: (lambda v: v) if isinstance(getattr(c, k), str) else (lambda v: type(getattr(c, k))(float(v)))
+    c = dataclasses.replace(c, **{k: kind(k)(v) for k, v in (s.split("=") for s in a.set)})
     if a.preset == "big": return huge[1](a.out, c, a.seed)
     import torch, transformers
     from peer_hf import HF
@@ -90,18 +98,19 @@ def main(presets, peer, write_gguf, doc, huge=None):
     transformers.logging.set_verbosity_error()
     model = peer(c).eval(); fill(model, a.seed)
     for f16 in (True, False): write_gguf(a.out / f"model-{'F16' if f16 else 'F32'}.gguf", c, model.state_dict(), f16)
-    rng = np.random.default_rng(a.seed)
-    P = [rng.integers(0, c.vocab - 16, n).tolist() for n in lens]
+    P = ids(c, a.seed, lens, a.out)
 
     m = Model(str(a.out / "model-F32.gguf")); rep: dict = dict(arch=m.arch, preset=a.preset, seed=a.seed, peers={}, quants={})
     ref, base = {}, []
     for i, p in enumerate(P):
         g, gg = m.greedy(p, a.greedy)
-        m.reset(); l = m.forward(p); R, mg = m.trace(); base.append((l, R, g))
-        ref |= {f"ids{i}": np.int32(p), f"logits{i}": l.astype(np.float32), f"gap{i}": gap(l), f"greedy{i}": np.int32(g), f"greedygap{i}": gg.astype(np.float32),
-                f"routes{i}": R, f"margin{i}": mg.astype(np.float32)}
+        m.reset(); l = m.forward(p); R, mg = m.trace() if c.experts else (None, None); base.append((l, R, g))
+        ref |= {f"ids{i}": np.int32(p), f"logits{i}": l.astype(np.float32), f"gap{i}": gap(l), f"greedy{i}": np.int32(g), f"greedygap{i}": gg.astype(np.float32)}
+        if c.experts: ref |= {f"routes{i}": R, f"margin{i}": mg.astype(np.float32)}
     rep["logit_std"] = float(np.mean([b[0].std() for b in base])); rep["min_greedy_gap"] = float(min(ref[f"greedygap{i}"].min() for i in range(len(P))))
-    rep["greedy_kinds"] = [len(set(b[2])) for b in base]; rep["min_route_margin"] = float(min(ref[f"margin{i}"].min() for i in range(len(P))))
+    rep["greedy_kinds"] = [len(set(b[2])) for b in base]
+    if c.experts: rep["min_route_margin"] = float(min(ref[f"margin{i}"].min() for i in range(len(P))))
+    if m.cap: rep["beyond_half_the_cap"] = float(np.mean([(np.abs(b[0]) > m.cap / 2).mean() for b in base]))
 
     def against(name, fwd, greedy, to):
         ls = [fwd(p)[:, :c.vocab] for p in P]; gs = [greedy(p, a.greedy) for p in P]
@@ -114,12 +123,19 @@ def main(presets, peer, write_gguf, doc, huge=None):
         def fwd(p):
             l, r, _ = h.forward(p); routes.append(r); return l
         ls, gs = against("hf-f32 to the oracle", fwd, h.greedy, base)
-        rep["hf_route_agree"] = [float((np.sort(r, -1) == np.sort(b[1], -1)).mean()) for r, b in zip(routes, base)]
-        for i in range(len(P)): ref |= {f"logits{i}": ls[i].astype(np.float32), f"greedy{i}": np.int32(gs[i]), f"routes{i}": routes[i].astype(np.int16)}
+        for i in range(len(P)): ref |= {f"logits{i}": ls[i].astype(np.float32), f"greedy{i}": np.int32(gs[i])}
+        if c.experts:
+            rep["hf_route_agree"] = [float((np.sort(r, -1) == np.sort(b[1], -1)).mean()) for r, b in zip(routes, base)]
+            for i in range(len(P)): ref[f"routes{i}"] = routes[i].astype(np.int16)
     if "llama" in peers:
         from peer_llama import Llama
         for f in ("F32", "F16"):
             L = Llama(a.out / f"model-{f}.gguf"); against(f"llama-{f} to the oracle", L.forward, L.greedy, base); L.close()
+        if what := otherwise and otherwise(c, m):
+            other = []
+            for p in P:
+                g, _ = m.greedy(p, a.greedy); m.reset(); other.append((m.forward(p), None, g))
+            L = Llama(a.out / "model-F32.gguf"); against(f"llama-F32 to the oracle with {what}", L.forward, L.greedy, other); L.close()
         for q in [q for q in a.quants.split(",") if q]:
             rep["quants"][q] = quant_case(a.out, q, P, [(l, r) for l, r, _ in base], a.greedy, a.every)
     np.savez_compressed(a.out / "ref.npz", **ref)

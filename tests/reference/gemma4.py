@@ -14,10 +14,9 @@ What sets Gemma 4 apart, and what these cases are made to show:
 Output files are those of make_fixtures.py (ref.npz, quant-X.npz, report.json).
 """
 from __future__ import annotations
-import argparse, dataclasses, json, pathlib, time, zlib
+import dataclasses, pathlib, zlib
 import numpy as np
-from make_fixtures import agreement, gap, quant_case
-from np_ref import Model
+import case
 
 # The bones of the real template: roles in turns.
 TEMPLATE = ("{{ bos_token }}{%- for message in messages %}{{- '<|turn>' + ('model' if message.role == 'assistant' else message.role) + '\\n' "
@@ -206,67 +205,15 @@ def big(path: pathlib.Path, c: Cfg, seed: int):
     w.close()
 
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("preset", choices=[*PRESETS, "big"]); ap.add_argument("out", type=pathlib.Path)
-    ap.add_argument("--seed", type=int, default=1); ap.add_argument("--peers", default="hf,llama")
-    ap.add_argument("--quants", default=""); ap.add_argument("--greedy", type=int, default=48)
-    ap.add_argument("--lens", default="5,17,70", help="prompt lengths; all are random ids")
-    ap.add_argument("--every", type=int, default=16, help="quant-X.npz stores logits at every N-th position and the last")
-    ap.add_argument("--set", nargs="*", default=[])
-    a = ap.parse_args()
-    c = PRESETS.get(a.preset, BIG)
-    kind = lambda k: (lambda v: type(getattr(c, k))(v)) if isinstance(getattr(c, k), str) else (lambda v: type(getattr(c, k))(float(v)))
-    c = dataclasses.replace(c, **{k: kind(k)(v) for k, v in (s.split("=") for s in a.set)})
-    if a.preset == "big": return big(a.out, c, a.seed)
-    import torch, transformers
-    from peer_hf import HF
-    peers, lens, t0 = a.peers.split(","), [int(n) for n in a.lens.split(",")], time.time()
-    a.out.mkdir(parents=True, exist_ok=True)
-    transformers.logging.set_verbosity_error()
-    model = transformers.Gemma4ForCausalLM(config(c)).eval(); fill(model, a.seed)
-    model.save_pretrained(str(a.out / "hf"))
-    for f16 in (True, False): write_gguf(a.out / f"model-{'F16' if f16 else 'F32'}.gguf", c, model.state_dict(), f16)
-    del model
-    rng = np.random.default_rng(a.seed)
-    P = [rng.integers(6, c.vocab - 16, n).tolist() for n in lens]
+def peer(c: Cfg):
+    import transformers
+    return transformers.Gemma4ForCausalLM(config(c))
 
-    m = Model(str(a.out / "model-F32.gguf")); rep: dict = dict(arch="gemma4", preset=a.preset, seed=a.seed, peers={}, quants={})
-    ref, base = {}, []
-    for i, p in enumerate(P):
-        g, gg = m.greedy(p, a.greedy)
-        m.reset(); l = m.forward(p); R, mg = m.trace() if c.experts else (None, None); base.append((l, R, g))
-        ref |= {f"ids{i}": np.int32(p), f"logits{i}": l.astype(np.float32), f"gap{i}": gap(l), f"greedy{i}": np.int32(g), f"greedygap{i}": gg.astype(np.float32)}
-        if c.experts: ref |= {f"routes{i}": R, f"margin{i}": mg.astype(np.float32)}
-    rep["logit_std"] = float(np.mean([b[0].std() for b in base])); rep["min_greedy_gap"] = float(min(ref[f"greedygap{i}"].min() for i in range(len(P))))
-    rep["beyond_half_the_cap"] = float(np.mean([(np.abs(b[0]) > c.cap / 2).mean() for b in base])); rep["greedy_kinds"] = [len(set(b[2])) for b in base]
-    if c.experts: rep["min_route_margin"] = float(min(ref[f"margin{i}"].min() for i in range(len(P))))
 
-    def against(name, fwd, greedy, to):
-        ls = [fwd(p)[:, :c.vocab] for p in P]; gs = [greedy(p, a.greedy) for p in P]
-        rep["peers"][name] = agreement(ls, gs, to, a.greedy)
-        return ls, gs
-
-    if "hf" in peers:      # transformers' numbers become the reference; the oracle's stay for routes' margins and gaps
-        h = HF(str(a.out / "hf")); routes = []
-
-        def fwd(p):
-            l, r, _ = h.forward(p); routes.append(r); return l
-        ls, gs = against("hf-f32 to the oracle", fwd, h.greedy, base)
-        for i in range(len(P)): ref |= {f"logits{i}": ls[i].astype(np.float32), f"greedy{i}": np.int32(gs[i])}
-        if c.experts:
-            rep["hf_route_agree"] = [float((np.sort(r, -1) == np.sort(b[1], -1)).mean()) for r, b in zip(routes, base)]
-            for i in range(len(P)): ref[f"routes{i}"] = routes[i].astype(np.int16)
-    if "llama" in peers:
-        from peer_llama import Llama
-        for f in ("F32", "F16"):
-            L = Llama(a.out / f"model-{f}.gguf"); against(f"llama-{f} to the oracle", L.forward, L.greedy, base); L.close()
-        for q in [q for q in a.quants.split(",") if q]:
-            rep["quants"][q] = quant_case(a.out, q, P, [(l, r) for l, r, _ in base], a.greedy, a.every)
-    np.savez_compressed(a.out / "ref.npz", **ref)
-    rep["seconds"] = round(time.time() - t0, 1)
-    (a.out / "report.json").write_text(json.dumps(rep, indent=1)); print(json.dumps(rep, indent=1))
+def ids(c: Cfg, seed: int, lens: list[int], out: pathlib.Path):
+    """No marks among them, which come first here."""
+    return case.random_ids(c, seed, lens, out, first=6)
 
 
 if __name__ == "__main__":
-    main()
+    case.main(PRESETS, peer, write_gguf, __doc__, (BIG, big), fill, ids)

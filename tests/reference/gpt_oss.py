@@ -14,11 +14,10 @@ llama.cpp rounds the ends of the ramp, so its logits differ on these files. That
 `llama-F32` against the oracle with the same rounding. Output files are those of make_fixtures.py (ref.npz, quant-X.npz, report.json).
 """
 from __future__ import annotations
-import argparse, dataclasses, json, pathlib, time, zlib
+import dataclasses, functools, json, pathlib, zlib
 import numpy as np
-import tok
-from make_fixtures import LENS, agreement, gap, prompts, quant_case
-from np_ref import Model
+import case, tok
+from make_fixtures import prompts
 
 SPECIALS = ["<|startoftext|>", "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>", "<|call|>"]
 # The bones of the real template: roles, channels, and no reasoning of earlier turns.
@@ -87,6 +86,7 @@ def fill(model, seed):
             p.copy_(v.half().float())
 
 
+@functools.cache
 def tokenizer(vocab: int):
     """Byte-level BPE with the o200k pre-tokenizer, trained on the same text as the other cases."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -117,11 +117,11 @@ def metadata(w, c: Cfg, tk, name: str, ftype):
     w.add_pad_token_id(tk.token_to_id("<|endoftext|>")); w.add_add_bos_token(False); w.add_chat_template(TEMPLATE)
 
 
-def write_gguf(path: pathlib.Path, c: Cfg, sd: dict, tk, f16: bool):
+def write_gguf(path: pathlib.Path, c: Cfg, sd: dict, f16: bool):
     """The names and orders of llama.cpp's converter."""
     import gguf
     w = gguf.GGUFWriter(str(path), "gpt-oss")
-    metadata(w, c, tk, "synthetic-gpt-oss", gguf.LlamaFileType.MOSTLY_F16 if f16 else gguf.LlamaFileType.ALL_F32)
+    metadata(w, c, tokenizer(c.vocab), "synthetic-gpt-oss", gguf.LlamaFileType.MOSTLY_F16 if f16 else gguf.LlamaFileType.ALL_F32)
     t = {k: v.float().numpy() for k, v in sd.items()}
 
     def add(name, a, keep=False):
@@ -183,67 +183,22 @@ def big(path: pathlib.Path, c: Cfg, seed: int):
     w.close()
 
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("preset", choices=[*PRESETS, "big"]); ap.add_argument("out", type=pathlib.Path)
-    ap.add_argument("--seed", type=int, default=1); ap.add_argument("--peers", default="np,hf,llama")
-    ap.add_argument("--quants", default=""); ap.add_argument("--greedy", type=int, default=48)
-    ap.add_argument("--lens", default=",".join(map(str, LENS)), help="prompt lengths, at most five")
-    ap.add_argument("--every", type=int, default=16, help="quant-X.npz stores logits at every N-th position and the last")
-    ap.add_argument("--set", nargs="*", default=[])
-    a = ap.parse_args()
-    c = PRESETS.get(a.preset, BIG)
-    c = dataclasses.replace(c, **{k: type(getattr(c, k))(float(v)) for k, v in (s.split("=") for s in a.set)})
-    if a.preset == "big": return big(a.out, c, a.seed)
-    import torch, transformers
-    from peer_hf import HF
-    peers, lens, t0 = a.peers.split(","), [int(n) for n in a.lens.split(",")], time.time()
-    a.out.mkdir(parents=True, exist_ok=True)
-    transformers.logging.set_verbosity_error()
-    model = transformers.GptOssForCausalLM(config(c)).eval(); fill(model, a.seed)
-    model.save_pretrained(str(a.out / "hf"))
-    tk = tokenizer(c.vocab)
-    for f16 in (True, False): write_gguf(a.out / f"model-{'F16' if f16 else 'F32'}.gguf", c, model.state_dict(), tk, f16)
-    del model
-    P = prompts(tk, c.vocab, a.seed, lens)
-    (a.out / "prompts.json").write_text(json.dumps(dict(prompts=P, greedy=a.greedy), ensure_ascii=False))
+def peer(c: Cfg):
+    import transformers
+    return transformers.GptOssForCausalLM(config(c))
 
-    m = Model(str(a.out / "model-F32.gguf")); rep: dict = dict(arch="gpt-oss", preset=a.preset, seed=a.seed, peers={}, quants={})
-    ref, base = {}, []
-    for i, p in enumerate(P):
-        g, gg = m.greedy(p, a.greedy)
-        m.reset(); l = m.forward(p); R, mg = m.trace(); base.append((l, R, g))
-        ref |= {f"ids{i}": np.int32(p), f"logits{i}": l.astype(np.float32), f"routes{i}": R, f"margin{i}": mg.astype(np.float32), f"gap{i}": gap(l),
-                f"greedy{i}": np.int32(g), f"greedygap{i}": gg.astype(np.float32)}
-    rep["logit_std"] = float(np.mean([b[0].std() for b in base])); rep["min_greedy_gap"] = float(min(ref[f"greedygap{i}"].min() for i in range(len(P))))
-    rep["min_route_margin"] = float(min(ref[f"margin{i}"].min() for i in range(len(P))))
 
-    def against(name, fwd, greedy, to):
-        ls = [fwd(p)[:, :c.vocab] for p in P]; gs = [greedy(p, a.greedy) for p in P]
-        rep["peers"][name] = agreement(ls, gs, to, a.greedy)
-        return ls, gs
+def ids(c: Cfg, seed: int, lens: list[int], out: pathlib.Path):
+    """English, code, random ids."""
+    P = prompts(tokenizer(c.vocab), c.vocab, seed, lens)
+    (out / "prompts.json").write_text(json.dumps(dict(prompts=P), ensure_ascii=False))
+    return P
 
-    if "hf" in peers:      # transformers' numbers become the reference; the oracle's stay for routes' margins and gaps
-        h = HF(str(a.out / "hf")); routes = []
 
-        def fwd(p):
-            l, r, _ = h.forward(p); routes.append(r); return l
-        ls, gs = against("hf-f32 to the oracle", fwd, h.greedy, base)
-        rep["hf_route_agree"] = [float((np.sort(r, -1) == np.sort(b[1], -1)).mean()) for r, b in zip(routes, base)]
-        for i in range(len(P)): ref |= {f"logits{i}": ls[i].astype(np.float32), f"routes{i}": routes[i].astype(np.int16), f"greedy{i}": np.int32(gs[i])}
-    if "llama" in peers:
-        from peer_llama import Llama
-        L = Llama(a.out / "model-F32.gguf"); against("llama-F32 to the oracle", L.forward, L.greedy, base)
-        m.yarn(c.factor, c.original, whole=True); rounded = []
-        for p in P:
-            g, _ = m.greedy(p, a.greedy); m.reset(); rounded.append((m.forward(p), None, g))
-        against("llama-F32 to the oracle with a rounded ramp", L.forward, L.greedy, rounded); L.close()
-        for q in [q for q in a.quants.split(",") if q]:
-            rep["quants"][q] = quant_case(a.out, q, P, [(l, r) for l, r, _ in base], a.greedy, a.every)
-    np.savez_compressed(a.out / "ref.npz", **ref)
-    rep["seconds"] = round(time.time() - t0, 1)
-    (a.out / "report.json").write_text(json.dumps(rep, indent=1)); print(json.dumps(rep, indent=1))
+def rounded(c: Cfg, m):
+    m.yarn(c.factor, c.original, whole=True)
+    return "a rounded ramp"
 
 
 if __name__ == "__main__":
-    main()
+    case.main(PRESETS, peer, write_gguf, __doc__, (BIG, big), fill, ids, rounded)
