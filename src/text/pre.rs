@@ -72,7 +72,7 @@ const fn plain(names: &'static [&'static str], patterns: &'static [&'static str]
 const DESCRIPTIONS: &[Description] = &[
     Description { nfc: true, ..plain(&["qwen2"], &[QWEN2]) },
     Description { nfc: true, ..plain(&["qwen35"], &[QWEN35]) },
-    Description { ignore_merges: true, add_bos: true, ..plain(&["llama-bpe", "llama3", "llama-v3"], &[LLAMA3]) },
+    Description { ignore_merges: true, add_bos: true, ..plain(&["llama-bpe", "llama3", "llama-v3", "lfm2"], &[LLAMA3]) },
     plain(&["gpt-4o", "llama4", "minimax-m2"], &[GPT4O]),
     Description { nfc: true, ..plain(&["olmo"], &[GPT2]) },
     plain(&["dbrx", "smaug-bpe"], &[LLAMA3]),
@@ -209,6 +209,7 @@ mod tests {
         let text = "I'LL pay 12345  now";
         assert_eq!(words("qwen2", text), ["I", "'LL", " pay", " ", "1", "2", "3", "4", "5", " ", " now"]);
         assert_eq!(words("llama-bpe", text), ["I", "'LL", " pay", " ", "123", "45", " ", " now"]);
+        assert_eq!(words("lfm2", text), words("llama-bpe", text));
         assert_eq!(words("olmo", text), ["I", "'", "LL", " pay", " 12345", " ", " now"]);
         assert_eq!(words("gpt-4o", text), ["I'LL", " pay", " ", "123", "45", " ", " now"]);
         assert_eq!(words("default", text), ["I", "'", "LL", " pay", " ", "123", "45", " ", " now"]);

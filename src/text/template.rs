@@ -4,6 +4,7 @@ use super::spelling::Spelling;
 use super::{gemma, TextError, GUARD};
 use crate::events::{Effort, Message, Reasoning, Role};
 use crate::gguf::{shown, Gguf, Value as Metadata};
+use fancy_regex::Regex;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{context, Environment, Error, ErrorKind, State};
@@ -77,7 +78,7 @@ impl ChatTemplate {
         let mut can_think = source.contains("enable_thinking");
         let has_effort = source.contains("reasoning_effort");
         let mut env = environment();
-        env.add_template_owned("chat_template", source).map_err(|e| TextError::TemplateSyntax {
+        env.add_template_owned("chat_template", without_generation(&source)).map_err(|e| TextError::TemplateSyntax {
             file: file.clone(),
             line: e.line().unwrap_or(0),
             why: message(&e),
@@ -205,6 +206,13 @@ impl io::Write for Bounded {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// What a model said stands between `{% generation %}` and `{% endgeneration %}` in some templates: transformers has that, so that it can be told from
+/// the rest in training. It is written as if the marks were not there, in a scope of its own; `with` is the same.
+fn without_generation(source: &str) -> String {
+    let tag = Regex::new(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})").expect("the pattern is fixed and tested");
+    tag.replace_all(source, "${1}${2}with${3}").into_owned()
 }
 
 fn message(e: &Error) -> String {

@@ -45,6 +45,52 @@ pub(crate) const DEEPSEEK: [(&str, u32); 8] = [
 pub(crate) const MINIMAX: [(&str, u32); 7] =
     [("]~!b[", 3), ("[e~[", 3), ("]~b]", 3), ("<think>", 4), ("</think>", 4), ("<minimax:tool_call>", 4), ("</minimax:tool_call>", 4)];
 
+/// A template as LFM2.5's writes chats: the mark that begins a text, what the model said between marks of its own, without its earlier reasoning.
+pub(crate) const LFM25: &str = r#"{{- bos_token -}}
+{%- set ns = namespace(last=-1) -%}
+{%- for message in messages -%}
+    {%- if message["role"] == "user" -%}
+        {%- set ns.last = loop.index0 -%}
+    {%- endif -%}
+{%- endfor -%}
+{%- for message in messages -%}
+    {{- "<|im_start|>" + message.role + "\n" -}}
+    {%- if message.role == "assistant" -%}
+        {%- generation -%}
+        {%- if message.thinking is defined and loop.index0 > ns.last -%}
+            {{- "<think>" + message.thinking + "</think>" -}}
+        {%- endif -%}
+        {%- set content = message.content -%}
+        {%- if loop.index0 < ns.last and "</think>" in content -%}
+            {%- set content = content.split("</think>")[-1] | trim -%}
+        {%- endif -%}
+        {{- content + "<|im_end|>\n" -}}
+        {%- endgeneration -%}
+    {%- else %}
+        {%- if message.get("content") -%}
+            {{- message["content"] -}}
+        {%- endif -%}
+        {{- "<|im_end|>\n" -}}
+    {%- endif %}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- "<|im_start|>assistant\n" -}}
+{%- endif -%}
+"#;
+
+/// Tokens of LFM2 after the bytes.
+pub(crate) const LFM2: [(&str, u32); 7] =
+    [("<|pad|>", 3), ("<|startoftext|>", 3), ("<|endoftext|>", 3), ("<|im_start|>", 3), ("<|im_end|>", 3), ("<think>", 3), ("</think>", 3)];
+
+/// A file of the form of LFM2.5.
+pub(crate) fn lfm2() -> Writer {
+    words("lfm2moe", "lfm2", &LFM2)
+        .with("tokenizer.ggml.bos_token_id", 257u32)
+        .with("tokenizer.ggml.eos_token_id", 260u32)
+        .with("tokenizer.ggml.add_bos_token", true)
+        .with("tokenizer.chat_template", LFM25)
+}
+
 /// A file of GLM's form with this template.
 pub(crate) fn glm(template: &str) -> Writer {
     words("glm4moe", "glm4", &GLM)
