@@ -130,6 +130,10 @@ params! {
     /// `carry` `[width - 1, channels]` holds the inputs before, oldest first, and is moved on. `y` `[tokens, channels]`. `x` is not `y`.
     Convolve { x: Address, taps: Address, carry: Address, y: Address, tokens: u32, channels: u32, width: u32, x_stride: u32 }
 
+    /// A gated convolution (LFM2): `y[t] = c[t] * sum_j taps[j] * (b x)[t - (width - 1) + j]`, channel by channel, where `parts[t * stride..]` is `[b | c | x]`, `channels` each. `taps` and `carry` (of
+    /// products `b x`) as in [`Convolve`]; `y` `[tokens, channels]` is apart from `parts`.
+    ShortConv { parts: Address, taps: Address, carry: Address, y: Address, tokens: u32, channels: u32, width: u32, stride: u32 }
+
     /// The gated delta rule. `mixed` `[tokens, channels]` is `[queries keys*key_dim | keys keys*key_dim | values values*value_dim]` after the convolution; queries and
     /// keys are brought to unit length here (`v / sqrt(sum(v^2) + eps)`), queries also times `1 / sqrt(key_dim)`. Value head h uses key head `h % keys`. Per token:
     /// `g = exp(rate[h] * softplus(alpha[t * alpha_stride + h] + bias[h]))`, `b = sigmoid(beta[t * beta_stride + h])`, `S *= g; S += k (b (v - S^T k))^T; o = S^T q`. `state`

@@ -272,7 +272,7 @@ mod tests {
     use crate::gpu::params::{
         Add, AddAnswer, AddNormed, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown,
         ExpertsUp, Finite, GatedNorm, Gather, Glu, GroupedDown, GroupedUp, HeadMaps, JoinSplits, JoinSunk, LatentAttention, LatentRows,
-        MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, SoftCap, TellHost, WindowAttention, WindowChunkAttention,
+        MatMul, MatVec, RmsNorm, Rotate, Route, RoutedBias, ShortConv, SoftCap, TellHost, WindowAttention, WindowChunkAttention,
     };
     use crate::gpu::simulated::{Options, Simulated};
 
@@ -285,6 +285,7 @@ mod tests {
             Attention::NAME,
             ChunkAttention::NAME,
             Convolve::NAME,
+            ShortConv::NAME,
             DeltaRule::NAME,
             ExpertsDown::NAME,
             ExpertsUp::NAME,

@@ -640,6 +640,28 @@ fn convolutions_carry_their_last_inputs_on() {
 }
 
 #[test]
+fn gated_convolutions_carry_their_last_products_on() {
+    for (tokens, channels, width) in
+        [(1, 1, 1), (1, 200, 3), (2, 130, 3), (7, 128, 4), (3, 5, 8), (20, 33, 2), (32, 9, 3), (33, 5, 8), (70, 3, 4), (40, 2, 1)]
+    {
+        let a = &mut Arena::new(channels as u64 + 7);
+        let (y, carry) = (a.floats(tokens * channels), a.noise((width - 1) * channels, 1.0));
+        let k = ShortConv {
+            parts: a.noise(tokens * (3 * channels + 5), 1.0),
+            taps: a.noise(width * channels, 1.0),
+            carry,
+            y,
+            tokens: tokens as u32,
+            channels: channels as u32,
+            width: width as u32,
+            stride: 3 * channels as u32 + 5,
+        };
+        let out = a.output(y, tokens * channels, FEW);
+        a.check(&k, &[out]);
+    }
+}
+
+#[test]
 fn delta_rules_keep_their_state() {
     for (tokens, keys, values, key_dim, value_dim) in
         [(1, 1, 1, 128, 128), (4, 2, 6, 16, 40), (3, 1, 2, 100, 8), (2, 1, 1, 256, 33), (40, 1, 2, 64, 64)]

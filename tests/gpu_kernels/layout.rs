@@ -36,6 +36,7 @@ layouts! {
     JoinSplits { partial, gate, y, tokens, heads, value_dim, splits, gate_stride, gate_head }
     JoinSunk { of, sinks }
     Convolve { x, taps, carry, y, tokens, channels, width, x_stride }
+    ShortConv { parts, taps, carry, y, tokens, channels, width, stride }
     DeltaRule { mixed, alpha, beta, bias, rate, state, y, tokens, keys, values, key_dim, value_dim, alpha_stride, beta_stride, eps }
     GatedNorm { x, gate, weight, place, y, tokens, heads, dim, gate_stride, eps, pad }
     Route { scores, table, ids, weights, slots, tokens, experts, top_k, renormalise, scale, sigmoid, factors, bias }
@@ -89,6 +90,7 @@ fn every_kernel_has_an_entry_and_every_entry_a_kernel() {
         JoinSplits::NAME,
         JoinSunk::NAME,
         Convolve::NAME,
+        ShortConv::NAME,
         DeltaRule::NAME,
         GatedNorm::NAME,
         Route::NAME,

@@ -1,4 +1,4 @@
-// The delta net: convolution and recurrence.
+// The delta net: convolution and recurrence; and the gated convolution that is a layer by itself.
 #pragma once
 
 #include "params.cuh"
@@ -14,10 +14,11 @@
 #define COLUMNS 32
 #define DELTA_WARPS 8
 
+/// A convolution over what `input(token)` says for channel c. `p` has its taps, its carry and its sizes, and `give` gets each token's sum.
 /// A thread has a channel and a stretch of tokens, and the last inputs of it in registers.
 ///
 /// The first stretch alone reads `carry`, so it alone writes it: what the last stretch leaves is among its inputs, or the whole launch is one stretch.
-DEVICE void convolve_block(const Block& block, const Convolve& p) {
+template <class P, class Input, class Give> DEVICE void slide(const Block& block, const P& p, Input input, Give give) {
     apart(block, [&](int t) INLINE {
         const uint32_t c = block.x * block.threads + t, first = block.y * STRETCH;
         if (c >= p.channels) return;
@@ -34,7 +35,7 @@ DEVICE void convolve_block(const Block& block, const Convolve& p) {
             } else if (first == 0) {
                 window[j] = p.carry[(size_t)(j - skip) * p.channels + c];
             } else {
-                window[j] = p.x[(size_t)(first + j - (TAPS - 1)) * p.x_stride + c];
+                window[j] = input(first + j - (TAPS - 1), c);
             }
         }
         if (first == 0) {
@@ -43,12 +44,12 @@ DEVICE void convolve_block(const Block& block, const Convolve& p) {
                 const uint32_t at = p.tokens + j - skip;
                 const uint32_t before = TAPS - 1 - skip;
                 p.carry[(size_t)(j - skip) * p.channels + c] =
-                    at < before ? p.carry[(size_t)at * p.channels + c] : p.x[(size_t)(at - before) * p.x_stride + c];
+                    at < before ? p.carry[(size_t)at * p.channels + c] : input(at - before, c);
             }
         }
         for (uint32_t n = first; n < end; n += AT_ONCE) {
 #pragma unroll
-            for (int i = 0; i < AT_ONCE; i++) window[TAPS - 1 + i] = n + i < end ? p.x[(size_t)(n + i) * p.x_stride + c] : 0.0f;
+            for (int i = 0; i < AT_ONCE; i++) window[TAPS - 1 + i] = n + i < end ? input(n + i, c) : 0.0f;
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
                 if (n + i >= end) break;
@@ -57,12 +58,31 @@ DEVICE void convolve_block(const Block& block, const Convolve& p) {
                 for (int j = 0; j < TAPS; j++) {
                     if (j >= skip) sum = fmaf(taps[j], window[i + j], sum);
                 }
-                p.y[(size_t)(n + i) * p.channels + c] = silu(sum);
+                give(n + i, c, sum);
             }
 #pragma unroll
             for (int j = 0; j < TAPS - 1; j++) window[j] = window[j + AT_ONCE];
         }
     });
+}
+
+DEVICE void convolve_block(const Block& block, const Convolve& p) {
+    slide(
+        block, p, [&](uint32_t n, uint32_t c) INLINE { return p.x[(size_t)n * p.x_stride + c]; },
+        [&](uint32_t n, uint32_t c, float sum) INLINE { p.y[(size_t)n * p.channels + c] = silu(sum); });
+}
+
+/// Rows are `[b | c | x]`: what slides is `b x`, and each sum is multiplied by `c`.
+DEVICE void short_conv_block(const Block& block, const ShortConv& p) {
+    slide(
+        block, p,
+        [&](uint32_t n, uint32_t c) INLINE {
+            const float* row = p.parts + (size_t)n * p.stride + c;
+            return row[0] * row[(size_t)2 * p.channels];
+        },
+        [&](uint32_t n, uint32_t c, float sum) INLINE {
+            p.y[(size_t)n * p.channels + c] = p.parts[(size_t)n * p.stride + p.channels + c] * sum;
+        });
 }
 
 /// What the threads of a block know of eight tokens, each prepared by one warp: queries and keys of unit length, how the state fades, how much is put in.

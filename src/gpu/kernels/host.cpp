@@ -246,6 +246,15 @@ extern "C" long long rotary_host_layout(const char* type, const char* field) {
     FIELD(Convolve, channels);
     FIELD(Convolve, width);
     FIELD(Convolve, x_stride);
+    SIZE(ShortConv);
+    FIELD(ShortConv, parts);
+    FIELD(ShortConv, taps);
+    FIELD(ShortConv, carry);
+    FIELD(ShortConv, y);
+    FIELD(ShortConv, tokens);
+    FIELD(ShortConv, channels);
+    FIELD(ShortConv, width);
+    FIELD(ShortConv, stride);
     SIZE(DeltaRule);
     FIELD(DeltaRule, mixed);
     FIELD(DeltaRule, alpha);

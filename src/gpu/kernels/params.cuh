@@ -104,6 +104,11 @@ struct Convolve {
     uint32_t tokens, channels, width, x_stride;
 };
 
+struct ShortConv {
+    float *parts, *taps, *carry, *y;
+    uint32_t tokens, channels, width, stride;
+};
+
 struct DeltaRule {
     float *mixed, *alpha, *beta, *bias, *rate, *state, *y;
     uint32_t tokens, keys, values, key_dim, value_dim, alpha_stride, beta_stride;

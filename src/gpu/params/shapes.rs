@@ -297,6 +297,13 @@ impl Kernel for Convolve {
     }
 }
 
+impl Kernel for ShortConv {
+    const NAME: &'static str = "short_conv";
+    fn shape(&self) -> Shape {
+        Shape { grid: [self.channels.div_ceil(128), self.tokens.div_ceil(Convolve::STRETCH), 1], threads: 128 }
+    }
+}
+
 impl DeltaRule {
     /// Columns of a head's state that one block keeps.
     pub const COLUMNS: u32 = 32;

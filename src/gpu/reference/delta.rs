@@ -1,7 +1,7 @@
-//! The delta net: convolution and recurrence.
+//! The delta net: convolution and recurrence; and the gated convolution that is a layer by itself.
 
 use super::{dot, sigmoid, silu, Host, Meaning, ReferenceError};
-use crate::gpu::params::{Convolve, DeltaRule};
+use crate::gpu::params::{Convolve, DeltaRule, ShortConv};
 
 impl Meaning for Convolve {
     fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
@@ -16,6 +16,26 @@ impl Meaning for Convolve {
         for (i, y) in y.iter_mut().enumerate() {
             let sum: f64 = (0..width).map(|j| f64::from(taps[j * channels + i % channels]) * f64::from(all[j * channels + i])).sum();
             *y = silu(sum) as f32;
+        }
+        host.put("y", self.y, 0, &y)?;
+        host.put("carry", self.carry, 0, &all[tokens * channels..])
+    }
+}
+
+impl Meaning for ShortConv {
+    fn mean(&self, host: &mut Host<'_>) -> Result<(), ReferenceError> {
+        let (channels, width, tokens) = (self.channels as usize, self.width as usize, self.tokens as usize);
+        host.demand((1..=Convolve::TAPS).contains(&self.width), "a convolution of 1 to 8 taps")?;
+        let taps = host.f32s("taps", self.taps, 0, width * channels)?;
+        let mut all = host.f32s("carry", self.carry, 0, (width - 1) * channels)?;
+        let mut y = Vec::with_capacity(tokens * channels);
+        for t in 0..tokens {
+            let parts = host.f32s("parts", self.parts, t * self.stride as usize, 3 * channels)?;
+            all.extend(parts[..channels].iter().zip(&parts[2 * channels..]).map(|(b, x)| b * x));
+            for (i, c) in parts[channels..2 * channels].iter().enumerate() {
+                let sum: f64 = (0..width).map(|j| f64::from(taps[j * channels + i]) * f64::from(all[(t + j) * channels + i])).sum();
+                y.push((f64::from(*c) * sum) as f32);
+            }
         }
         host.put("y", self.y, 0, &y)?;
         host.put("carry", self.carry, 0, &all[tokens * channels..])

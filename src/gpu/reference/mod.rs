@@ -101,6 +101,7 @@ pub fn run(kernel: &str, shape: Shape, params: &[u8], memory: &mut dyn HostMemor
         JoinSplits,
         JoinSunk,
         Convolve,
+        ShortConv,
         DeltaRule,
         GatedNorm,
         Route,

@@ -6,7 +6,7 @@ use crate::gguf::GgmlType;
 use crate::gpu::params::{
     self, Add, AddAnswer, AddNormed, Attention, AwaitHost, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsUp,
     Finite, GatedNorm, Gather, Glu, GroupedUp, HeadMaps, Kernel, LatentAttention, LatentRows, MatMul, MatVec, RmsNorm, Rotate, Route,
-    RoutedBias, SoftCap, TellHost, WindowAttention, WindowChunkAttention,
+    RoutedBias, ShortConv, SoftCap, TellHost, WindowAttention, WindowChunkAttention,
 };
 use crate::kernels::rows::Activation;
 use crate::kernels::supported;
@@ -111,6 +111,10 @@ pub enum Case {
         splits: u32,
     },
     Convolve {
+        tokens: u32,
+        width: u32,
+    },
+    ShortConv {
         tokens: u32,
         width: u32,
     },
@@ -236,6 +240,7 @@ impl Case {
             Self::HeadMaps { .. } => HeadMaps::NAME,
             Self::LatentAttention { .. } => LatentAttention::NAME,
             Self::Convolve { .. } => Convolve::NAME,
+            Self::ShortConv { .. } => ShortConv::NAME,
             Self::DeltaRule { .. } => DeltaRule::NAME,
             Self::MatVec { tokens: 1, .. } | Self::Gated { .. } => MatVec::NAME,
             Self::MatVec { .. } => MatVec::FEW,
@@ -324,6 +329,7 @@ pub fn all(scale: u32) -> Vec<Case> {
         }
     }
     out.extend([1, 3, 9, 75].map(|tokens| Case::Convolve { tokens, width: 4 }));
+    out.extend([(1, 3), (2, 3), (40, 4), (75, 3)].map(|(tokens, width)| Case::ShortConv { tokens, width }));
     let rules = [(1, (128, 128)), (6, (128, 128)), (19, (128, 128)), (3, (64, 96))];
     out.extend(rules.map(|(tokens, dims)| Case::DeltaRule { tokens, dims }));
     for ty in (0..=64).map(GgmlType::from_u32).filter(|ty| supported(*ty)) {

@@ -10,7 +10,7 @@ use crate::gguf::GgmlType;
 use crate::gpu::device::Address;
 use crate::gpu::params::{
     self, Attention, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp, Group, GroupedDown, GroupedUp, JoinSplits, JoinSunk,
-    Kernel, MatJob, MatMul, MatVec, Rotate, Route, WindowAttention, WindowChunkAttention,
+    Kernel, MatJob, MatMul, MatVec, Rotate, Route, ShortConv, WindowAttention, WindowChunkAttention,
 };
 use crate::kernels::random_weights;
 use fastrand::Rng;
@@ -72,6 +72,7 @@ pub(super) fn trial(case: &Case, r: &mut Rng) -> Trial {
             chunk_attention(r, dims, heads, position, tokens, 1, gated, Some((window, sinks)))
         }
         Case::Convolve { tokens, width } => convolve(r, tokens, width),
+        Case::ShortConv { tokens, width } => short_conv(r, tokens, width),
         Case::DeltaRule { tokens, dims } => delta_rule(r, tokens, dims),
         Case::MatVec { types, tokens, cols, rows, split } => matvec(r, types, tokens, cols, rows, split),
         Case::Gated { ty, cols, rows } => gated(r, ty, cols, rows),
@@ -349,6 +350,18 @@ fn convolve(r: &mut Rng, tokens: u32, width: u32) -> Trial {
     let y = l.output("y", (tokens * channels) as usize, Judge::F32(CLOSE));
     l.trial(Convolve::NAME, format!("{tokens} x {channels}, {width} taps"), move |b| {
         vec![launch(Convolve { x: x.of(b), taps: taps.of(b), carry: carry.of(b), y: y.of(b), tokens, channels, width, x_stride: 320 })]
+    })
+}
+
+fn short_conv(r: &mut Rng, tokens: u32, width: u32) -> Trial {
+    let (channels, stride) = (300u32, 910u32);
+    let mut l = Layout::new();
+    let parts = l.input("parts", &numbers(r, (tokens * stride) as usize));
+    let taps = l.input("taps", &numbers(r, (width * channels) as usize));
+    let carry = l.changed("carry", &numbers(r, ((width - 1) * channels) as usize), 0.0);
+    let y = l.output("y", (tokens * channels) as usize, Judge::F32(CLOSE));
+    l.trial(ShortConv::NAME, format!("{tokens} x {channels}, {width} taps"), move |b| {
+        vec![launch(ShortConv { parts: parts.of(b), taps: taps.of(b), carry: carry.of(b), y: y.of(b), tokens, channels, width, stride })]
     })
 }
 

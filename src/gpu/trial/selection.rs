@@ -19,6 +19,8 @@ pub struct Uses {
     pub latent: Vec<LatentUse>,
     /// Gated delta nets.
     pub delta: Vec<DeltaUse>,
+    /// Taps of the layers that are short convolutions.
+    pub convolutions: Vec<u32>,
     /// Routers.
     pub routers: Vec<RouterUse>,
     /// What gate and up become together in feed-forwards that every token uses.
@@ -196,6 +198,9 @@ impl Uses {
             out.extend([1, Convolve::STRETCH + 8].map(|tokens| Case::Convolve { tokens, width }));
             out.extend([1, 19].map(|tokens| Case::DeltaRule { tokens, dims }));
             out.push(Case::GatedNorm { dim: dims.1, reordered });
+        }
+        for &width in &self.convolutions {
+            out.extend([1, Convolve::STRETCH + 8].map(|tokens| Case::ShortConv { tokens, width }));
         }
         let routers = self.routers.iter();
         out.extend(routers.map(|&RouterUse { experts, top_k, renormalise, factors, sigmoid }| Case::Route {

@@ -399,7 +399,19 @@ mod tests {
         let mut seen = Vec::new();
         measure(&device, "", &mut |t| seen.push(t.clone())).unwrap();
         assert!(seen.iter().all(|t| t.us > 0.0 && t.bytes_per_s > 0.0), "{seen:?}");
-        for kernel in ["matvec", "rms_norm", "route", "rotate", "glu", "gated_norm", "convolve", "delta_rule", "join_splits", "head_maps"] {
+        for kernel in [
+            "matvec",
+            "rms_norm",
+            "route",
+            "rotate",
+            "glu",
+            "gated_norm",
+            "convolve",
+            "short_conv",
+            "delta_rule",
+            "join_splits",
+            "head_maps",
+        ] {
             assert!(seen.iter().any(|t| t.kernel == kernel), "{kernel}");
         }
         assert_eq!(device.violations(), Vec::<String>::new());

@@ -6,13 +6,14 @@ use crate::gguf::GgmlType;
 use crate::gpu::device::Address;
 use crate::gpu::params::{
     Attention, ChunkAttention, Convolve, DeltaRule, GatedNorm, Glu, HeadMaps, JoinSplits, Kernel, LatentAttention, RmsNorm, Rotate, Route,
-    WindowChunkAttention,
+    ShortConv, WindowChunkAttention,
 };
 
 /// All of them.
 pub(super) fn all(place: Place) -> Vec<Case> {
     let mut out = vec![rms_norm(place), route(place), rotate(place), glu(place), gated_norm(place)];
     out.extend([1, 512].map(|tokens| convolve(place, tokens)));
+    out.extend([1, 512].map(|tokens| short_conv(place, tokens)));
     out.extend([1, 512].map(|tokens| delta_rule(place, tokens)));
     for (position, tokens) in [(2_000, 1), (CONTEXT - 1, 1), (2_000, 512)] {
         out.push(attention(place, position, tokens));
@@ -259,6 +260,15 @@ fn convolve(place: Place, tokens: u32) -> Case {
     let (x, taps, carry, y) = (place.room, place.weights, place.room.plus(RESULTS + (64 << 20)), place.room.plus(RESULTS));
     let kernel = Convolve { x, taps, carry, y, tokens, channels, width: 4, x_stride: channels };
     case(format!("{channels} channels, {tokens} tokens"), (channels * (8 * tokens + 40)) as usize, 0.0, kernel)
+}
+
+/// Channels of LFM2-8B-A1B.
+const CHANNELS: u32 = 2048;
+
+fn short_conv(place: Place, tokens: u32) -> Case {
+    let (parts, taps, carry, y) = (place.room, place.weights, place.room.plus(RESULTS + (64 << 20)), place.room.plus(RESULTS));
+    let kernel = ShortConv { parts, taps, carry, y, tokens, channels: CHANNELS, width: 3, stride: 3 * CHANNELS };
+    case(format!("{CHANNELS} channels, {tokens} tokens"), (CHANNELS * (16 * tokens + 28)) as usize, 0.0, kernel)
 }
 
 fn delta_rule(place: Place, tokens: u32) -> Case {
