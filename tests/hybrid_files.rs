@@ -3,7 +3,7 @@
 mod rewritten;
 
 use rewritten::{logits_of, File};
-use rotary::gguf::{GgmlType, Gguf};
+use rotary::gguf::{GgmlType, Gguf, Value};
 
 /// The first layer of `q35-strict` that attends, and its prediction block.
 const ATTENDS: usize = 3;
@@ -208,6 +208,41 @@ fn keys_that_contradict_each_other_are_refused_with_file_field_and_remedy() {
     let mut f = File::read("q35-strict");
     f.take(&format!("blk.{ATTENDS}.attn_k_norm.weight"));
     assert!(f.refusal().starts_with("missing tensor blk.3.attn_k_norm.weight in family.gguf"), "{}", f.refusal());
+}
+
+#[test]
+fn what_a_file_says_of_convolutions_is_checked_and_the_last_norm_has_two_names() {
+    let want = File::read("lfm2moe").logits().unwrap();
+    let mut f = File::read("lfm2moe");
+    let (ty, dims, norm) = f.take("token_embd_norm.weight");
+    f.tensors.push(("output_norm.weight".into(), ty, dims, norm));
+    assert!(f.logits().unwrap() == want);
+    let groups = "attention.head_count_kv";
+    for (key, value, why) in [
+        ("shortconv.l_cache", Value::from(4usize), "by the metadata"),
+        ("shortconv.l_cache", Value::from(0usize), "must be from 1"),
+        ("shortconv.l_cache", Value::from(65usize), "a kernel has 1 to 64 taps"),
+        (groups, Value::from(vec![0u32, 0, 3]), "must hold one for each of 5 layers"),
+        (groups, Value::from(vec![0u32; 5]), "is 0 in all layers"),
+        (groups, Value::from(vec![0u32, 0, 4, 0, 3]), "does not divide head_count = 6"),
+        ("leading_dense_block_count", Value::from(5usize), "leaves no layer with experts of 5"),
+        ("block_count", Value::from(5000usize), "must be at most 1024 where layers differ"),
+    ] {
+        let mut f = File::read("lfm2moe");
+        f.set(&format!("lfm2moe.{key}"), value);
+        let text = f.refusal();
+        assert!(text.contains(why) && text.contains("family.gguf") && text.contains("download or convert"), "{key}: {text}");
+    }
+    for key in ["shortconv.l_cache", groups, "expert_feed_forward_length"] {
+        let mut f = File::read("lfm2moe");
+        f.drop_key(&format!("lfm2moe.{key}"));
+        let text = f.refusal();
+        assert!(text.contains(&format!("family.gguf: missing metadata `lfm2moe.{key}`")) && text.contains("download"), "{text}");
+    }
+    // A layer that is said to attend lacks what that needs, by name.
+    let mut f = File::read("lfm2moe");
+    f.set(&format!("lfm2moe.{groups}"), vec![0u32, 3, 3, 0, 3]);
+    assert!(f.refusal().starts_with("missing tensor blk.1.attn_q.weight in family.gguf"), "{}", f.refusal());
 }
 
 #[test]

@@ -48,6 +48,8 @@ fn float_models_give_the_logits_routes_and_text_of_transformers() {
         ("qwen3vlmoe", 2),
         ("qwen2moe", 2),
         ("minimax-m2", 3),
+        ("lfm2moe", 3),
+        ("lfm2moe-four", 3),
     ] {
         let report = accepted(case, "ref.npz", Kind::Float);
         for p in &report.prompts {
@@ -86,6 +88,8 @@ fn float_models_give_the_same_on_a_device() {
         "qwen3vlmoe",
         "qwen2moe",
         "minimax-m2",
+        "lfm2moe",
+        "lfm2moe-four",
     ] {
         accepted_on_device(case, "ref.npz", None, MissChoice::Auto);
     }
@@ -106,6 +110,8 @@ fn float_models_give_the_same_on_a_device() {
         ("qwen2moe", 3, MissChoice::Cpu),
         ("minimax-m2", 2, MissChoice::Gpu),
         ("minimax-m2", 4, MissChoice::Cpu),
+        ("lfm2moe", 2, MissChoice::Gpu),
+        ("lfm2moe-four", 3, MissChoice::Cpu),
     ] {
         accepted_on_device(case, "ref.npz", Some(slots), miss);
     }

@@ -5,6 +5,7 @@
 //! read by the same plain recurrence: it is exact, and its time is small beside the matrix products around it.
 #![allow(unsafe_code)]
 
+use super::convolution::causal_conv;
 use super::Pool;
 use std::sync::{Mutex, PoisonError};
 
@@ -118,28 +119,12 @@ fn head(heads: DeltaHeads, h: usize, input: DeltaInput<'_>, state: &mut [f32], o
     }
 }
 
-/// Causal depthwise convolution followed by SiLU, in place: `x` `[tokens, channels]` becomes
-/// `silu(sum_j taps[j] * x[t - (width - 1) + j])`, where rows before the first come from `carry`
-/// `[width - 1, channels]`, which then holds the last rows for the next call. `taps` is `[width, channels]`.
-pub fn causal_conv(x: &mut [f32], channels: usize, taps: &[f32], carry: &mut [f32]) {
-    let before = carry.len();
-    let mut all = Vec::with_capacity(before + x.len());
-    all.extend_from_slice(carry);
-    all.extend_from_slice(x);
-    for (t, y) in x.chunks_exact_mut(channels).enumerate() {
-        y.fill(0.0);
-        for (j, taps) in taps.chunks_exact(channels).enumerate() {
-            let row = &all[(t + j) * channels..(t + j + 1) * channels];
-            for ((y, w), x) in y.iter_mut().zip(taps).zip(row) {
-                *y += w * x;
-            }
-        }
-        for y in y.iter_mut() {
-            *y /= 1.0 + (-*y).exp();
-        }
+/// The layer's convolution: [`causal_conv`], then SiLU.
+pub fn activated_conv(x: &mut [f32], channels: usize, taps: &[f32], carry: &mut [f32]) {
+    causal_conv(x, channels, taps, carry);
+    for y in x {
+        *y /= 1.0 + (-*y).exp();
     }
-    let from = all.len() - before;
-    carry.copy_from_slice(&all[from..]);
 }
 
 #[cfg(test)]
@@ -213,23 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn convolution_does_not_see_where_it_was_cut() {
-        let (channels, tokens) = (5, 11);
-        let (x, taps) = (noise(channels * tokens, 5), noise(channels * 4, 6));
-        let mut whole = x.clone();
-        let mut carry = vec![0.0; 3 * channels];
-        causal_conv(&mut whole, channels, &taps, &mut carry);
-        let mut parts = x.clone();
-        let mut carry2 = vec![0.0; 3 * channels];
-        let (a, rest) = parts.split_at_mut(channels);
-        let (b, c) = rest.split_at_mut(2 * channels);
-        for part in [a, b, c] {
-            causal_conv(part, channels, &taps, &mut carry2);
+    fn the_convolution_is_activated() {
+        let (mut x, mut carry) = (vec![1.0, -2.0], vec![3.0]);
+        activated_conv(&mut x, 1, &[0.5, 2.0], &mut carry);
+        // 0.5 * 3 + 2 * 1 and 0.5 * 1 - 2 * 2, each times its sigmoid.
+        for (got, sum) in x.iter().zip([3.5f32, -3.5]) {
+            assert!((got - sum / (1.0 + (-sum).exp())).abs() < 1e-6);
         }
-        assert_eq!(whole, parts);
-        assert_eq!(carry, carry2);
-        // Token 4, channel 2, by hand.
-        let sum: f32 = (0..4).map(|j| taps[j * channels + 2] * x[(1 + j) * channels + 2]).sum();
-        assert!((whole[4 * channels + 2] - sum / (1.0 + (-sum).exp())).abs() < 1e-6);
+        assert_eq!(carry, [-2.0]);
     }
 }

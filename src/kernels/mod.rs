@@ -9,6 +9,7 @@ pub mod attention;
 mod bench;
 mod block;
 mod codebook;
+pub mod convolution;
 mod cores;
 pub mod delta;
 pub(crate) mod exp;

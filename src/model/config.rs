@@ -7,6 +7,7 @@ mod gemma4;
 mod hybrid;
 mod keys;
 mod latent;
+mod lfm2;
 
 use super::cache::{kept, KvCache};
 use super::latent_cache::LatentCache;
@@ -18,7 +19,7 @@ use crate::gguf::Value;
 use crate::kernels::attention::Heads;
 use keys::{Keys, LIMIT};
 
-pub use hybrid::Hybrid;
+pub use hybrid::{Hybrid, Recurrence};
 pub use latent::{Latent, Selection};
 
 /// Architectures that mix attention with gated delta nets.
@@ -45,8 +46,11 @@ const MINIMAX_M2: &str = "minimax-m2";
 /// The architecture with an expert that every token uses, by a weight of its own.
 const QWEN2MOE: &str = "qwen2moe";
 
+/// The architecture that mixes attention with short convolutions.
+const LFM2MOE: &str = "lfm2moe";
+
 /// Architectures whose routers choose as [`Selection`] says.
-const SELECTIVE: [&str; 3] = [DEEPSEEK2, GLM4MOE, MINIMAX_M2];
+const SELECTIVE: [&str; 4] = [DEEPSEEK2, GLM4MOE, MINIMAX_M2, LFM2MOE];
 
 /// Architectures in which the dense width of a file that names no other is that of one expert.
 const ONE_WIDTH: [&str; 2] = ["olmoe", MINIMAX_M2];
@@ -155,6 +159,9 @@ impl ModelConfig {
         if arch == DEEPSEEK2 {
             return Self::deepseek2(&keys, blocks, hidden);
         }
+        if arch == LFM2MOE {
+            return Self::lfm2moe(&keys, blocks, hidden);
+        }
         let heads = Self::heads(&keys, hidden)?;
         let hybrid_arch = HYBRIDS.contains(&arch.as_str());
         if hybrid_arch && heads.key_dim != heads.value_dim {
@@ -173,7 +180,7 @@ impl ModelConfig {
             QWEN2MOE => config.shared_ff = keys.size_or_zero("expert_shared_feed_forward_length")?.unwrap_or(dense_ff),
             _ => {}
         }
-        config.hybrid = hybrid_arch.then(|| Hybrid::read(&keys, blocks, dense_ff)).transpose()?;
+        config.hybrid = hybrid_arch.then(|| Hybrid::delta(&keys, blocks, dense_ff)).transpose()?;
         config.sliding = (arch == GPT_OSS).then(|| Self::sliding(&keys, blocks, 2)).transpose()?;
         Ok(config)
     }
@@ -220,7 +227,7 @@ impl ModelConfig {
             keys.need("feed_forward_length")?;
         }
         let mut config = Self::common(keys, blocks, hidden, heads, dense_ff, Moe::default())?;
-        config.hybrid = Some(Hybrid::read(keys, blocks, dense_ff)?);
+        config.hybrid = Some(Hybrid::delta(keys, blocks, dense_ff)?);
         Ok(config)
     }
 
@@ -302,7 +309,7 @@ impl ModelConfig {
     /// What no device here can compute of such a model, in a few words; `None`: nothing.
     #[must_use]
     pub fn beyond_devices(&self) -> Option<&'static str> {
-        use crate::gpu::params::{LatentAttention, Rotate, Route};
+        use crate::gpu::params::{Convolve, LatentAttention, Rotate, Route};
         let long = |h: Heads| h.key_dim.max(h.value_dim) > Rotate::HEAD_DIM as usize;
         match self.latent {
             Some(l) if !l.absorbed => return Some(MADE),
@@ -317,6 +324,9 @@ impl ModelConfig {
                 return Some("attention with heads of more than 512 values has no GPU kernels");
             }
             _ => {}
+        }
+        if self.hybrid.as_ref().is_some_and(|h| h.width > Convolve::TAPS as usize) {
+            return Some("a convolution over more than 8 tokens has no GPU kernels");
         }
         if self.experts > Route::EXPERTS as usize {
             return Some("a router of more than 1024 experts has no GPU kernels");
@@ -407,6 +417,12 @@ impl ModelConfig {
     fn heads(keys: &Keys<'_, '_>, hidden: usize) -> Result<Heads, ModelError> {
         let query = keys.need("attention.head_count")?;
         let groups = keys.size("attention.head_count_kv")?.unwrap_or(query);
+        Self::heads_with(keys, hidden, groups)
+    }
+
+    /// The same with so many key heads.
+    fn heads_with(keys: &Keys<'_, '_>, hidden: usize, groups: usize) -> Result<Heads, ModelError> {
+        let query = keys.need("attention.head_count")?;
         if query % groups != 0 {
             return Err(keys.bad("attention.head_count_kv", groups, format!("does not divide head_count = {query}")));
         }

@@ -14,6 +14,7 @@ use super::linear::{Compute, Linear};
 use super::norm::RmsNorm;
 use super::predictor::{unless_damaged, Predictor};
 use super::rope::{Rope, Rotation, Scaling, Turns};
+use super::short_conv::ShortConv;
 use super::weights::Weights;
 use super::{LoadSettings, Logits, Model, ModelError};
 use crate::experts::budget::CacheNeed;
@@ -29,6 +30,8 @@ pub enum Mixer {
     Latent(Box<LatentAttention>),
     /// A recurrence with a state of fixed size.
     DeltaNet(Box<DeltaNet>),
+    /// A convolution over the last few tokens.
+    ShortConv(Box<ShortConv>),
 }
 
 impl Mixer {
@@ -37,6 +40,7 @@ impl Mixer {
             Self::Attention(a) => a.forward(compute, x, position, turns.of(a.window.is_some())),
             Self::Latent(a) => a.forward(compute, x, position, turns.of(false)),
             Self::DeltaNet(d) => d.forward(compute, x),
+            Self::ShortConv(c) => c.forward(compute, x),
         }
     }
 
@@ -45,7 +49,8 @@ impl Mixer {
         match self {
             Self::Attention(a) => a.cache.kept().reachable(len, a.window),
             Self::Latent(_) => len,
-            Self::DeltaNet(d) => d.reachable(len),
+            Self::DeltaNet(d) => d.past.reachable(len),
+            Self::ShortConv(c) => c.past.reachable(len),
         }
     }
 
@@ -53,7 +58,8 @@ impl Mixer {
     fn rewind(&mut self, len: usize) {
         match self {
             Self::Attention(_) | Self::Latent(_) => {}
-            Self::DeltaNet(d) => d.rewind(len),
+            Self::DeltaNet(d) => d.past.rewind(len),
+            Self::ShortConv(c) => c.past.rewind(len),
         }
     }
 
@@ -61,7 +67,8 @@ impl Mixer {
     fn mark(&mut self, lens: &[usize]) {
         match self {
             Self::Attention(_) | Self::Latent(_) => {}
-            Self::DeltaNet(d) => d.mark(lens),
+            Self::DeltaNet(d) => d.past.mark(lens),
+            Self::ShortConv(c) => c.past.mark(lens),
         }
     }
 
@@ -69,7 +76,8 @@ impl Mixer {
     fn tentative(&mut self, room: usize) {
         match self {
             Self::Attention(_) | Self::Latent(_) => {}
-            Self::DeltaNet(d) => d.tentative(room),
+            Self::DeltaNet(d) => d.past.tentative(room),
+            Self::ShortConv(c) => c.past.tentative(room),
         }
     }
 }
@@ -146,6 +154,11 @@ pub struct Parts {
 impl Parts {
     /// Embedding, head and rotation by their usual names. Without `output.weight` the head is the embedding table.
     pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig) -> Result<Self, ModelError> {
+        Self::with_norm(weights, config, "output_norm")
+    }
+
+    /// The same where the norm before the head has a name of its own.
+    pub(crate) fn with_norm(weights: &Weights<'_>, config: &ModelConfig, norm: &str) -> Result<Self, ModelError> {
         let table = weights.matrix("token_embd.weight", config.hidden, config.vocab)?;
         let output = match weights.has("output.weight") {
             true => weights.linear("output", config.hidden, config.vocab)?,
@@ -156,7 +169,7 @@ impl Parts {
         Ok(Self {
             file: weights.file.clone(),
             embedding: Embedding::new(table),
-            head: Head::new(weights.norm("output_norm", config)?, output).capped(config.softcap),
+            head: Head::new(weights.norm(norm, config)?, output).capped(config.softcap),
             rotation: Rotation {
                 plain: Rope::new(config.rope_dims, config.rope_base, &config.rope_scaling, factors.as_deref()),
                 windowed: own.map(|(base, dims)| Rope::new(dims, base, &Scaling::None, None)),

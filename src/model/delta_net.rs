@@ -5,10 +5,9 @@
 //! and layouts are llama.cpp's (`qwen35moe`): value heads lie in tiled order, `ssm_a` holds `-exp(A_log)`.
 
 use super::linear::{Compute, Linear};
-use super::snapshots::Snapshots;
-use super::trail::Trail;
+use super::recurrent::{self, Recurrent};
 use super::ModelError;
-use crate::kernels::delta::{causal_conv, delta_rule, DeltaHeads, DeltaInput};
+use crate::kernels::delta::{activated_conv, delta_rule, DeltaHeads, DeltaInput};
 use crate::kernels::rows::{for_rows, from_rows, with_rows};
 use candle_core::Tensor;
 
@@ -69,20 +68,22 @@ pub struct DeltaWeights {
 
 /// What the layer remembers of the tokens read so far.
 #[derive(Clone)]
-struct State {
+pub struct State {
     /// Last inputs of the convolution, `[width - 1, channels]`.
     carry: Vec<f32>,
     /// `[values, key_dim, value_dim]`
     heads: Vec<f32>,
 }
 
-impl State {
-    /// A copy, in the memory of an old one if there is one.
-    fn copied(&self, old: Option<Self>) -> Self {
-        let Some(mut copy) = old else { return self.clone() };
-        copy.carry.copy_from_slice(&self.carry);
-        copy.heads.copy_from_slice(&self.heads);
-        copy
+impl recurrent::State for State {
+    fn set(&mut self, other: &Self) {
+        self.carry.copy_from_slice(&other.carry);
+        self.heads.copy_from_slice(&other.heads);
+    }
+
+    fn clear(&mut self) {
+        self.carry.fill(0.0);
+        self.heads.fill(0.0);
     }
 }
 
@@ -91,16 +92,8 @@ pub struct DeltaNet {
     weights: DeltaWeights,
     heads: DeltaHeads,
     eps: f32,
-    state: State,
-    /// Tokens that the state has read.
-    len: usize,
-    /// Lengths at which the next pass copies the state, ascending.
-    marks: Vec<usize>,
-    snapshots: Snapshots<State>,
-    /// States that a pass keeps which may be taken back in part; `None` before the first.
-    trail: Option<Trail<State>>,
-    /// The next pass is one.
-    tentative: bool,
+    /// The state, and the copies to go back to.
+    pub past: Recurrent<State>,
 }
 
 impl DeltaNet {
@@ -110,12 +103,12 @@ impl DeltaNet {
         let width = weights.taps.len() / heads.channels().max(1);
         let carry = vec![0.0; width.saturating_sub(1) * heads.channels()];
         let state = State { carry, heads: vec![0.0; heads.state_len()] };
-        Self { weights, heads, eps, state, len: 0, marks: Vec::new(), snapshots: Snapshots::new(snapshots), trail: None, tentative: false }
+        Self { weights, heads, eps, past: Recurrent::new(state, snapshots) }
     }
 
     /// What a device takes over: weights, sizes, epsilon, and how many copies of the state are kept.
     pub(super) fn into_parts(self) -> (DeltaWeights, DeltaHeads, f32, usize) {
-        (self.weights, self.heads, self.eps, self.snapshots.room())
+        (self.weights, self.heads, self.eps, self.past.room())
     }
 
     /// Bytes of one state.
@@ -140,33 +133,17 @@ impl DeltaNet {
         let DeltaHeads { values, value_dim, .. } = self.heads;
         let (channels, width) = (self.heads.channels(), values * value_dim);
         let mut out = vec![0.0; tokens * width];
-        // In stretches, so that the state can be copied between two of them.
-        let (begin, end) = (self.len, self.len + tokens);
-        let tentative = std::mem::take(&mut self.tentative);
-        let each = (begin + 1..end).filter(|_| tentative);
-        let cuts: Vec<usize> = self.marks.iter().copied().filter(|m| (begin..end).contains(m)).chain(each).chain([end]).collect();
-        for cut in cuts {
-            let stretch = self.len - begin..cut - begin;
-            if !stretch.is_empty() {
-                let mixed = &mut mixed[stretch.start * channels..stretch.end * channels];
-                causal_conv(mixed, channels, &self.weights.taps, &mut self.state.carry);
-                normalise(mixed, self.heads, self.eps);
-                let per_head = stretch.start * values..stretch.end * values;
-                let input = DeltaInput { mixed, decay: &decay[per_head.clone()], beta: &beta[per_head] };
-                let read = &mut out[stretch.start * width..stretch.end * width];
-                delta_rule(&compute.pool, self.heads, input, &mut self.state.heads, read);
-                self.gated_norm(compute, read, &gate[stretch.start * width..stretch.end * width]);
-                self.len = cut;
-            }
-            match &mut self.trail {
-                Some(trail) if tentative && begin < cut && cut < end => {
-                    let copy = self.state.copied(trail.spare());
-                    trail.push(cut, copy);
-                }
-                _ if cut < end => self.snapshots.keep(cut, || self.state.clone()),
-                _ => {}
-            }
-        }
+        let Self { weights: w, heads, eps, past } = self;
+        past.pass(tokens, |state, stretch| {
+            let mixed = &mut mixed[stretch.start * channels..stretch.end * channels];
+            activated_conv(mixed, channels, &w.taps, &mut state.carry);
+            normalise(mixed, *heads, *eps);
+            let per_head = stretch.start * values..stretch.end * values;
+            let input = DeltaInput { mixed, decay: &decay[per_head.clone()], beta: &beta[per_head] };
+            let read = &mut out[stretch.start * width..stretch.end * width];
+            delta_rule(&compute.pool, *heads, input, &mut state.heads, read);
+            gated_norm(compute, *heads, &w.norm, *eps, read, &gate[stretch.start * width..stretch.end * width]);
+        });
         if self.weights.order == HeadOrder::Grouped {
             out = reorder(&out, self.heads, value_dim, group_to_tile(self.heads));
         }
@@ -211,74 +188,23 @@ impl DeltaNet {
         }
         Ok(Inputs { mixed, gate, beta, alpha })
     }
+}
 
-    /// What the heads read, `[values, tokens, value_dim]`, becomes their normalised and gated output,
-    /// `[tokens, values, value_dim]`.
-    fn gated_norm(&self, compute: &Compute, read: &mut [f32], gate: &[f32]) {
-        let DeltaHeads { values, value_dim, .. } = self.heads;
-        let tokens = read.len() / (values * value_dim);
-        let heads = read.to_vec();
-        for_rows(&compute.pool, read, value_dim, &|i, y| {
-            let (t, h) = (i / values, i % values);
-            let o = &heads[(h * tokens + t) * value_dim..][..value_dim];
-            let z = &gate[i * value_dim..][..value_dim];
-            let scale = 1.0 / (o.iter().map(|o| o * o).sum::<f32>() / value_dim as f32 + self.eps).sqrt();
-            for (((y, o), z), n) in y.iter_mut().zip(o).zip(z).zip(&self.weights.norm) {
-                *y = o * scale * n * (z * sigmoid(*z));
-            }
-        });
-    }
-
-    /// The next pass copies the state when it has read these lengths (ascending, the present one included), so that it
-    /// can go back there.
-    pub fn mark(&mut self, lens: &[usize]) {
-        self.marks.clear();
-        self.marks.extend_from_slice(lens);
-        self.snapshots.reserve(lens);
-        self.tentative = false;
-        // A pass begins: what the last one kept of itself is no longer what lies before the end.
-        if let Some(trail) = &mut self.trail {
-            trail.clear();
+/// What the heads read, `[values, tokens, value_dim]`, becomes their normalised and gated output,
+/// `[tokens, values, value_dim]`. `norm`: the weights of a head's norm.
+fn gated_norm(compute: &Compute, heads: DeltaHeads, norm: &[f32], eps: f32, read: &mut [f32], gate: &[f32]) {
+    let DeltaHeads { values, value_dim, .. } = heads;
+    let tokens = read.len() / (values * value_dim);
+    let before = read.to_vec();
+    for_rows(&compute.pool, read, value_dim, &|i, y| {
+        let (t, h) = (i / values, i % values);
+        let o = &before[(h * tokens + t) * value_dim..][..value_dim];
+        let z = &gate[i * value_dim..][..value_dim];
+        let scale = 1.0 / (o.iter().map(|o| o * o).sum::<f32>() / value_dim as f32 + eps).sqrt();
+        for (((y, o), z), n) in y.iter_mut().zip(o).zip(z).zip(norm) {
+            *y = o * scale * n * (z * sigmoid(*z));
         }
-    }
-
-    /// The next pass, which has been [marked](DeltaNet::mark), keeps the state after each of its tokens, at most one more than `room`, until another begins.
-    pub fn tentative(&mut self, room: usize) {
-        self.tentative = true;
-        if self.trail.is_none() {
-            self.trail = Some(Trail::default());
-            self.snapshots.leave(room);
-        }
-    }
-
-    /// The nearest length at or below `len` that the layer can go back to.
-    #[must_use]
-    pub fn reachable(&self, len: usize) -> usize {
-        if self.len == len || self.trail.as_ref().is_some_and(|t| t.get(len).is_some()) {
-            return len;
-        }
-        self.snapshots.at_or_below(len).unwrap_or(0)
-    }
-
-    /// Go back to a length that [`DeltaNet::reachable`] named.
-    pub fn rewind(&mut self, len: usize) {
-        if len == self.len {
-            self.snapshots.forget_beyond(len);
-            return;
-        }
-        self.snapshots.forget_beyond(len);
-        match self.trail.as_ref().and_then(|t| t.get(len)).or_else(|| self.snapshots.get(len)) {
-            Some(state) => {
-                self.state.carry.copy_from_slice(&state.carry);
-                self.state.heads.copy_from_slice(&state.heads);
-            }
-            None => {
-                self.state.carry.fill(0.0);
-                self.state.heads.fill(0.0);
-            }
-        }
-        self.len = len;
-    }
+    });
 }
 
 /// What the projections give for some tokens.

@@ -22,6 +22,7 @@ mod gpt_oss;
 pub mod head;
 pub mod latent_attention;
 pub mod latent_cache;
+mod lfm2moe;
 pub mod linear;
 mod minimax_m2;
 pub mod norm;
@@ -32,8 +33,10 @@ pub mod proof;
 mod qwen2moe;
 mod qwen35moe;
 mod qwen3moe;
+pub mod recurrent;
 pub mod rope;
 pub mod router;
+pub mod short_conv;
 pub mod snapshots;
 pub mod trail;
 mod weights;
@@ -61,6 +64,7 @@ pub const ARCHITECTURES: &[&str] = &[
     "qwen3vlmoe",
     "qwen2moe",
     "minimax-m2",
+    "lfm2moe",
 ];
 
 /// Which logits a forward pass returns.

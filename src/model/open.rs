@@ -1,13 +1,13 @@
 //! From a file to a model that is ready to run: configuration, memory plan, weights, slots.
 
 use super::cache::{GOES_BACK, GOES_BACK_ON_DEVICE};
-use super::config::ModelConfig;
+use super::config::{Hybrid, ModelConfig};
 use super::decoder::Decoder;
 use super::device::{DeviceDecoder, Without};
 use super::proof::{prove, Proven};
 use super::weights::{file_name, Weights};
 use super::{
-    deepseek2, early, expert_weights, gemma4, glm4moe, gpt_oss, minimax_m2, olmoe, predictor, qwen2moe, qwen35moe, qwen3moe, Model,
+    deepseek2, early, expert_weights, gemma4, glm4moe, gpt_oss, lfm2moe, minimax_m2, olmoe, predictor, qwen2moe, qwen35moe, qwen3moe, Model,
     ModelError, ARCHITECTURES,
 };
 use crate::events::{DeviceChoice, LoadOptions, Plan, When};
@@ -115,6 +115,7 @@ pub(super) fn bind(gguf: &Gguf, settings: &LoadSettings) -> Result<(Decoder, Exp
         "glm4moe" => glm4moe::load(&weights, &config, settings)?,
         "gpt-oss" => gpt_oss::load(&weights, &config, settings)?,
         "minimax-m2" => minimax_m2::load(&weights, &config, settings)?,
+        "lfm2moe" => lfm2moe::load(&weights, &config, settings)?,
         "olmoe" => olmoe::load(&weights, &config, settings)?,
         "qwen2moe" => qwen2moe::load(&weights, &config, settings)?,
         _ => qwen3moe::load(&weights, &config, settings)?,
@@ -337,14 +338,14 @@ fn needs(gguf: &Gguf, config: &ModelConfig, cache: CacheNeed) -> Needs {
         Some(latent) => latent.row_values(),
         None => (0..config.blocks).map(|b| of_heads(config.heads_of(b))).max().unwrap_or(0),
     };
-    let delta = config.hybrid.as_ref().map_or(0, |h| 3 * h.delta.channels() + 4 * h.delta.values * h.delta.value_dim);
+    let recurrent = config.hybrid.as_ref().map_or(0, Hybrid::row_values);
     // Beside experts, or in their place: the feed-forward, and rows for both.
     let beside = config.arch == "gemma4";
     let dense = if config.experts == 0 || beside { 3 * config.dense_ff } else { 0 };
     let routed = config.top_k * (2 * config.hidden + 3 * config.expert_ff) + 3 * config.shared_ff;
     // Layers that have a dense feed-forward in their place.
     let lead = if config.leading_dense > 0 { 3 * config.dense_ff } else { 0 };
-    let row = if beside { 12 } else { 8 } * config.hidden + attention.max(delta) + routed.max(lead) + dense;
+    let row = if beside { 12 } else { 8 } * config.hidden + attention.max(recurrent) + routed.max(lead) + dense;
     // Rows of the last pass, and what the block that guesses makes of them first.
     let row = row + if config.guesses { 5 * config.hidden } else { 0 };
     let states = config.hybrid.as_ref().map_or(0, |h| h.state_bytes() * (1 + h.snapshots() as u64));

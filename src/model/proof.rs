@@ -12,6 +12,7 @@ use super::latent_attention::{LatentAttention, Up};
 use super::linear::Linear;
 use super::open::{bind, takes, wants_guesses};
 use super::router::Router;
+use super::short_conv::ShortConv;
 use super::{plan_on, LoadSettings, ModelConfig, ModelError, Planned};
 use crate::events::{DeviceChoice, LoadOptions, When};
 use crate::experts::store::ExpertStore;
@@ -142,6 +143,7 @@ fn uses(decoder: Decoder, store: &ExpertStore, config: &ModelConfig, wide: bool,
                 );
             }
             Mixer::Latent(a) => latent_uses(&a, wide, &mut uses),
+            Mixer::ShortConv(c) => conv_uses(*c, &mut uses),
             Mixer::DeltaNet(d) => delta_uses(*d, &mut uses),
         }
         uses.joins |= layer.after.mixer_norm.is_some();
@@ -237,6 +239,12 @@ fn delta_uses(layer: DeltaNet, uses: &mut Uses) {
     let width = (w.taps.len() / heads.channels().max(1)) as u32;
     let dims = (heads.key_dim as u32, heads.value_dim as u32);
     push(&mut uses.delta, DeltaUse { dims, width, reordered: w.order == HeadOrder::Grouped });
+}
+
+fn conv_uses(layer: ShortConv, uses: &mut Uses) {
+    let (w, channels, _) = layer.into_parts();
+    uses.maps.extend([&w.input, &w.output].map(chunked));
+    push(&mut uses.convolutions, (w.taps.len() / channels.max(1)) as u32);
 }
 
 #[cfg(test)]

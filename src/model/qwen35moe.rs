@@ -11,7 +11,7 @@
 //! (`ssm_ba`), and in its first files queries, keys, values and gates in one (`ssm_in`).
 
 use super::attention::{Form, QkNorm, SelfAttention};
-use super::config::{Hybrid, ModelConfig};
+use super::config::{Hybrid, ModelConfig, Recurrence};
 use super::decoder::{After, Decoder, Layer, Mixer, Parts};
 use super::delta_net::{reorder, tile_to_group, DeltaNet, DeltaWeights, HeadOrder, Projection, Rates};
 use super::expert_weights::{self, Sizes};
@@ -21,6 +21,7 @@ use super::router::{Gating, Router};
 use super::weights::Weights;
 use super::{LoadSettings, ModelError};
 use crate::experts::store::{ExpertStore, LayerExperts};
+use crate::kernels::convolution::by_tap;
 use crate::kernels::rows::Activation;
 
 /// The model and the place of its experts.
@@ -121,8 +122,10 @@ fn moe(
 }
 
 fn delta_net(weights: &Weights<'_>, config: &ModelConfig, hybrid: &Hybrid, block: usize) -> Result<DeltaNet, ModelError> {
-    let heads = hybrid.delta;
     let name = |part: &str| format!("blk.{block}.{part}");
+    let Recurrence::Delta(heads) = hybrid.kind else {
+        return Err(ModelError::MissingTensor { file: weights.file.clone(), tensor: name("ssm_conv1d.weight") });
+    };
     let (inner, channels) = (heads.values * heads.value_dim, heads.channels());
     let order = if config.arch == "qwen3next" { HeadOrder::Grouped } else { HeadOrder::Tiled };
     let tiled = |per_head: Vec<f32>, len: usize| match order {
@@ -134,7 +137,7 @@ fn delta_net(weights: &Weights<'_>, config: &ModelConfig, hybrid: &Hybrid, block
     crate::kernels::dequantize(taps.ty, &taps.bytes, &mut by_channel)?;
     let values = by_channel.split_off((channels - inner) * hybrid.width);
     by_channel.extend(tiled(values, heads.value_dim * hybrid.width));
-    let taps = (0..by_channel.len()).map(|i| by_channel[(i % channels) * hybrid.width + i / channels]).collect();
+    let taps = by_tap(&by_channel, channels);
     let projection = if weights.has(&name("ssm_in.weight")) && !weights.has(&name("attn_qkv.weight")) {
         Projection::Fused(weights.linear(&name("ssm_in"), config.hidden, channels + inner)?)
     } else {

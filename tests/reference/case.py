@@ -1,6 +1,6 @@
 """What the reference cases of single architectures share: weights, vocabulary, peers, and the run that compares them and writes the archive.
 
-gpt_oss.py, gemma4.py, deepseek2.py, glm4moe.py and attending.py have the shapes, transformers' model and the GGUF file of theirs. Output files are those of make_fixtures.py (ref.npz, quant-X.npz, report.json).
+gpt_oss.py, gemma4.py, deepseek2.py, glm4moe.py, attending.py and lfm2moe.py have the shapes, transformers' model and the GGUF file of theirs. Output files are those of make_fixtures.py (ref.npz, quant-X.npz, report.json).
 """
 from __future__ import annotations
 import argparse, dataclasses, json, pathlib, time

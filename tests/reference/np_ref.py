@@ -1,5 +1,5 @@
 """Independent oracle: float64 numpy forward pass straight from a GGUF file (any quant that PyPI `gguf`
-can dequantize), for qwen3moe, qwen3vlmoe, qwen2moe, qwen35moe, qwen35, olmoe, gpt-oss, gemma4, deepseek2, glm4moe and minimax-m2. Weights are dequantized exactly; activations are never quantized,
+can dequantize), for qwen3moe, qwen3vlmoe, qwen2moe, qwen35moe, qwen35, olmoe, gpt-oss, gemma4, deepseek2, glm4moe, minimax-m2 and lfm2moe. Weights are dequantized exactly; activations are never quantized,
 so on a quantized file this is what a perfect engine computes; llama.cpp and candle round activations too.
 
 Needs only numpy + gguf. Also returns the routing (expert ids, margins), for tests of expert caches.
@@ -44,6 +44,9 @@ class Model:
             self.full = [not rec[i] for i in range(self.L)] if rec else [(i + 1) % iv == 0 for i in range(self.L)]
             self.nk, self.nv, self.ld = g("ssm.group_count"), g("ssm.time_step_rank"), g("ssm.state_size")
             self.cw = g("ssm.conv_kernel")
+        elif a == "lfm2moe":
+            self.full = [n > 0 for n in self.nkv]; self.nkv, self.cw = max(self.nkv), g("shortconv.l_cache")
+            self.conv_act, self.order = (lambda y: y), (0, 1, 2)      # what mutants change: no activation; b, c and x in this order
         elif a in ("qwen3moe", "qwen3vlmoe", "qwen2moe", "olmoe", "gpt-oss", "gemma4", "deepseek2", "glm4moe", "minimax-m2"):
             self.full = [True] * self.L
         else:
@@ -58,8 +61,11 @@ class Model:
         self.scale, self.act, self.embed_scale, self.cap = None, silu, 1.0, None       # None: 1 / sqrt(head), no cap
         self.lead, self.pairs = (self.L + 1 if self.dense_35 else g("leading_dense_block_count") or 0), a == "deepseek2"
         if a == "gemma4": self.gemma(g)
-        self.selective = a in ("deepseek2", "glm4moe", "minimax-m2")
+        self.selective = a in ("deepseek2", "glm4moe", "minimax-m2", "lfm2moe")
         if self.selective: self.choice(g)
+        if a == "lfm2moe":
+            self.renorm = True                                         # its files don't say so
+            for n in [n for n in self.w if n == "token_embd_norm.weight"]: self.w["output_norm.weight"] = self.w.pop(n)
         if a == "deepseek2": self.latent(g)
         self.reset()
 
@@ -158,6 +164,7 @@ class Model:
         for i in range(self.L):
             self.at(i)
             for c in (self.kc, self.vc): c.append(np.zeros((0, self.nkv, self.hd), self.dt))
+        if self.arch == "lfm2moe": self.conv = [np.zeros((self.cw - 1, self.w["token_embd.weight"].shape[1]), self.dt) for _ in range(self.L)]
         if self.arch == "qwen35moe":
             cd = 2 * self.nk * self.ld + self.nv * self.ld
             self.conv = [np.zeros((self.cw - 1, cd), self.dt) for _ in range(self.L)]
@@ -241,6 +248,14 @@ class Model:
         o = rms(out, w[b + "ssm_norm.weight"], self.eps) * silu(z)
         return o.reshape(T, -1) @ w[b + "ssm_out.weight"].T
 
+    def short_conv(self, i, x):
+        w, T, b = self.w, x.shape[0], f"blk.{i}.shortconv."
+        parts = np.split(self.lin(x, b + "in_proj"), 3, 1)
+        gate, out, x = (parts[k] for k in self.order)
+        seen = np.concatenate([self.conv[i], gate * x]); self.conv[i] = seen[len(seen) - (self.cw - 1):]
+        taps = w[b + "conv.weight"]                           # [channels, width]
+        return self.lin(out * self.conv_act(sum(seen[j:j + T] * taps[:, j] for j in range(self.cw))), b + "out_proj")
+
     def dense(self, i, x):
         b = f"blk.{i}."
         return self.lin(self.act(self.lin(x, b + "ffn_gate")) * self.lin(x, b + "ffn_up"), b + "ffn_down")
@@ -300,7 +315,7 @@ class Model:
                 x = (x + self.beside(i, x)) * w.get(f"blk.{i}.layer_output_scale.weight", 1.0)
                 if hidden is not None: hidden.append(x)
                 continue
-            x = x + (self.mla(i, h) if self.arch == "deepseek2" else self.attn(i, h) if self.full[i] else self.gdn(i, h))
+            x = x + (self.mla(i, h) if self.arch == "deepseek2" else self.attn(i, h) if self.full[i] else self.short_conv(i, h) if self.arch == "lfm2moe" else self.gdn(i, h))
             x = x + (self.dense if i < self.lead else self.moe)(i, rms(x, w[f"blk.{i}." + post], self.eps))
             if hidden is not None: hidden.append(x)
         self.pos += len(ids)

@@ -1,7 +1,6 @@
 //! The keys of `gemma4`, whose layers are of two kinds: those that see a window have sizes and a rotation of their own (`*_swa`).
 
 use super::{Keys, ModelConfig, Moe, LIMIT};
-use crate::gguf::Value;
 use crate::kernels::attention::Heads;
 use crate::model::ModelError;
 
@@ -10,8 +9,6 @@ const USUAL_PATTERN: usize = 6;
 /// Bases of the rotation of both kinds of layer, where a file doesn't say them.
 const USUAL_BASE: f32 = 1e6;
 const USUAL_WINDOW_BASE: f32 = 1e4;
-/// Some sizes are kept for every layer; no such model has a tenth of these.
-const MOST_BLOCKS: usize = 1024;
 
 impl ModelConfig {
     /// Read and check the keys.
@@ -25,18 +22,16 @@ impl ModelConfig {
                 return Err(ModelError::Unsupported { file, key, value: n.to_string(), what, instead: "Gemma 4 26B-A4B, 12B or 31B" });
             }
         }
-        if blocks > MOST_BLOCKS {
-            return Err(keys.bad("block_count", blocks, format!("must be at most {MOST_BLOCKS} where layers differ")));
-        }
+        keys.few_blocks(blocks)?;
         let mut sliding = Self::sliding(keys, blocks, USUAL_PATTERN)?;
         let global = Kind::read(keys, "", None)?;
         let window = Kind::read(keys, "_swa", Some(&global))?;
         let query = keys.need("attention.head_count")?;
-        let groups = keys.per_layer("attention.head_count_kv", blocks)?.unwrap_or_else(|| vec![query; blocks]);
+        let groups = keys.per_layer("attention.head_count_kv", blocks, 1)?.unwrap_or_else(|| vec![query; blocks]);
         let of = |(groups, sees): (usize, &bool)| (if *sees { &window } else { &global }).heads(keys, query, groups);
         let layer_heads = groups.into_iter().zip(&sliding.layers).map(of).collect::<Result<Vec<_>, _>>()?;
 
-        let widths = keys.per_layer("feed_forward_length", blocks)?;
+        let widths = keys.per_layer("feed_forward_length", blocks, 1)?;
         let Some(widths) = widths else {
             return Err(ModelError::MissingKey { file: keys.weights.file.clone(), key: keys.key("feed_forward_length") });
         };
@@ -107,22 +102,5 @@ impl Kind {
             return Err(keys.bad(&name, dims, format!("must be even and at most key_length{suffix} = {key_dim}")));
         }
         Ok(dims)
-    }
-}
-
-impl Keys<'_, '_> {
-    /// Sizes from 1 to the limit, one for each of `blocks` layers: an array, or one number for all of them.
-    fn per_layer(&self, name: &str, blocks: usize) -> Result<Option<Vec<usize>>, ModelError> {
-        let Some(Value::Array(values)) = self.weights.gguf.get(&self.key(name)) else {
-            return Ok(self.size(name)?.map(|n| vec![n; blocks]));
-        };
-        if values.len() < blocks {
-            return Err(self.bad(name, format!("{} numbers", values.len()), format!("must hold one for each of {blocks} layers")));
-        }
-        let size = |(layer, value): (usize, &Value)| match value.as_u64() {
-            Some(n) if (1..=LIMIT).contains(&n) => Ok(n as usize),
-            _ => Err(self.bad(name, format!("{} in layer {layer}", value.summary()), format!("must be from 1 to {LIMIT}"))),
-        };
-        values.iter().take(blocks).enumerate().map(size).collect::<Result<_, _>>().map(Some)
     }
 }

@@ -5,23 +5,36 @@ use crate::gguf::Value;
 use crate::kernels::delta::DeltaHeads;
 use crate::model::decoder::MOST_TENTATIVE;
 use crate::model::delta_net::DeltaNet;
+use crate::model::short_conv::ShortConv;
 use crate::model::ModelError;
 
 /// Memory for copies of recurrent states. The states of Qwen3.5-35B-A3B take 63 MiB, so this is two copies for each of the last
 /// three turns of a chat.
 const SNAPSHOT_BYTES: u64 = 384 << 20;
 
-/// What a hybrid of attention and gated delta net adds (`qwen35moe`, `qwen35`, `qwen3next`).
+/// Most taps of a convolution.
+const MOST_TAPS: usize = 64;
+
+/// What a hybrid of attention and recurrent layers adds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hybrid {
     /// Per layer, whether it is recurrent.
     pub recurrent: Vec<bool>,
-    /// Sizes of a recurrent layer.
-    pub delta: DeltaHeads,
-    /// Taps of its convolution.
+    /// What the recurrent layers are.
+    pub kind: Recurrence,
+    /// Taps of their convolution.
     pub width: usize,
     /// Width inside the shared expert.
     pub shared_ff: usize,
+}
+
+/// A kind of recurrent layer, with its sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recurrence {
+    /// Gated delta nets (`qwen35moe`, `qwen35`, `qwen3next`).
+    Delta(DeltaHeads),
+    /// Short convolutions (`lfm2moe`) of so many channels.
+    Conv(usize),
 }
 
 impl Hybrid {
@@ -29,7 +42,11 @@ impl Hybrid {
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
         let layers = self.recurrent.iter().filter(|r| **r).count() as u64;
-        layers * DeltaNet::state_bytes(self.delta, self.width)
+        layers
+            * match self.kind {
+                Recurrence::Delta(heads) => DeltaNet::state_bytes(heads, self.width),
+                Recurrence::Conv(channels) => ShortConv::state_bytes(channels, self.width),
+            }
     }
 
     /// How many copies of all states are kept to go back to: as many as 384 MiB hold, at least 4, and at most 16,
@@ -46,8 +63,18 @@ impl Hybrid {
         (self.snapshots() / 2).min(MOST_TENTATIVE - 1)
     }
 
-    /// Which layers are recurrent, and their sizes.
-    pub(super) fn read(keys: &Keys<'_, '_>, blocks: usize, dense_ff: usize) -> Result<Self, ModelError> {
+    /// Values beside the hidden state and its kin that a recurrent layer holds for every token of a pass.
+    #[must_use]
+    pub(crate) fn row_values(&self) -> usize {
+        match self.kind {
+            Recurrence::Delta(heads) => 3 * heads.channels() + 4 * heads.values * heads.value_dim,
+            // What the projection gives, the convolution's inputs, the same with what came before, and the gated result.
+            Recurrence::Conv(channels) => 6 * channels,
+        }
+    }
+
+    /// The keys of delta nets: which layers are such, and their sizes.
+    pub(super) fn delta(keys: &Keys<'_, '_>, blocks: usize, dense_ff: usize) -> Result<Self, ModelError> {
         let recurrent = match keys.weights.gguf.get(&keys.key("attention.recurrent_layers")) {
             Some(Value::Array(flags)) => {
                 let flags: Option<Vec<bool>> = flags.iter().map(|f| if let Value::Bool(b) = f { Some(*b) } else { None }).collect();
@@ -84,11 +111,21 @@ impl Hybrid {
             ));
         }
         let width = keys.size("ssm.conv_kernel")?.unwrap_or(4);
-        if !(1..=64).contains(&width) || dim > 4096 {
+        if !(1..=MOST_TAPS).contains(&width) || dim > 4096 {
             return Err(keys.bad("ssm.conv_kernel", width, "a kernel has 1 to 64 taps, and a state at most 4096 values in a row"));
         }
-        let delta = DeltaHeads { keys: groups, values: heads, key_dim: dim, value_dim: dim };
+        let kind = Recurrence::Delta(DeltaHeads { keys: groups, values: heads, key_dim: dim, value_dim: dim });
         let shared_ff = keys.size_or_zero("expert_shared_feed_forward_length")?.unwrap_or(dense_ff);
-        Ok(Self { recurrent, delta, width, shared_ff })
+        Ok(Self { recurrent, kind, width, shared_ff })
+    }
+
+    /// The keys of short convolutions. `recurrent`: which layers are such; the channels are those of the hidden state.
+    pub(super) fn convolutions(keys: &Keys<'_, '_>, recurrent: Vec<bool>, hidden: usize) -> Result<Self, ModelError> {
+        const TAPS: &str = "shortconv.l_cache";
+        let width = keys.need(TAPS)?;
+        if width > MOST_TAPS {
+            return Err(keys.bad(TAPS, width, format!("a kernel has 1 to {MOST_TAPS} taps")));
+        }
+        Ok(Self { recurrent, kind: Recurrence::Conv(hidden), width, shared_ff: 0 })
     }
 }

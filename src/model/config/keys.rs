@@ -1,10 +1,14 @@
 //! Values of an architecture's keys, checked before use.
 
+use crate::gguf::Value;
 use crate::model::weights::Weights;
 use crate::model::ModelError;
 
 /// Sizes beyond this are taken for damage, long before they could be multiplied into an overflow.
 pub(super) const LIMIT: u64 = 1 << 24;
+
+/// Some sizes are kept for every layer where layers differ; no such model has a tenth of these.
+const MOST_BLOCKS: usize = 1024;
 
 /// Typed access to `ARCH.*`.
 pub(super) struct Keys<'a, 'g> {
@@ -58,5 +62,28 @@ impl Keys<'_, '_> {
             Some(x) if x <= 0.0 => Err(self.bad(name, x, "must be above 0")),
             x => Ok(x),
         }
+    }
+
+    /// An error for more layers than sizes are kept of.
+    pub(super) fn few_blocks(&self, blocks: usize) -> Result<(), ModelError> {
+        match blocks {
+            0..=MOST_BLOCKS => Ok(()),
+            _ => Err(self.bad("block_count", blocks, format!("must be at most {MOST_BLOCKS} where layers differ"))),
+        }
+    }
+
+    /// Sizes from `least` to the limit, one for each of `blocks` layers: an array, or one number for all of them.
+    pub(super) fn per_layer(&self, name: &str, blocks: usize, least: u64) -> Result<Option<Vec<usize>>, ModelError> {
+        let Some(Value::Array(values)) = self.weights.gguf.get(&self.key(name)) else {
+            return Ok(self.size(name)?.map(|n| vec![n; blocks]));
+        };
+        if values.len() < blocks {
+            return Err(self.bad(name, format!("{} numbers", values.len()), format!("must hold one for each of {blocks} layers")));
+        }
+        let size = |(layer, value): (usize, &Value)| match value.as_u64() {
+            Some(n) if (least..=LIMIT).contains(&n) => Ok(n as usize),
+            _ => Err(self.bad(name, format!("{} in layer {layer}", value.summary()), format!("must be from {least} to {LIMIT}"))),
+        };
+        values.iter().take(blocks).enumerate().map(size).collect::<Result<_, _>>().map(Some)
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The schedule is that of a token that goes layer by layer. Its arithmetic, too, but that whatever is in no slot is computed on the host.
 
-use super::layer::{mix, DeviceLayer, DeviceMixer};
+use super::layer::{mix, DeviceLayer};
 use super::{DeviceDecoder, Logits, ModelError, Pass, Recorded};
 use crate::experts::Experts;
 use crate::gpu::talk::Talk;
@@ -82,8 +82,8 @@ impl DeviceDecoder {
             return Ok(None);
         };
         for layer in layers.iter_mut() {
-            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
-                d.keep_place()?;
+            if let Some(past) = layer.mixer.past_mut() {
+                past.keep_place()?;
             }
         }
         let turn = talk.next_turn();
@@ -104,8 +104,8 @@ impl DeviceDecoder {
         };
         // The device is at rest, and slots may be overwritten. Whatever came of the token, its states have moved on: whoever cuts the context after a failure must find them so.
         for layer in layers.iter_mut() {
-            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
-                d.advance(1);
+            if let Some(past) = layer.mixer.past_mut() {
+                past.advance(1);
             }
         }
         let marked = experts.device_queued();

@@ -2,69 +2,17 @@
 //! rearranged once, on their way up.
 
 use super::super::delta_net::{tile_to_group, DeltaNet, HeadOrder, Projection, Rates};
-use super::super::snapshots::Snapshots;
-use super::super::trail::Trail;
 use super::super::ModelError;
 use super::map::{apply, bytes, vector, Map, Target};
+use super::recurrent::DeviceRecurrent;
 use super::Pass;
 use crate::gpu::params::{launch, Convolve, DeltaRule, GatedNorm};
-use crate::gpu::{Address, Device, GpuError, Lane, Memory};
+use crate::gpu::{Address, Device, Memory};
 use crate::kernels::delta::DeltaHeads;
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// What the layer remembers: last inputs of the convolution, and a matrix per value head.
-struct State {
-    carry: Memory,
-    heads: Memory,
-}
-
-impl State {
-    fn new(device: &dyn Device, carry: usize, heads: usize) -> Result<Self, GpuError> {
-        let state = Self { carry: device.alloc(carry * 4)?, heads: device.alloc(heads * 4)? };
-        state.clear(device)?;
-        Ok(state)
-    }
-
-    fn clear(&self, device: &dyn Device) -> Result<(), GpuError> {
-        device.clear(Lane::Compute, self.carry.address(), self.carry.len())?;
-        device.clear(Lane::Compute, self.heads.address(), self.heads.len())
-    }
-
-    fn copy_to(&self, device: &dyn Device, other: &Self) -> Result<(), GpuError> {
-        device.copy(Lane::Compute, self.carry.address(), other.carry.address(), self.carry.len())?;
-        device.copy(Lane::Compute, self.heads.address(), other.heads.address(), self.heads.len())
-    }
-
-    /// A copy, in memory that an earlier one has left if there is any.
-    fn duplicate(&self, device: &dyn Device, left: &Left) -> Result<Kept, GpuError> {
-        let before = left.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let copy = match before {
-            Some(copy) => copy,
-            None => Self { carry: device.alloc(self.carry.len())?, heads: device.alloc(self.heads.len())? },
-        };
-        self.copy_to(device, &copy)?;
-        Ok(Kept { state: Some(copy), left: left.clone() })
-    }
-}
-
-/// Memory of copies that nobody needs any more. It is used again instead of being given back, so that what a model takes does not go up and down while it talks.
-type Left = Arc<Mutex<Vec<State>>>;
-
-/// A copy of the state; leaves its memory behind. Whoever takes that writes to it on the lane that has read it.
-struct Kept {
-    state: Option<State>,
-    left: Left,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).extend(self.state.take());
-    }
-}
+use std::sync::Arc;
 
 /// One gated delta net layer with its state.
 pub(super) struct DeviceDeltaNet {
-    device: Arc<dyn Device>,
     mixed: Map,
     gate: Map,
     beta: Map,
@@ -79,14 +27,8 @@ pub(super) struct DeviceDeltaNet {
     place: Option<Memory>,
     heads: DeltaHeads,
     eps: f32,
-    state: State,
-    len: usize,
-    marks: Vec<usize>,
-    snapshots: Snapshots<Kept>,
-    left: Left,
-    /// See [`DeltaNet::tentative`].
-    trail: Option<Trail<Kept>>,
-    tentative: bool,
+    /// The last inputs of the convolution, and a matrix per value head; and the copies to go back to.
+    pub(super) past: DeviceRecurrent,
 }
 
 /// For each canonical row of `[queries | keys | values]`, and of the gates, its row in the file.
@@ -164,14 +106,7 @@ impl DeviceDeltaNet {
             place: place.map(|p| bytes(d, bytemuck::cast_slice(&p))).transpose()?,
             heads,
             eps,
-            state: State::new(d, width.saturating_sub(1) * heads.channels(), heads.state_len())?,
-            len: 0,
-            marks: Vec::new(),
-            snapshots: Snapshots::new(room),
-            left: Left::default(),
-            trail: None,
-            tentative: false,
-            device: device.clone(),
+            past: DeviceRecurrent::new(device, &[width.saturating_sub(1) * heads.channels(), heads.state_len()], room)?,
         })
     }
 
@@ -184,49 +119,7 @@ impl DeviceDeltaNet {
         self.heads.values * self.heads.value_dim
     }
 
-    /// Copy the state if this is a place to go back to.
-    pub(super) fn keep_place(&mut self) -> Result<(), ModelError> {
-        if self.marks.contains(&self.len) {
-            self.keep(self.len)?;
-        }
-        Ok(())
-    }
-
-    fn keep(&mut self, len: usize) -> Result<(), ModelError> {
-        if len == 0 || self.snapshots.get(len).is_some() {
-            return Ok(());
-        }
-        // A copy that finds no room is one place fewer to go back to, no more.
-        match self.state.duplicate(&*self.device, &self.left) {
-            Ok(copy) => self.snapshots.keep(len, || copy),
-            Err(GpuError::OutOfMemory { .. }) => tracing::debug!(len, "no room for a copy of the recurrent state"),
-            Err(e) => return Err(e.into()),
-        }
-        Ok(())
-    }
-
-    /// Keep the state at `len` until another pass begins. For want of room it is one place fewer to go back to, as above.
-    fn keep_on_trail(&mut self, len: usize) -> Result<(), ModelError> {
-        let Some(trail) = &mut self.trail else { return Ok(()) };
-        let device = &*self.device;
-        let copied = match trail.spare() {
-            Some(old) => old.state.as_ref().map_or(Ok(()), |to| self.state.copy_to(device, to)).map(|()| old),
-            None => self.state.duplicate(device, &self.left),
-        };
-        match copied {
-            Ok(copy) => trail.push(len, copy),
-            Err(GpuError::OutOfMemory { .. }) => tracing::debug!(len, "no room for a copy of the recurrent state"),
-            Err(e) => return Err(e.into()),
-        }
-        Ok(())
-    }
-
-    /// The state has moved on by so many tokens.
-    pub(super) fn advance(&mut self, tokens: usize) {
-        self.len += tokens;
-    }
-
-    /// The rows of `h` are read, and the result goes to `to`. The state moves on by these tokens; [`DeviceDeltaNet::advance`] counts them.
+    /// The rows of `h` are read, and the result goes to `to`. The state moves on by these tokens; [`DeviceRecurrent::advance`] counts them.
     pub(super) fn forward(&mut self, pass: &Pass<'_>, to: Target) -> Result<(), ModelError> {
         let Pass { device, work, tokens, .. } = *pass;
         let DeltaHeads { keys, values, key_dim, value_dim } = self.heads;
@@ -242,52 +135,40 @@ impl DeviceDeltaNet {
         apply(device, pass.h, tokens, &maps)?;
 
         let (convolved, read) = (work.middle(channels), work.heads(inner));
-        // In stretches, so that the state can be copied between two of them.
-        let (begin, end) = (self.len, self.len + tokens);
-        let tentative = std::mem::take(&mut self.tentative);
-        let each = (begin + 1..end).filter(|_| tentative);
-        let cuts: Vec<usize> = self.marks.iter().copied().filter(|m| (begin + 1..end).contains(m)).chain(each).chain([end]).collect();
-        let mut at = begin;
-        for cut in cuts {
-            let (from, count) = (at - begin, cut - at);
-            if count > 0 {
-                let convolve = Convolve {
-                    x: wide.down(from).at,
-                    taps: self.taps.address(),
-                    carry: self.state.carry.address(),
-                    y: convolved.down(from).at,
-                    tokens: count as u32,
-                    channels: channels as u32,
-                    width: self.width as u32,
-                    x_stride: wide.stride as u32,
-                };
-                launch(device, &convolve, &[])?;
-                let rule = DeltaRule {
-                    mixed: convolved.down(from).at,
-                    alpha: alpha.down(from).at,
-                    beta: beta.down(from).at,
-                    bias: self.bias.address(),
-                    rate: self.rate.address(),
-                    state: self.state.heads.address(),
-                    y: read.down(from).at,
-                    tokens: count as u32,
-                    keys: keys as u32,
-                    values: values as u32,
-                    key_dim: key_dim as u32,
-                    value_dim: value_dim as u32,
-                    alpha_stride: wide.stride as u32,
-                    beta_stride: wide.stride as u32,
-                    eps: self.eps,
-                };
-                launch(device, &rule, &[])?;
-                at = cut;
-            }
-            if cut < end && tentative {
-                self.keep_on_trail(cut)?;
-            } else if cut < end {
-                self.keep(cut)?;
-            }
-        }
+        let (carry, state) = (self.past.piece(0), self.past.piece(1));
+        let Self { taps, width, bias, rate, eps, past, .. } = self;
+        past.pass(tokens, |stretch| {
+            let (from, count) = (stretch.start, stretch.len());
+            let convolve = Convolve {
+                x: wide.down(from).at,
+                taps: taps.address(),
+                carry,
+                y: convolved.down(from).at,
+                tokens: count as u32,
+                channels: channels as u32,
+                width: *width as u32,
+                x_stride: wide.stride as u32,
+            };
+            launch(device, &convolve, &[])?;
+            let rule = DeltaRule {
+                mixed: convolved.down(from).at,
+                alpha: alpha.down(from).at,
+                beta: beta.down(from).at,
+                bias: bias.address(),
+                rate: rate.address(),
+                state,
+                y: read.down(from).at,
+                tokens: count as u32,
+                keys: keys as u32,
+                values: values as u32,
+                key_dim: key_dim as u32,
+                value_dim: value_dim as u32,
+                alpha_stride: wide.stride as u32,
+                beta_stride: wide.stride as u32,
+                eps: *eps,
+            };
+            Ok(launch(device, &rule, &[])?)
+        })?;
         let normed = work.middle(inner);
         let norm = GatedNorm {
             x: read.at,
@@ -304,52 +185,6 @@ impl DeviceDeltaNet {
         };
         launch(device, &norm, &[])?;
         apply(device, normed, tokens, &[(&self.output, to)])
-    }
-
-    /// See [`DeltaNet::mark`].
-    pub(super) fn mark(&mut self, lens: &[usize]) {
-        self.marks.clear();
-        self.marks.extend_from_slice(lens);
-        self.snapshots.reserve(lens);
-        self.tentative = false;
-        if let Some(trail) = &mut self.trail {
-            trail.clear();
-        }
-    }
-
-    /// See [`DeltaNet::tentative`].
-    pub(super) fn tentative(&mut self, room: usize) {
-        self.tentative = true;
-        if self.trail.is_none() {
-            self.trail = Some(Trail::default());
-            self.snapshots.leave(room);
-        }
-    }
-
-    /// See [`DeltaNet::reachable`].
-    pub(super) fn reachable(&self, len: usize) -> usize {
-        if self.len == len || self.trail.as_ref().is_some_and(|t| t.get(len).is_some()) {
-            return len;
-        }
-        self.snapshots.at_or_below(len).unwrap_or(0)
-    }
-
-    /// See [`DeltaNet::rewind`]. A device that fails here fails again, and says so, in the next pass.
-    pub(super) fn rewind(&mut self, len: usize) {
-        self.snapshots.forget_beyond(len);
-        if len == self.len {
-            return;
-        }
-        let device = &*self.device;
-        let kept = self.trail.as_ref().and_then(|t| t.get(len)).or_else(|| self.snapshots.get(len));
-        let done = match kept.and_then(|kept| kept.state.as_ref()) {
-            Some(state) => state.copy_to(device, &self.state),
-            None => self.state.clear(device),
-        };
-        if let Err(e) = done {
-            tracing::warn!("the recurrent state could not be set back: {e}");
-        }
-        self.len = len;
     }
 }
 

@@ -10,6 +10,8 @@ use super::join::Join;
 use super::latent_attention::DeviceLatentAttention;
 use super::map::Norm;
 use super::recorded::Recorded;
+use super::recurrent::DeviceRecurrent;
+use super::short_conv::DeviceShortConv;
 use super::Pass;
 use crate::gpu::{Address, Device};
 use std::sync::Arc;
@@ -18,6 +20,27 @@ pub(super) enum DeviceMixer {
     Attention(Box<DeviceAttention>),
     Latent(Box<DeviceLatentAttention>),
     DeltaNet(Box<DeviceDeltaNet>),
+    ShortConv(Box<DeviceShortConv>),
+}
+
+impl DeviceMixer {
+    /// The state of a recurrent layer.
+    pub(super) fn past(&self) -> Option<&DeviceRecurrent> {
+        match self {
+            Self::Attention(_) | Self::Latent(_) => None,
+            Self::DeltaNet(d) => Some(&d.past),
+            Self::ShortConv(c) => Some(&c.past),
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn past_mut(&mut self) -> Option<&mut DeviceRecurrent> {
+        match self {
+            Self::Attention(_) | Self::Latent(_) => None,
+            Self::DeltaNet(d) => Some(&mut d.past),
+            Self::ShortConv(c) => Some(&mut c.past),
+        }
+    }
 }
 
 pub(super) struct DeviceLayer {
@@ -40,6 +63,7 @@ impl DeviceLayer {
                 Some(layer) => DeviceMixer::Latent(Box::new(layer)),
                 None => return Err(ModelError::NotOnDevice { file: file.to_owned(), what: MADE }),
             },
+            Mixer::ShortConv(conv) => DeviceMixer::ShortConv(Box::new(DeviceShortConv::new(device, *conv)?)),
             Mixer::DeltaNet(net) => DeviceMixer::DeltaNet(Box::new(DeviceDeltaNet::new(device, *net)?)),
         };
         Ok(Self {
@@ -66,6 +90,7 @@ pub(super) fn mix(
         DeviceMixer::Attention(a) => a.forward(pass, join.target(pass))?,
         DeviceMixer::Latent(a) => a.forward(pass, join.target(pass))?,
         DeviceMixer::DeltaNet(d) => d.forward(pass, join.target(pass))?,
+        DeviceMixer::ShortConv(c) => c.forward(pass, join.target(pass))?,
     }
     join.finish(pass, None)?;
     match flag {

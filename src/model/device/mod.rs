@@ -32,6 +32,8 @@ mod layer;
 mod map;
 mod predictor;
 mod recorded;
+mod recurrent;
+mod short_conv;
 mod whole_token;
 mod widths;
 mod workspace;
@@ -52,7 +54,7 @@ use crate::gpu::{Address, Device};
 use answered_token::AnsweredToken;
 use feed_forward::watch;
 use head::DeviceHead;
-use layer::{mix, DeviceLayer, DeviceMixer};
+use layer::{mix, DeviceLayer};
 use map::Rows;
 use predictor::DevicePredictor;
 use recorded::Recorded;
@@ -165,7 +167,7 @@ impl DeviceDecoder {
         let mut taken = Vec::with_capacity(count);
         let windows = layers.iter().find_map(|l| match &l.mixer {
             Mixer::Attention(a) => a.window.map(|window| Windows { window, kept: a.cache.kept() }),
-            Mixer::Latent(_) | Mixer::DeltaNet(_) => None,
+            Mixer::Latent(_) | Mixer::DeltaNet(_) | Mixer::ShortConv(_) => None,
         });
         // A pass is written before it is answered.
         let chunk = windows.map_or(chunk, |w| chunk.min(w.kept.at_once(Some(w.window))));
@@ -267,16 +269,16 @@ impl DeviceDecoder {
                 return Ok(false);
             }
             let DeviceLayer { mixer_norm, mixer, join, feed_forward, recorded: [first, shared] } = layer;
-            if let DeviceMixer::DeltaNet(d) = mixer {
-                d.keep_place()?;
+            if let Some(past) = mixer.past_mut() {
+                past.keep_place()?;
             }
             let table = feed_forward.table(experts)?;
             first.play(&pass, || {
                 mix(&pass, mixer_norm, mixer, join, watched.then(|| work.flag(2 * i)))?;
                 feed_forward.begin(&pass, table)
             })?;
-            if let DeviceMixer::DeltaNet(d) = mixer {
-                d.advance(count);
+            if let Some(past) = mixer.past_mut() {
+                past.advance(count);
             }
             feed_forward.finish(&pass, experts, shared)?;
             if watched {
@@ -371,10 +373,10 @@ impl Model for DeviceDecoder {
         }
         let lens = places_to_copy(&self.marks, self.len, if tentative { 1 } else { tokens.len() });
         for layer in &mut self.layers {
-            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
-                d.mark(&lens);
+            if let Some(past) = layer.mixer.past_mut() {
+                past.mark(&lens);
                 if tentative {
-                    d.tentative(self.trail);
+                    past.tentative(self.trail);
                 }
             }
         }
@@ -413,16 +415,13 @@ impl Model for DeviceDecoder {
     }
 
     fn truncate(&mut self, len: usize) -> usize {
-        let reach = |l: &DeviceLayer, len| match &l.mixer {
-            DeviceMixer::Attention(_) | DeviceMixer::Latent(_) => len,
-            DeviceMixer::DeltaNet(d) => d.reachable(len),
-        };
+        let reach = |l: &DeviceLayer, len| l.mixer.past().map_or(len, |past| past.reachable(len));
         let kept = |len| self.windows.map_or(len, |w| w.kept.reachable(len, Some(w.window)));
         let to = agreed(len.min(self.len), |len| self.layers.iter().fold(kept(len), |len, l| reach(l, len)));
         self.len = to;
         for layer in &mut self.layers {
-            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
-                d.rewind(to);
+            if let Some(past) = layer.mixer.past_mut() {
+                past.rewind(to);
             }
         }
         if let Some((predictor, around)) = self.predictor() {

@@ -103,6 +103,8 @@ fn reference_models_have_the_logits_of_the_cpu_in_prompts_and_tokens_whoever_com
         ("qwen3vlmoe", 2, 1e-9),
         ("qwen2moe", 2, 1e-9),
         ("minimax-m2", 3, 1e-9),
+        ("lfm2moe", 2, 1e-9),
+        ("lfm2moe-four", 2, 1e-9),
     ];
     for (case, slots, near) in cases {
         let gguf = reference(case);
@@ -282,8 +284,8 @@ fn the_plan_is_what_the_device_is_asked_for() {
         assert!(used <= planned && used > plan.trunk + plan.cache + plan.slots, "{slots} slots: {used} of {planned} planned: {plan:?}");
         assert_eq!(plan.device.as_deref(), model.device.as_deref());
     }
-    // Windows, latents, rows for results that are normalised, and experts that every token uses.
-    for case in ["gpt-oss", "gemma4", "gemma4-dense", "glm-flash", "glm4moe", "qwen2moe", "minimax-m2"] {
+    // Windows, latents, rows for results that are normalised, experts that every token uses, and convolutions.
+    for case in ["gpt-oss", "gemma4", "gemma4-dense", "glm-flash", "glm4moe", "qwen2moe", "minimax-m2", "lfm2moe"] {
         let slots = (case != "gemma4-dense").then_some(3);
         let options = LoadOptions { slots, context: Some(256), kv_f32: false, ..options(1) };
         let OnDevice { model, device } = on_device(&reference(case), &options, Order::Queued);
@@ -346,18 +348,19 @@ fn a_device_that_refuses_to_record_answers_all_the_same() {
 
 #[test]
 fn device_memory_stays_level_while_places_to_go_back_to_come_and_go() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/q35-odd/model.gguf");
-    let device = Simulated::new(Options::default());
-    let (gguf, options) = (Gguf::open(&path).unwrap(), options(2));
-    let mut m = open_on(&gguf, &options, Pool::new(1), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
-    let mut used = Vec::new();
-    for _ in 0..3 {
-        m.model.mark(&[20, 30]);
-        step(&mut m, &(1..41).collect::<Vec<u32>>(), Phase::Prefill, Logits::Last);
-        used.push(device.used());
-        assert_eq!(m.model.truncate(35), 30, "the place was kept");
-        assert_eq!(m.model.truncate(0), 0);
-        used.push(device.used());
+    for case in ["q35-odd", "lfm2moe"] {
+        let device = Simulated::new(Options::default());
+        let (gguf, options) = (reference(case), options(2));
+        let mut m = open_on(&gguf, &options, Pool::new(1), Some(Arc::new(device.clone())), &mut |_, _| true).unwrap();
+        let mut used = Vec::new();
+        for _ in 0..3 {
+            m.model.mark(&[20, 30]);
+            step(&mut m, &(1..41).collect::<Vec<u32>>(), Phase::Prefill, Logits::Last);
+            used.push(device.used());
+            assert_eq!(m.model.truncate(35), 30, "the place was kept");
+            assert_eq!(m.model.truncate(0), 0);
+            used.push(device.used());
+        }
+        assert!(used.iter().all(|&u| u == used[0]), "{case}: {used:?}");
     }
-    assert!(used.iter().all(|&u| u == used[0]), "{used:?}");
 }

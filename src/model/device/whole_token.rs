@@ -5,7 +5,7 @@
 //! device, the same as ever and in the same order, so whoever looks at schedules, records and heat sees no difference. What the recording names stays where it is, but for the slots: when they have moved, it is made anew.
 //! Where a driver can't record, the launches are queued one by one, still without a wait between them.
 
-use super::layer::{mix, DeviceLayer, DeviceMixer};
+use super::layer::{mix, DeviceLayer};
 use super::{DeviceDecoder, Logits, ModelError, Pass, Recorded};
 use crate::experts::Experts;
 use crate::gpu::params::launch;
@@ -35,8 +35,8 @@ impl DeviceDecoder {
         let Self { device, embedding, rotation, layers, head, work, whole, known, talk, .. } = self;
         let device = &**device;
         for layer in layers.iter_mut() {
-            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
-                d.keep_place()?;
+            if let Some(past) = layer.mixer.past_mut() {
+                past.keep_place()?;
             }
         }
         // Copies that the tables stand for are waited for here, before anything that is recorded.
@@ -77,8 +77,8 @@ impl DeviceDecoder {
         marked?;
         *known = true;
         for layer in layers.iter_mut() {
-            if let DeviceMixer::DeltaNet(d) = &mut layer.mixer {
-                d.advance(1);
+            if let Some(past) = layer.mixer.past_mut() {
+                past.advance(1);
             }
         }
         let mut tick = |choices: &[u32]| layers.iter().try_for_each(|layer| layer.feed_forward.tick(work, choices, experts));

@@ -1,5 +1,6 @@
 //! How wide the buffers of a pass are, by a model's configuration, and where what lies in them.
 
+use super::super::config::Recurrence;
 use super::super::predictor::MANY;
 use super::super::ModelConfig;
 use crate::experts::schedule::LEAD;
@@ -44,7 +45,7 @@ impl Widths {
     /// What a model needs, by its configuration.
     pub(crate) fn of(config: &ModelConfig, chunk: usize) -> Self {
         let most = |of: &dyn Fn(Heads) -> usize| (0..config.blocks.max(1)).map(|layer| of(config.heads_of(layer))).max().unwrap_or(0);
-        let gates = if config.hybrid.is_some() { 2 } else { 1 };
+        let gates = if config.hybrid.as_ref().is_some_and(|h| matches!(h.kind, Recurrence::Delta(_))) { 2 } else { 1 };
         let queries = most(&|h| h.query * h.key_dim);
         let asked = most(&|h| h.query * h.key_dim * gates + h.groups * (h.key_dim + h.value_dim));
         let ff = config.dense_ff.max(config.shared_ff).max(config.hybrid.as_ref().map_or(0, |h| h.shared_ff));
@@ -79,11 +80,18 @@ impl Widths {
             widths.middle = widths.middle.max(rank).max(l.heads * (l.rank + l.turned));
             widths.heads = widths.heads.max(l.heads * turned.max(l.value));
         }
-        if let Some(delta) = config.hybrid.as_ref().map(|h| h.delta) {
-            let inner = delta.values * delta.value_dim;
-            widths.wide = widths.wide.max(delta.channels() + inner + 2 * delta.values);
-            widths.middle = widths.middle.max(delta.channels()).max(inner);
-            widths.heads = widths.heads.max(inner);
+        match config.hybrid.as_ref().map(|h| h.kind) {
+            Some(Recurrence::Delta(delta)) => {
+                let inner = delta.values * delta.value_dim;
+                widths.wide = widths.wide.max(delta.channels() + inner + 2 * delta.values);
+                widths.middle = widths.middle.max(delta.channels()).max(inner);
+                widths.heads = widths.heads.max(inner);
+            }
+            Some(Recurrence::Conv(channels)) => {
+                widths.wide = widths.wide.max(3 * channels);
+                widths.middle = widths.middle.max(channels);
+            }
+            None => {}
         }
         widths
     }

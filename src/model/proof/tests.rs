@@ -3,7 +3,7 @@ use crate::events::{Phase, StepRecord};
 use crate::gpu::params::{
     tiled, AddAnswer, AddNormed, Attention, BiasedGroupedUp, BiasedUp, ChunkAttention, Convolve, DeltaRule, ExpertsDown, ExpertsUp,
     GatedNorm, Glu, GroupedDown, GroupedUp, HeadMaps, JoinSunk, Kernel, LatentAttention, LatentRows, MatMul, MatVec, RmsNorm, Rotate,
-    Route, RoutedBias, WindowAttention, WindowChunkAttention,
+    Route, RoutedBias, ShortConv, WindowAttention, WindowChunkAttention,
 };
 use crate::gpu::simulated::{Faults, Options, Simulated};
 use crate::model::{open_planned, Logits, Opened};
@@ -19,7 +19,7 @@ fn fixture(name: &str) -> Gguf {
     Gguf::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(name).join("model.gguf")).unwrap()
 }
 
-const FIXTURES: [&str; 23] = [
+const FIXTURES: [&str; 25] = [
     "glm-flash",
     "glm-flash-q4_k_m",
     "glm4moe",
@@ -27,6 +27,8 @@ const FIXTURES: [&str; 23] = [
     "qwen3vlmoe",
     "qwen2moe",
     "minimax-m2",
+    "lfm2moe",
+    "lfm2moe-four",
     "gemma4",
     "gemma4-dense",
     "gemma4-q4_k_m",
@@ -147,6 +149,7 @@ fn ways(kernel: &'static str, params: &[u8]) -> Vec<String> {
             vec![format!("{kernel} {}/{} {} {} {many}", k.key_dim, k.value_dim, k.wide, k.heads % 4 == 0)]
         }
         Convolve::NAME => vec![format!("{kernel} {}", read::<Convolve>(params).width)],
+        ShortConv::NAME => vec![format!("{kernel} {}", read::<ShortConv>(params).width)],
         DeltaRule::NAME => {
             let k: DeltaRule = read(params);
             vec![format!("{kernel} {} x {}", k.key_dim, k.value_dim)]

@@ -8,6 +8,19 @@ const BEFORE: [u32; 5] = [3, 7, 11, 5, 2];
 const PASS: [u32; 4] = [9, 4, 6, 8];
 const AFTER: u32 = 12;
 
+/// Models with states that can't be cut, and where they are tried.
+const RECURRENT: [(&str, DeviceChoice); 4] = [
+    ("q35-strict", DeviceChoice::Cpu),
+    ("q35-strict", DeviceChoice::Simulated),
+    ("lfm2moe", DeviceChoice::Cpu),
+    ("lfm2moe", DeviceChoice::Simulated),
+];
+
+fn fixture(case: &str) -> Gguf {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/reference/fixtures/{case}/model.gguf"));
+    Gguf::open(&path).unwrap()
+}
+
 fn opened(file: &Gguf, device: DeviceChoice) -> Opened {
     let options = LoadOptions { device, threads: Some(1), kv_f32: true, context: Some(64), ..LoadOptions::default() };
     open(file, &options, Pool::new(1)).unwrap()
@@ -29,8 +42,7 @@ fn apart(a: &[f32], b: &[f32]) -> f32 {
 
 /// `bound`: how far logits may lie apart; 0 on the CPU, where rows that are read together are computed as single ones.
 fn goes_back(case: &str, device: DeviceChoice, bound: f32) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/reference/fixtures/{case}/model.gguf"));
-    let file = Gguf::open(&path).unwrap();
+    let file = fixture(case);
     let mut alone = opened(&file, device);
     read(&mut alone, &BEFORE, Logits::None);
     let plain: Vec<Vec<f32>> = PASS.iter().chain([&AFTER]).map(|&t| read(&mut alone, &[t], Logits::Last)).collect();
@@ -59,9 +71,8 @@ fn goes_back(case: &str, device: DeviceChoice, bound: f32) {
 
 #[test]
 fn a_pass_that_failed_before_it_began_leaves_no_layer_waiting_to_keep_its_states() {
-    for device in [DeviceChoice::Cpu, DeviceChoice::Simulated] {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/q35-strict/model.gguf");
-        let mut m = opened(&Gguf::open(&path).unwrap(), device);
+    for (case, device) in RECURRENT {
+        let mut m = opened(&fixture(case), device);
         read(&mut m, &BEFORE, Logits::None);
         m.model.tentative();
         m.experts.begin_step(Phase::Decode, 2);
@@ -77,23 +88,22 @@ fn a_pass_that_failed_before_it_began_leaves_no_layer_waiting_to_keep_its_states
 
 #[test]
 fn a_pass_is_taken_back_to_any_of_its_tokens() {
-    for case in ["strict", "q35-strict", "gpt-oss", "gemma4", "glm-flash"] {
+    for case in ["strict", "q35-strict", "gpt-oss", "gemma4", "glm-flash", "lfm2moe", "lfm2moe-four"] {
         goes_back(case, DeviceChoice::Cpu, 0.0);
     }
 }
 
 #[test]
 fn a_pass_on_a_device_is_taken_back_to_any_of_its_tokens() {
-    for case in ["strict", "q35-strict", "gpt-oss", "gemma4", "glm-flash"] {
+    for case in ["strict", "q35-strict", "gpt-oss", "gemma4", "glm-flash", "lfm2moe"] {
         goes_back(case, DeviceChoice::Simulated, 1e-4);
     }
 }
 
 #[test]
 fn states_that_were_kept_of_a_pass_are_not_taken_for_those_of_another() {
-    for device in [DeviceChoice::Cpu, DeviceChoice::Simulated] {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/q35-strict/model.gguf");
-        let mut m = opened(&Gguf::open(&path).unwrap(), device);
+    for (case, device) in RECURRENT {
+        let mut m = opened(&fixture(case), device);
         read(&mut m, &BEFORE, Logits::None);
         m.model.tentative();
         read(&mut m, &PASS, Logits::All);

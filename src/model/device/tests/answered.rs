@@ -7,7 +7,7 @@ use crate::model::ModelError;
 use When::{Always, Auto, Never};
 
 /// The reference models with routed experts in several layers, of every architecture.
-const CASES: [&str; 15] = [
+const CASES: [&str; 16] = [
     "strict",
     "odd",
     "olmoe",
@@ -23,6 +23,7 @@ const CASES: [&str; 15] = [
     "qwen3vlmoe",
     "qwen2moe",
     "minimax-m2",
+    "lfm2moe",
 ];
 
 fn speaking(mailbox: When, slots: usize) -> LoadOptions {
@@ -120,7 +121,7 @@ fn a_device_that_dies_is_not_waited_for() {
 
 #[test]
 fn after_an_answered_token_that_broke_off_the_context_goes_on_as_if_it_had_not_been() {
-    for case in ["strict", "q35-strict", "q35-odd", "qwen3next"] {
+    for case in ["strict", "q35-strict", "q35-odd", "qwen3next", "lfm2moe"] {
         let gguf = reference(case);
         let [mut broken, mut sound] = [Always, Never].map(|m| on_device(&gguf, &speaking(m, 2), Order::Late));
         let all: Vec<u32> = PROMPT.iter().map(|t| t % 300).chain([7, 8]).collect();

@@ -136,7 +136,7 @@ fn what_is_foreseen_is_what_the_cpu_foresees() {
 
 #[test]
 fn so_it_is_where_experts_are_chosen_with_a_bias() {
-    for case in ["glm-flash", "glm4moe", "minimax-m2"] {
+    for case in ["glm-flash", "glm4moe", "minimax-m2", "lfm2moe"] {
         let (gguf, options) = (reference(case), asking(Always, LoadOptions { ahead: Some(0), ..options(2) }));
         let cpu = open_on(&gguf, &options, Pool::new(2), None, &mut |_, _| true).unwrap();
         let gpu = on_device(&gguf, &options, Order::Queued);

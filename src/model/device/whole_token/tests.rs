@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The reference models: every architecture, with and without recurrent layers, shared experts, routed experts at all.
-const CASES: [&str; 11] =
-    ["strict", "odd", "olmoe", "q2_k", "q4_0", "q4_k_m", "q35-strict", "q35-odd", "q35-q3_k_m", "qwen35", "qwen3next"];
+const CASES: [&str; 12] =
+    ["strict", "odd", "olmoe", "q2_k", "q4_0", "q4_k_m", "q35-strict", "q35-odd", "q35-q3_k_m", "qwen35", "qwen3next", "lfm2moe"];
 
 /// A model on a simulated device.
 struct Talk {
