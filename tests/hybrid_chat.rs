@@ -1,4 +1,4 @@
-//! Chats with a small model of the Qwen3.5 family, whose state can't be cut: what is read again, and what never is.
+//! Chats with small models of the Qwen3.5 family, and of LFM2, whose state can't be cut: what is read again, and what never is.
 
 mod chat;
 
@@ -14,9 +14,14 @@ fn hybrid() -> Chat {
 
 /// The same on a device. All its experts have slots, and what is read in whatever chunks is computed in one way.
 fn hybrid_on(device: DeviceChoice) -> Chat {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures/q35-strict/model.gguf");
+    hybrid_of("q35-strict", 2048, device)
+}
+
+/// One of the reference models.
+fn hybrid_of(case: &str, context: usize, device: DeviceChoice) -> Chat {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(case).join("model.gguf");
     let options =
-        LoadOptions { context: Some(2048), threads: Some(2), kv_f32: true, device, miss: MissChoice::Gpu, ..LoadOptions::default() };
+        LoadOptions { context: Some(context), threads: Some(2), kv_f32: true, device, miss: MissChoice::Gpu, ..LoadOptions::default() };
     Chat::open(ModelSource::Path(path), options)
 }
 
@@ -32,6 +37,7 @@ const OPENING: usize = 16;
 fn a_recurrent_model_asked_again_reads_the_generation_prompt_and_nothing_else() {
     for device in [DeviceChoice::Cpu, DeviceChoice::Simulated] {
         asked_again(hybrid_on(device));
+        asked_again(hybrid_of("lfm2moe", 1024, device));
     }
 }
 
