@@ -22,6 +22,9 @@ pub mod sampling;
 #[cfg(test)]
 mod scripted_chat;
 mod step;
+mod tempo;
+#[cfg(test)]
+mod tempo_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -33,6 +36,7 @@ pub mod warm;
 pub use error::EngineError;
 pub use pause::Steps;
 pub use runtime::Loader;
+pub use tempo::{Pace, Tempo};
 
 use crate::events::{Command, Event, Gauges, RequestId, StepRecord, When};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, AtomicUsize, Ordering};
@@ -65,6 +69,8 @@ pub struct Signals {
     pub spread: AtomicU8,
     /// Whether likely tokens are to be read along: 0 no wish, then [`When`] by its place. Read at step boundaries.
     pub draft: AtomicU8,
+    /// How fast an answer may come.
+    pub tempo: Tempo,
     /// Held off while the process is about to be stopped.
     pub steps: Steps,
     /// Telemetry records dropped because the lane was full.

@@ -15,7 +15,10 @@ use super::step::{Drawn, Read};
 use super::EngineError;
 use crate::events::{Event, FinishReason, Phase, Reasoning, RequestId, Sampling, StepRecord, TurnStats, When};
 use crate::size::size;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often an answer that is held off looks at the other signals.
+const HELD_LOOK: Duration = Duration::from_millis(20);
 
 /// An open model, what its context holds, and how many steps it has made.
 pub(super) struct Session {
@@ -29,6 +32,8 @@ pub(super) struct Session {
     pub(super) steps: u64,
     /// Tokens that are read along because they are likely to come.
     pub(super) drafts: Drafts,
+    /// For how long the turn at hand was held off by its pace.
+    held_off: Duration,
     /// A record whose buffers can be used again, because the lane was full.
     pub(super) spare: StepRecord,
 }
@@ -65,7 +70,16 @@ impl Session {
         let mut drafts = Drafts::default();
         drafts.when(draft);
         let reader = PromptReader::new(opened.language.as_ref());
-        Self { opened, reader, began: Began::default(), cache: Vec::new(), steps: 0, drafts, spare: StepRecord::default() }
+        Self {
+            opened,
+            reader,
+            began: Began::default(),
+            cache: Vec::new(),
+            steps: 0,
+            drafts,
+            held_off: Duration::ZERO,
+            spare: StepRecord::default(),
+        }
     }
 
     /// Run a turn to its end, and say why it ended; [`Event::Finished`] is left to the caller. The stats gathered so far are left in
@@ -110,9 +124,10 @@ impl Session {
         self.drafts.begin_answer();
 
         let begin = Instant::now();
+        self.held_off = Duration::ZERO;
         let mut answer = Answer::to(&text, self.opened.language.format());
         let reason = self.decode(lanes, id, first, sampling.max_tokens, &mut sampler, &mut answer, stats);
-        stats.decode_s = begin.elapsed().as_secs_f64();
+        stats.decode_s = begin.elapsed().saturating_sub(self.held_off).as_secs_f64();
         // Text that waited for the rest of a character comes out even if the turn failed.
         for (kind, text, step) in answer.end() {
             lanes.event(Event::Text { id, text, kind, step })?;
@@ -206,8 +221,7 @@ impl Session {
             if room == 0 {
                 return Ok(FinishReason::ContextFull);
             }
-            self.obey_slot_wish(lanes)?;
-            if lanes.cancelled() {
+            if !self.is_due(lanes)? {
                 return Ok(FinishReason::Cancelled);
             }
             if let Some(wish) = lanes.draft_wish() {
@@ -215,13 +229,29 @@ impl Session {
             }
             // No more than the answer may still have, the token that comes after them included.
             let left = if max_tokens > 0 { max_tokens - stats.generated_tokens } else { usize::MAX };
-            let most = self.opened.runtime.most_drafted().min(room - 1).min(left - 1);
+            // Who wants to watch them come, wants them one by one.
+            let at_once = if lanes.signals.tempo.is_free() { self.opened.runtime.most_drafted() } else { 0 };
+            let most = at_once.min(room - 1).min(left - 1);
             let plan = self.drafts.plan(&self.cache, token, most, self.opened.runtime.guesses());
             match self.step(lanes, id, Read { phase: Phase::Decode, tokens: &[token], plan: &plan }, Some(sampler), stats)? {
                 Some(more) => drawn = more,
                 None => return Ok(FinishReason::Cancelled),
             }
         }
+    }
+
+    /// Wait until the next token may come, and carry out what is wished for meanwhile. False if the turn is cancelled.
+    fn is_due(&mut self, lanes: &mut Lanes) -> Result<bool, Gone> {
+        let begin = Instant::now();
+        while !lanes.signals.tempo.next(HELD_LOOK) {
+            self.obey_slot_wish(lanes)?;
+            if lanes.cancelled() {
+                return Ok(false);
+            }
+        }
+        self.held_off += begin.elapsed();
+        self.obey_slot_wish(lanes)?;
+        Ok(!lanes.cancelled())
     }
 
     /// Carry out the wish for slots by layer, or look at them again if it is time.
