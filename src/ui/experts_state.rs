@@ -64,6 +64,8 @@ pub struct ExpertsState {
     order: Vec<u16>,
     ordered_at: u64,
     tokens: u64,
+    /// Of these, the answers'.
+    answered: u64,
     latest: Option<(u64, Phase)>,
     /// Tokens of the latest step.
     latest_tokens: u32,

@@ -168,7 +168,7 @@ impl ExpertsState {
         let sum: f32 = heat.iter().sum();
         let entropy = if sum > 0.0 { heat.iter().filter(|h| **h > 0.0).map(|h| -(h / sum) * (h / sum).log2()).sum() } else { 0.0 };
         let recent = self.recent.get(layer).copied().unwrap_or_default();
-        let past = 1.0 - DECAY.powi(i32::try_from(self.tokens).unwrap_or(i32::MAX));
+        let past = 1.0 - DECAY.powi(i32::try_from(self.answered).unwrap_or(i32::MAX));
         LayerProfile {
             entropy,
             effective: if sum > 0.0 { entropy.exp2() } else { 0.0 },

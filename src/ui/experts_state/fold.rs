@@ -39,7 +39,12 @@ impl ExpertsState {
         self.heat.iter_mut().for_each(|h| *h *= left);
         self.marks.fill(Mark::Quiet);
         self.tallies.fill(StepOutcomes::default());
-        for recent in &mut self.recent {
+        // How a layer does is told of the answer: a prompt uses nearly everything at once.
+        let answers = record.phase == Phase::Decode;
+        if answers {
+            self.answered = self.answered.saturating_add(u64::from(tokens));
+        }
+        for recent in self.recent.iter_mut().filter(|_| answers) {
             recent.hits *= left;
             recent.routed *= left;
             recent.admitted *= left;
@@ -51,7 +56,7 @@ impl ExpertsState {
         let fresh = (1.0 - left) / (tokens as f32 * (1.0 - DECAY));
         for layer in 0..self.layers {
             for routed in record.layer(layer) {
-                self.fold_routed(layer, routed, tokens, fresh);
+                self.fold_routed(layer, routed, (tokens, fresh), answers);
             }
         }
         self.fold_occupancy(record);
@@ -63,7 +68,7 @@ impl ExpertsState {
         }
     }
 
-    fn fold_routed(&mut self, layer: usize, routed: &RoutedExpert, tokens: u32, fresh: f32) {
+    fn fold_routed(&mut self, layer: usize, routed: &RoutedExpert, (tokens, fresh): (u32, f32), answers: bool) {
         let Some(at) = self.at(layer, usize::from(routed.expert)) else {
             self.misfits = self.misfits.saturating_add(1);
             return;
@@ -75,18 +80,18 @@ impl ExpertsState {
         let mean = routed.weight / uses as f32;
         self.weight[at] = if mean.is_finite() { mean } else { 0.0 };
         let (tally, recent) = (&mut self.tallies[layer], &mut self.recent[layer]);
-        recent.routed += uses as f32;
         match routed.outcome {
-            Outcome::Hit => {
-                tally.hits += 1;
-                recent.hits += uses as f32;
-            }
+            Outcome::Hit => tally.hits += 1,
             Outcome::Miss => tally.misses += 1,
             Outcome::Admitted => {
                 tally.misses += 1;
                 tally.admitted += 1;
-                recent.admitted += 1.0;
             }
+        }
+        if answers {
+            recent.routed += uses as f32;
+            recent.hits += if routed.outcome == Outcome::Hit { uses as f32 } else { 0.0 };
+            recent.admitted += f32::from(u8::from(routed.outcome == Outcome::Admitted));
         }
         self.marks[at] = self.marks[at].max(mark_of(routed.outcome));
     }
