@@ -78,6 +78,9 @@ pub struct App {
     /// Colours: dark, light, safe (colour-blind), ember, sixteen, mono, or a theme of your own
     #[arg(long, value_name = "NAME")]
     pub theme: Option<String>,
+    /// Let answers come at so many tokens per second at most, to watch them; off: as fast as they can [default: the embedded toy at 20]
+    #[arg(long, value_name = "N|off", value_parser = pace)]
+    pub pace: Option<f32>,
     /// Record the session (text, routing, times) into a file for `rotary replay`; routing alone if it ends in .csv
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -219,6 +222,7 @@ fn app(args: &App) -> eyre::Result<ExitCode> {
         theme: args.theme.clone(),
         color: args.no_color.then_some(ColorDepth::Mono),
         ascii: args.ascii,
+        pace: args.pace,
         resume: match &args.resume {
             None => Resume::No,
             Some(None) => Resume::Last,
@@ -227,6 +231,11 @@ fn app(args: &App) -> eyre::Result<ExitCode> {
         trace,
         ..UiOptions::new(Opening::Model(source))
     })
+}
+
+/// `--pace`.
+fn pace(text: &str) -> Result<f32, String> {
+    ui::tempo::parse(text).ok_or_else(|| format!("it is a number of tokens per second up to {}, or off", ui::tempo::FASTEST))
 }
 
 /// Start a recording.

@@ -41,6 +41,8 @@ pub struct Config {
     pub prove: Option<When>,
     /// Whether tokens that are likely to come are read together with the one that was drawn: `auto`, `always` or `never`.
     pub draft: Option<When>,
+    /// Tokens per second of answers in the app, 0 as fast as they can be. By default only the embedded toy is slowed down.
+    pub pace: Option<f32>,
     /// Worker threads.
     pub threads: Option<usize>,
     /// Replacement policy: `rotary`, `lru` or `lfu`.
@@ -70,6 +72,7 @@ impl Default for Config {
             hold: None,
             prove: None,
             draft: None,
+            pace: None,
             threads: None,
             policy: None,
             warm_start: true,
@@ -271,6 +274,7 @@ mod tests {
             ("color = \"red\"\n", ":1:", "color", "truecolor"),
             ("policy = \"best\"\n", ":1:", "policy", "lru"),
             ("hold = \"yes\"\n", ":1:", "hold", "always"),
+            ("pace = -1\n", ":1:", "pace: it must be", "1000"),
             ("draft = 3\n", ":1:", "draft: it must be", "\"always\""),
             ("effort = \"much\"\n", ":1:", "effort", "\"medium\""),
             ("prove = \"once\"\n", ":1:", "prove", "never"),

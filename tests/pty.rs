@@ -216,6 +216,10 @@ impl Home {
         command.env("TERM", "xterm-256color");
         command.env("LANG", "C.UTF-8");
         command.cwd(self.0.path());
+        // The toy is slowed down for people.
+        if !self.path("config/rotary/config.toml").exists() {
+            self.write("config/rotary/config.toml", "pace = 0\n");
+        }
     }
 
     fn rotary(&self, arguments: &[&str], columns: u16, rows: u16) -> Pty {
@@ -664,4 +668,58 @@ fn a_panic_gives_the_terminal_back_before_it_is_reported() {
     pty.is_restored();
     let screen = pty.contents();
     assert!(screen.contains("deliberate"), "the report must be on the screen of the shell:\n{screen}");
+}
+
+/// The number of the step that the heatmap shows.
+fn step(screen: &str) -> Option<u64> {
+    let after = screen.split("step ").find(|part| part.starts_with(|c: char| c.is_ascii_digit()))?;
+    after.split_whitespace().next()?.parse().ok()
+}
+
+#[test]
+fn an_answer_is_held_goes_on_by_a_token_and_is_let_go() {
+    let home = Home::new();
+    let mut pty = home.rotary(&["demo", "--pace", "4"], 120, 32);
+    pty.sees("TOY");
+    pty.enter("Tell me a story about a cat and a ball.");
+    pty.sees("Once upon");
+    pty.send(TAB);
+    pty.sees("the heatmap has the keys");
+    pty.send(" ");
+    let screen = pty.sees("HELD");
+    let mut held = step(&screen).expect("a step is shown");
+    for _ in 0..3 {
+        // The pane may be a frame behind.
+        pty.send(".");
+        let screen = pty.until("another step is shown", |s| step(&s.contents()).is_some_and(|n| n > held));
+        held = step(&screen).unwrap();
+    }
+    pty.send(" ");
+    pty.until("it goes on", |s| !s.contents().contains("HELD") && step(&s.contents()).is_some_and(|n| n > held));
+    pty.send("i");
+    pty.enter("/pace off");
+    pty.sees("127 tokens");
+    pty.send(CTRL_D);
+    assert!(pty.ends_within(patience()).success());
+}
+
+#[test]
+fn a_recording_that_is_begun_in_the_app_can_be_played() {
+    let home = Home::new();
+    let mut pty = home.demo(80, 24);
+    pty.enter("Hello! What does a fox eat?");
+    pty.sees("tokens ·");
+    pty.enter("/record late.rotary");
+    pty.sees("recording into late.rotary");
+    pty.enter("Tell me a story about a cat and a ball.");
+    pty.sees("127 tokens");
+    pty.enter("/record off");
+    pty.sees("the recording is whole");
+    pty.send(CTRL_D);
+    assert!(pty.ends_within(patience()).success());
+    let mut pty = home.rotary(&["replay", "late.rotary"], 120, 32);
+    pty.sees("REPLAY ENDED");
+    pty.sees("Tell me a story about a cat and a ball.");
+    pty.send("q");
+    assert!(pty.ends_within(patience()).success());
 }

@@ -138,7 +138,7 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// Every field, and what it must be.
-const FIELDS: [(&str, &str); 26] = [
+const FIELDS: [(&str, &str); 27] = [
     ("theme", "the name of a theme, as \"dark\""),
     ("ascii", "true or false"),
     ("color", "\"none\", \"16\", \"256\" or \"truecolor\""),
@@ -151,6 +151,7 @@ const FIELDS: [(&str, &str); 26] = [
     ("hold", "\"auto\", \"always\" or \"never\""),
     ("prove", "\"auto\", \"always\" or \"never\""),
     ("draft", "\"auto\", \"always\" or \"never\""),
+    ("pace", "a number of tokens per second up to 1000; 0 is as fast as they can be"),
     ("threads", "a whole number from 1 to 1024"),
     ("policy", "\"rotary\", \"decay\", \"lru\" or \"lfu\""),
     ("warm_start", "true or false"),
@@ -173,6 +174,7 @@ fn whole(name: &str, field: &str, value: Value) -> Result<(), String> {
     let right = Config::deserialize(file).is_ok_and(|config| {
         config.color.as_deref().is_none_or(|name| ColorDepth::parse(name).is_some())
             && config.policy.is_none_or(|policy| policy.parse::<crate::experts::policy::Policy>().is_ok())
+            && config.pace.is_none_or(crate::ui::tempo::is_pace)
             && config.threads.is_none_or(|n| (1..=1024).contains(&n))
             && config.sampling.is_none_or(|s| crate::engine::sampling::validate(&s).is_ok())
     });

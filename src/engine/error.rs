@@ -31,8 +31,8 @@ pub enum EngineError {
     Setting(#[from] SettingError),
     /// A prompt that does not fit, refused before any work.
     #[error(
-        "the prompt has {prompt} tokens, which a context of {context} can't hold beside an answer: shorten the message, or open \
-         the model with a larger --ctx"
+        "the prompt has {prompt} tokens, which a context of {context} can't hold beside an answer: shorten the message, begin another chat, or \
+         open the model with a larger --ctx if it was made for one"
     )]
     ContextOverflow {
         /// Tokens of the rendered prompt.

@@ -146,9 +146,15 @@ mod tests {
 
     #[test]
     fn a_router_that_is_asked_at_its_own_turn_says_what_it_will_choose() {
-        for (case, otherwise) in
-            [("glm-flash", true), ("glm4moe", true), ("lfm2moe", true), ("deepseek-v3", true), ("deepseek-v2", true), ("minimax-m2", true), ("strict", false)]
-        {
+        for (case, otherwise) in [
+            ("glm-flash", true),
+            ("glm4moe", true),
+            ("lfm2moe", true),
+            ("deepseek-v3", true),
+            ("deepseek-v2", true),
+            ("minimax-m2", true),
+            ("strict", false),
+        ] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/fixtures").join(case).join("model.gguf");
             let settings = LoadSettings { context: 1, kv_f32: false, goes_back: None, guesses: false, pool: Pool::new(1) };
             let (decoder, _, config) = bind(&Gguf::open(&path).unwrap(), &settings).unwrap();

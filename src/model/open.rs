@@ -7,8 +7,8 @@ use super::device::{DeviceDecoder, Without};
 use super::proof::{prove, Proven};
 use super::weights::{file_name, Weights};
 use super::{
-    deepseek2, early, expert_weights, gemma4, glm4moe, gpt_oss, lfm2moe, minimax_m2, olmoe, predictor, qwen2moe, qwen35moe, qwen3moe, Model,
-    ModelError, ARCHITECTURES,
+    deepseek2, early, expert_weights, gemma4, glm4moe, gpt_oss, lfm2moe, minimax_m2, olmoe, predictor, qwen2moe, qwen35moe, qwen3moe,
+    Model, ModelError, ARCHITECTURES,
 };
 use crate::events::{DeviceChoice, LoadOptions, Plan, When};
 use crate::experts::budget::{self, CacheNeed, DeviceRoom, Needs, Wish};

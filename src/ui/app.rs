@@ -170,6 +170,7 @@ impl App {
         let state = &mut app.state;
         state.theme_names = Theme::names(Some(&themes));
         state.load = options.load;
+        state.tempo.chosen = options.pace.or(config.pace);
         state.reasoning = Reasoning { on: config.thinking, effort: config.effort };
         if let Some(sampling) = config.sampling {
             state.sampling = sampling;

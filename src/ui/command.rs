@@ -1,7 +1,8 @@
 //! Slash commands: from a line of input to what it asks for.
 
-use super::keys::{COMMANDS, PARAMETERS};
+use super::keys::{Takes, COMMANDS, PARAMETERS};
 use super::memory_state::auto::Target;
+use super::tempo;
 use super::tint::Tint;
 use crate::config::parse_bytes;
 use crate::events::{Effort, ModelSource, Sampling, When};
@@ -35,12 +36,20 @@ pub enum Slash {
     Copy(Copied),
     /// To a file.
     Save(PathBuf),
+    /// Record into a file; `None` ends it.
+    Record(Option<PathBuf>),
     /// Slots per layer.
     Slots(usize),
     /// Slots that turn themselves; `None` is no longer.
     SlotsAuto(Option<Target>),
     /// Slots by layer, or equal ones.
     SlotsSpread(bool),
+    /// Slots that neither turn themselves nor differ by layer.
+    SlotsPlain,
+    /// Show the pace of answers.
+    ShowPace,
+    /// Tokens per second of answers at most; 0 as fast as they can be.
+    Pace(f32),
     /// When likely tokens are read along.
     Draft(When),
     /// Show the replacement policy.
@@ -87,6 +96,10 @@ pub fn parse(line: &str) -> Result<Slash, String> {
         known.map_or_else(String::new, |c| format!("write /{} {}", c.name, c.arguments))
     };
     let number = || argument.parse::<usize>().map_err(|_| format!("\"{argument}\" is not a number; {}", usage()));
+    let takes_nothing = COMMANDS.iter().any(|c| c.name == name && c.takes == Takes::Nothing);
+    if takes_nothing && !argument.is_empty() {
+        return Err(format!("/{name} stands alone, without \"{}\"", crate::text::one_line(argument, 40)));
+    }
     Ok(match name {
         "help" | "?" => Slash::Help,
         "new" | "clear" => Slash::New,
@@ -100,11 +113,17 @@ pub fn parse(line: &str) -> Result<Slash, String> {
         }),
         "save" if argument.is_empty() => return Err(usage()),
         "save" => Slash::Save(home(argument)),
+        "record" => match argument {
+            "" => return Err(usage()),
+            "off" => Slash::Record(None),
+            path => Slash::Record(Some(home(path))),
+        },
         "slots" => match argument.split_once(char::is_whitespace).map_or((argument, ""), |(a, b)| (a, b.trim())) {
             ("auto", "" | "knee") => Slash::SlotsAuto(Some(Target::Knee)),
-            ("auto", "off") | ("off", "") => Slash::SlotsAuto(None),
+            ("auto", "off") => Slash::SlotsAuto(None),
+            ("off", "") => Slash::SlotsPlain,
             ("spread", "" | "on") => Slash::SlotsSpread(true),
-            ("spread", "off") => Slash::SlotsSpread(false),
+            ("spread", "off") | ("equal", "") => Slash::SlotsSpread(false),
             ("auto", size) => Slash::SlotsAuto(Some(Target::Bytes(parse_bytes(size)?))),
             _ => Slash::Slots(number()?),
         },
@@ -145,6 +164,11 @@ pub fn parse(line: &str) -> Result<Slash, String> {
             "off" => Slash::Ascii(false),
             _ => return Err(usage()),
         },
+        "pace" if argument.is_empty() => Slash::ShowPace,
+        "pace" => {
+            let most = tempo::FASTEST;
+            Slash::Pace(tempo::parse(argument).ok_or_else(|| format!("a pace is a number of tokens per second up to {most}; {}", usage()))?)
+        }
         "draft" => Slash::Draft(When::from_name(argument).ok_or_else(usage)?),
         "tint" => Slash::Tint(Tint::parse(argument).ok_or_else(usage)?),
         "quit" | "exit" | "q" => Slash::Quit,
@@ -218,6 +242,7 @@ mod tests {
                 "save" | "model" => "some/path",
                 "policy" => "lru",
                 "draft" => "never",
+                "record" => "some.rotary",
                 "tint" => "misses",
                 "set" => "top_k 5",
                 "think" | "ascii" => "on",

@@ -181,6 +181,14 @@ impl Composer {
         self.cut(self.word_before(), self.cursor);
     }
 
+    /// Deletes to the start of the line, or the line break if there is nothing before it.
+    pub fn delete_to_start(&mut self) {
+        let end = self.cursor;
+        self.home();
+        let start = if self.cursor == end { self.before() } else { self.cursor };
+        self.cut(start, end);
+    }
+
     /// Deletes to the end of the line, or the line break if there is nothing before it.
     pub fn delete_to_end(&mut self) {
         let start = self.cursor;

@@ -2,6 +2,7 @@
 //! `docs/keys.md` is written from it.
 
 use super::inspector::Move;
+use super::terms;
 use super::tint::Tint;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use std::fmt::Write;
@@ -87,6 +88,14 @@ pub enum Action {
     DeleteWord,
     /// Delete to the end of the line.
     DeleteToEnd,
+    /// Hold the answer, or let it go on.
+    Hold,
+    /// One more token of the held answer.
+    LetOne,
+    /// The pane with the keyboard gets the whole screen, or gives it back.
+    Whole,
+    /// Replay: leave.
+    Leave,
     /// Replay: stop or go on.
     PlayPause,
     /// Replay: play in the other direction.
@@ -185,10 +194,10 @@ keys! {
         [(CTRL, Char('d'))] "Ctrl-D" Action::EndOfInput, "quit on an empty input, else half a page down";
         [(CTRL, Char('y'))] "Ctrl-Y" Action::Regenerate, "answer the last prompt again";
         [(NONE, KeyCode::F(1))] "? or F1" Action::Help, "this help (? on an empty input); / finds in it";
-        [(CTRL, Char('p'))] "Ctrl-P" Action::Palette, "list of commands; type to find one";
+        [(CTRL, Char('p'))] "Ctrl-P" Action::Palette, "list of all commands and keys; type to find";
         [(NONE, KeyCode::PageUp)] "PgUp" Action::PageUp, "chat a page up";
         [(NONE, KeyCode::PageDown)] "PgDn" Action::PageDown, "chat a page down";
-        [(CTRL, Char('u'))] "Ctrl-U" Action::HalfUp, "chat half a page up";
+        [(CTRL, Char('u'))] "Ctrl-U" Action::HalfUp, "chat half a page up; in a line, delete to its start";
         [(CTRL, KeyCode::Home), (ALT, Char('<'))] "Ctrl-Home, Alt-<" Action::Start, "start of the chat";
         [(CTRL, KeyCode::End), (ALT, Char('>'))] "Ctrl-End, Alt->" Action::End, "end of the chat, and follow it";
         [(ALT, KeyCode::Up)] "Alt-Up" Action::PreviousPrompt, "previous prompt in the chat";
@@ -207,6 +216,9 @@ keys! {
         [(ALT, Char('3'))] "Alt-3" Action::Pane(2), "memory";
         [(ALT, Char('+')), (ALT, Char('='))] "Alt-+" Action::Slots(1), "one slot per layer more";
         [(ALT, Char('-')), (ALT, Char('_'))] "Alt--" Action::Slots(-1), "one slot per layer less";
+        [(ALT, Char('z'))] "Alt-z" Action::Whole, "the pane with the keys on the whole screen, and back";
+        [(ALT, Char('p'))] "Alt-p" Action::Hold, "hold the answer, or let it go on";
+        [(ALT, Char('n'))] "Alt-n" Action::LetOne, "hold the answer; then one token more each time";
         [(CTRL, Char('l'))] "Ctrl-L" Action::Redraw, "draw the screen anew";
         [(CTRL, Char('z'))] "Ctrl-Z" Action::Suspend, "suspend (fg comes back); the answer stands still";
     }
@@ -215,6 +227,10 @@ keys! {
         [(NONE, Char('-')), (NONE, Char('_'))] "-" Action::Slots(-1), "one slot per layer less";
         [(NONE, Char(']'))] "]" Action::Slots(8), "eight more";
         [(NONE, Char('['))] "[" Action::Slots(-8), "eight less";
+        [(NONE, Char(' '))] "Space" Action::Hold, "hold the answer, or let it go on";
+        [(NONE, Char('.'))] "." Action::LetOne, "hold the answer; then one token more each time";
+        [(NONE, Char('z'))] "z" Action::Whole, "this pane on the whole screen, and back";
+        [(NONE, Char('i'))] "i, free letters" Action::Pane(0), "back to the input, with the letter unless it is i";
     }
     Replay {
         [(NONE, Char(' '))] "Space" Action::PlayPause, "stop, or go on";
@@ -223,6 +239,7 @@ keys! {
         [(NONE, Char(','))] "," Action::PlayStep(-1), "one step back";
         [(NONE, Char('>'))] ">" Action::PlayFaster(true), "twice as fast";
         [(NONE, Char('<'))] "<" Action::PlayFaster(false), "half as fast";
+        [(NONE, Char('q'))] "q" Action::Leave, "leave";
     }
 }
 
@@ -275,8 +292,10 @@ commands! {
     "edit" "" Takes::Nothing, "edit the previous prompt and go on from there";
     "copy" "[N | all]" Takes::Text, "last answer, its Nth code block, or all (OSC 52)";
     "save" "PATH" Takes::Text, "write the chat as Markdown to a file";
-    "slots" "N | auto | spread | off" Takes::Text, "a count; auto [SIZE]; spread: by layer";
+    "record" "FILE | off" Takes::Text, "keep text, routing and times from now on";
+    "slots" "N | auto | spread | off" Takes::Text, "a count; auto [SIZE]; spread: by layer; off: neither";
     "policy" "[NAME]" Takes::Words(&["rotary", "decay", "lru", "lfu"]), "how experts get and lose slots; without name: tell";
+    "pace" "[N | off]" Takes::Words(&["off"]), "tokens per second at most, to watch them come";
     "draft" "auto | always | never" Takes::Words(&["auto", "always", "never"]), "read likely tokens along, where it pays";
     "tint" "off | misses | time | entropy" Takes::Words(&Tint::NAMES), "tint the tokens of the chat by what they cost";
     "set" "[NAME VALUE]" Takes::Words(PARAMETERS), "a sampling parameter; without value: show all";
@@ -297,6 +316,21 @@ pub fn sections() -> Vec<(&'static str, Vec<(&'static str, &'static str)>)> {
     sections.push(("Heatmap in focus", super::heatmap::KEYS.to_vec()));
     sections.push(("Memory pane in focus", super::memory::KEYS.to_vec()));
     sections
+}
+
+/// What the keys do that makes sense without the key: for the list of everything that can be done.
+pub fn to_pick() -> impl Iterator<Item = &'static Binding> {
+    let of_the_key = |action| matches!(action, Action::Escape | Action::Interrupt | Action::EndOfInput | Action::Palette | Action::Help);
+    let shown = |scope| matches!(scope, Scope::Everywhere | Scope::Panes);
+    let mut seen = Vec::new();
+    KEYS.iter().filter(move |b| {
+        // What works everywhere comes first; the panes have shorter keys for some of it.
+        let new = shown(b.scope) && !of_the_key(b.action) && !seen.contains(&b.action);
+        if new {
+            seen.push(b.action);
+        }
+        new
+    })
 }
 
 /// The action of a key in a scope; [`Scope::Everywhere`] is not looked through by itself.
@@ -322,8 +356,8 @@ pub fn action(scopes: &[Scope], key: KeyEvent) -> Option<Action> {
 #[must_use]
 pub fn markdown() -> String {
     let mut out = String::from(
-        "# Keys and commands\n\nWritten from the table in `src/ui/keys.rs` by `ROTARY_WRITE_DOCS=1 cargo test --lib ui::keys`; \
-         the same table is shown by `?` in the app.\n",
+        "# Keys, commands, and the words on the screen\n\nWritten from the tables in `src/ui/keys.rs` and `src/ui/terms.rs` by `ROTARY_WRITE_DOCS=1 cargo test --lib ui::keys`; \
+         the same tables are shown by `?` in the app.\n",
     );
     for (heading, keys) in sections() {
         let _ = write!(out, "\n## {heading}\n\n| key | what it does |\n|---|---|\n");
@@ -338,6 +372,12 @@ pub fn markdown() -> String {
     }
     let parameters: Vec<String> = PARAMETERS.iter().map(|p| format!("`{p}`")).collect();
     let _ = write!(out, "\nParameters of `/set`: {}.\n", parameters.join(", "));
+    for (heading, terms) in [("Words of the heatmap", &terms::HEATMAP[..]), ("Words of the memory pane", &terms::MEMORY[..])] {
+        let _ = write!(out, "\n## {heading}\n\n| word | what it means |\n|---|---|\n");
+        for (word, meaning) in terms {
+            let _ = writeln!(out, "| {word} | {meaning} |");
+        }
+    }
     out
 }
 

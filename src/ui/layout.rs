@@ -56,23 +56,24 @@ pub struct Areas {
 pub const INPUT_MARK: u16 = 2;
 
 impl Areas {
-    /// Lays out `area`. `input_rows` tells how many rows the input needs at a width.
+    /// Lays out `area`. The pane with the keyboard comes first, then the one beside the chat where there is room for one; `whole`: the
+    /// first has all the room. `input_rows` tells how many rows the input needs at a width.
     #[must_use]
-    pub fn of(area: Rect, focus: Focus, side: Focus, input_rows: impl Fn(u16) -> u16) -> Self {
+    pub fn of(area: Rect, (focus, side): (Focus, Focus), whole: bool, input_rows: impl Fn(u16) -> u16) -> Self {
         let fits = |(columns, rows): (u16, u16)| area.width >= columns && area.height >= rows;
         if !fits(ANYTHING) {
             return Self { message: area, ..Self::default() };
         }
         let (main, status) = split_bottom(area, 1);
         let mut areas = Self { status, ..Self::default() };
-        let chat = if fits(ALL_PANES) {
+        let chat = if fits(ALL_PANES) && !whole {
             let right = (main.width * 45 / 100).clamp(56, 134);
             let (chat, column) = split_right(main, right);
             // The memory pane has lines to show, the heatmap grows with what is left.
             let memory = (column.height * 2 / 5).clamp(13, 20);
             (areas.heatmap, areas.memory) = split_bottom(column, memory);
             chat
-        } else if fits(TWO_PANES) {
+        } else if fits(TWO_PANES) && !whole {
             let shown = if focus == Focus::Chat { side } else { focus };
             // The pane that is worked with gets the larger part.
             let share = if focus == Focus::Chat { 40 } else { 60 };
@@ -134,7 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn at(columns: u16, rows: u16, focus: Focus) -> Areas {
-        Areas::of(Rect::new(0, 0, columns, rows), focus, Focus::Heatmap, |_| 1)
+        Areas::of(Rect::new(0, 0, columns, rows), (focus, Focus::Heatmap), false, |_| 1)
     }
 
     #[test]
@@ -161,9 +162,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_lie_inside_and_do_not_overlap(columns in 0u16..260, rows in 0u16..90, lines in 0u16..200, focus in 0usize..3, side in 1usize..3) {
+        fn parts_lie_inside_and_do_not_overlap(columns in 0u16..260, rows in 0u16..90, lines in 0u16..200, focus in 0usize..3, side in 1usize..3, whole: bool) {
             let area = Rect::new(0, 0, columns, rows);
-            let a = Areas::of(area, Focus::ALL[focus], Focus::ALL[side], |_| lines);
+            let a = Areas::of(area, (Focus::ALL[focus], Focus::ALL[side]), whole, |_| lines);
             let hidden = |chat: Rect| if a.alone { Rect::default() } else { chat };
             let chat = [a.chat.transcript, a.chat.rule, a.chat.input].map(hidden);
             let parts = [a.message, chat[0], chat[1], chat[2], a.heatmap, a.memory, a.status];

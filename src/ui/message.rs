@@ -4,6 +4,7 @@ use super::replay_fold::ReplayFold;
 use super::session::{Listed, SavedChat};
 use super::theme::Theme;
 use super::writer::LinkState;
+use crate::engine::Pace;
 use crate::events::{Command, Event, Gauges, ModelSource, StepRecord, When};
 use crate::trace::player::Frame;
 use crossterm::event::KeyEvent;
@@ -87,6 +88,10 @@ pub enum Effect {
     WantSpread(bool),
     /// Ask for likely tokens to be read along, or not.
     WantDrafts(When),
+    /// How fast answers may come.
+    WantPace(Pace),
+    /// One more token of a held answer.
+    LetOne,
     /// Save the chat under this name.
     Save(String, Box<SavedChat>),
     /// Remove a saved chat in which nothing was said after all.
@@ -97,6 +102,8 @@ pub enum Effect {
     ReadChat(String),
     /// Look whether a model could be opened, before the one at hand is let go.
     Look(ModelSource),
+    /// Record into this new file from now on; `None` ends the recording.
+    Record(Option<PathBuf>),
     /// Write text to a new file.
     Export(PathBuf, String),
     /// Put text on the clipboard through the terminal.

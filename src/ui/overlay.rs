@@ -7,7 +7,7 @@ mod popup;
 pub use help::{help_reach, Help};
 pub use popup::draw_popup;
 
-use super::keys::COMMANDS;
+use super::keys::{to_pick, Action, SlashCommand, COMMANDS};
 use super::sanitize;
 use super::session::Listed;
 use super::state::{Overlay, Pick, State};
@@ -26,6 +26,31 @@ fn command_line(name: &str, arguments: &str) -> String {
 
 fn commands() -> Vec<Entry> {
     COMMANDS.iter().map(|c| Entry::new(command_line(c.name, c.arguments), c.help)).collect()
+}
+
+/// What the list of everything holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Doable {
+    /// A slash command.
+    Command(&'static SlashCommand),
+    /// What a key does.
+    Key(Action),
+}
+
+/// All that can be picked: commands, then keys.
+fn doables() -> Vec<(Entry, Doable)> {
+    let commands = COMMANDS.iter().map(|c| (Entry::new(command_line(c.name, c.arguments), c.help), Doable::Command(c)));
+    commands.chain(to_pick().map(|b| (Entry::new(b.shown, b.help), Doable::Key(b.action)))).collect()
+}
+
+/// What is picked by its number in [`doables`].
+#[must_use]
+pub fn doable(at: usize) -> Option<Doable> {
+    doables().get(at).map(|d| d.1)
+}
+
+fn palette() -> Vec<Entry> {
+    doables().into_iter().map(|d| d.0).collect()
 }
 
 fn chats(listed: &[Listed]) -> Vec<Entry> {
@@ -52,17 +77,17 @@ fn left(entries: &[Entry], pick: &Pick) -> Vec<usize> {
 pub fn count(overlay: &Overlay) -> usize {
     match overlay {
         Overlay::Help(_) => 0,
-        Overlay::Palette(pick) => left(&commands(), pick).len(),
+        Overlay::Palette(pick) => left(&palette(), pick).len(),
         Overlay::Chats(listed, pick) => left(&chats(listed), pick).len(),
     }
 }
 
-/// The number of the selected entry in the whole list: of [`COMMANDS`], or of the chats.
+/// The number of the selected entry in the whole list: for [`doable`], or of the chats.
 #[must_use]
 pub fn selected(overlay: &Overlay) -> Option<usize> {
     match overlay {
         Overlay::Help(_) => None,
-        Overlay::Palette(pick) => left(&commands(), pick).get(pick.at).copied(),
+        Overlay::Palette(pick) => left(&palette(), pick).get(pick.at).copied(),
         Overlay::Chats(listed, pick) => left(&chats(listed), pick).get(pick.at).copied(),
     }
 }
@@ -89,7 +114,7 @@ pub fn page(state: &State) -> usize {
 pub fn draw(buf: &mut Buffer, state: &State) {
     match &state.overlay {
         Some(Overlay::Help(help)) => help::draw(buf, state, help),
-        Some(Overlay::Palette(pick)) => list(buf, state, ["commands", "Enter runs"], &commands(), pick),
+        Some(Overlay::Palette(pick)) => list(buf, state, ["all that can be done", "Enter does it"], &palette(), pick),
         Some(Overlay::Chats(listed, pick)) => list(buf, state, ["saved chats", "Enter takes one up"], &chats(listed), pick),
         None => {}
     }

@@ -12,6 +12,7 @@ use super::notice::Notice;
 use super::overlay::Help;
 use super::panes::{PaneContext, SlotKnob};
 use super::session::{self, Listed, SavedChat, SavedMessage};
+use super::tempo::Tempo;
 use super::theme::Theme;
 use super::transcript::{role, Item, Kind, Transcript};
 use super::writer::LinkState;
@@ -133,6 +134,8 @@ pub struct State {
     pub focus: Focus,
     /// Which pane is shown beside the chat where there is room for one.
     pub side: Focus,
+    /// The pane with the keyboard has the whole screen.
+    pub whole: bool,
     /// The look.
     pub theme: Theme,
     /// Names that `/theme` knows.
@@ -157,6 +160,8 @@ pub struct State {
     pub turn: Option<Turn>,
     /// A prompt waits for the model to be open.
     pub waiting: bool,
+    /// How fast answers may come.
+    pub tempo: Tempo,
     /// Sampling of the next turn.
     pub sampling: Sampling,
     /// The person (or the configuration or a chat) chose the sampling, so that a model's defaults don't replace it.
@@ -217,6 +222,7 @@ impl State {
             size,
             focus: Focus::Chat,
             side: Focus::Heatmap,
+            whole: false,
             theme,
             theme_names: Vec::new(),
             transcript: Transcript::default(),
@@ -229,6 +235,7 @@ impl State {
             load: LoadOptions::default(),
             turn: None,
             waiting: false,
+            tempo: Tempo::default(),
             sampling: Sampling::default(),
             own_sampling: false,
             reasoning: Reasoning::default(),
@@ -283,7 +290,7 @@ impl State {
     #[must_use]
     pub fn areas(&self) -> Areas {
         let area = ratatui::layout::Rect::new(0, 0, self.size.0, self.size.1);
-        Areas::of(area, self.focus, self.side, |width| {
+        Areas::of(area, (self.focus, self.side), self.whole, |width| {
             let rows = self.composer.rows(usize::from(width)).rows.len();
             u16::try_from(rows).unwrap_or(u16::MAX)
         })

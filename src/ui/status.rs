@@ -104,6 +104,12 @@ fn parts(state: &State, width: usize) -> Vec<Part> {
             add("", policy, Face::Text, 4);
         }
     }
+    if state.tempo.held {
+        add("", "HELD".into(), Face::Selection, 0);
+    } else if let Some(rate) = state.tempo.per_second().filter(|_| state.replay.is_none() && state.card.is_some()) {
+        // The speed beside it is the model's own.
+        add("pace ", format!("{rate}/s"), Face::Dim, 5);
+    }
     if let Some(pause) = state.inspector.pause() {
         add("", format!("{}, Alt-0 live", super::heatmap::paused_words(pause)), Face::Selection, 0);
     } else if state.replay.is_none() && state.card.as_ref().is_some_and(|c| !c.is_dense()) {

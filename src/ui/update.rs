@@ -6,6 +6,7 @@ mod chat;
 mod engine;
 mod knob;
 mod slash;
+mod tempo;
 
 use super::composer::Enter;
 use super::heatmap;
@@ -168,11 +169,15 @@ fn key(state: &mut State, key: KeyEvent, now: Moment, out: &mut Vec<Effect>) {
                 state.composer.set("/");
             }
         }
-        _ => {
-            if let Some(action) = keys::action(&[Scope::Everywhere], key) {
-                act(state, action, now, out);
+        (code, plain) => match (keys::action(&[Scope::Everywhere], key), code) {
+            (Some(action), _) => act(state, action, now, out),
+            // Whoever types a letter that means nothing here wants to say something.
+            (None, KeyCode::Char(c)) if plain && state.replay.is_none() => {
+                state.focus = Focus::Chat;
+                state.composer.type_char(c, now.at);
             }
-        }
+            (None, _) => {}
+        },
     }
 }
 
@@ -212,6 +217,10 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
             state.focus = Focus::Chat;
             state.composer.search_older();
         }
+        // A command that has nothing to complete keeps the keys: they would mean something else in a pane.
+        Action::NextPane if state.focus == Focus::Chat && state.composer.text().starts_with('/') => {
+            state.say("nothing to complete here", now);
+        }
         Action::NextPane => next_pane(state, 1),
         Action::PreviousPane => next_pane(state, 2),
         Action::Pane(index) => focus(state, Focus::ALL[usize::from(index).min(2)]),
@@ -219,6 +228,7 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
             lay_out(state);
             state.transcript.page(action == Action::PageDown, false);
         }
+        Action::HalfUp if state.focus == Focus::Chat && !state.composer.is_empty() => state.composer.delete_to_start(),
         Action::HalfUp => {
             lay_out(state);
             state.transcript.page(false, true);
@@ -244,6 +254,10 @@ fn act(state: &mut State, action: Action, now: Moment, out: &mut Vec<Effect>) {
                 state.say("no token of this model is in the chat yet", now);
             }
         }
+        Action::Hold => tempo::hold(state, now, out),
+        Action::LetOne => tempo::let_one(state, now, out),
+        Action::Whole => state.whole = !state.whole,
+        Action::Leave => chat::quit(state, now, out),
         Action::Live => state.go_live(),
         Action::NextTint => slash::set_tint(state, state.inspector.tint.next(), now),
         Action::Left => state.composer.left(),
@@ -288,7 +302,9 @@ fn focus(state: &mut State, to: Focus) {
 
 fn escape(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     let twice = state.last_escape.take().is_some_and(|t| now.at.duration_since(t) < TWICE);
-    if state.focus != Focus::Chat {
+    if state.whole && state.focus != Focus::Chat {
+        state.whole = false;
+    } else if state.focus != Focus::Chat {
         state.focus = Focus::Chat;
     } else if state.turn.is_some() {
         chat::cancel(state, out);

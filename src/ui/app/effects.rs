@@ -2,7 +2,8 @@
 
 use super::{App, FRAME_WAIT};
 use crate::engine;
-use crate::events::{Command, Role};
+use crate::events::{Command, Event, Role};
+use crate::trace::record::{cant_create, Recorder};
 use crate::ui::message::{Effect, Message, PlayerAction};
 use crate::ui::saver::Job;
 use crate::ui::theme::Theme;
@@ -10,6 +11,7 @@ use crate::ui::{clipboard, editor, terminal};
 use color_eyre::eyre::WrapErr;
 use crossterm::event::EventStream;
 use nix::sys::signal::{raise, Signal};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a stop waits for the step at hand: a token, but no chunk of a long prompt.
@@ -66,12 +68,23 @@ impl App {
                     engine.signals.want_drafts(when);
                 }
             }
+            Effect::WantPace(pace) => {
+                if let Some(engine) = &self.engine {
+                    engine.signals.tempo.set(pace);
+                }
+            }
+            Effect::LetOne => {
+                if let Some(engine) = &self.engine {
+                    engine.signals.tempo.let_one();
+                }
+            }
             Effect::Save(id, chat) => self.saver.give(Job::Save(id, chat)),
             Effect::Forget(id) => self.saver.give(Job::Forget(id)),
             Effect::ListChats(show) => self.saver.give(Job::List(show)),
             Effect::ReadChat(id) => self.saver.give(Job::Read(id)),
             Effect::Look(source) => self.saver.give(Job::Look(source)),
             Effect::Export(path, text) => self.saver.give(Job::Export(path, text)),
+            Effect::Record(path) => self.record(path.as_deref()),
             Effect::Copy(text) => match clipboard::sequence(&text) {
                 Ok(sequence) => {
                     self.extra.extend(sequence);
@@ -154,6 +167,36 @@ impl App {
         self.terminal.clear()?;
         self.pacer.now(Instant::now());
         Ok(())
+    }
+
+    /// Begin to record, or end it. A recording that begins late has the model as it is now for its beginning.
+    fn record(&mut self, path: Option<&Path>) {
+        let said = match (path, self.recorder.is_some()) {
+            (None, false) => Err("nothing is being recorded; /record FILE begins".to_owned()),
+            (None, true) => match self.recorder.take().map(Recorder::finish) {
+                Some(Err(error)) => Err(format!("the recording is not whole: {error}")),
+                _ => Ok("the recording is whole; rotary replay plays it".to_owned()),
+            },
+            (Some(_), true) => Err("this session is being recorded already; /record off ends it".to_owned()),
+            (Some(path), false) => match (Recorder::create(path), &self.state.card) {
+                (Err(error), _) => Err(cant_create(path, &error)),
+                (Ok(mut recorder), card) => {
+                    if let Some(mut card) = card.clone() {
+                        card.plan.slots_per_layer = self.state.slots.granted;
+                        recorder.event(&Event::Ready { card: Box::new(card) });
+                    }
+                    if let Some(scheduling) = self.state.scheduling.clone() {
+                        recorder.event(&Event::Scheduling(scheduling));
+                    }
+                    self.recorder = Some(recorder);
+                    Ok(format!("recording into {}; /record off ends it", crate::text::one_line(&path.display().to_string(), 200)))
+                }
+            },
+        };
+        self.send(match said {
+            Ok(words) => Message::Say(words),
+            Err(words) => Message::Complain(words),
+        });
     }
 
     pub(super) fn command(&mut self, command: Command) {

@@ -50,6 +50,8 @@ pub struct UiOptions {
     pub ascii: bool,
     /// Which chat to take up.
     pub resume: Resume,
+    /// Tokens per second of answers, 0 as fast as they can be, instead of the configuration's.
+    pub pace: Option<f32>,
     /// Records what the engine reports and what the person asks.
     pub trace: Option<Recorder>,
 }
@@ -67,6 +69,7 @@ impl UiOptions {
             color: None,
             ascii: false,
             resume: Resume::No,
+            pace: None,
             trace: None,
         }
     }

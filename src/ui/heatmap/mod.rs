@@ -284,6 +284,9 @@ fn gutter(buf: &mut Buffer, at: Rect, grid: &Grid, state: &ExpertsState, context
     }
     let digits = usize::from(at.width) - 2;
     let every = if state.layers() <= 12 { 1 } else { 8 };
+    // Rows that don't begin at multiples of eight are called by the layer at which they begin.
+    let of_row = grid.layers_of_row(0).len().max(1);
+    let odd_rows = (every % of_row != 0).then(|| usize::from(grid.rows()).div_ceil(12));
     for row in 0..grid.rows() {
         let y = grid.y(row);
         if y >= at.bottom() {
@@ -293,7 +296,10 @@ fn gutter(buf: &mut Buffer, at: Rect, grid: &Grid, state: &ExpertsState, context
         if context.focused && layers.contains(&state.layer) {
             let words = format!("{}{:>digits$}", theme.glyphs().pointer, state.block(state.layer));
             buf.set_stringn(at.x, y, words, usize::from(at.width), theme.style(Face::Accent));
-        } else if let Some(layer) = layers.clone().find(|&l| l == 0 || state.block(l).is_multiple_of(every)) {
+        } else if let Some(layer) = match odd_rows {
+            Some(step) => layers.clone().next().filter(|_| usize::from(row).is_multiple_of(step)),
+            None => layers.clone().find(|&l| l == 0 || state.block(l).is_multiple_of(every)),
+        } {
             buf.set_stringn(at.x + 1, y, format!("{:>digits$}", state.block(layer)), digits, theme.style(Face::Dim));
         }
     }

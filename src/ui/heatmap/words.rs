@@ -68,10 +68,10 @@ pub(super) fn gates(state: &ExpertsState, theme: &Theme, width: u16) -> Line<'st
 /// What every sign means, as much as fits; shortest words last.
 pub(super) fn legend(make: Make, state: &ExpertsState, theme: &Theme, width: u16) -> Line<'static> {
     for (names, ramp) in [
-        (["hit", "miss", "admitted", "evicted", "resident", "absent"], true),
-        (["hit", "miss", "in", "out", "slot", "none"], true),
-        (["hit", "miss", "in", "out", "slot", "none"], false),
-        (["h", "m", "in", "out", "slot", "-"], false),
+        (["hit", "miss", "miss, let in", "evicted", "resident", "absent"], true),
+        (["hit", "miss", "miss, in", "out", "slot", "none"], true),
+        (["hit", "miss", "miss, in", "out", "slot", "none"], false),
+        (["h", "m", "m, in", "out", "slot", "-"], false),
     ] {
         let line = legend_with(make, state, theme, &names, ramp);
         if line.width() <= usize::from(width) {

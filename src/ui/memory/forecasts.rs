@@ -40,7 +40,7 @@ pub(super) fn keys(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>
     // The same estimate for the present count, so that both ends of the step come from one source.
     let here = state.forecast(now);
     let line = |key: &'static str, slots: usize| -> Line<'static> {
-        let row = |wordy: bool, loose: bool| {
+        let row = |wordy: bool, loose: bool, brief: bool| {
             let word = |text: &'static str| ink.dim(if wordy { text } else { "" });
             let gap = if wordy { " " } else { "" };
             let mut line = Line::from(vec![
@@ -66,6 +66,9 @@ pub(super) fn keys(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>
             line.push_span(ink.dim(format!("{apart}{arrow}{apart}")));
             line.push_span(ink.text(points(there.hit_rate) + "%"));
             line.push_span(word(" hits"));
+            if brief {
+                return line;
+            }
             line.push_span(bytes);
             if let (Some(then), Some(today)) = (there.speed, here.speed) {
                 line.push_span(ink.dim(format!("{apart} {about}")));
@@ -74,11 +77,11 @@ pub(super) fn keys(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>
             }
             line
         };
-        ink.fitting(vec![row(true, true), row(false, true), row(false, false)])
+        ink.fitting(vec![row(true, true, false), row(false, true, false), row(false, false, false), row(false, false, true)])
     };
     let up = |n: usize| now.saturating_add(n).min(most.max(now));
     let down = |n: usize| now.saturating_sub(n).max(least.min(now));
-    let head = Line::from(vec![ink.dim("another slot count, estimated")]);
+    let head = Line::from(vec![ink.dim("another slot count, once it has settled: estimates")]);
     vec![
         section(13, true, vec![head]),
         section(5, false, vec![line("+", up(1)), line("-", down(1))]),
@@ -143,12 +146,12 @@ pub(super) fn accuracy(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
     let mut full = head();
     full.push(ink.dim(format!(" {arrow} came")));
     full.push(ink.text(percent(Some(verdict.hit_rate))));
-    full.push(ink.dim(format!("  off {} pts, tok/s {}", off(verdict.rate_error()), share(verdict.speed_error()))));
+    full.push(ink.dim(format!("  off by {} pts, tok/s by {}", off(verdict.rate_error()), share(verdict.speed_error()))));
     let mut short = head();
     short.push(ink.dim(format!(" {arrow}")));
     short.push(ink.text(percent(Some(verdict.hit_rate))));
     short.push(ink.dim(format!(" tok/s {} off", share(verdict.speed_error()))));
-    let mut sections = vec![section(8, false, vec![ink.fitting(vec![Line::from(full), Line::from(short)])])];
+    let mut sections = vec![section(9, false, vec![ink.fitting(vec![Line::from(full), Line::from(short)])])];
     if let Some((rate, speed)) = state.accuracy().mean_errors().filter(|_| state.accuracy().count() > 1) {
         let words = format!("off on average: {} pts, tok/s {}", off(rate), share(speed));
         let line = Line::from(vec![ink.label(""), ink.dim(words), ink.dim(format!("  ({} changes)", state.accuracy().count()))]);

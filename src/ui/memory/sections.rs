@@ -365,13 +365,13 @@ fn process(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec
         line
     };
     let line = ink.fitting(vec![process(context.card.and_then(|c| c.plan.budget)), process(None)]);
-    sections.push(section(12, false, vec![line]));
+    sections.push(section(8, false, vec![line]));
     if let Some(d) = gauges.device {
         let mut line = Line::from(vec![ink.label("VRAM"), ink.text(bytes(d.used)), ink.dim(format!(" of {}", bare_bytes(d.memory)))]);
         if let Some(busy) = d.busy {
             line.push_span(ink.dim(format!(", {busy} % busy")));
         }
-        sections.push(section(10, false, vec![line]));
+        sections.push(section(8, false, vec![line]));
         let queued = format!("/s {} queued", d.queued);
         let mut line = Line::from(vec![ink.label("to GPU"), ink.text(bytes(d.sent_rate)), ink.dim(queued)]);
         if let Some(all) = d.received_rate {

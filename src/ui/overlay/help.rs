@@ -5,6 +5,7 @@ use super::{commands, framed, middle, nothing_found, room, WIDEST};
 use crate::ui::keys::sections;
 use crate::ui::sanitize;
 use crate::ui::state::State;
+use crate::ui::terms;
 use crate::ui::theme::Face;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -23,7 +24,9 @@ pub struct Help {
 fn parts() -> Vec<(&'static str, Vec<Entry>)> {
     let entries = |keys: Vec<(&'static str, &'static str)>| keys.into_iter().map(|(key, help)| Entry::new(key, help)).collect();
     let keys = sections().into_iter().map(|(title, keys)| (title, entries(keys)));
-    keys.chain([("Commands", commands())]).collect()
+    let terms = |terms: &[(&'static str, &'static str)]| entries(terms.to_vec());
+    let words = [("Words of the heatmap", terms(&terms::HEATMAP)), ("Words of the memory pane", terms(&terms::MEMORY))];
+    keys.chain([("Commands", commands())]).chain(words).collect()
 }
 
 /// What is left of all keys and commands, with the headings of those; and how many there are, of how many. Words may be in the heading, too.

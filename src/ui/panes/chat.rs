@@ -102,6 +102,11 @@ fn rule(area: Rect, framed: bool, buf: &mut Buffer, state: &State) {
     buf.set_string(area.x, area.y, bar.repeat(usize::from(area.width)), theme.style(Face::Border));
     let mut spans: Vec<Span> = Vec::new();
     let mut part = |face: Face, text: String| spans.push(theme.span(face, format!(" {text} ")));
+    let away = state.focus != Focus::Chat && state.overlay.is_none();
+    if away {
+        let pane = if state.focus == Focus::Memory { "the memory pane" } else { "the heatmap" };
+        part(Face::Notice, format!("{pane} has the keys, Esc to type"));
+    }
     if let Some(search) = state.composer.search() {
         let found = state.composer.found().map_or("nothing found", |f| f.lines().next().unwrap_or(""));
         part(Face::Accent, format!("search: {}{} {found}", search.query, glyphs.ellipsis));
@@ -111,7 +116,8 @@ fn rule(area: Rect, framed: bool, buf: &mut Buffer, state: &State) {
             (false, Some((done, total))) if done < total => {
                 part(Face::Accent, format!("reading the prompt {done}/{total}"));
             }
-            (false, _) if state.replay.is_some() => part(Face::Accent, "answering".into()),
+            (false, _) if state.tempo.held => part(Face::Selection, "held: Alt-p goes on, Alt-n a token".into()),
+            (false, _) if state.replay.is_some() || away => part(Face::Accent, "answering".into()),
             (false, _) => part(Face::Accent, "answering, Esc cancels".into()),
         }
     } else if state.waiting {

@@ -109,13 +109,13 @@ fn marks_legend(state: &State, layer: usize, expert: usize, width: usize) -> Opt
         kept += 1;
         match step.outcome(layer, expert) {
             Some(Outcome::Hit) => counts[0] += 1,
-            Some(Outcome::Miss) => counts[1] += 1,
-            Some(Outcome::Admitted) => counts[2] += 1,
+            Some(Outcome::Admitted) => counts[1] += 1,
+            Some(Outcome::Miss) => counts[2] += 1,
             None => {}
         }
     }
     let used: usize = counts.iter().sum();
-    let outcomes = [(Outcome::Hit, "hit"), (Outcome::Miss, "miss"), (Outcome::Admitted, "admitted")];
+    let outcomes = [(Outcome::Hit, "hit"), (Outcome::Admitted, "miss, let in"), (Outcome::Miss, "miss, not let in")];
     let build = |head: String| {
         let mut line = Line::from(theme.span(Face::Dim, head));
         for ((outcome, word), count) in outcomes.into_iter().zip(counts) {

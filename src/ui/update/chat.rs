@@ -158,6 +158,7 @@ pub(super) fn failed(state: &mut State, message: String, kind: FailureKind, now:
         return finish(state, FinishReason::Failed, TurnStats::default(), now, out);
     }
     state.turn = None;
+    super::tempo::release(state, out);
     let back = take_back(state, now, out);
     let remedy = match (kind, state.transcript.last_prompt()) {
         (FailureKind::Context, None) => "; /new begins another chat",
@@ -199,6 +200,7 @@ fn take_back(state: &mut State, now: Moment, out: &mut Vec<Effect>) -> &'static 
 /// Ends the running turn, whatever ended it.
 pub(super) fn finish(state: &mut State, reason: FinishReason, stats: TurnStats, now: Moment, out: &mut Vec<Effect>) {
     state.turn = None;
+    super::tempo::release(state, out);
     state.sent = None;
     let thinking_tokens = (stats.thinking_tokens > 0).then_some(stats.thinking_tokens);
     state.transcript.change_answer(|item| {

@@ -71,6 +71,8 @@ fn ready(state: &mut State, card: crate::events::ModelCard, now: Moment, out: &m
     if card.template_fallback {
         chat::note(state, "the file has no chat template; the built-in ChatML is used", false);
     }
+    state.tempo.toy = card.toy;
+    super::tempo::tell(state, out);
     state.card = Some(card);
     if std::mem::take(&mut state.waiting) {
         chat::begin_turn(state, now, out);

@@ -79,6 +79,18 @@ pub(super) fn end_auto(state: &mut State, now: Moment) {
     state.say(words, now);
 }
 
+/// `/slots off`: by hand, and the same in every layer.
+pub(super) fn plain(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
+    if state.memory.slot_range().is_none() {
+        return end_auto(state, now);
+    }
+    let was_auto = state.slots.auto.take().is_some();
+    spread(state, false, now, out);
+    if was_auto {
+        state.say("slots are turned by hand again, and equal in every layer", now);
+    }
+}
+
 /// Lets the automatic knob look at the session.
 pub(super) fn look(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     // A change that is under way comes first.
@@ -115,11 +127,11 @@ pub(super) fn fold(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
 /// Says how an estimate turned out, if more of them than `judged` were put to the test by now.
 pub(super) fn judge(state: &mut State, judged: usize, now: Moment) {
     if let Some(verdict) = state.memory.accuracy().last().filter(|_| state.memory.accuracy().count() > judged) {
-        let (then, arrow) = (verdict.forecast, state.theme.glyphs().arrow);
+        let then = verdict.forecast;
         let mut words =
-            format!("{} slots: expected {:.1}% hits {arrow} came {:.1}%", then.slots, then.hit_rate * 100.0, verdict.hit_rate * 100.0);
+            format!("{} slots: {:.1}% hits were expected, {:.1}% came", then.slots, then.hit_rate * 100.0, verdict.hit_rate * 100.0);
         if let Some(speed) = then.speed {
-            words += &format!("; {speed:.1} tok/s {arrow} {:.1}", verdict.speed);
+            words += &format!("; of {speed:.1} tok/s {:.1}", verdict.speed);
         }
         state.say(words, now);
     }

@@ -1,6 +1,6 @@
 //! Carrying out slash commands, and picking from lists.
 
-use super::{chat, knob};
+use super::{chat, knob, tempo};
 use crate::events::{Command, ModelSource, When};
 use crate::trace::scheduling;
 use crate::ui::command::{self, Copied, Slash};
@@ -91,6 +91,17 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
         Slash::SlotsSpread(on) => knob::spread(state, on, now, out),
         Slash::SlotsAuto(Some(target)) => knob::begin_auto(state, target, now, out),
         Slash::SlotsAuto(None) => knob::end_auto(state, now),
+        Slash::SlotsPlain => knob::plain(state, now, out),
+        Slash::Record(path) if state.replay.is_some() => {
+            let _ = path;
+            state.complain("a recorded trace is recorded already", now);
+        }
+        Slash::Record(path) => out.push(Effect::Record(path)),
+        Slash::ShowPace => {
+            let words = tempo::words(state);
+            chat::note(state, words, false);
+        }
+        Slash::Pace(rate) => tempo::choose(state, rate, now, out),
         Slash::Draft(when) => draft(state, when, now, out),
         Slash::ShowPolicy => {
             let words = policy_words(state);
@@ -195,7 +206,11 @@ pub(super) fn pick(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
     match &state.overlay {
         Some(Overlay::Palette(_)) => {
             state.overlay = None;
-            let Some(command) = COMMANDS.get(at) else { return };
+            let command = match overlay::doable(at) {
+                Some(overlay::Doable::Command(command)) => command,
+                Some(overlay::Doable::Key(action)) => return super::act(state, action, now, out),
+                None => return,
+            };
             let line = format!("/{}", command.name);
             if is_whole(&line) {
                 if let Ok(slash) = command::parse(&line) {

@@ -1,10 +1,12 @@
 //! A screen driven by a script. Here keys, notices and telemetry; the rest by what it is about.
 
 mod commands;
+mod focus;
 mod lists;
 mod replay;
 mod saved_chats;
 mod slots;
+mod tempo;
 mod turns;
 
 use super::*;

@@ -44,7 +44,7 @@ fn the_help_scrolls_by_pages_of_what_is_seen_and_no_further_than_its_end() {
     s.press(KeyCode::F(1));
     let at = |s: &Script| if let Some(Overlay::Help(help)) = &s.state.overlay { help.at } else { panic!("no help") };
     s.press(KeyCode::PageDown);
-    assert_eq!(at(&s), 19, "twenty rows are seen at 80x24, one of them again");
+    assert_eq!(at(&s), 20, "twenty-one rows are seen at 80x24, one of them again");
     s.press(KeyCode::End);
     let end = at(&s);
     s.press(KeyCode::Down);

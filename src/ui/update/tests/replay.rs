@@ -25,6 +25,7 @@ fn a_replay_can_be_watched_but_not_asked() {
     assert_eq!(s.press(KeyCode::Char(';')), [Effect::Play(PlayerAction::Turn)]);
     assert_eq!(s.press(KeyCode::Char('>')), [Effect::Play(PlayerAction::Speed(2.0))]);
     assert_eq!(s.press(KeyCode::Char('>')), [Effect::Play(PlayerAction::Speed(4.0))]);
+    assert_eq!(s.alt('p'), [Effect::Play(PlayerAction::Toggle)], "what holds an answer holds a recording");
     assert_eq!(s.press(KeyCode::Char('+')), [Effect::WantSlots(5)]);
     s.send(replay(&[said("said then")], status.clone()));
     assert_eq!((s.state.slots.asked, s.state.slots.granted), (5, 4), "a wish stands until it is answered");

@@ -19,6 +19,24 @@ fn slots_are_turned_from_the_panes_and_while_typing_within_the_plan() {
     assert_eq!(s.press(KeyCode::Char('[')), [Effect::WantSlots(2)]);
 }
 
+#[test]
+fn slots_that_differ_by_layer_can_be_made_equal_again() {
+    let mut s = Script::ready();
+    assert_eq!(s.say("/slots spread"), [Effect::WantSpread(true)]);
+    s.engine(Event::Spread { slots: vec![3, 5], why: None });
+    assert_eq!(s.say("/slots off"), [Effect::WantSpread(false)]);
+    assert_eq!(s.say("/slots equal"), [Effect::WantSpread(false)]);
+    s.engine(Event::Spread { slots: Vec::new(), why: None });
+    assert!(s.say("/slots off").is_empty() && s.notice().contains("not automatic"));
+}
+
+#[test]
+fn a_recording_is_begun_and_ended_by_command() {
+    let mut s = Script::ready();
+    assert_eq!(s.say("/record a b.rotary"), [Effect::Record(Some("a b.rotary".into()))]);
+    assert_eq!(s.say("/record off"), [Effect::Record(None)]);
+}
+
 /// Tokens of a model that fits [`card`], folded.
 fn talk(s: &mut Script, stream: &mut Stream, tokens: usize) -> Vec<Effect> {
     for _ in 0..tokens {
@@ -77,7 +95,8 @@ fn a_turn_of_the_knob_says_what_it_will_do_and_later_how_good_that_was() {
     s.engine(Event::Slots { asked: 5, granted: 5, why: None });
     stream.resize(5);
     talk(&mut s, &mut stream, 100);
-    assert!(s.notice().starts_with("5 slots: expected ") && s.notice().contains("% hits → came "), "{}", s.notice());
+    let said = s.notice();
+    assert!(said.starts_with("5 slots: ") && said.contains("% hits were expected, ") && said.contains("% came; of "), "{said}");
 }
 
 #[test]
