@@ -82,10 +82,13 @@ pub struct Plan {
     pub looked_up: u64,
     /// Keys, values and recurrent state at the granted context.
     pub cache: u64,
-    /// Activations, logits and the process itself.
+    /// Activations and logits, and in host memory the process itself.
     pub buffers: u64,
-    /// Pages of the file that misses may hold at a time under a budget of host memory; 0 without one, and in recordings of before,
-    /// whose `buffers` contain it.
+    /// The part of `buffers` that is the process, with its tokenizer; 0 on a device, and in recordings of before.
+    #[serde(default)]
+    pub program: u64,
+    /// Pages of the file that experts without a slot hold at a time in host memory, as far as they are counted: under a budget no more, without one the
+    /// system may leave more there while nobody needs the room. 0 on a device, and in recordings of before, whose `buffers` contain it.
     #[serde(default)]
     pub window: u64,
     /// All slots of all layers.
@@ -114,6 +117,14 @@ pub struct Plan {
     /// Host memory that the process keeps beside a device: tokenizer, embedding rows, page-locked buffers, the program itself.
     #[serde(default)]
     pub host: u64,
+}
+
+impl Plan {
+    /// Everything that is counted, of the memory that the plan is of; [`Plan::host`] comes beside it.
+    #[must_use]
+    pub fn together(&self) -> u64 {
+        [self.trunk, self.cache, self.buffers, self.window, self.slots].into_iter().fold(0, u64::saturating_add)
+    }
 }
 
 /// One slot of one layer.

@@ -7,8 +7,11 @@ use crate::size::size;
 const PROCESS: u64 = 40 << 20;
 /// The tokenizer, per token of the vocabulary: the text twice, its merges and their tables.
 const PER_TOKEN_OF_VOCABULARY: u64 = 512;
-/// Pages of the file that misses may hold at a time under a budget, if the experts are as many.
+/// Most pages of the file that experts without a slot may hold at a time under a budget.
 const WINDOW: u64 = 64 << 20;
+/// The window takes no more than this part of what is left for it and the slots, down to the least that computes ([`Window::least`]): where
+/// memory is short, slots are worth more than experts that are read side by side.
+const WINDOW_SHARE: u64 = 8;
 /// Slots are counted with their rounding up to pages.
 const PAGE: u64 = 4096;
 /// Without a budget, this share of the available memory is taken.
@@ -95,11 +98,13 @@ pub struct Wish {
 pub enum BudgetError {
     /// Even the least does not fit.
     #[error(
-        "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {}{slots} slot(s) per layer {}); \
-         raise {knob}, lower --ctx or --slots, or take a smaller model{}",
-        size(*budget), size(trunk + cache + buffers + window + slot_bytes), size(*trunk), size(*cache), size(*buffers),
-        if *window > 0 { format!("file window {}, ", size(*window)) } else { String::new() }, size(*slot_bytes),
-        if *fits > 0 { format!("; a context of at most {fits} tokens fits") } else { String::new() }
+        "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {}window {}, \
+         {} {}); raise {knob}{}{}, or take a smaller model",
+        size(*budget), size(trunk + cache + buffers + window + slot_bytes), size(*trunk), size(*cache), size(buffers - program),
+        if *program > 0 { format!("program {}, ", size(*program)) } else { String::new() }, size(*window),
+        if *slots == 1 { "1 slot per layer".to_owned() } else { format!("{slots} slots per layer") }, size(*slot_bytes),
+        if *fits > 0 { format!(", lower --ctx to {fits}") } else { String::new() },
+        if slots > min_slots { ", lower --slots" } else { "" },
     )]
     TooSmall {
         /// What there is.
@@ -108,12 +113,16 @@ pub enum BudgetError {
         trunk: u64,
         /// The context.
         cache: u64,
-        /// Buffers and the process.
+        /// Buffers, and in host memory the process.
         buffers: u64,
-        /// Pages of the file that misses may hold.
+        /// The part of them that is the process and its tokenizer.
+        program: u64,
+        /// Pages of the file that experts without a slot hold at least.
         window: u64,
-        /// Slots per layer that were asked for.
+        /// Slots per layer that were asked for, or the fewest that there can be.
         slots: usize,
+        /// The fewest that there can be.
+        min_slots: usize,
         /// Bytes of them.
         slot_bytes: u64,
         /// Tokens of context.
@@ -156,20 +165,49 @@ pub enum BudgetError {
 
 /// Derive context and slots, or say with numbers why it can't be.
 ///
-/// With a budget, slots take what is left after trunk, context and buffers. Without one, all experts get slots if that
-/// fits comfortably into the available memory, and otherwise as many as do; an explicit slot count is then taken as it is.
+/// With a budget, slots take what is left after trunk, context, buffers and the window. Without one, all experts get slots if that
+/// fits comfortably into the available memory, and otherwise as many as do; an explicit slot count is then taken as it is. The rows are
+/// the same either way, so that the sum of a plan without a budget is a budget that is kept.
 ///
 /// # Errors
 /// See [`BudgetError`].
 pub fn plan(needs: &Needs, wish: &Wish) -> Result<Plan, BudgetError> {
     let budget = wish.ram.unwrap_or((wish.available as f64 * COMFORT) as u64);
-    let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0);
-    // There is no more of the file than all experts.
-    let all = needs.expert_bytes.iter().sum::<u64>().saturating_mul(needs.experts as u64);
-    let window = wish.ram.map_or(0, |_| (WINDOW + 2 * largest).min(all));
-    let buffers = needs.buffers + process(needs);
-    let place = Place { budget, given: wish.ram, buffers, window, align: PAGE, knob: "--ram" };
+    let program = process(needs);
+    let place = Place { budget, given: wish.ram, program, window: Window::of(needs), align: PAGE, knob: "--ram" };
     fit(needs, wish, &place)
+}
+
+/// Pages of the file that are in memory beside the slots: of experts without one, while they compute, and of those that come into theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Window {
+    /// One expert at a time.
+    least: u64,
+    /// As many as pay.
+    most: u64,
+    /// Bytes of one expert of every layer.
+    each: u64,
+}
+
+impl Window {
+    fn of(needs: &Needs) -> Self {
+        let each = needs.expert_bytes.iter().sum::<u64>();
+        let all = each.saturating_mul(needs.experts as u64);
+        let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0);
+        // There is no more of the file than all experts.
+        let of = |pages: u64| pages.saturating_add(around(largest)).min(all);
+        Self { least: of(largest), most: of(WINDOW), each }
+    }
+
+    /// What it takes if so many experts per layer have no slot and `left` is there for it.
+    fn within(&self, without: usize, left: u64) -> u64 {
+        left.min(self.most).min(self.each.saturating_mul(without as u64)).max(self.least)
+    }
+}
+
+/// Bytes of the file that come into memory around the experts that are read ([`crate::gguf::Bytes::advise`]), at most.
+fn around(largest: u64) -> u64 {
+    2 * largest
 }
 
 /// The device at hand, for a plan.
@@ -194,7 +232,7 @@ pub fn plan_on_device(needs: &Needs, wish: &Wish, room: &DeviceRoom) -> Result<P
         return Err(BudgetError::Vram { asked, free: room.free, device: room.name.clone() });
     }
     let budget = room.budget.unwrap_or(room.free.saturating_sub(DEVICE_RESERVE));
-    let place = Place { budget, given: Some(budget), buffers: needs.buffers, window: 0, align: DEVICE_ALIGN, knob: "--vram" };
+    let place = Place { budget, given: Some(budget), program: 0, window: Window::default(), align: DEVICE_ALIGN, knob: "--vram" };
     let plan = fit(needs, wish, &place)?;
     Ok(Plan { device: Some(room.name.clone()), host: process(needs) + room.pinned, ..plan })
 }
@@ -209,8 +247,9 @@ struct Place {
     budget: u64,
     /// The budget that is kept to afterwards, if any.
     given: Option<u64>,
-    buffers: u64,
-    window: u64,
+    /// Taken by the process there, beside the model's buffers.
+    program: u64,
+    window: Window,
     align: u64,
     knob: &'static str,
 }
@@ -231,40 +270,49 @@ fn fit(needs: &Needs, wish: &Wish, place: &Place) -> Result<Plan, BudgetError> {
     if let Some(asked) = wish.slots.filter(|&s| s > needs.experts) {
         return Err(BudgetError::Slots { asked, most: needs.experts });
     }
-    let Place { budget, buffers, window, .. } = *place;
+    let Place { budget, program, window, .. } = *place;
+    let buffers = needs.buffers + program;
     let slot_step = slot_step(needs, place.align);
-    let fixed = needs.trunk + buffers + window + needs.states;
+    let fixed = needs.trunk + buffers + needs.states;
     let least_slots = wish.slots.unwrap_or(min_slots).max(min_slots);
-    let room = budget.saturating_sub(fixed + least_slots as u64 * slot_step);
+    let least_bytes = slot_step.saturating_mul(least_slots as u64);
+    let room = budget.saturating_sub(fixed + window.least + least_bytes);
     let tokens_in = |bytes: u64| needs.cache.tokens(bytes).min(needs.context);
     // Context may take a quarter of what is left; the rest is for slots.
     let context = wish.context.unwrap_or_else(|| tokens_in(room / 4).clamp(LEAST_CONTEXT, USUAL_CONTEXT).min(needs.context));
     let cache = needs.cache.bytes(context) + needs.states;
-    let left = budget.checked_sub(needs.trunk + buffers + window + cache);
-    let fits = left.map(|left| usize::try_from(left.checked_div(slot_step).unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
-    if fits.is_none_or(|fits| fits < least_slots) {
+    let left = budget.checked_sub(needs.trunk + buffers + cache).filter(|left| least_bytes.saturating_add(window.least) <= *left);
+    let Some(left) = left else {
         return Err(BudgetError::TooSmall {
             budget,
             trunk: needs.trunk,
             cache,
             buffers,
-            window,
+            program,
+            window: window.least,
             slots: least_slots,
-            slot_bytes: slot_step * least_slots as u64,
+            min_slots,
+            slot_bytes: least_bytes,
             context,
-            fits: tokens_in(room),
+            // Without keys and values any context fits, and it is not what to shorten.
+            fits: Some(tokens_in(room)).filter(|&fits| fits < context).unwrap_or(0),
             knob: place.knob,
         });
-    }
-    let slots = wish.slots.map_or_else(|| fits.unwrap_or(0).min(needs.experts), |_| least_slots);
+    };
+    let slots = match wish.slots {
+        Some(_) => least_slots,
+        None => most_slots(left, slot_step, least_slots, needs.experts, window),
+    };
+    let slot_bytes = slot_step * slots as u64;
     Ok(Plan {
         budget: place.given,
         trunk: needs.trunk,
         looked_up: needs.looked_up,
         cache,
         buffers,
-        window,
-        slots: slot_step * slots as u64,
+        program,
+        window: window.within(needs.experts - slots, left - slot_bytes),
+        slots: slot_bytes,
         slot_step,
         experts: needs.expert_bytes.iter().sum::<u64>() * needs.experts as u64,
         slots_per_layer: slots,
@@ -278,18 +326,32 @@ fn fit(needs: &Needs, wish: &Wish, place: &Place) -> Result<Plan, BudgetError> {
     })
 }
 
+/// Slots for `left` bytes: for all experts if they have room beside the least window, else as many as a window of some width leaves room for, `least`
+/// of which have been made sure of.
+fn most_slots(left: u64, slot_step: u64, least: usize, experts: usize, window: Window) -> usize {
+    let in_bytes = |bytes: u64| usize::try_from(bytes.checked_div(slot_step).unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    if in_bytes(left.saturating_sub(window.least)) >= experts {
+        return experts;
+    }
+    let wide = (left / WINDOW_SHARE).min(window.most).max(window.least);
+    in_bytes(left.saturating_sub(wide)).max(least).min(experts)
+}
+
 /// Most slots per layer that the plan's budget allows; all of them if there is no budget.
 #[must_use]
 pub fn slot_limit(plan: &Plan) -> usize {
     let Some(budget) = plan.budget else { return plan.max_slots };
-    let left = budget.saturating_sub(plan.trunk + plan.cache + plan.buffers + plan.window);
+    let left = (budget + plan.slots).saturating_sub(plan.together());
     usize::try_from(left.checked_div(plan.slot_step).unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(plan.max_slots)
 }
 
-/// How many bytes of file pages misses may hold at a time under this plan; `None` if there is no budget.
+/// How many bytes of file pages experts without a slot may hold at a time under this plan, with what its budget has left over; `None` if there is no
+/// budget.
 #[must_use]
 pub fn window(plan: &Plan) -> Option<u64> {
-    plan.budget.map(|_| WINDOW)
+    let largest = plan.slot_bytes.iter().map(|s| s.bytes).max().unwrap_or(0);
+    let spare = plan.budget?.saturating_sub(plan.together());
+    Some((plan.window + spare).saturating_sub(around(largest)).min(WINDOW).max(largest))
 }
 
 #[cfg(test)]
@@ -318,7 +380,7 @@ mod tests {
     #[test]
     fn a_budget_is_filled_with_slots_and_never_exceeded() {
         let plan = plan(&needs(), &Wish { ram: Some(1536 * MIB), available: 20 << 30, ..Wish::default() }).unwrap();
-        let used = plan.trunk + plan.cache + plan.buffers + plan.window + plan.slots;
+        let used = plan.together();
         assert!(used <= 1536 * MIB && used + plan.slot_step > 1536 * MIB);
         assert!((16..64).contains(&plan.slots_per_layer), "{plan:?}");
         assert_eq!(slot_limit(&plan), plan.slots_per_layer);
@@ -334,21 +396,72 @@ mod tests {
         }
     }
 
+    /// Something as small as the embedded toy.
+    fn small() -> Needs {
+        Needs {
+            expert_bytes: vec![50_000; 6],
+            expert_layers: (0..6).collect(),
+            experts: 32,
+            trunk: 3 * MIB,
+            buffers: 13 * MIB,
+            vocab: 4096,
+            ..needs()
+        }
+    }
+
     #[test]
-    fn the_window_for_pages_of_the_file_is_no_larger_than_all_experts() {
-        let ram = Some(1536 * MIB);
-        let large = plan(&needs(), &Wish { ram, ..Wish::default() }).unwrap();
-        assert_eq!(large.window, WINDOW + 2 * 2_867_200);
-        let small = Needs { expert_bytes: vec![50_000; 6], expert_layers: (0..6).collect(), experts: 32, trunk: 3 * MIB, ..needs() };
-        let small_plan = plan(&small, &Wish { ram, ..Wish::default() }).unwrap();
-        assert_eq!(small_plan.window, small_plan.experts);
-        assert_eq!(
-            plan(&small, &Wish { available: 20 << 30, ..Wish::default() }).unwrap().window,
-            0,
-            "without a budget nothing is dropped"
-        );
-        let refused = plan(&small, &Wish { ram: Some(50 * MIB), ..Wish::default() }).unwrap_err().to_string();
-        assert!(refused.contains("file window 9.2 MiB, 1 slot(s)"), "{refused}");
+    fn the_window_is_as_wide_as_pays_where_there_is_room_and_no_wider_than_the_experts_without_a_slot() {
+        let ram = |ram: u64| Wish { ram: Some(ram), ..Wish::default() };
+        let large = plan(&needs(), &ram(1536 * MIB)).unwrap();
+        assert_eq!((large.window, window(&large)), (WINDOW + 2 * 2_867_200, Some(WINDOW)));
+        let some = plan(&small(), &Wish { slots: Some(12), ..ram(1536 * MIB) }).unwrap();
+        assert_eq!(some.window, 20 * 6 * 50_000);
+        let every = plan(&small(), &ram(1536 * MIB)).unwrap();
+        assert_eq!((every.slots_per_layer, every.window), (32, 150_000), "an expert that comes into its slot");
+        assert_eq!(window(&every), Some(WINDOW), "what is left over is used");
+        let dense = Needs { expert_bytes: Vec::new(), expert_layers: Vec::new(), experts: 0, ..needs() };
+        assert_eq!(plan(&dense, &ram(1536 * MIB)).unwrap().window, 0);
+    }
+
+    #[test]
+    fn a_window_narrows_before_a_budget_is_refused() {
+        let least = plan(&small(), &Wish { ram: Some(MIB), context: Some(512), ..Wish::default() }).unwrap_err();
+        let BudgetError::TooSmall { trunk, cache, buffers, window: narrow, slot_bytes, .. } = least else { panic!("{least}") };
+        let needed = trunk + cache + buffers + narrow + slot_bytes;
+        let at = |ram: u64| plan(&small(), &Wish { ram: Some(ram), context: Some(512), ..Wish::default() });
+        let kept = at(needed).unwrap();
+        assert_eq!((kept.slots_per_layer, kept.window), (1, 150_000));
+        assert_eq!(window(&kept), Some(50_000), "one expert at a time");
+        assert!(at(needed - 1).is_err());
+        // Then both grow.
+        let mut last = kept;
+        for more in 1..40 {
+            let plan = at(needed + more * MIB / 4).unwrap();
+            assert!(plan.slots_per_layer >= last.slots_per_layer && plan.together() <= needed + more * MIB / 4, "{plan:?}");
+            last = plan;
+        }
+        assert_eq!(last.slots_per_layer, 32);
+    }
+
+    #[test]
+    fn the_sum_of_a_plan_without_a_budget_is_a_budget_for_as_many_slots() {
+        for slots in [1, 12, 31, 32] {
+            let wish = Wish { available: 20 << 30, slots: Some(slots), context: Some(512), ..Wish::default() };
+            let free = plan(&small(), &wish).unwrap();
+            let kept = plan(&small(), &Wish { ram: Some(free.together()), ..wish }).unwrap();
+            assert_eq!(Plan { budget: None, ..kept }, free);
+        }
+    }
+
+    #[test]
+    fn only_what_can_be_lowered_is_advised() {
+        let said = |wish: Wish| plan(&small(), &wish).unwrap_err().to_string();
+        let ram = Some(40 * MIB);
+        let least = said(Wish { ram, ..Wish::default() });
+        assert!(least.ends_with("1 slot per layer 312.0 KiB); raise --ram, or take a smaller model"), "{least}");
+        assert!(said(Wish { ram, slots: Some(9), ..Wish::default() }).ends_with("raise --ram, lower --slots, or take a smaller model"));
+        let long = said(Wish { ram: Some(70 * MIB), context: Some(32_768), ..Wish::default() });
+        assert!(long.contains("raise --ram, lower --ctx to ") && !long.contains("--slots"), "{long}");
     }
 
     #[test]
@@ -386,7 +499,7 @@ mod tests {
         assert!(text.starts_with("500.0 MiB are not enough") && text.contains("trunk 530.0 MiB") && text.contains("--ram"), "{text}");
         let context = plan(&needs(), &Wish { ram: Some(1024 * MIB), context: Some(32_768), ..Wish::default() }).unwrap_err();
         let BudgetError::TooSmall { fits, .. } = context else { panic!("{context}") };
-        assert!(context.to_string().ends_with(&format!("a context of at most {fits} tokens fits")), "{context}");
+        assert!(context.to_string().contains(&format!("lower --ctx to {fits}, ")), "{context}");
         let asked = |context| plan(&needs(), &Wish { ram: Some(1024 * MIB), context: Some(context), ..Wish::default() });
         assert!(asked(fits).is_ok() && asked(fits + 1).is_err());
         let many = plan(&needs(), &Wish { ram: Some(1536 * MIB), slots: Some(100), ..Wish::default() }).unwrap_err();
@@ -402,7 +515,8 @@ mod tests {
                                         context in proptest::option::of(0usize..40_000)) {
             let wish = Wish { ram: Some(ram), slots, context, available: 0 };
             if let Ok(p) = plan(&needs(), &wish) {
-                prop_assert!(p.trunk + p.cache + p.buffers + p.window + p.slots <= ram);
+                prop_assert!(p.together() <= ram);
+                prop_assert!(p.window + (ram - p.together()) >= around(2_867_200) + window(&p).unwrap());
                 prop_assert!(p.slots_per_layer >= p.min_slots && p.slots_per_layer <= p.max_slots);
                 prop_assert!(slot_limit(&p) >= p.slots_per_layer);
                 prop_assert!(context.is_none_or(|c| c == p.context));

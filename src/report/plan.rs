@@ -42,7 +42,6 @@ pub fn run(args: &PlanArgs) -> eyre::Result<ExitCode> {
 /// The plan as a table of lines.
 #[must_use]
 pub fn table(plan: &Plan) -> String {
-    let used = plan.trunk + plan.cache + plan.buffers + plan.window + plan.slots;
     let mut out = match &plan.device {
         Some(device) => format!("memory plan, on {device}\n"),
         None => String::from("memory plan\n"),
@@ -52,34 +51,52 @@ pub fn table(plan: &Plan) -> String {
     let states =
         if plan.states > 0 { format!(", and {} for recurrent states and copies of them", size(plan.states)) } else { String::new() };
     line("context", plan.cache, &format!("keys and values of {} tokens{states}", plan.context));
-    let note = if plan.device.is_some() {
-        "activations, logits, experts on their way"
-    } else {
-        "activations, logits, tokenizer, the program itself"
-    };
-    line("buffers", plan.buffers, note);
-    if plan.window > 0 {
-        line("window", plan.window, "pages of the file that experts without a slot may hold at a time");
+    let note =
+        if plan.device.is_some() { "activations, logits, experts on their way" } else { "activations and logits of the longest pass" };
+    line("buffers", plan.buffers - plan.program.min(plan.buffers), note);
+    if plan.device.is_none() {
+        line("program", plan.program, "tokenizer, threads, screen: the program itself, at most");
+        line("window", plan.window, &window_note(plan));
     }
-    let note = match plan.max_slots {
-        0 if plan.experts == 0 && plan.trunk > 0 => "this model has no routed experts: all of it is trunk".to_owned(),
-        most => format!("{} of {most} experts per layer, {} for one more", plan.slots_per_layer, size(plan.slot_step)),
-    };
-    line("slots", plan.slots, &note);
+    line("slots", plan.slots, &slots_note(plan));
     for (bytes, layers) in unlike(&plan.slot_bytes) {
         line("", bytes, &format!("for one slot of {layers}"));
     }
-    line("together", used, &plan.budget.map_or("no budget was given".to_owned(), |b| format!("of a budget of {}", size(b))));
+    let note = plan.budget.map_or("no budget was given".to_owned(), |b| format!("of a budget of {}", size(b)));
+    line("together", plan.together(), &note);
     if plan.device.is_some() {
         line("host", plan.host, "in host memory: tokenizer, page-locked buffers, the program itself");
     }
-    let note = if plan.device.is_some() && plan.slots_per_layer < plan.max_slots {
-        "all routed experts; copied into RAM where there is room for all (--hold), else read from the file"
-    } else {
-        "all routed experts; those without a slot stay in the mapped file"
+    let note = match (plan.slots_per_layer < plan.max_slots, plan.device.is_some()) {
+        _ if plan.max_slots == 0 => "this model has no routed experts: all of it is trunk",
+        (false, _) => "all routed experts, each of which has a slot",
+        (true, true) => "all routed experts; copied into RAM where there is room for all (--hold), else read from the file",
+        (true, false) => "all routed experts; those without a slot stay in the mapped file",
     };
     line("experts", plan.experts, note);
     out
+}
+
+fn window_note(plan: &Plan) -> String {
+    match plan.max_slots - plan.slots_per_layer.min(plan.max_slots) {
+        _ if plan.max_slots == 0 => "pages of the file: none, without experts".to_owned(),
+        0 => "pages of the file while an expert comes into its slot".to_owned(),
+        _ => "pages of the file that experts without a slot hold at a time; narrower under a smaller --ram".to_owned(),
+    }
+}
+
+fn slots_note(plan: &Plan) -> String {
+    let (slots, most) = (plan.slots_per_layer, plan.max_slots);
+    if most == 0 {
+        return "none".to_owned();
+    }
+    if slots >= most {
+        return format!("all {most} experts of each layer");
+    }
+    // A slot is a whole number of pages, so that each can be given back by itself.
+    let bare = plan.slot_bytes.iter().map(|s| s.bytes).sum::<u64>();
+    let rounded = if plan.slot_step > bare && bare > 0 { format!(" ({} rounded up)", size(bare)) } else { String::new() };
+    format!("{slots} of {most} experts per layer, {} for one more{rounded}", size(plan.slot_step))
 }
 
 /// Slot sizes with the layers that have them, largest group first; nothing if all layers are alike.
