@@ -1,5 +1,9 @@
 //! What is in a model file: metadata, tensor types, expert sizes, and what could not be run.
 
+mod parameters;
+
+pub use parameters::Parameters;
+
 use crate::gguf::{shown, Gguf, GgufError, TensorInfo};
 use crate::kernels;
 use crate::model::{self, ARCHITECTURES};
@@ -23,6 +27,8 @@ pub struct Inspection {
     pub fingerprint: String,
     /// `general.architecture`.
     pub architecture: Option<String>,
+    /// What the model weighs.
+    pub parameters: Parameters,
     /// Metadata in file order, long values shortened, control characters escaped.
     pub metadata: Vec<(String, String)>,
     /// One line per tensor type, most bytes first.
@@ -79,6 +85,7 @@ pub fn inspect(gguf: &Gguf) -> Inspection {
     }
     let mut types: Vec<TypeLine> = by_type.into_values().collect();
     types.sort_by_key(|line| std::cmp::Reverse(line.bytes));
+    let experts = experts(gguf);
     Inspection {
         file: gguf.name().display().to_string(),
         parts: gguf.parts().len(),
@@ -86,9 +93,10 @@ pub fn inspect(gguf: &Gguf) -> Inspection {
         version: gguf.version(),
         fingerprint: gguf.fingerprint(),
         architecture: gguf.arch().ok().map(shown),
+        parameters: Parameters::of(gguf, &experts),
         metadata: gguf.metadata().map(|(key, value)| (shown(key), value.summary())).collect(),
         types,
-        experts: experts(gguf),
+        experts,
         guesses: model::guesses(gguf),
         unsupported: unsupported(gguf),
     }
@@ -164,8 +172,11 @@ fn unsupported(gguf: &Gguf) -> Vec<String> {
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", shown(&self.file))?;
+        writeln!(f, "  {}, {}", self.architecture.as_deref().unwrap_or("no architecture"), self.parameters)?;
+        let file_type = self.parameters.file_type.as_ref().map_or_else(String::new, |name| format!("{name}, "));
+        writeln!(f, "  {file_type}{:.1} bits per weight, {}", self.parameters.bits_each, size(self.bytes))?;
         let files = if self.parts == 1 { "1 file".into() } else { format!("{} files", self.parts) };
-        writeln!(f, "  GGUF version {}, {files}, {}, fingerprint {}", self.version, size(self.bytes), self.fingerprint)?;
+        writeln!(f, "  GGUF version {}, {files}, fingerprint {}", self.version, self.fingerprint)?;
         writeln!(f, "\nmetadata")?;
         let widest = self.metadata.iter().map(|(k, _)| k.len()).max().unwrap_or(0).min(48);
         for (key, value) in &self.metadata {
