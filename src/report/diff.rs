@@ -1,17 +1,19 @@
 //! `rotary simulate --diff A B`: where two policies, slot counts or recorded sessions differ: in total, by layer, by expert.
 
+mod outcome;
 mod side;
 mod table;
 
-use super::simulate::{generated, name, on_machine, trunk_of, Format, SimulateArgs};
+pub use outcome::{LayerFigures, Outcome};
+
+use super::simulate::{name, trunk_of, Format, SimulateArgs};
 use crate::cli::Failure;
-use crate::events::Phase;
-use crate::experts::policy::{Overlay, Policy};
+use crate::experts::policy::Overlay;
 use crate::trace::profile::Profile;
-use crate::trace::roofline::{estimate, Demand, Estimate};
 use crate::trace::routes::Routes;
-use crate::trace::scheduling::known;
-use crate::trace::simulate::{ByExpert, Contender, LayerTotals, Prepared, Tally};
+use crate::trace::said::of_different_text;
+use crate::trace::simulate::{Contender, Prepared};
+use outcome::{slots_of, work_out};
 use serde::Serialize;
 use side::Side;
 use std::io::{self, Write};
@@ -28,49 +30,6 @@ struct Common<'a> {
     admission: Overlay,
     profile: Option<&'a Profile>,
     trunk: Option<u64>,
-}
-
-/// One side, worked out.
-#[derive(Clone, Debug, Serialize)]
-pub struct Outcome {
-    /// In words: "lru, 32 slots", "monday.rotary as recorded".
-    pub label: String,
-    /// Tokens generated.
-    pub tokens: usize,
-    /// Bytes of all slots; 0 if unknown.
-    pub slot_bytes: u64,
-    /// Hit rate, 0 to 1.
-    pub hit_rate: f64,
-    /// Bytes copied into slots per token.
-    pub copied_per_token: f64,
-    /// Bytes of missed experts per token.
-    pub missed_per_token: f64,
-    /// Tokens per second: an estimate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub estimated_tokens_per_second: Option<f64>,
-    /// Tokens per second when it was recorded: of the median step.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub measured_tokens_per_second: Option<f64>,
-    #[serde(skip)]
-    layers: Vec<LayerFigures>,
-    #[serde(skip)]
-    experts: usize,
-    #[serde(skip)]
-    by: ByExpert,
-}
-
-/// One layer of one side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct LayerFigures {
-    /// Hit rate, 0 to 1.
-    pub hit_rate: f64,
-    /// Bytes copied into slots per token.
-    pub copied_per_token: f64,
-    /// Bytes of missed experts per token.
-    pub missed_per_token: f64,
-    /// Microseconds of its experts per token: an estimate.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub estimated_us: Option<f64>,
 }
 
 /// One layer of both.
@@ -119,6 +78,9 @@ pub struct Difference {
     pub a: Outcome,
     /// The second.
     pub b: Outcome,
+    /// The two are of different text, so that not all of their difference is one of slots and policies.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub other_text: bool,
     /// Every layer.
     pub layers: Vec<LayerPair>,
     /// Every expert that was used, most different first.
@@ -130,78 +92,6 @@ struct Source<'a> {
     file: &'a str,
     routes: &'a Routes,
     prepared: &'a Prepared,
-}
-
-fn work_out(side: &Side, source: &Source<'_>, common: &Common<'_>) -> Result<Outcome, Failure> {
-    let Source { file, routes, prepared } = source;
-    let head = &routes.head;
-    let generating = || (0..routes.len()).filter(|&i| routes.steps()[i].phase == Phase::Decode);
-    let named = head.scheduling.as_ref().and_then(|named| known(named).ok());
-    let recorded = named.map(|(policy, _)| policy);
-    let (contender, slots) = match side {
-        Side::Simulated { policy, slots } => {
-            let slots = slots.or(common.slots).unwrap_or((head.experts / 4).max(1));
-            (policy.or(common.policy).unwrap_or(Contender::Online(recorded.unwrap_or_default())), slots)
-        }
-        // The count of most steps.
-        Side::Recorded | Side::File(_) => {
-            let mut seen: Vec<u16> = generating().map(|i| routes.measured(i).slots).collect();
-            seen.sort_unstable();
-            (Contender::Recorded, seen.get(seen.len() / 2).copied().unwrap_or(0).into())
-        }
-    };
-    if slots > head.experts {
-        return Err(Failure::usage(format!("{file}: {slots} slots per layer are more than its {} experts", head.experts)));
-    }
-    let admission = on_machine(common.admission, common.profile, prepared.expert_bytes());
-    let (tally, by) = prepared.by_expert(contender, slots, admission);
-    let ahead = match contender {
-        Contender::Online(Policy::Rotary) => prepared.admission(Policy::Rotary, admission).ahead,
-        Contender::Recorded => named.map_or(0, |(_, admission)| admission.ahead),
-        _ => 0,
-    };
-    let ahead = if ahead > 0 { format!(", {ahead} per look ahead of use") } else { String::new() };
-    let (trunk, _) = trunk_of(head, common.trunk);
-    let bytes = prepared.expert_bytes();
-    let slot_step: u64 = bytes.iter().fold(0, |sum, b| sum.saturating_add(*b));
-    let time = common.profile.filter(|_| slot_step > 0).map(|p| estimate(p, &Demand::of(&tally, bytes, trunk)));
-    let tokens = generated(routes);
-    let per_token = |bytes: u64| bytes as f64 / tokens.max(1) as f64;
-    let mut steps: Vec<u32> = generating().map(|i| routes.measured(i).total_us).filter(|us| *us > 0).collect();
-    steps.sort_unstable();
-    let median = steps.get(steps.len() / 2).map(|us| 1e6 / f64::from(*us));
-    let under = recorded.map_or_else(String::new, |policy| format!(" under {policy}"));
-    let with_slots = |what: &str| if slots > 0 { format!("{what}, {slots} slots{ahead}") } else { format!("{what}{ahead}") };
-    Ok(Outcome {
-        label: match side {
-            Side::File(_) => with_slots(&format!("{file} as recorded{under}")),
-            Side::Recorded => with_slots(&format!("recorded{under}")),
-            Side::Simulated { .. } => with_slots(contender.name()),
-        },
-        tokens,
-        slot_bytes: slot_step.saturating_mul(slots as u64),
-        hit_rate: tally.hit_rate(),
-        copied_per_token: per_token(tally.moved_bytes),
-        missed_per_token: per_token(tally.missed_bytes),
-        estimated_tokens_per_second: time.as_ref().map(Estimate::tokens_per_second),
-        measured_tokens_per_second: median.filter(|_| contender == Contender::Recorded),
-        layers: layers(&tally, bytes, time.as_ref()),
-        experts: head.experts,
-        by,
-    })
-}
-
-fn layers(tally: &Tally, bytes: &[u64], time: Option<&Estimate>) -> Vec<LayerFigures> {
-    let figures = |(i, (t, &bytes)): (usize, (&LayerTotals, &u64))| {
-        let per_token = |experts: f64| experts * bytes as f64 / t.ticks.max(1) as f64;
-        LayerFigures {
-            hit_rate: t.hit_rate(),
-            copied_per_token: per_token(t.moved as f64),
-            missed_per_token: per_token(t.missed),
-            estimated_us: time.and_then(|e| e.layers_us.get(i).copied()),
-        }
-    };
-    tally.layers.iter().zip(bytes).enumerate().map(figures).collect()
 }
 
 fn compare(sides: [&Side; 2], sources: [&Source<'_>; 2], common: &Common<'_>) -> Result<Difference, Failure> {
@@ -217,7 +107,8 @@ fn compare(sides: [&Side; 2], sources: [&Source<'_>; 2], common: &Common<'_>) ->
     let file = if a.file == b.file { a.file.to_owned() } else { format!("{} and {}", a.file, b.file) };
     let (trunk_bytes, trunk) = trunk_of(&a.routes.head, common.trunk);
     let blocks = &a.routes.head.blocks;
-    let [a, b] = [work_out(sides[0], a, common)?, work_out(sides[1], b, common)?];
+    let slots = slots_of(sides, sources, common);
+    let [a, b] = [work_out(sides[0], slots[0], a, common)?, work_out(sides[1], slots[1], b, common)?];
     let layers = a.layers.iter().zip(&b.layers).enumerate().map(|(i, (&a, &b))| LayerPair { layer: blocks.of(i), a, b }).collect();
     let mut experts: Vec<ExpertPair> = (0..a.by.routed.len())
         .filter(|&i| a.by.routed[i] + b.by.routed[i] > 0)
@@ -231,7 +122,7 @@ fn compare(sides: [&Side; 2], sources: [&Source<'_>; 2], common: &Common<'_>) ->
         .collect();
     experts.sort_by(|x, y| y.more().abs().total_cmp(&x.more().abs()).then((x.layer, x.expert).cmp(&(y.layer, y.expert))));
     let profile = common.profile.map(|p| p.name.clone());
-    Ok(Difference { file, profile, trunk_bytes, trunk, a, b, layers, experts })
+    Ok(Difference { file, profile, trunk_bytes, trunk, a, b, other_text: false, layers, experts })
 }
 
 /// Work out and print.
@@ -268,7 +159,12 @@ pub(super) fn run(args: &SimulateArgs, sides: &[String], profile: Option<&Profil
         let shared = path.map(|p| read(p)).transpose()?;
         let pick = |i: usize| own[i].as_ref().or(shared.as_ref()).map(|(file, routes, prepared)| Source { file, routes, prepared });
         let (Some(a), Some(b)) = (pick(0), pick(1)) else { continue };
-        found.push(compare([&sides[0], &sides[1]], [&a, &b], &common)?);
+        let mut difference = compare([&sides[0], &sides[1]], [&a, &b], &common)?;
+        let file = |i: usize| if let Side::File(path) = &sides[i] { Some(path) } else { path };
+        if let (Some(x), Some(y)) = (file(0), file(1)) {
+            difference.other_text = x != y && of_different_text([x, y], [a.routes, b.routes]);
+        }
+        found.push(difference);
     }
     let unicode = args.canvas().unicode;
     let mut out = io::BufWriter::new(io::stdout().lock());
@@ -287,7 +183,8 @@ pub(super) fn run(args: &SimulateArgs, sides: &[String], profile: Option<&Profil
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experts::policy::Admission;
+    use crate::events::Phase;
+    use crate::experts::policy::{Admission, Policy};
     use crate::trace::profile::included;
     use crate::trace::session::Session;
 
@@ -328,6 +225,28 @@ mod tests {
             let message = Side::parse(bad).unwrap_err().message;
             assert!(message.contains("lru@32") && message.contains("recorded"), "{bad}: {message}");
         }
+    }
+
+    #[test]
+    fn a_side_without_slots_has_those_of_the_other_side_or_of_the_recording() {
+        let (qwen, recorded) = (routes("qwen3"), {
+            let mut routes = Routes::new(routes("gpt-oss").head);
+            let step = crate::events::StepRecord { phase: Phase::Decode, slots: 12, ..Default::default() };
+            routes.push_record(0, &step);
+            routes
+        });
+        let slots = |routes: &Routes, a: &str, b: &str, all: Option<usize>| {
+            let source = Source { file: "f", routes, prepared: &Prepared::new(routes) };
+            let common = Common { slots: all, policy: None, admission: Overlay::default(), profile: None, trunk: None };
+            let sides = [a, b].map(|side| Side::parse(side).unwrap());
+            slots_of([&sides[0], &sides[1]], [&source, &source], &common)
+        };
+        assert_eq!(slots(&recorded, "recorded", "lru", None), [12, 12]);
+        assert_eq!(slots(&recorded, "lru", "lfu", None), [12, 12], "as it was recorded");
+        assert_eq!(slots(&recorded, "lru@20", "lfu", None), [20, 20]);
+        assert_eq!(slots(&recorded, "recorded", "lru@20", Some(7)), [12, 20]);
+        assert_eq!(slots(&recorded, "recorded", "lru", Some(7)), [12, 7], "it was asked for");
+        assert_eq!(slots(&qwen, "lru", "lfu", None), [32, 32], "nothing is known");
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub struct Simulation {
     /// How experts get slots under the policies that weigh newcomers, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub simulated: Vec<String>,
+    /// Experts that a look at a coming layer brings ahead of their use under the policy rotary; no other policy brings any.
+    pub ahead: usize,
     /// Experts that a token uses in a layer.
     pub top_k: usize,
     /// Tokens generated.
@@ -131,7 +133,7 @@ fn simulated(prepared: &Prepared, contender: Contender, admission: Overlay, deci
     let Contender::Online(policy) = contender else { return None };
     let admission = prepared.admission(policy, admission);
     let hint = if policy == Policy::Rotary && admission.ahead == 0 && !decided {
-        "; --ahead 1 brings experts ahead of use, as a GPU with a fast link does"
+        " (hint: with --ahead 1 it brings experts ahead of use, as on a GPU with a fast link)"
     } else {
         ""
     };
@@ -173,6 +175,7 @@ pub fn simulate(file: &str, routes: &Routes, wish: &Wish<'_>) -> Simulation {
         experts: head.experts,
         recorded: head.scheduling.as_ref().map(under),
         simulated: wish.contenders.iter().filter_map(|c| simulated(&prepared, *c, admission, decided)).collect(),
+        ahead: prepared.admission(Policy::Rotary, admission).ahead,
         top_k: head.top_k,
         tokens: generated(routes),
         foreseen: Some((0..routes.len()).filter(|&i| routes.foretold().has(i)).count()).filter(|n| *n > 0),
@@ -339,7 +342,15 @@ mod tests {
         assert!((hits(&own) - 67.70).abs() < 0.01 && (hits(&ahead) - 71.38).abs() < 0.01, "{} {}", hits(&own), hits(&ahead));
         let recorded = own.recorded.clone().unwrap();
         assert!(own.simulated[0].starts_with(recorded.strip_prefix("recorded under ").unwrap()), "{recorded}: {:?}", own.simulated);
-        assert!(own.simulated[0].contains("--ahead 1"), "{:?}", own.simulated);
+        assert!(own.simulated[0].contains("hint: with --ahead 1"), "{:?}", own.simulated);
+        let printed = |s: &Simulation| {
+            let mut out = Vec::new();
+            text(&mut out, s, None).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert!(!printed(&own).contains("rotary+"), "{}", printed(&own));
+        let page = printed(&ahead);
+        assert!(page.contains("slots       GiB   rotary+1     lru") && page.contains("rotary+1 brings 1 expert per look"), "{page}");
         assert!(ahead.simulated[0].ends_with("1 per look ahead of use"), "{:?}", ahead.simulated);
         // A machine that would bring them does, whatever the recording's did.
         let mut fast = profile::included("rtx-4060-laptop").unwrap();

@@ -27,6 +27,7 @@ pub mod profile;
 pub mod record;
 pub mod roofline;
 pub mod routes;
+pub mod said;
 pub mod scheduling;
 pub mod second;
 pub mod session;

@@ -20,7 +20,11 @@ fn bar(value: f64, full: f64, unicode: bool) -> String {
 
 pub(super) fn text(out: &mut impl Write, d: &Difference, unicode: bool) -> io::Result<()> {
     let (a, b) = (&d.a, &d.b);
-    writeln!(out, "{}\n  A  {}\n  B  {}\n", d.file, a.label, b.label)?;
+    writeln!(out, "{}\n  A  {}\n  B  {}", d.file, a.label, b.label)?;
+    if d.other_text {
+        writeln!(out, "the two say different things: differences are of the text, too")?;
+    }
+    writeln!(out)?;
     writeln!(out, "{:<34}{:>12}{:>12}{:>12}", "", "A", "B", "B - A")?;
     let row = |out: &mut dyn Write, what: &str, x: f64, y: f64| writeln!(out, "{what:<34}{x:>12.2}{y:>12.2}{:>+12.2}", y - x);
     let mib = f64::from(1u32 << 20);

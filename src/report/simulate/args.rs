@@ -182,7 +182,7 @@ pub(super) fn slot_list(text: &str) -> Result<Slots, String> {
 }
 
 pub(super) fn contenders(text: &str) -> Result<Contenders, String> {
-    if text == "all" {
+    if text.eq_ignore_ascii_case("all") {
         return Ok(Contenders(Contender::ALL.to_vec()));
     }
     let names = text.split(',').map(|t| t.trim().parse::<Contender>());

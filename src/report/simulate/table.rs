@@ -1,6 +1,7 @@
 //! The table of a simulation: as text with curves, or as CSV.
 
 use super::{Row, Simulation};
+use crate::experts::policy::Policy;
 use crate::report::curves::{self, Canvas, Curve};
 use crate::size::size;
 use crate::trace::simulate::Contender;
@@ -21,6 +22,15 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
     }
     for how in &s.simulated {
         writeln!(out, "simulated under {how}")?;
+    }
+    let rotary = Contender::Online(Policy::Rotary);
+    if s.ahead > 0 && s.table.iter().any(|row| row.tally.policy == rotary) {
+        let (name, n) = (heading(rotary, s.ahead), s.ahead);
+        let experts = if n == 1 { "expert" } else { "experts" };
+        writeln!(
+            out,
+            "{name} brings {n} {experts} per look at a coming layer ahead of use, the others none; --ahead 0 compares them alike"
+        )?;
     }
     if let Some(n) = s.foreseen {
         writeln!(out, "routers asked before their turn: {n} token{}", if n == 1 { "" } else { "s" })?;
@@ -48,7 +58,8 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
     if s.slot_bytes > 0 {
         write!(out, "{:>10}", "")?;
     }
-    write!(out, "  {:<width$}", "hit rate, %", width = policies.len() * 8)?;
+    let wide = |p: &Contender| (heading(*p, s.ahead).len() + 1).max(8);
+    write!(out, "  {:<width$}", "hit rate, %", width = policies.iter().map(wide).sum())?;
     if !moving.is_empty() {
         write!(out, "  copied into slots, MiB per token")?;
     }
@@ -60,9 +71,9 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
         write!(out, "{unit:>10}")?;
     }
     write!(out, "  ")?;
-    policies.iter().try_for_each(|p| write!(out, "{:>8}", p.name()))?;
+    policies.iter().try_for_each(|p| write!(out, "{:>width$}", heading(*p, s.ahead), width = wide(p)))?;
     write!(out, "  ")?;
-    moving.iter().try_for_each(|p| write!(out, "{:>9}", p.name()))?;
+    moving.iter().try_for_each(|p| write!(out, "{:>9}", heading(*p, s.ahead)))?;
     writeln!(out)?;
     for &n in &slots {
         write!(out, "{n:>5}")?;
@@ -71,7 +82,7 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
         }
         write!(out, "  ")?;
         for &p in &policies {
-            write!(out, "{:>8.2}", row(n, p).map_or(0.0, |t| t.tally.hit_rate() * 100.0))?;
+            write!(out, "{:>width$.2}", row(n, p).map_or(0.0, |t| t.tally.hit_rate() * 100.0), width = wide(&p))?;
         }
         write!(out, "  ")?;
         for &p in &moving {
@@ -102,7 +113,7 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
         writeln!(out, "tokens/s, estimated for {}; misses: {}", profile.name, profile.misses.name())?;
         writeln!(out, "trunk {} per token ({})", size(s.trunk_bytes), s.trunk)?;
         write!(out, "\n{:>5}", "slots")?;
-        policies.iter().try_for_each(|p| write!(out, "{:>9}", p.name()))?;
+        policies.iter().try_for_each(|p| write!(out, "{:>9}", heading(*p, s.ahead)))?;
         writeln!(out)?;
         for &n in &slots {
             write!(out, "{n:>5}")?;
@@ -121,7 +132,7 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
     }
     let Some(canvas) = canvas else { return Ok(()) };
     let curve = |p: &Contender, y: &dyn Fn(usize, Contender) -> f64| Curve {
-        name: p.name().to_owned(),
+        name: heading(*p, s.ahead),
         ys: slots.iter().map(|&n| y(n, *p)).collect(),
     };
     let hits = |n, p| row(n, p).map_or(f64::NAN, |t| t.tally.hit_rate() * 100.0);
@@ -132,6 +143,14 @@ pub fn text(out: &mut impl Write, s: &Simulation, canvas: Option<Canvas>) -> io:
     match &s.profile {
         Some(profile) => curves::draw(out, &format!("tokens/s, estimated for {}", profile.name), &slots, &all, canvas),
         None => Ok(()),
+    }
+}
+
+/// A policy as columns name it: rotary with what it brings ahead of use, since no other policy does.
+fn heading(policy: Contender, ahead: usize) -> String {
+    match policy {
+        Contender::Online(Policy::Rotary) if ahead > 0 => format!("{}+{ahead}", policy.name()),
+        _ => policy.name().to_owned(),
     }
 }
 

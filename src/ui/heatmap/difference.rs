@@ -316,6 +316,10 @@ fn names(difference: &Difference, theme: &Theme, width: u16) -> Line<'static> {
     let mut notes = Vec::new();
     if let Some(alike) = difference.alike().filter(|a| *a < 0.9995) {
         notes.push(format!("  routing alike in {:.0}%", alike * 100.0));
+        // Rounding alone, on another device, changes less of it.
+        if alike < 0.9 {
+            notes.push("  of different text".to_owned());
+        }
     }
     if difference.ended {
         notes.push("  B has ended".to_owned());
