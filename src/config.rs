@@ -195,6 +195,10 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         "tb" => 1e12,
         _ => return Err(expected()),
     };
+    // Nobody means 8 bytes of memory.
+    if text_trimmed[split..].trim().is_empty() && number > 0.0 && number < f64::from(1 << 20) {
+        return Err(format!("{number} what? write a unit: {number}GiB or {number}MiB, for example"));
+    }
     let bytes = number * factor;
     if bytes.is_finite() && (0.0..9e18).contains(&bytes) {
         Ok(bytes as u64)
@@ -336,6 +340,8 @@ mod tests {
     #[test]
     fn sizes_have_the_usual_units() {
         assert_eq!(parse_bytes("8GiB"), Ok(8 << 30));
+        assert!(parse_bytes("8").unwrap_err().contains("8 what? write a unit: 8GiB"));
+        assert_eq!((parse_bytes("0"), parse_bytes("8b"), parse_bytes("1048576")), (Ok(0), Ok(8), Ok(1 << 20)));
         assert_eq!(parse_bytes(" 512 MiB "), Ok(512 << 20));
         assert_eq!(parse_bytes("1.5gb"), Ok(1_500_000_000));
         assert_eq!(parse_bytes("4096"), Ok(4096));

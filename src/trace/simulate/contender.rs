@@ -49,7 +49,7 @@ impl std::str::FromStr for Contender {
     type Err = UnknownPolicy;
 
     fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
-        Self::ALL.into_iter().find(|c| c.name() == name).ok_or_else(|| UnknownPolicy(name.to_owned()))
+        Self::ALL.into_iter().find(|c| c.name().eq_ignore_ascii_case(name)).ok_or_else(|| UnknownPolicy(name.to_owned()))
     }
 }
 
