@@ -8,6 +8,7 @@ mod load;
 mod models;
 mod number;
 mod pull;
+mod think;
 
 pub use draw::Draw;
 pub use failure::{exit, Failure};
@@ -15,6 +16,7 @@ pub(crate) use load::device_name;
 pub use load::Load;
 pub use models::{downloaded, find_model};
 pub(crate) use number::{fraction, whole};
+pub use think::Think;
 
 use crate::config::{self, Folders};
 use crate::events::{LoadOptions, Plan};
@@ -107,7 +109,7 @@ enum Verb {
     /// Compare a model's logits, routes and greedy text with a reference
     Check(check::CheckArgs),
     /// Answer as `run` does, and record text, routing and times into a file
-    Record(RecordArgs),
+    Record(report::run::RecordArgs),
     /// Play a recorded session or a routing trace in the app, with no model
     Replay(report::replay::ReplayArgs),
     /// Write the routing of a trace in the other format
@@ -119,15 +121,6 @@ enum Verb {
     /// Try every GPU kernel against its meaning in plain Rust
     #[command(hide = true)]
     GpuCheck(report::gpu_check::GpuCheckArgs),
-}
-
-/// Arguments of `rotary record`.
-#[derive(Debug, Args)]
-struct RecordArgs {
-    /// File to record into, routing alone if it ends in .csv; it must not exist
-    file: PathBuf,
-    #[command(flatten)]
-    run: report::run::RunArgs,
 }
 
 /// Parse the command line, do what it asks, and print what went wrong.
@@ -184,7 +177,7 @@ fn dispatch(cli: Cli) -> eyre::Result<ExitCode> {
     match cli.command {
         None => app(&cli.app),
         Some(Verb::Run(args)) => report::run::run(&args),
-        Some(Verb::Record(args)) => report::run::record(&args.run, &args.file),
+        Some(Verb::Record(args)) => report::run::record(&args),
         Some(Verb::Bench(args)) => report::bench::run(&args),
         Some(Verb::Plan(args)) => report::plan::run(&args),
         Some(Verb::Doctor(args)) => report::doctor::run(&args),

@@ -3,65 +3,24 @@
 //! Standard output carries the answer alone (or the JSON records); reasoning, progress and figures go to standard
 //! error, so that `rotary run ... > file` keeps exactly the answer.
 
+mod args;
 mod figures;
+mod prompts;
+mod recording;
 
-use crate::cli::{configuration, exit, find_model, recorder, whole, Draw, Failure, Load};
+pub use args::{RecordArgs, RecordInto, RunArgs, Turns};
+
+use crate::cli::{configuration, exit, find_model, Failure};
 use crate::engine::sampling::validate;
 use crate::engine::{self, EngineHandle};
-use crate::events::{
-    Command, Effort, Event, FinishReason, Message, ModelCard, ModelSource, Reasoning, Role, Sampling, StepRecord, TextKind,
-};
-use crate::size::size;
-use crate::trace::record::Recorder;
-use clap::Args;
+use crate::events::{Command, Event, FinishReason, Message, ModelCard, ModelSource, Reasoning, Role, Sampling, StepRecord, TextKind};
 use color_eyre::eyre;
 use figures::{experts_in_words, figures};
+use recording::Recording;
 use serde::Serialize;
-use std::io::{IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
-
-/// The longest prompt that is read from standard input.
-const MAX_PROMPT: u64 = 64 << 20;
-
-/// Arguments of `rotary run`.
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// Path, downloaded name, or demo
-    model: String,
-    /// What to say; - reads standard input. Given several times, each is one turn of the same chat
-    #[arg(short, long, value_name = "TEXT")]
-    prompt: Vec<String>,
-    /// Standing instructions
-    #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
-    /// Continue the prompt as raw text, without the chat template
-    #[arg(long, conflicts_with_all = ["system", "no_think", "effort"])]
-    raw: bool,
-    /// Ask a model that can reason not to
-    #[arg(long)]
-    no_think: bool,
-    /// How long a model that knows an effort (gpt-oss) reasons: low, medium or high
-    #[arg(long, value_name = "EFFORT", value_parser = effort)]
-    effort: Option<Effort>,
-    /// Most tokens to generate; 0 is until the model ends its turn or the context is full
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 0, value_parser = whole::<usize>)]
-    max_tokens: usize,
-    #[command(flatten)]
-    draw: Draw,
-    #[command(flatten)]
-    load: Load,
-    /// Record the session (text, routing, times) into a file for `rotary replay`; routing alone if it ends in .csv
-    #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
-    /// One JSON object per line for every event and step
-    #[arg(long)]
-    json: bool,
-    /// Nothing on standard error but errors
-    #[arg(short, long)]
-    quiet: bool,
-}
 
 /// A step record as a line of its own kind beside the events.
 #[derive(Serialize)]
@@ -80,24 +39,25 @@ struct EndLine {
     rss_peak: u64,
 }
 
-/// Run the turns, and record them into `file`.
-pub fn record(args: &RunArgs, file: &Path) -> eyre::Result<ExitCode> {
-    let mut recorder = recorder(file)?;
-    let outcome = turns(args, Some(&mut recorder));
-    recorder.finish().map_err(|e| Failure::failed(format!("{}: the recording is not whole: {e}", file.display())))?;
-    outcome
-}
-
 /// Run the turns.
+///
+/// # Errors
+/// What is wrong with the arguments, the model, the recording, or a turn.
 pub fn run(args: &RunArgs) -> eyre::Result<ExitCode> {
-    match &args.trace {
-        Some(file) => record(args, file),
-        None => turns(args, None),
-    }
+    turns(&args.turns, args.record.recording()?)
 }
 
-fn turns(args: &RunArgs, recorder: Option<&mut Recorder>) -> eyre::Result<ExitCode> {
-    let prompts = prompts(args)?;
+/// Run the turns, and record them.
+///
+/// # Errors
+/// See [`run`].
+pub fn record(args: &RecordArgs) -> eyre::Result<ExitCode> {
+    args.check_order()?;
+    turns(&args.turns, Some(Recording::into_file(&args.file, args.force)?))
+}
+
+fn turns(args: &Turns, recording: Option<Recording>) -> eyre::Result<ExitCode> {
+    let prompts = args.prompts()?;
     let config = configuration();
     let source = find_model(&args.model, &config)?;
     // Flags alone decide whether this is sensible, so it is said before a model is loaded.
@@ -113,18 +73,19 @@ fn turns(args: &RunArgs, recorder: Option<&mut Recorder>) -> eyre::Result<ExitCo
     commands.send(Command::Open { source, options })?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut watch = Watch { handle, args, recording, interrupted: false };
     let outcome = runtime.block_on(async {
-        let mut watch = Watch { handle, args, recorder, interrupted: false };
         let card = watch.until_open().await?;
         let sampling = Sampling { max_tokens: args.max_tokens, ..args.draw.over(config.sampling.unwrap_or(card.sampling.clone())) };
-        let on = args.no_think.then_some(false).or(config.thinking);
-        let reasoning = Reasoning { on, effort: args.effort.or(config.effort) };
+        args.think.idle(&card).iter().for_each(|idle| tell(&format!("rotary: {idle}")));
+        let on = args.think.no_think.then_some(false).or(config.thinking);
+        let reasoning = Reasoning { on, effort: args.think.effort.or(config.effort) };
         let mut messages: Vec<Message> = Vec::new();
         if let Some(system) = &args.system {
             messages.push(Message { role: Role::System, content: system.clone(), thinking: None });
         }
         for (id, prompt) in (1..).zip(prompts) {
-            if let Some(r) = &mut watch.recorder {
+            if let Some(r) = &mut watch.recording {
                 r.question(id, &prompt);
             }
             let command = if args.raw {
@@ -148,46 +109,9 @@ fn turns(args: &RunArgs, recorder: Option<&mut Recorder>) -> eyre::Result<ExitCo
         Ok(ExitCode::SUCCESS)
     });
     let _ = commands.send(Command::Shutdown);
-    outcome
-}
-
-fn effort(name: &str) -> Result<Effort, String> {
-    Effort::from_name(name).ok_or_else(|| "write low, medium or high".to_owned())
-}
-
-/// The turns' texts, from the arguments or from standard input.
-fn prompts(args: &RunArgs) -> Result<Vec<String>, Failure> {
-    let given = if args.prompt.is_empty() {
-        if std::io::stdin().is_terminal() {
-            return Err(Failure::usage("nothing to say: give -p TEXT, or -p - and the text on standard input"));
-        }
-        vec!["-".to_owned()]
-    } else {
-        args.prompt.clone()
-    };
-    if given.iter().filter(|p| *p == "-").count() > 1 {
-        return Err(Failure::usage("standard input can be read once: give -p - only once"));
-    }
-    given.into_iter().map(|p| if p == "-" { from_stdin() } else { Ok(p) }).collect()
-}
-
-fn from_stdin() -> Result<String, Failure> {
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .lock()
-        .take(MAX_PROMPT + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| Failure::usage(format!("standard input can't be read: {e}")))?;
-    if bytes.len() as u64 > MAX_PROMPT {
-        return Err(Failure::usage(format!("the prompt on standard input is longer than {}; shorten it", size(MAX_PROMPT))));
-    }
-    let text = String::from_utf8(bytes).map_err(|e| {
-        Failure::usage(format!("the prompt on standard input is not UTF-8 (byte {}); convert it first", e.utf8_error().valid_up_to()))
-    })?;
-    if text.trim().is_empty() {
-        return Err(Failure::usage("the prompt on standard input is empty"));
-    }
-    Ok(text)
+    let recorded = watch.recording.take().map_or(Ok(()), Recording::finish);
+    // What ended the run is told first.
+    outcome.and_then(|code| recorded.map(|()| code).map_err(Into::into))
 }
 
 /// One finished turn.
@@ -200,8 +124,8 @@ struct Turn {
 /// Reads the lanes, prints, and minds the keyboard.
 struct Watch<'a> {
     handle: EngineHandle,
-    args: &'a RunArgs,
-    recorder: Option<&'a mut Recorder>,
+    args: &'a Turns,
+    recording: Option<Recording>,
     interrupted: bool,
 }
 
@@ -214,7 +138,7 @@ enum Heard {
 
 impl Watch<'_> {
     async fn next(&mut self) -> Heard {
-        let wants_steps = self.args.json || self.recorder.is_some();
+        let wants_steps = self.args.json || self.recording.is_some();
         tokio::select! {
             // Steps first: the records of a token come before its text, and the lane is short.
             biased;
@@ -229,8 +153,8 @@ impl Watch<'_> {
         loop {
             match self.next().await {
                 Heard::Event(event) => {
-                    if let Some(r) = &mut self.recorder {
-                        r.event(&event);
+                    if let Some(r) = &mut self.recording {
+                        r.event(&event)?;
                     }
                     if self.args.json {
                         line(&event)?;
@@ -238,7 +162,7 @@ impl Watch<'_> {
                     return Ok(event);
                 }
                 Heard::Step(record) => {
-                    if let Some(r) = &mut self.recorder {
+                    if let Some(r) = &mut self.recording {
                         r.step(&record);
                     }
                     if self.args.json {

@@ -60,6 +60,16 @@ pub fn is_session(path: &Path) -> bool {
     read.is_ok() && Session::is_session(&head)
 }
 
+/// Whether a file is a recorded session or a CSV of routing, by how it begins; false of one that can't be read, and of what is no file.
+#[must_use]
+pub fn is_recording(path: &Path) -> bool {
+    let mut head = Vec::new();
+    // Asked before opening: opening a pipe would wait for a writer.
+    let file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file());
+    let read = file && File::open(path).and_then(|file| file.take(16).read_to_end(&mut head)).is_ok();
+    read && (Session::is_session(&head) || head == csv::MAGIC.as_bytes())
+}
+
 /// A path for a message.
 fn shown(path: &Path) -> String {
     one_line(&path.display().to_string(), 400)
