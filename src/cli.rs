@@ -1,5 +1,7 @@
 //! The command line: what can be asked for, and with which exit code it ends.
 
+mod app;
+mod chats;
 mod check;
 mod draw;
 mod failure;
@@ -10,25 +12,25 @@ mod number;
 mod pull;
 mod think;
 
+pub use app::App;
 pub use draw::Draw;
 pub use failure::{exit, Failure};
 pub(crate) use load::device_name;
-pub use load::Load;
+pub use load::{Load, SlotCounts};
 pub use models::{downloaded, find_model};
 pub(crate) use number::{fraction, whole};
 pub use think::Think;
 
-use crate::config::{self, Folders};
+use crate::config;
 use crate::events::{LoadOptions, Plan};
 use crate::report;
 use crate::trace::record::{cant_create, Recorder};
-use crate::ui::palette::ColorDepth;
-use crate::ui::{self, Opening, Resume, UiOptions};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use crate::ui::{self, Opening, UiOptions};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use color_eyre::eyre;
 use failure::{code_of, one_chain};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
@@ -38,14 +40,14 @@ Examples:
   rotary run demo -p 'Tell me a story.'   one answer on standard output
   cat notes.txt | rotary run demo -p -    the same, the prompt from standard input
   rotary inspect model.gguf --ram 8GiB    what is in the file, and the memory plan
-  rotary bench model.gguf --repeat 3      tokens per second, hit rate, time split
+  rotary bench model.gguf --slots 8,16    tokens per second, hit rate, time split
   rotary simulate talk.rotary --profile rtx-4060-laptop
                                           what other slots, policies and machines would do
 
 MODEL is the path of a GGUF file (the first one of a split set), the name of a downloaded
 model, or `demo`, the toy that is embedded in this program.
 
-Sizes are written like 8GiB, 512MiB, 1.5GB or in bytes.
+Sizes are written like 8GiB, 512MiB, 1.5GB or, from a MiB on, in bytes. -h is short, --help says more.
 
 Exit codes:
   0    done
@@ -58,40 +60,12 @@ Exit codes:
 
 /// Chat with Mixture-of-Experts models far larger than the fast memory, and watch their experts rotate.
 #[derive(Debug, Parser)]
-#[command(name = "rotary", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(name = "rotary", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Verb>,
     #[command(flatten)]
     app: App,
-}
-
-/// `rotary [MODEL]`: the terminal app.
-#[derive(Debug, Args)]
-pub struct App {
-    /// Model to chat with [default: the configured one, or demo]
-    pub model: Option<String>,
-    #[allow(missing_docs)] // A comment here would become the help text of every flag group.
-    #[command(flatten)]
-    pub load: Load,
-    /// Go on with a saved chat: the latest, or the one with this id
-    #[arg(long, value_name = "ID", num_args = 0..=1)]
-    pub resume: Option<Option<String>>,
-    /// Colours: dark, light, safe (colour-blind), ember, sixteen, mono, or a theme of your own
-    #[arg(long, value_name = "NAME")]
-    pub theme: Option<String>,
-    /// Let answers come at so many tokens per second at most, to watch them; off: as fast as they can [default: the embedded toy at 20]
-    #[arg(long, value_name = "N|off", value_parser = pace)]
-    pub pace: Option<f32>,
-    /// Record the session (text, routing, times) into a file for `rotary replay`; routing alone if it ends in .csv
-    #[arg(long, value_name = "FILE")]
-    pub trace: Option<PathBuf>,
-    /// Draw with ASCII characters only
-    #[arg(long)]
-    pub ascii: bool,
-    /// No colours (also by the variable NO_COLOR)
-    #[arg(long)]
-    pub no_color: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,6 +78,10 @@ enum Verb {
     Plan(report::plan::PlanArgs),
     /// Show what is in a model file, what of it can't be run, and the memory plan
     Inspect(inspect::InspectArgs),
+    /// List downloaded models: name, size and file
+    Models(models::ModelsArgs),
+    /// List saved chats: id, when, and how they begin
+    Chats(chats::ChatsArgs),
     /// Download a model file by name
     Pull(pull::PullArgs),
     /// Compare a model's logits, routes and greedy text with a reference
@@ -162,20 +140,42 @@ fn command() -> clap::Command {
         let takes = |a: &clap::Arg| a.get_long().is_some() && a.get_action().takes_values();
         command.mut_args(|a| if takes(&a) { a.allow_negative_numbers(true) } else { a }).mut_subcommands(signed)
     }
-    signed(Cli::command())
+    // Only there several counts make sense.
+    signed(Cli::command()).mut_subcommand("bench", |bench| {
+        bench.mut_arg("slots", |a| {
+            a.value_name("N,…")
+                .value_parser(load::slot_counts)
+                .help("Expert slots per layer, or several counts by commas [default: as many as fit]")
+        })
+    })
 }
+
+/// Words that other programs have for what this one calls otherwise.
+const OTHER_WORDS: [(&str, &str); 10] = [
+    ("list", "models"),
+    ("ls", "models"),
+    ("download", "pull"),
+    ("get", "pull"),
+    ("fetch", "pull"),
+    ("show", "inspect"),
+    ("info", "inspect"),
+    ("history", "chats"),
+    ("benchmark", "bench"),
+    ("generate", "run"),
+];
 
 /// What is said of a first word that is likely a mistyped command.
 fn meant(first: &str) -> Option<String> {
     let command = Cli::command();
     let verbs: Vec<&str> = command.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name).collect();
-    let meant = crate::text::nearest(first, &verbs).filter(|verb| *verb != first && !Path::new(first).exists())?;
+    let other = OTHER_WORDS.iter().find(|(word, _)| *word == first).map(|(_, verb)| *verb);
+    let meant = other.or_else(|| crate::text::nearest(first, &verbs)).filter(|verb| *verb != first && !Path::new(first).exists())?;
     Some(format!("there is no command `{}`; did you mean `rotary {meant}`? rotary --help lists all", crate::gguf::shown(first)))
 }
 
 fn dispatch(cli: Cli) -> eyre::Result<ExitCode> {
     match cli.command {
-        None => app(&cli.app),
+        None => app::app(&cli.app),
         Some(Verb::Run(args)) => report::run::run(&args),
         Some(Verb::Record(args)) => report::run::record(&args),
         Some(Verb::Bench(args)) => report::bench::run(&args),
@@ -183,6 +183,8 @@ fn dispatch(cli: Cli) -> eyre::Result<ExitCode> {
         Some(Verb::Doctor(args)) => report::doctor::run(&args),
         Some(Verb::GpuCheck(args)) => report::gpu_check::run(&args),
         Some(Verb::Inspect(args)) => inspect::inspect(&args),
+        Some(Verb::Models(args)) => models::list(&args),
+        Some(Verb::Chats(args)) => chats::list(&args),
         Some(Verb::Pull(args)) => pull::pull(&args),
         Some(Verb::Check(args)) => check::check(&args),
         Some(Verb::Convert(args)) => report::convert::run(&args),
@@ -200,35 +202,6 @@ fn replay(args: &report::replay::ReplayArgs) -> eyre::Result<ExitCode> {
     ui::signals::hold_stops();
     let (handle, control) = report::replay::open(args, ui::replay_fold::ReplayFold::new()).map_err(|e| Failure::usage(e.to_string()))?;
     ui::run(UiOptions::new(Opening::Replay(handle, control)))
-}
-
-fn app(args: &App) -> eyre::Result<ExitCode> {
-    // Before there are threads.
-    ui::signals::hold_stops();
-    let config = config::load();
-    let source = find_model(args.model.as_deref().or(config.config.model.as_deref()).unwrap_or("demo"), &config.config)
-        .map_err(|e| args.model.as_deref().and_then(meant).map_or(e, Failure::usage))?;
-    let trace = args.trace.as_deref().map(recorder).transpose()?;
-    ui::run(UiOptions {
-        load: LoadOptions { heat: args.load.heat_folder(&config.config, || Folders::find().heat()), ..args.load.options(&config.config) },
-        config,
-        theme: args.theme.clone(),
-        color: args.no_color.then_some(ColorDepth::Mono),
-        ascii: args.ascii,
-        pace: args.pace,
-        resume: match &args.resume {
-            None => Resume::No,
-            Some(None) => Resume::Last,
-            Some(Some(id)) => Resume::Named(id.clone()),
-        },
-        trace,
-        ..UiOptions::new(Opening::Model(source))
-    })
-}
-
-/// `--pace`.
-fn pace(text: &str) -> Result<f32, String> {
-    ui::tempo::parse(text).ok_or_else(|| format!("it is a number of tokens per second up to {}, or off", ui::tempo::FASTEST))
 }
 
 /// Start a recording.
@@ -286,9 +259,15 @@ mod tests {
 
     #[test]
     fn a_mistyped_command_is_recognised_and_a_model_is_left_alone() {
-        for (typed, verb) in
-            [("simualte", "rotary simulate"), ("simulat", "rotary simulate"), ("repaly", "rotary replay"), ("rnu", "rotary run")]
-        {
+        for (typed, verb) in [
+            ("simualte", "rotary simulate"),
+            ("simulat", "rotary simulate"),
+            ("repaly", "rotary replay"),
+            ("rnu", "rotary run"),
+            ("ru", "rotary run"),
+            ("list", "rotary models"),
+            ("hlep", "rotary help"),
+        ] {
             assert!(meant(typed).is_some_and(|said| said.contains(verb) && said.contains(typed)), "{typed}: {:?}", meant(typed));
         }
         for other in ["demo", "qwen3", "run", "--ram", "src"] {
@@ -297,11 +276,33 @@ mod tests {
     }
 
     #[test]
+    fn names_are_read_in_any_case_and_bench_takes_several_slot_counts() {
+        let parse = |args: &[&str]| Cli::from_arg_matches(&command().try_get_matches_from(args).unwrap()).unwrap();
+        let cli = parse(&["rotary", "--policy", "LRU", "--device", "CPU", "--draft", "Never"]);
+        assert_eq!((cli.app.load.policy.as_deref(), cli.app.load.draft), (Some("lru"), Some(crate::events::When::Never)));
+        parse(&["rotary", "bench", "demo", "--slots", "8,16,24", "--prompt", "128,512"]);
+        parse(&["rotary", "simulate", "x", "--policy", "LRU,Belady"]);
+    }
+
+    #[test]
+    fn help_is_short_or_long_and_in_groups() {
+        let mut run = command().find_subcommand("run").unwrap().clone();
+        let (short, long) = (run.render_help().to_string(), run.render_long_help().to_string());
+        for heading in ["Sampling:", "Memory and slots:", "Computing:", "GPU:", "Output:", "Options:"] {
+            assert_eq!(short.matches(&format!("\n{heading}\n")).count(), 1, "{heading} once in {short}");
+        }
+        let under = |heading: &str| short.split(&format!("\n{heading}\n")).nth(1).unwrap().split("\n\n").next().unwrap().to_owned();
+        assert!(under("Sampling:").contains("--seed") && !under("Sampling:").contains("--ram") && under("Options:").contains("--system"));
+        assert!(long.contains("turn out right are kept") && !short.contains("turn out right are kept"));
+        assert!(!command().find_subcommand("record").unwrap().clone().render_long_help().to_string().contains("--trace"));
+    }
+
+    #[test]
     fn a_model_is_the_default_verb_and_flags_follow_it() {
         let cli = Cli::try_parse_from(["rotary", "m.gguf", "--ram", "8GiB", "--slots", "12"]).unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.app.model.as_deref(), Some("m.gguf"));
-        assert_eq!((cli.app.load.ram, cli.app.load.slots), (Some(8 << 30), Some(12)));
+        assert_eq!((cli.app.load.ram, cli.app.load.slots), (Some(8 << 30), Some(SlotCounts(vec![12]))));
     }
 
     #[test]
@@ -311,6 +312,8 @@ mod tests {
             (vec!["rotary", "--slots", "0"], "at least 1"),
             (vec!["rotary", "--threads", "100000"], "1024"),
             (vec!["rotary", "--policy", "best"], "lru"),
+            (vec!["rotary", "--ram", "8"], "8 what?"),
+            (vec!["rotary", "run", "demo", "--slots", "8,16"], "from 1 up"),
             (vec!["rotary", "run"], "MODEL"),
             (vec!["rotary", "--ahead", "x"], "whole number from 0 up"),
             (vec!["rotary", "run", "demo", "-n", "x"], "whole number from 0 up"),

@@ -6,6 +6,7 @@ use clap::Args;
 
 /// How tokens are drawn. What is not given comes from the configuration, else from the model file, else from the program.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Sampling")]
 pub struct Draw {
     /// Always take the most likely token (the same as --temperature 0)
     #[arg(long, conflicts_with = "temperature")]
@@ -34,6 +35,13 @@ pub struct Draw {
 }
 
 impl Draw {
+    /// Whether anything was given.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        let numbers = [self.temperature, self.top_p, self.min_p, self.repetition_penalty, self.presence_penalty];
+        self.greedy || self.top_k.is_some() || self.seed.is_some() || numbers.iter().any(Option::is_some)
+    }
+
     /// Flags laid over `base`.
     #[must_use]
     pub fn over(&self, base: Sampling) -> Sampling {

@@ -3,7 +3,55 @@
 use super::failure::{exit, Failure};
 use crate::config::{Config, Folders};
 use crate::events::ModelSource;
+use crate::size::size;
+use crate::text::one_line;
+use clap::Args;
+use color_eyre::eyre;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Arguments of `rotary models`.
+#[derive(Debug, Args)]
+pub(super) struct ModelsArgs {
+    /// A JSON array instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was downloaded, or lies in a folder of the configuration, a line each.
+pub(super) fn list(args: &ModelsArgs) -> eyre::Result<ExitCode> {
+    let known: Vec<(String, u64, PathBuf)> =
+        downloaded(&super::configuration()).into_iter().map(|(name, path)| (name, bytes_of(&path), path)).collect();
+    let mut out = io::stdout().lock();
+    if args.json {
+        let all: Vec<_> = known
+            .iter()
+            .map(|(name, bytes, path)| serde_json::json!({ "name": name, "bytes": bytes, "path": path.to_string_lossy() }))
+            .collect();
+        writeln!(out, "{}", serde_json::to_string(&all)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines: Vec<[String; 3]> =
+        known.iter().map(|(name, bytes, path)| [one_line(name, 100), size(*bytes), one_line(&path.display().to_string(), 400)]).collect();
+    let widest = lines.iter().map(|l| l[0].chars().count()).max().unwrap_or(0);
+    for [name, size, path] in &lines {
+        writeln!(out, "{name:<widest$}  {size:>10}  {path}")?;
+    }
+    if known.is_empty() {
+        writeln!(io::stderr().lock(), "no model has been downloaded: `rotary pull OWNER/REPO FILE.gguf` does; `demo` is always there")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes of a model, all files of a split set together.
+fn bytes_of(path: &Path) -> u64 {
+    let len = |path: &Path| path.metadata().map_or(0, |m| m.len());
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let Some((head, total)) = stem.rsplit_once("-00001-of-") else { return len(path) };
+    let parts = total.parse::<u32>().unwrap_or(1).min(1000);
+    (1..=parts).map(|n| len(&path.with_file_name(format!("{head}-{n:05}-of-{total}.gguf")))).sum()
+}
 
 /// What MODEL means: `demo`, a path, or the name of a downloaded model.
 pub fn find_model(name: &str, config: &Config) -> Result<ModelSource, Failure> {
@@ -78,6 +126,16 @@ fn is_later_part(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_split_model_weighs_as_much_as_all_its_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in [("m-00001-of-00002.gguf", 3), ("m-00002-of-00002.gguf", 4), ("other.gguf", 5)] {
+            std::fs::write(folder.path().join(name), vec![0; bytes]).unwrap();
+        }
+        let weigh = |name: &str| bytes_of(&folder.path().join(name));
+        assert_eq!((weigh("m-00001-of-00002.gguf"), weigh("other.gguf"), weigh("none.gguf")), (7, 5, 0));
+    }
 
     #[test]
     fn only_the_first_part_of_a_split_model_is_a_model() {

@@ -171,6 +171,7 @@ impl App {
         state.theme_names = Theme::names(Some(&themes));
         state.load = options.load;
         state.tempo.chosen = options.pace.or(config.pace);
+        state.system = options.system;
         state.reasoning = Reasoning { on: config.thinking, effort: config.effort };
         if let Some(sampling) = config.sampling {
             state.sampling = sampling;

@@ -52,6 +52,8 @@ pub struct UiOptions {
     pub resume: Resume,
     /// Tokens per second of answers, 0 as fast as they can be, instead of the configuration's.
     pub pace: Option<f32>,
+    /// Standing instruction of a new chat.
+    pub system: Option<String>,
     /// Records what the engine reports and what the person asks.
     pub trace: Option<Recorder>,
 }
@@ -70,6 +72,7 @@ impl UiOptions {
             ascii: false,
             resume: Resume::No,
             pace: None,
+            system: None,
             trace: None,
         }
     }
