@@ -347,12 +347,90 @@ fn bench_prints_figures_for_people_and_for_programs() {
     let args = ["bench", "demo", "--prompt", "16", "--gen", "8", "--repeat", "2", "--slots", "3"];
     let o = p.run(&args);
     assert_eq!(o.code, 0, "{o:?}");
-    contains_all(&o.out, &["memory plan", "prompt", "generation", "tokens/s", "hit rate", "3 of 32 experts", "peak memory"]);
+    contains_all(&o.out, &["memory plan", "prompt", "generation", "tokens/s", "hit rate", "3 of 32 experts", "peak memory", " planned"]);
     let o = p.run(&[&args[..], &["--json"]].concat());
     let f: serde_json::Value = serde_json::from_str(&o.out).unwrap();
     assert!(f["prompt_tps"]["mean"].as_f64().unwrap() > 0.0 && f["gen_tps"]["mean"].as_f64().unwrap() > 0.0);
     let hits = f["hit_rate"].as_f64().unwrap();
     assert!(hits > 0.0 && hits < 1.0, "three of 32 slots hit sometimes: {hits}");
+    let first = f["first_hit_rate"].as_f64().unwrap();
+    assert!(first > 0.0 && first < 1.0, "{first}");
+    // What belongs to no model is told to be idle.
+    let o = p.run(&["bench", "demo", "--prompt", "4", "--gen", "2", "--repeat", "1", "--types", "q4_K"]);
+    assert!(o.code == 0 && o.err.contains("--types has no effect: it belongs to --kernels"), "{o:?}");
+}
+
+#[test]
+fn bench_sweeps_slots_and_prompts_in_one_table_of_any_format() {
+    let p = Program::new();
+    let args = ["bench", "demo", "--prompt", "8,16", "--gen", "4", "--repeat", "1", "--slots", "4,32", "--threads", "1"];
+    let o = p.run(&args);
+    assert_eq!(o.code, 0, "{o:?}");
+    let rows: Vec<Vec<&str>> = o.out.lines().map(|l| l.split_whitespace().collect()).collect();
+    contains_all(&o.out, &["demo, rotary ", "1 thread, 1 run each", "from empty %"]);
+    assert_eq!(rows[2..6].iter().map(|r| (r[0], r[1])).collect::<Vec<_>>(), [("4", "8"), ("4", "16"), ("32", "8"), ("32", "16")]);
+    let format = |name: &str| p.run(&[&args[..], &["--format", name]].concat()).out;
+    assert_eq!(format("md").lines().filter(|l| l.starts_with("| ")).count(), 1 + 4);
+    assert_eq!(format("csv").lines().count(), 1 + 4);
+    let json: serde_json::Value = serde_json::from_str(&format("json")).unwrap();
+    let all: Vec<f64> = json.as_array().unwrap().iter().map(|f| f["hit_rate"].as_f64().unwrap()).collect();
+    assert!(all.len() == 4 && all[2] > all[0] && all[3] > all[1], "more slots hit more: {all:?}");
+    assert_eq!(json[0]["build"], concat!("rotary ", env!("CARGO_PKG_VERSION")));
+    let file = p.home.path().join("t.rotary");
+    let o = p.run(&[&args[..], &["--trace", file.to_str().unwrap()]].concat());
+    assert!(o.code == 2 && o.err.contains("a single run") && !file.exists(), "{o:?}");
+}
+
+#[test]
+fn what_does_not_fit_into_the_context_of_a_model_names_the_flag_and_what_fits() {
+    let p = Program::new();
+    let o = p.run(&["bench", "demo", "--prompt", "9999"]);
+    assert_eq!((o.code, o.out.as_str()), (2, ""), "{o:?}");
+    contains_all(&o.err, &["--prompt 9999", "context of 512", "at most --prompt 510"]);
+    let o = p.run(&["bench", "demo", "--prompt", "500", "--repeat", "1"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.err, &["--gen 11: the context of 512 holds no more"]);
+}
+
+#[test]
+fn models_and_chats_are_listed_and_a_chat_that_is_none_is_refused_before_the_screen() {
+    let p = Program::new();
+    let (models, chats) = (p.run(&["models"]), p.run(&["chats"]));
+    assert_eq!((models.code, models.out.as_str(), chats.code, chats.out.as_str()), (0, "", 0, ""), "{models:?} {chats:?}");
+    contains_all(&(models.err + &chats.err), &["rotary pull", "no chat has been saved yet"]);
+    std::fs::create_dir_all(p.home.path().join("rotary/models/owner")).unwrap();
+    p.file("rotary/models/owner/tiny.gguf", &[0; 2048]);
+    std::fs::create_dir_all(p.home.path().join("rotary/chats")).unwrap();
+    let chat = r#"{"format":1,"created":"2026-01-02T03:04:05Z","updated":"2026-01-02T03:04:05Z","model":"toy",
+        "messages":[{"role":"user","content":"Hello \u001b[2Jfox"}]}"#;
+    p.file("rotary/chats/20260102T030405-1-a.json", chat.as_bytes());
+    let o = p.run(&["models"]);
+    contains_all(&o.out, &["owner/tiny", "2.0 KiB", "tiny.gguf"]);
+    let json: serde_json::Value = serde_json::from_str(&p.run(&["models", "--json"]).out).unwrap();
+    assert_eq!((json[0]["name"].as_str(), json[0]["bytes"].as_u64()), (Some("owner/tiny"), Some(2048)));
+    let o = p.run(&["chats"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["20260102T030405-1-a", "2026-01-02 03:04 UTC", "fox"]);
+    assert!(o.out.chars().all(|c| c == '\n' || !c.is_control()), "{o:?}");
+    let o = p.run(&["--resume", "zzz"]);
+    assert_eq!((o.code, o.out.as_str()), (2, ""), "{o:?}");
+    contains_all(&o.err, &["there is no saved chat \"zzz\"", "20260102T030405-1-a", "rotary chats"]);
+    let o = p.run(&["demo", "--temperature", "-1"]);
+    assert!(o.code == 2 && o.err.contains("temperature"), "flags of the app are looked at before the screen: {o:?}");
+}
+
+#[test]
+fn help_is_a_command_too_and_other_programs_words_are_understood() {
+    let p = Program::new();
+    let o = p.run(&["help"]);
+    assert!(o.code == 0 && o.out.contains("Exit codes:"), "{o:?}");
+    let o = p.run(&["help", "bench"]);
+    assert_eq!(o.code, 0, "{o:?}");
+    contains_all(&o.out, &["Usage: rotary bench [OPTIONS] <MODEL>", "rotary bench --kernels", "--slots <N,…>"]);
+    for (word, meant) in [("list", "rotary models"), ("ru", "rotary run"), ("download", "rotary pull")] {
+        let o = p.run(&[word]);
+        assert!(o.code == 2 && o.err.contains(&format!("did you mean `{meant}`")), "{o:?}");
+    }
 }
 
 #[test]
@@ -394,16 +472,82 @@ fn a_session_is_recorded_once_and_can_be_looked_into() {
     contains_all(&o.out, &["recorded session", "1 finished", "6 layers x 32", "policy      lru\n"]);
     let o = p.run(&args);
     assert_eq!(o.code, 2, "nothing is overwritten: {o:?}");
-    contains_all(&o.err, &["talk.rotary", "another name"]);
+    contains_all(&o.err, &["talk.rotary", "another name", "--force"]);
+    let o = p.run(&[&args[..], &["--force"]].concat());
+    assert_eq!(o.code, 0, "{o:?}");
     let o = p.run(&["simulate", file]);
     assert_eq!(o.code, 0, "{o:?}");
     contains_all(&o.out, &["rotary", "belady", "recorded under lru\n"]);
     let o = p.run(&["simulate", file, "--diff", "recorded", "slots=12"]);
     assert_eq!(o.code, 0, "{o:?}");
     contains_all(&o.out, &["A  recorded under lru, 9 slots", "B  lru, 12 slots"]);
+    let o = p.run(&["simulate", file, "--diff", "recorded", "lfu"]);
+    contains_all(&o.out, &["A  recorded under lru, 9 slots", "B  lfu, 9 slots"]);
+    let other = p.home.path().join("other.rotary");
+    let other = other.to_str().unwrap();
+    assert_eq!(p.run(&["record", other, "demo", "-p", "Where is the fox?", "-n", "5", "--greedy", "-q"]).code, 0);
+    let different = "the two say different things: differences are of the text, too";
+    for (args, differ) in [
+        (["simulate", "--diff", file, other], true),
+        (["simulate", "--diff", file, file], false),
+        (["replay", "--summary", file, other], true),
+        (["replay", "--summary", file, file], false),
+    ] {
+        let o = p.run(&args);
+        assert!(o.code == 0 && o.out.contains(different) == differ, "{args:?}: {o:?}");
+    }
     let bare = p.home.path().join("bare.rotary");
     assert_eq!(p.run(&["convert", file, bare.to_str().unwrap()]).code, 0);
     contains_all(&p.run(&["replay", "--summary", bare.to_str().unwrap()]).out, &["policy      lru\n"]);
+}
+
+#[test]
+fn a_recording_that_fails_leaves_no_file_and_one_that_would_hide_a_model_is_refused() {
+    let p = Program::new();
+    let path = |name: &str| p.home.path().join(name).to_str().unwrap().to_owned();
+    let file = path("d.rotary");
+    for more in [vec!["--slots", "99"], vec!["--ram", "1MiB"]] {
+        let o = p.run(&[vec!["record", &file, "demo", "-p", "x"], more].concat());
+        assert!(o.code != 0 && !Path::new(&file).exists(), "{o:?}");
+    }
+    let long = "word ".repeat(2000);
+    let o = p.run(&["record", &file, "demo", "-p", &long, "-q"]);
+    assert!(o.code != 0 && !Path::new(&file).exists(), "a prompt that can't be held is no recording: {o:?}");
+    let o = p.command(&["record", "demo", "c.rotary", "-p", "x"]).current_dir(p.home.path()).output().unwrap();
+    let o = Outcome::from(o);
+    assert!(o.code == 2 && !p.home.path().join("demo").exists(), "{o:?}");
+    contains_all(&o.err, &["demo names a model", "rotary record c.rotary demo"]);
+    // --force replaces recordings alone.
+    let model = p.file("some.bin", b"GGUF and more than sixteen bytes");
+    let o = p.run(&["record", model.to_str().unwrap(), "demo", "-p", "x", "--force"]);
+    assert!(o.code == 2 && model.metadata().unwrap().len() == 32, "{o:?}");
+    contains_all(&o.err, &["some.bin is no recording"]);
+    let o = p.run(&["record", &path("no/where.rotary"), "demo", "-p", "x"]);
+    assert!(o.code == 2 && o.err.contains("there is no folder"), "{o:?}");
+    assert!(p.run(&["record", &file, "demo", "--trace", &path("f.rotary")]).err.contains("--trace"), "it is not offered");
+}
+
+#[test]
+fn what_is_piped_in_comes_behind_the_prompt_and_an_empty_prompt_is_an_error() {
+    let p = Program::new();
+    let say = |args: &[&str], piped: &str| {
+        let more = ["run", "demo", "--greedy", "-n", "8", "--json"];
+        let mut child = p.command(&[&more[..], args].concat()).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(piped.as_bytes()).unwrap();
+        let o = Outcome::from(child.wait_with_output().unwrap());
+        let tokens = o.out.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok()).find(|l| l["event"] == "finished");
+        (o, tokens.map(|l| l["stats"]["prompt_tokens"].as_u64().unwrap()))
+    };
+    let (alone, both) = (say(&["-p", "Read this:"], ""), say(&["-p", "Read this:"], "A fox eats."));
+    assert_eq!((alone.0.code, both.0.code), (0, 0), "{alone:?} {both:?}");
+    assert!(both.1.unwrap() > alone.1.unwrap(), "{:?} {:?}", alone.1, both.1);
+    assert_eq!(say(&["-p", "Read this:\n\nA fox eats."], "").1, both.1, "after a blank line");
+    for empty in ["", " "] {
+        let o = say(&["-p", empty], "").0;
+        assert!(o.code == 2 && o.err.contains("the prompt is empty"), "{o:?}");
+    }
+    let o = p.run(&["run", "demo", "-p", "hi", "-n", "1", "--no-think", "--effort", "low"]);
+    contains_all(&o.err, &["--no-think has no effect", "--effort has no effect"]);
 }
 
 #[test]
@@ -537,7 +681,7 @@ fn a_recording_of_the_cpu_simulates_to_its_own_hit_rate_and_the_page_says_how() 
         &[
             "recorded under rotary, margin 1, at most 4",
             "simulated under rotary, margin 1, at most 4",
-            "; --ahead 1 brings",
+            "(hint: with --ahead 1 it brings",
             "slots       MiB",
         ],
     );
@@ -568,9 +712,23 @@ fn options_of_a_gpu_change_nothing_on_the_cpu_and_are_told_to_be_idle() {
     assert!(o.code == 0 && o.err.contains("--ahead has no effect"), "{o:?}");
     let o = p.run(&["plan", "demo", "--device", "simulated", "--vram", "1GiB"]);
     assert!(o.code == 0 && o.err.is_empty(), "{o:?}");
-    // A budget of RAM counts no more pages of a small file than there are.
-    let o = p.run(&["plan", "demo", "--device", "cpu", "--ram", "100MiB"]);
-    assert!(o.code == 0 && o.out.contains("window"), "{o:?}");
+}
+
+#[test]
+fn a_plan_has_the_same_rows_with_a_budget_and_without_and_what_it_sums_up_to_is_enough() {
+    let p = Program::new();
+    let plan = |more: &[&str]| p.run(&[&["plan", "demo", "--device", "cpu"], more].concat());
+    let rows = |o: &Outcome| -> Vec<String> { o.out.lines().filter_map(|l| l.split_whitespace().next().map(str::to_owned)).collect() };
+    let (free, kept) = (plan(&[]), plan(&["--ram", "64MiB"]));
+    assert_eq!((free.code, kept.code), (0, 0), "{free:?} {kept:?}");
+    assert_eq!(rows(&free), rows(&kept));
+    contains_all(&kept.out, &["of a budget of 64.0 MiB", "12 of 32 experts per layer", "(297.0 KiB rounded up)"]);
+    let every = plan(&["--ram", "100MiB"]);
+    contains_all(&every.out, &["all 32 experts of each layer", "each of which has a slot"]);
+    assert!(!every.out.contains("for one more"), "{every:?}");
+    let least = plan(&["--ram", "40MiB"]);
+    assert!(least.code == 4 && !least.err.contains("--slots") && !least.err.contains("--ctx"), "nothing of it can be lowered: {least:?}");
+    contains_all(&plan(&["--ram", "40MiB", "--slots", "9"]).err, &["raise --ram, lower --slots"]);
 }
 
 #[test]
@@ -759,6 +917,7 @@ fn a_model_without_experts_runs_and_says_that_it_has_none() {
     let o = p.run(&["plan", model, "--ram", "200MiB"]);
     assert_eq!(o.code, 0, "{o:?}");
     contains_all(&o.out, &["this model has no routed experts: all of it is trunk", "recurrent states"]);
+    assert!(!o.out.contains("without a slot"), "{o:?}");
     let o = p.run(&["bench", model, "--prompt", "8", "--gen", "4", "--repeat", "1"]);
     assert_eq!(o.code, 0, "{o:?}");
 }
