@@ -25,7 +25,7 @@ pub const MEMORY: [(&str, &str); 15] = [
     ),
     ("speed", "tokens per second by the time of steps, over the same tokens: what a pace holds off does not count"),
     ("step", "where a step's time goes: trunk (all that every token uses), hits, misses on the host, copies, drawing the token"),
-    ("+ - ] [", "what another slot count is expected to bring once it has settled: today's rate moved along the curve; an estimate"),
+    ("+ - ] [", "what another slot count is expected to bring once it has settled: today's rate moved along the curve; an estimate, without speed if that was off by more than 25 % the last time"),
     ("curve, LRU", "the hit rate that plain LRU would have with any number of slots, from how long ago experts were last used"),
     ("forecast", "what was expected of the last change of slots, and what came in the 64 tokens after the first 32"),
     ("best", "the most that anybody could hit with these slots, who knows the future, since they were changed (192 tokens at most)"),

@@ -3,6 +3,7 @@
 
 use super::figures::{percent, points, signed_bytes};
 use super::sections::{granted, section, Ink, Section, LABEL};
+use crate::ui::memory_state::forecast::Verdict;
 use crate::ui::memory_state::MemoryState;
 use crate::ui::panes::PaneContext;
 use crate::ui::theme::glyphs::Glyphs;
@@ -31,6 +32,9 @@ pub(in crate::ui) fn preview(state: &MemoryState, from: usize, to: usize, glyphs
     Some(words + " (estimated)")
 }
 
+/// Forecasts of the speed that were further off than this share are not gone on with.
+const TRUSTED: f64 = 0.25;
+
 /// One line for each slot key.
 pub(super) fn keys(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>) -> Vec<Section> {
     let (now, most) = (granted(state, context), state.experts());
@@ -39,8 +43,12 @@ pub(super) fn keys(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>
     let (about, arrow) = (ink.theme.glyphs().about, ink.theme.glyphs().arrow);
     // The same estimate for the present count, so that both ends of the step come from one source.
     let here = state.forecast(now);
+    // Who was wrong about the speed the last time says nothing of it.
+    let trusted = state.accuracy().last().and_then(Verdict::speed_error).is_none_or(|error| error <= TRUSTED);
     let line = |key: &'static str, slots: usize| -> Line<'static> {
-        let row = |wordy: bool, loose: bool, brief: bool| {
+        // From all words to the bare estimate; a number is left out whole or not at all.
+        let row = |form: u8| {
+            let (wordy, loose) = (form == 0, form <= 1);
             let word = |text: &'static str| ink.dim(if wordy { text } else { "" });
             let gap = if wordy { " " } else { "" };
             let mut line = Line::from(vec![
@@ -66,22 +74,25 @@ pub(super) fn keys(ink: &Ink<'_>, state: &MemoryState, context: &PaneContext<'_>
             line.push_span(ink.dim(format!("{apart}{arrow}{apart}")));
             line.push_span(ink.text(points(there.hit_rate) + "%"));
             line.push_span(word(" hits"));
-            if brief {
-                return line;
+            if form < 5 {
+                line.push_span(bytes);
             }
-            line.push_span(bytes);
-            if let (Some(then), Some(today)) = (there.speed, here.speed) {
+            if let (Some(then), Some(today)) = (there.speed, here.speed.filter(|_| trusted && form < 4)) {
                 line.push_span(ink.dim(format!("{apart} {about}")));
                 line.push_span(ink.text(format!("{:>+6.1}", then - today)));
-                line.push_span(ink.dim(if loose { " tok/s" } else { " t/s" }));
+                line.push_span(ink.dim(match form {
+                    0 | 1 => " tok/s",
+                    2 => " t/s",
+                    _ => "",
+                }));
             }
             line
         };
-        ink.fitting(vec![row(true, true, false), row(false, true, false), row(false, false, false), row(false, false, true)])
+        ink.fitting((0..=5).map(row).collect())
     };
     let up = |n: usize| now.saturating_add(n).min(most.max(now));
     let down = |n: usize| now.saturating_sub(n).max(least.min(now));
-    let head = Line::from(vec![ink.dim("another slot count, once it has settled: estimates")]);
+    let head = Line::from(vec![ink.dim("another slot count once settled, estimated")]);
     vec![
         section(13, true, vec![head]),
         section(5, false, vec![line("+", up(1)), line("-", down(1))]),
@@ -146,7 +157,7 @@ pub(super) fn accuracy(ink: &Ink<'_>, state: &MemoryState) -> Vec<Section> {
     let mut full = head();
     full.push(ink.dim(format!(" {arrow} came")));
     full.push(ink.text(percent(Some(verdict.hit_rate))));
-    full.push(ink.dim(format!("  off by {} pts, tok/s by {}", off(verdict.rate_error()), share(verdict.speed_error()))));
+    full.push(ink.dim(format!("  off {} pts, tok/s {}", off(verdict.rate_error()), share(verdict.speed_error()))));
     let mut short = head();
     short.push(ink.dim(format!(" {arrow}")));
     short.push(ink.text(percent(Some(verdict.hit_rate))));
