@@ -167,7 +167,8 @@ const OTHER_WORDS: [(&str, &str); 10] = [
 /// What is said of a first word that is likely a mistyped command.
 fn meant(first: &str) -> Option<String> {
     let command = Cli::command();
-    let verbs: Vec<&str> = command.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name).collect();
+    // clap adds its own command when it parses.
+    let verbs: Vec<&str> = command.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name).chain(["help"]).collect();
     let other = OTHER_WORDS.iter().find(|(word, _)| *word == first).map(|(_, verb)| *verb);
     let meant = other.or_else(|| crate::text::nearest(first, &verbs)).filter(|verb| *verb != first && !Path::new(first).exists())?;
     Some(format!("there is no command `{}`; did you mean `rotary {meant}`? rotary --help lists all", crate::gguf::shown(first)))

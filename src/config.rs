@@ -216,7 +216,7 @@ fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::E
     }
     match Option::<Size>::deserialize(deserializer)? {
         None => Ok(None),
-        Some(Size::Bytes(n)) => Ok(Some(n)),
+        Some(Size::Bytes(n)) => parse_bytes(&n.to_string()).map(Some).map_err(serde::de::Error::custom),
         Some(Size::Words(text)) => parse_bytes(&text).map(Some).map_err(serde::de::Error::custom),
     }
 }
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!((parse_bytes("0"), parse_bytes("8b"), parse_bytes("1048576")), (Ok(0), Ok(8), Ok(1 << 20)));
         assert_eq!(parse_bytes(" 512 MiB "), Ok(512 << 20));
         assert_eq!(parse_bytes("1.5gb"), Ok(1_500_000_000));
-        assert_eq!(parse_bytes("4096"), Ok(4096));
+        assert_eq!(parse_bytes("2000000000"), Ok(2_000_000_000));
         for bad in ["", "GiB", "8 bananas", "-1", "1e400", "99999999999999999999GiB"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
         }

@@ -116,7 +116,7 @@ impl Load {
             policy: self.policy.clone().or_else(|| config.policy.clone()),
             kv_f32: self.kv_f32,
             heat: None,
-            spread: self.slots_by == "layer",
+            spread: self.slots_by.eq_ignore_ascii_case("layer"),
             device: self.device.or(config.device).unwrap_or_default(),
             vram: self.vram.or(config.vram),
             miss: self.miss.unwrap_or_default(),

@@ -140,6 +140,7 @@ mod tests {
             trunk: 1 << 30,
             cache: 1 << 29,
             buffers: 1 << 28,
+            program: 40 << 20,
             window: 1 << 26,
             slots: 4 << 30,
             slot_step: 100 << 20,
@@ -154,8 +155,9 @@ mod tests {
         memory plan
           trunk         1.00 GiB  weights that every token uses
           context      512.0 MiB  keys and values of 4096 tokens
-          buffers      256.0 MiB  activations, logits, tokenizer, the program itself
-          window        64.0 MiB  pages of the file that experts without a slot may hold at a time
+          buffers      216.0 MiB  activations and logits of the longest pass
+          program       40.0 MiB  tokenizer, threads, screen: the program itself, at most
+          window        64.0 MiB  pages of the file that experts without a slot hold at a time; narrower under a smaller --ram
           slots         4.00 GiB  40 of 128 experts per layer, 100.0 MiB for one more
           together      5.81 GiB  of a budget of 8.00 GiB
           experts      16.00 GiB  all routed experts; those without a slot stay in the mapped file
@@ -166,13 +168,23 @@ mod tests {
     fn layers_of_mixed_types_have_slots_of_their_own_size_and_recurrent_states_are_told() {
         let slot = |layer, bytes| LayerSlot { layer, bytes };
         let slot_bytes = vec![slot(1, 1 << 20), slot(2, 1 << 20), slot(3, 3 << 20), slot(4, 1 << 20), slot(7, 3 << 20), slot(8, 2 << 20)];
-        let text = table(&Plan { states: 440 << 20, cache: 500 << 20, slot_bytes, context: 8192, ..Plan::default() });
+        let text = table(&Plan {
+            states: 440 << 20,
+            cache: 500 << 20,
+            slot_bytes,
+            slot_step: 11 << 20,
+            max_slots: 4,
+            context: 8192,
+            ..Plan::default()
+        });
         insta::assert_snapshot!(text, @r"
         memory plan
           trunk              0 B  weights that every token uses
           context      500.0 MiB  keys and values of 8192 tokens, and 440.0 MiB for recurrent states and copies of them
-          buffers            0 B  activations, logits, tokenizer, the program itself
-          slots              0 B  0 of 0 experts per layer, 0 B for one more
+          buffers            0 B  activations and logits of the longest pass
+          program            0 B  tokenizer, threads, screen: the program itself, at most
+          window             0 B  pages of the file that experts without a slot hold at a time; narrower under a smaller --ram
+          slots              0 B  0 of 4 experts per layer, 11.0 MiB for one more
                          1.0 MiB  for one slot of layers 1-2, 4
                          3.0 MiB  for one slot of layers 3, 7
                          2.0 MiB  for one slot of layer 8

@@ -162,7 +162,8 @@ impl BenchArgs {
                 (fits, _) => format!("write at most --prompt {fits}{said}"),
             };
             let gen = self.gen.map_or_else(String::new, |gen| format!(" and --gen {gen}"));
-            return Err(Failure::usage(format!("--prompt {longest}{gen}{along} do not fit into {context}: {or}")));
+            let tokens = format!("the tokens of --prompt {longest}{gen}{along}");
+            return Err(Failure::usage(format!("{tokens} do not fit into {context}: {or}")));
         }
         let gen = self.gen.unwrap_or(GEN.min(room));
         let told = (gen < GEN && self.gen.is_none())
@@ -222,7 +223,7 @@ mod tests {
         let (rows, told) = tasks("--along 4").unwrap();
         assert!(rows[0].gen == 24 && told.is_some(), "{rows:?}");
         let refused = tasks("--prompt 9999").unwrap_err();
-        assert_eq!(refused, "--prompt 9999 do not fit into the model's context of 512: write at most --prompt 510");
+        assert_eq!(refused, "the tokens of --prompt 9999 do not fit into the model's context of 512: write at most --prompt 510");
         assert!(tasks("--prompt 510").is_ok());
         let refused = tasks("--prompt 500 --gen 64").unwrap_err();
         assert!(refused.ends_with("write --prompt 447 for --gen 64, or --gen 11 for --prompt 500"), "{refused}");
