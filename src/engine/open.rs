@@ -26,9 +26,6 @@ pub fn map(source: &ModelSource) -> Result<Gguf, EngineError> {
     })
 }
 
-/// Tokens of a prefill step on the CPU. A device takes more: each step may send all experts up once.
-const CHUNK: usize = 256;
-
 /// A model without words: for measurements, which bring their own token ids.
 pub struct Bare {
     /// Computes steps.
@@ -78,7 +75,7 @@ fn bare_on(
         None => format!("CPU{lacks}, {cpu}"),
     };
     Ok(Bare {
-        runtime: Box::new(Numbers { model, experts, chunk: chunk.unwrap_or(CHUNK), keeper: None, guessed: 0 }),
+        runtime: Box::new(Numbers { model, experts, chunk: chunk.unwrap_or(model::CPU_CHUNK), keeper: None, guessed: 0 }),
         config,
         plan,
         expert_bytes,

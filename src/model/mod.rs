@@ -46,7 +46,7 @@ mod tests;
 
 pub use config::ModelConfig;
 pub use error::ModelError;
-pub use open::{choose_for, guesses, load, look, open, open_on, open_planned, plan, plan_on, LoadSettings, Opened, Planned};
+pub use open::{choose_for, guesses, load, look, open, open_on, open_planned, plan, plan_on, LoadSettings, Opened, Planned, CPU_CHUNK};
 
 use crate::experts::Experts;
 

@@ -26,7 +26,9 @@ use crate::kernels::attention::Heads;
 use crate::kernels::Pool;
 use std::sync::Arc;
 
-/// Most tokens that one pass is planned for; longer prompts are read in chunks of this.
+/// Most tokens of a pass on the CPU, which is what its buffers are planned for: longer prompts are read in chunks of this.
+pub const CPU_CHUNK: usize = 256;
+/// Fewest tokens that passes on a device are planned for.
 const CHUNK: u64 = 512;
 /// The same on a device, where a chunk may send up every expert once: the longer it is, the fewer times. The longest is taken whose buffers are
 /// at most this part of the device's budget.
@@ -253,7 +255,7 @@ fn planned(
     let with = |early: u64, foresees: bool| -> Result<Planned, ModelError> {
         let needs = Needs { trunk: needs.trunk + early, ..needs.clone() };
         let (plan, chunk) = match device {
-            None => (budget::plan(&needs, &wish)?, CHUNK as usize),
+            None => (budget::plan(&needs, &wish)?, CPU_CHUNK),
             Some(device) => planned_on(gguf, config, options, &wish, needs, device)?,
         };
         Ok(Planned { plan, chunk, goes_back, foresees, without: Without::default() })
@@ -355,7 +357,7 @@ fn needs(gguf: &Gguf, config: &ModelConfig, cache: CacheNeed) -> Needs {
         trunk,
         looked_up: table.map_or(0, |t| t.size() as u64),
         cache,
-        buffers: row as u64 * 4 * CHUNK.min(config.context as u64) + config.vocab as u64 * 4 * 3,
+        buffers: row as u64 * 4 * CPU_CHUNK.min(config.context) as u64 + config.vocab as u64 * 4 * 3,
         states,
         vocab: config.vocab as u64,
         expert_bytes,
