@@ -719,10 +719,10 @@ fn a_plan_has_the_same_rows_with_a_budget_and_without_and_what_it_sums_up_to_is_
     let p = Program::new();
     let plan = |more: &[&str]| p.run(&[&["plan", "demo", "--device", "cpu"], more].concat());
     let rows = |o: &Outcome| -> Vec<String> { o.out.lines().filter_map(|l| l.split_whitespace().next().map(str::to_owned)).collect() };
-    let (free, kept) = (plan(&[]), plan(&["--ram", "64MiB"]));
+    let (free, kept) = (plan(&[]), plan(&["--ram", "58MiB"]));
     assert_eq!((free.code, kept.code), (0, 0), "{free:?} {kept:?}");
     assert_eq!(rows(&free), rows(&kept));
-    contains_all(&kept.out, &["of a budget of 64.0 MiB", "12 of 32 experts per layer", "(297.0 KiB rounded up)"]);
+    contains_all(&kept.out, &["of a budget of 58.0 MiB", " of 32 experts per layer, 312.0 KiB for one more (297.0 KiB rounded up)"]);
     let every = plan(&["--ram", "100MiB"]);
     contains_all(&every.out, &["all 32 experts of each layer", "each of which has a slot"]);
     assert!(!every.out.contains("for one more"), "{every:?}");

@@ -278,7 +278,7 @@ fn what_does_not_fit_is_refused_with_the_numbers_and_what_would() {
     let long = LoadOptions { context: Some(262_144), ..ram(6.0) };
     let text = plan(&gguf, &long, 0).unwrap_err();
     assert!(text.contains("context of 262144 tokens 5."), "{text}");
-    let fits: usize = text.rsplit("at most ").next().unwrap().split(' ').next().unwrap().parse().unwrap();
+    let fits: usize = text.rsplit("lower --ctx to ").next().unwrap().split(',').next().unwrap().parse().unwrap();
     assert!((60_000..262_144).contains(&fits), "{text}");
     assert_eq!(plan(&gguf, &LoadOptions { context: Some(fits), ..ram(6.0) }, 0).unwrap().context, fits);
     assert!(plan(&gguf, &LoadOptions { context: Some(fits + 1), ..ram(6.0) }, 0).is_err());
