@@ -98,10 +98,11 @@ pub struct Wish {
 pub enum BudgetError {
     /// Even the least does not fit.
     #[error(
-        "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {}window {}, \
+        "{} are not enough for this model: it needs {} (trunk {}, context of {context} tokens {}, buffers {}, {}{}\
          {} {}); raise {knob}{}{}, or take a smaller model",
         size(*budget), size(trunk + cache + buffers + window + slot_bytes), size(*trunk), size(*cache), size(buffers - program),
-        if *program > 0 { format!("program {}, ", size(*program)) } else { String::new() }, size(*window),
+        if *program > 0 { format!("program {}, ", size(*program)) } else { String::new() },
+        if *window > 0 { format!("window {}, ", size(*window)) } else { String::new() },
         if *slots == 1 { "1 slot per layer".to_owned() } else { format!("{slots} slots per layer") }, size(*slot_bytes),
         if *fits > 0 { format!(", lower --ctx to {fits}") } else { String::new() },
         if slots > min_slots { ", lower --slots" } else { "" },
@@ -191,9 +192,22 @@ struct Window {
 
 impl Window {
     fn of(needs: &Needs) -> Self {
-        let each = needs.expert_bytes.iter().sum::<u64>();
-        let all = each.saturating_mul(needs.experts as u64);
-        let largest = needs.expert_bytes.iter().copied().max().unwrap_or(0);
+        Self::over(needs.expert_bytes.iter().copied(), needs.experts)
+    }
+
+    /// That of a plan that was made; nothing where it counts none: on a device, and in recordings of before.
+    fn of_plan(plan: &Plan) -> Self {
+        match plan.window {
+            0 => Self::default(),
+            _ => Self::over(plan.slot_bytes.iter().map(|s| s.bytes), plan.max_slots),
+        }
+    }
+
+    /// Of layers whose experts have so many bytes each.
+    fn over(expert_bytes: impl Iterator<Item = u64> + Clone, experts: usize) -> Self {
+        let each = expert_bytes.clone().fold(0, u64::saturating_add);
+        let all = each.saturating_mul(experts as u64);
+        let largest = expert_bytes.max().unwrap_or(0);
         // There is no more of the file than all experts.
         let of = |pages: u64| pages.saturating_add(around(largest)).min(all);
         Self { least: of(largest), most: of(WINDOW), each }
@@ -207,7 +221,7 @@ impl Window {
 
 /// Bytes of the file that come into memory around the experts that are read ([`crate::gguf::Bytes::advise`]), at most.
 fn around(largest: u64) -> u64 {
-    2 * largest
+    largest.saturating_mul(2)
 }
 
 /// The device at hand, for a plan.
@@ -337,21 +351,26 @@ fn most_slots(left: u64, slot_step: u64, least: usize, experts: usize, window: W
     in_bytes(left.saturating_sub(wide)).max(least).min(experts)
 }
 
-/// Most slots per layer that the plan's budget allows; all of them if there is no budget.
+/// Most slots per layer that the plan's budget allows: as many as it would have given if nobody had asked for another count, or those that were asked
+/// for if they are more; all of them if there is no budget.
 #[must_use]
 pub fn slot_limit(plan: &Plan) -> usize {
-    let Some(budget) = plan.budget else { return plan.max_slots };
-    let left = (budget + plan.slots).saturating_sub(plan.together());
-    usize::try_from(left.checked_div(plan.slot_step).unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(plan.max_slots)
+    let Some(left) = left(plan) else { return plan.max_slots };
+    most_slots(left, plan.slot_step, plan.min_slots, plan.max_slots, Window::of_plan(plan)).max(plan.slots_per_layer).min(plan.max_slots)
 }
 
-/// How many bytes of file pages experts without a slot may hold at a time under this plan, with what its budget has left over; `None` if there is no
-/// budget.
+/// What the plan's budget leaves for the window and the slots, in bytes.
+fn left(plan: &Plan) -> Option<u64> {
+    Some(plan.budget?.saturating_sub([plan.trunk, plan.cache, plan.buffers].into_iter().fold(0, u64::saturating_add)))
+}
+
+/// How many bytes of file pages experts without a slot may hold at a time under this plan, with what its budget has left over beside the most slots
+/// that there may be later ([`slot_limit`]); `None` if there is no budget.
 #[must_use]
 pub fn window(plan: &Plan) -> Option<u64> {
     let largest = plan.slot_bytes.iter().map(|s| s.bytes).max().unwrap_or(0);
-    let spare = plan.budget?.saturating_sub(plan.together());
-    Some((plan.window + spare).saturating_sub(around(largest)).min(WINDOW).max(largest))
+    let most = plan.slot_step.saturating_mul(slot_limit(plan) as u64);
+    Some(left(plan)?.saturating_sub(most).saturating_sub(around(largest)).min(WINDOW).max(largest))
 }
 
 #[cfg(test)]
@@ -444,6 +463,24 @@ mod tests {
     }
 
     #[test]
+    fn fewer_slots_than_a_budget_has_room_for_can_grow_to_as_many_as_it_has_and_keep_it() {
+        for needs in [needs(), small()] {
+            let mut limits = Vec::new();
+            for ram in (60..=1600).map(|n| n * MIB) {
+                let of = |slots| plan(&needs, &Wish { ram: Some(ram), slots, context: Some(512), ..Wish::default() });
+                let (Ok(usual), Ok(one)) = (of(None), of(Some(1))) else { continue };
+                assert_eq!((slot_limit(&one), slot_limit(&usual)), (usual.slots_per_layer, usual.slots_per_layer), "{ram}");
+                let grown = one.together() - one.window - one.slots + usual.slots;
+                assert!(grown + window(&one).unwrap() + around(needs.expert_bytes[0]) <= ram, "{ram}: {one:?}");
+                assert_eq!(window(&one), window(&usual), "{ram}");
+                limits.push(usual.slots_per_layer);
+            }
+            limits.dedup();
+            assert!(limits.len() > 5 && limits.is_sorted(), "{limits:?}");
+        }
+    }
+
+    #[test]
     fn the_sum_of_a_plan_without_a_budget_is_a_budget_for_as_many_slots() {
         for slots in [1, 12, 31, 32] {
             let wish = Wish { available: 20 << 30, slots: Some(slots), context: Some(512), ..Wish::default() };
@@ -481,7 +518,7 @@ mod tests {
         let much = plan_on_device(&needs(), &wish, &room(Some(5 << 30), 4 << 30)).unwrap_err().to_string();
         assert!(much.contains("--vram asks for 5.00 GiB, but 4.00 GiB are free on test"), "{much}");
         let little = plan_on_device(&needs(), &wish, &room(Some(300 * MIB), 4 << 30)).unwrap_err().to_string();
-        assert!(little.contains("raise --vram"), "{little}");
+        assert!(little.contains("raise --vram") && !little.contains("window"), "{little}");
     }
 
     #[test]
