@@ -528,6 +528,22 @@ fn a_recording_that_fails_leaves_no_file_and_one_that_would_hide_a_model_is_refu
 }
 
 #[test]
+fn a_pipe_is_read_beside_a_prompt_only_if_that_is_asked_for() {
+    let p = Program::new();
+    let args = ["run", "demo", "-p", "Hello!", "-n", "3", "--greedy"];
+    // One that nobody writes into and nobody closes would be waited for for ever.
+    let mut child = p.command(&args).stdin(Stdio::piped()).spawn().unwrap();
+    let held = child.stdin.take();
+    let o = Outcome::from(child.wait_with_output().unwrap());
+    drop(held);
+    assert!(o.code == 0 && !o.err.contains("piped in"), "{o:?}");
+    let mut child = p.command(&args).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"and this").unwrap();
+    let o = Outcome::from(child.wait_with_output().unwrap());
+    assert!(o.code == 0 && o.err.contains("not read beside -p; --stdin puts it behind"), "{o:?}");
+}
+
+#[test]
 fn what_is_piped_in_comes_behind_the_prompt_and_an_empty_prompt_is_an_error() {
     let p = Program::new();
     let say = |args: &[&str], piped: &str| {
@@ -538,7 +554,7 @@ fn what_is_piped_in_comes_behind_the_prompt_and_an_empty_prompt_is_an_error() {
         let tokens = o.out.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok()).find(|l| l["event"] == "finished");
         (o, tokens.map(|l| l["stats"]["prompt_tokens"].as_u64().unwrap()))
     };
-    let (alone, both) = (say(&["-p", "Read this:"], ""), say(&["-p", "Read this:"], "A fox eats."));
+    let (alone, both) = (say(&["-p", "Read this:"], ""), say(&["--stdin", "-p", "Read this:"], "A fox eats."));
     assert_eq!((alone.0.code, both.0.code), (0, 0), "{alone:?} {both:?}");
     assert!(both.1.unwrap() > alone.1.unwrap(), "{:?} {:?}", alone.1, both.1);
     assert_eq!(say(&["-p", "Read this:\n\nA fox eats."], "").1, both.1, "after a blank line");
@@ -722,6 +738,10 @@ fn a_plan_has_the_same_rows_with_a_budget_and_without_and_what_it_sums_up_to_is_
     let (free, kept) = (plan(&[]), plan(&["--ram", "58MiB"]));
     assert_eq!((free.code, kept.code), (0, 0), "{free:?} {kept:?}");
     assert_eq!(rows(&free), rows(&kept));
+    let sum = free.out.lines().find_map(|l| l.trim_start().strip_prefix("together")).unwrap().split_whitespace().next().unwrap();
+    let enough = (sum.parse::<f64>().unwrap() + 0.1).to_string() + "MiB";
+    let again = plan(&["--ram", &enough]);
+    assert!(again.code == 0 && again.out.contains(" of 32 experts per layer"), "{enough}: {again:?}");
     contains_all(&kept.out, &["of a budget of 58.0 MiB", " of 32 experts per layer, 312.0 KiB for one more (297.0 KiB rounded up)"]);
     let every = plan(&["--ram", "100MiB"]);
     contains_all(&every.out, &["all 32 experts of each layer", "each of which has a slot"]);

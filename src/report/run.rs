@@ -77,7 +77,7 @@ fn turns(args: &Turns, recording: Option<Recording>) -> eyre::Result<ExitCode> {
     let outcome = runtime.block_on(async {
         let card = watch.until_open().await?;
         let sampling = Sampling { max_tokens: args.max_tokens, ..args.draw.over(config.sampling.unwrap_or(card.sampling.clone())) };
-        args.think.idle(&card).iter().for_each(|idle| tell(&format!("rotary: {idle}")));
+        args.think.idle(&card).iter().filter(|_| !args.quiet).for_each(|idle| tell(&format!("rotary: {idle}")));
         let on = args.think.no_think.then_some(false).or(config.thinking);
         let reasoning = Reasoning { on, effort: args.think.effort.or(config.effort) };
         let mut messages: Vec<Message> = Vec::new();

@@ -67,10 +67,12 @@ pub struct Turns {
     pub(super) model: String,
     /// What to say; - reads standard input. Given several times, each is one turn of the same chat
     ///
-    /// What is piped into the program besides comes behind the first one, after a blank line: `cat notes.txt | rotary run demo -p
-    /// 'In one sentence:'`. Without -p it is the prompt.
+    /// Without it, what is piped into the program is the prompt.
     #[arg(short, long, value_name = "TEXT")]
     pub(super) prompt: Vec<String>,
+    /// Put what is piped in behind the first -p, after a blank line: `cat notes.txt | rotary run demo --stdin -p 'In one sentence:'`
+    #[arg(long, requires = "prompt")]
+    pub(super) stdin: bool,
     /// Standing instructions
     #[arg(long, value_name = "TEXT")]
     pub(super) system: Option<String>,

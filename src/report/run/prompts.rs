@@ -4,14 +4,11 @@ use super::args::Turns;
 use crate::cli::Failure;
 use crate::size::size;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use std::io::{IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 
 /// The longest prompt that is read from standard input.
 const MAX_PROMPT: u64 = 64 << 20;
-/// After so long it is said what is waited for.
-const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-
 impl Turns {
     /// The turns' texts.
     ///
@@ -21,7 +18,7 @@ impl Turns {
         let stdin = |prompt: &&String| *prompt == "-";
         match self.prompt.iter().filter(stdin).count() {
             0 if self.prompt.is_empty() => {
-                if std::io::stdin().is_terminal() {
+                if io::stdin().is_terminal() {
                     return Err(Failure::usage("nothing to say: give -p TEXT, or -p - and the text on standard input"));
                 }
                 return Ok(vec![told(from_stdin()?, "the prompt on standard input is empty")?]);
@@ -34,36 +31,32 @@ impl Turns {
             _ => return Err(Failure::usage("standard input can be read once: give -p - only once")),
         }
         let mut prompts = self.prompt.iter().map(|p| given(p)).collect::<Result<Vec<_>, _>>()?;
-        if is_piped() {
-            if !self.quiet {
-                tell_if_nothing_comes();
-            }
+        if self.stdin {
             let more = from_stdin()?;
             if !more.trim().is_empty() {
                 prompts[0] = format!("{}\n\n{more}", prompts[0]);
             }
+        } else if !self.quiet && something_was_piped() {
+            // Read unasked, a script's loop would lose its list, and a pipe that nobody closes would be waited for for ever.
+            let _ = writeln!(
+                io::stderr().lock(),
+                "rotary: what is piped in is not read beside -p; --stdin puts it behind, -p - makes it a turn"
+            );
         }
         Ok(prompts)
     }
 }
 
-/// Something was piped into the program, or a file redirected. A terminal, a socket and /dev/null say nothing by themselves.
-fn is_piped() -> bool {
+/// Something waits in a pipe. A terminal, a file and /dev/null say nothing by themselves.
+fn something_was_piped() -> bool {
     use std::os::unix::fs::FileTypeExt;
-    let kind = || std::fs::File::from(std::io::stdin().as_fd().try_clone_to_owned().ok()?).metadata().ok();
-    kind().is_some_and(|m| m.file_type().is_fifo() || m.is_file())
-}
-
-/// A pipe that nobody writes into and nobody closes would be waited for without a word.
-fn tell_if_nothing_comes() {
-    let stdin = std::io::stdin();
-    let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
-    if poll(&mut fds, Some(&PATIENCE)) == Ok(0) {
-        let _ = writeln!(
-            std::io::stderr().lock(),
-            "rotary: waiting for the end of standard input, which comes behind -p; `< /dev/null` does without"
-        );
+    let stdin = io::stdin();
+    let piped = || std::fs::File::from(stdin.as_fd().try_clone_to_owned().ok()?).metadata().ok().map(|m| m.file_type().is_fifo());
+    if piped() != Some(true) {
+        return false;
     }
+    let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1) && fds[0].revents().contains(PollFlags::IN)
 }
 
 fn given(prompt: &str) -> Result<String, Failure> {
@@ -80,7 +73,7 @@ fn told(text: String, otherwise: &str) -> Result<String, Failure> {
 
 fn from_stdin() -> Result<String, Failure> {
     let mut bytes = Vec::new();
-    std::io::stdin()
+    io::stdin()
         .lock()
         .take(MAX_PROMPT + 1)
         .read_to_end(&mut bytes)
