@@ -49,6 +49,9 @@ const QWEN2MOE: &str = "qwen2moe";
 /// The architecture that mixes attention with short convolutions.
 const LFM2MOE: &str = "lfm2moe";
 
+/// How wide an expert is that every token uses.
+const SHARED_WIDTH: &str = "expert_shared_feed_forward_length";
+
 /// Architectures whose routers choose as [`Selection`] says.
 const SELECTIVE: [&str; 4] = [DEEPSEEK2, GLM4MOE, MINIMAX_M2, LFM2MOE];
 
@@ -177,7 +180,14 @@ impl ModelConfig {
         match arch.as_str() {
             GLM4MOE => config.choose(&keys)?,
             MINIMAX_M2 => config.selection = Selection::read(&keys, 0, moe.experts, moe.top_k)?,
-            QWEN2MOE => config.shared_ff = keys.size_or_zero("expert_shared_feed_forward_length")?.unwrap_or(dense_ff),
+            // An expert that every token uses must not be left out for want of a width.
+            QWEN2MOE => {
+                config.shared_ff = match keys.size_or_zero(SHARED_WIDTH)? {
+                    Some(width) => width,
+                    None if dense_ff > 0 => dense_ff,
+                    None => keys.need(SHARED_WIDTH)?,
+                };
+            }
             _ => {}
         }
         config.hybrid = hybrid_arch.then(|| Hybrid::delta(&keys, blocks, dense_ff)).transpose()?;

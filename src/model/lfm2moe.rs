@@ -45,6 +45,11 @@ pub(crate) fn load(weights: &Weights<'_>, config: &ModelConfig, settings: &LoadS
 fn short_conv(weights: &Weights<'_>, config: &ModelConfig, hybrid: &Hybrid, block: usize) -> Result<ShortConv, ModelError> {
     let name = |part: &str| format!("blk.{block}.shortconv.{part}");
     let hidden = config.hidden;
+    if weights.has(&name("conv.bias")) {
+        let what = "a convolution with a bias, which no published model of the family has,";
+        let (file, key) = (weights.file.clone(), name("conv.bias"));
+        return Err(ModelError::Unsupported { file, key, value: format!("[{hidden}]"), what, instead: "one without" });
+    }
     let parts = ConvWeights {
         input: weights.linear(&name("in_proj"), hidden, 3 * hidden)?,
         taps: by_tap(&weights.stack(&name("conv.weight"), hybrid.width, hidden)?, hidden),

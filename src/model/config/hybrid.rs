@@ -123,8 +123,9 @@ impl Hybrid {
     pub(super) fn convolutions(keys: &Keys<'_, '_>, recurrent: Vec<bool>, hidden: usize) -> Result<Self, ModelError> {
         const TAPS: &str = "shortconv.l_cache";
         let width = keys.need(TAPS)?;
-        if width > MOST_TAPS {
-            return Err(keys.bad(TAPS, width, format!("a kernel has 1 to {MOST_TAPS} taps")));
+        // With one, nothing would be remembered.
+        if !(2..=MOST_TAPS).contains(&width) {
+            return Err(keys.bad(TAPS, width, format!("a kernel has 2 to {MOST_TAPS} taps")));
         }
         Ok(Self { recurrent, kind: Recurrence::Conv(hidden), width, shared_ff: 0 })
     }

@@ -23,6 +23,10 @@ impl ModelConfig {
         let moe = Self::moe(keys, dense_ff)?;
         let mut config = Self::common(keys, blocks, hidden, Self::heads_with(keys, hidden, most)?, dense_ff, moe)?;
         config.choose(keys)?;
+        // All models of the family score by sigmoids, also one without a bias for the choice.
+        if matches!(keys.weights.gguf.u64(&keys.key("expert_gating_func"))?, None | Some(0)) {
+            config.selection.sigmoid = true;
+        }
         // Converters don't write it, and all models of the family do so.
         config.renormalise = config.renormalise.or(Some(true));
         config.layer_heads = heads;
