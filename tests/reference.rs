@@ -196,7 +196,7 @@ fn furthest(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn chunk_borders_leave_no_trace() {
     const LATENT: [&str; 5] = ["glm4moe", "glm-flash", "deepseek-v3", "deepseek-v2", "glm-flash-q4_k_m"];
-    const ATTENDING: [&str; 3] = ["qwen3vlmoe", "qwen2moe", "minimax-m2"];
+    const ATTENDING: [&str; 5] = ["qwen3vlmoe", "qwen2moe", "minimax-m2", "lfm2moe", "lfm2moe-four"];
     let others = ["strict", "odd", "olmoe", "q4_k_m", "q35-strict", "q35-odd", "gpt-oss", "gpt-oss-mxfp4", "gemma4", "gemma4-dense"];
     for case in others.into_iter().chain(LATENT).chain(ATTENDING) {
         let (mut o, ids) = open(case, &load_options());
@@ -237,11 +237,15 @@ fn slots_and_policies_do_not_change_a_single_bit() {
 }
 
 /// The models with a recurrent state.
-const HYBRID: [&str; 4] = ["q35-strict", "q35-odd", "qwen35", "qwen3next"];
+const HYBRID: [&str; 6] = ["q35-strict", "q35-odd", "qwen35", "qwen3next", "lfm2moe", "lfm2moe-four"];
 
 /// A model with room for long prompts, and 300 token ids.
 fn open_long(case: &str) -> (Opened, Vec<u32>) {
-    let (o, _) = open(case, &LoadOptions { context: Some(512), ..load_options() });
+    open_long_on(case, DeviceChoice::Cpu)
+}
+
+fn open_long_on(case: &str, device: DeviceChoice) -> (Opened, Vec<u32>) {
+    let (o, _) = open(case, &LoadOptions { context: Some(512), device, ..load_options() });
     let mut rng = fastrand::Rng::with_seed(300);
     let ids = (0..300).map(|_| rng.u32(0..o.config.vocab as u32 - 16)).collect();
     (o, ids)
@@ -295,9 +299,10 @@ fn a_state_that_was_gone_back_to_goes_on_bit_by_bit() {
 
 #[test]
 fn a_recurrent_pass_that_is_stopped_leaves_the_context_as_it_was() {
-    for case in HYBRID {
+    let on_devices = ["q35-odd", "lfm2moe"].map(|case| (case, DeviceChoice::Simulated));
+    for (case, device) in HYBRID.map(|case| (case, DeviceChoice::Cpu)).into_iter().chain(on_devices) {
         for stop_at in [1, 2] {
-            let (mut o, ids) = open_long(case);
+            let (mut o, ids) = open_long_on(case, device);
             let mut record = StepRecord::default();
             step(&mut o, &ids[..100], &mut record);
             let asked = std::cell::Cell::new(0);
@@ -308,12 +313,12 @@ fn a_recurrent_pass_that_is_stopped_leaves_the_context_as_it_was() {
             o.model.mark(&[130, 190]);
             o.experts.begin_step(Phase::Prefill, 100);
             assert!(o.model.forward(&ids[100..200], &mut o.experts, Logits::Last, &stop).unwrap().is_none());
-            assert_eq!(o.model.truncate(100), 100, "{case}, stopped after {stop_at} layers: nothing is read twice");
+            assert_eq!(o.model.truncate(100), 100, "{case} on {device:?}, stopped after {stop_at} layers: nothing is read twice");
             let again = step(&mut o, &ids[100..160], &mut record);
-            let mut fresh = open_long(case).0;
+            let mut fresh = open_long_on(case, device).0;
             step(&mut fresh, &ids[..100], &mut record);
             fresh.model.mark(&[130, 190]);
-            assert!(again == step(&mut fresh, &ids[100..160], &mut record), "{case}, stopped after {stop_at} layers");
+            assert!(again == step(&mut fresh, &ids[100..160], &mut record), "{case} on {device:?}, stopped after {stop_at} layers");
             // A single token is read to its end: half of it would cost the whole state.
             o.experts.begin_step(Phase::Decode, 1);
             assert!(o.model.forward(&ids[160..161], &mut o.experts, Logits::Last, &|| true).unwrap().is_some());

@@ -1,4 +1,4 @@
-//! Chats with GLM, DeepSeek and MiniMax: tokenizers of their form, the real templates, and a model that answers by a script.
+//! Chats with GLM, DeepSeek, MiniMax and LFM2: tokenizers of their form, the real templates (of LFM2 one of its form), and a model that answers by a script.
 
 use super::prompt::PromptReader;
 use super::runtime::Language;

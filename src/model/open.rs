@@ -30,8 +30,8 @@ use std::sync::Arc;
 pub const CPU_CHUNK: usize = 256;
 /// Fewest tokens that passes on a device are planned for.
 const CHUNK: u64 = 512;
-/// The same on a device, where a chunk may send up every expert once: the longer it is, the fewer times. The longest is taken whose buffers are
-/// at most this part of the device's budget.
+/// Most tokens of a pass on a device, where a chunk may send up every expert once: the longer it is, the fewer times. The longest is taken whose
+/// buffers are at most this part of the device's budget.
 const DEVICE_CHUNKS: [usize; 3] = [2048, 1024, CHUNK as usize];
 const CHUNK_SHARE: u64 = 16;
 

@@ -241,7 +241,7 @@ fn route_by(rows: &[f32], experts: usize, gating: Gating, choice: &Choice) -> Ro
         }
         let chosen = &mut weights[first..];
         if gating.renormalise {
-            // As the authors have it.
+            // As DeepSeek and GLM have it; MiniMax adds nothing, LFM2 a millionth.
             let total = chosen.iter().sum::<f32>() + 1e-20;
             chosen.iter_mut().for_each(|w| *w /= total);
         }

@@ -108,7 +108,7 @@ class Model:
         o = np.einsum("hts,shv->thv", softmax(np.where(m[None], -np.inf, s * self.scale)), V)
         return self.lin(o.reshape(T, -1), b + "output")
 
-    def chosen(self, i, rl):    # deepseek2, glm4moe, minimax-m2: ids, their weights, and by how much the choice was made
+    def chosen(self, i, rl):    # deepseek2, glm4moe, minimax-m2, lfm2moe: ids, their weights, and by how much the choice was made
         score = sigmoid(rl) if self.sigmoid else softmax(rl)
         by, bias, wide = score, self.w.get(f"blk.{i}.exp_probs_b.bias"), np.inf
         if bias is not None and self.use_bias: by = score + bias

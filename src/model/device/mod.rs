@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `map` | linear maps and norms |
 //! | `layer` | a layer, up to its feed-forward |
-//! | `attention`, `latent_attention`, `delta_net` | the mixers, with their caches and states |
+//! | `attention`, `latent_attention`, `delta_net`, `short_conv` | the mixers, with their caches and states |
+//! | `recurrent` | what recurrent mixers remember, and copies of it to go back to |
 //! | `dense` | feed-forwards that every token uses |
 //! | `feed_forward` | routers, and what stands beside the experts |
 //! | `join` | how their results get into the residual stream |
@@ -273,13 +274,15 @@ impl DeviceDecoder {
                 past.keep_place()?;
             }
             let table = feed_forward.table(experts)?;
-            first.play(&pass, || {
+            let played = first.play(&pass, || {
                 mix(&pass, mixer_norm, mixer, join, watched.then(|| work.flag(2 * i)))?;
                 feed_forward.begin(&pass, table)
-            })?;
+            });
+            // Also of a layer that broke off: how far its state has moved nobody knows, so it must not count as the one of before.
             if let Some(past) = mixer.past_mut() {
                 past.advance(count);
             }
+            played?;
             feed_forward.finish(&pass, experts, shared)?;
             if watched {
                 watch(device, x, count, work.flag(2 * i + 1))?;

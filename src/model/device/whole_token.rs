@@ -73,14 +73,15 @@ impl DeviceDecoder {
         });
         // Also of a token that broke off: slots may be read until this mark.
         let marked = experts.device_queued();
-        queued?;
-        marked?;
-        *known = true;
+        // How far the states of a token that broke off have moved nobody knows, so they must not count as those of before.
         for layer in layers.iter_mut() {
             if let Some(past) = layer.mixer.past_mut() {
                 past.advance(1);
             }
         }
+        queued?;
+        marked?;
+        *known = true;
         let mut tick = |choices: &[u32]| layers.iter().try_for_each(|layer| layer.feed_forward.tick(work, choices, experts));
         let early = talk.as_ref().map(|talk| tick(&work.hear_choices(device, talk)?));
         let mut out = Vec::new();
