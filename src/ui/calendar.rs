@@ -14,9 +14,12 @@ pub fn utc(time: SystemTime) -> String {
 /// A moment as [`utc`] writes it, for people: `2026-11-23 10:55 UTC`. What looks otherwise is left as it is.
 #[must_use]
 pub fn civil(moment: &str) -> String {
-    match (moment.split_once('T'), moment.len()) {
-        (Some((day, time)), 20) if moment.is_ascii() => format!("{day} {} UTC", &time[..5]),
-        _ => super::sanitize::one_line(moment, 24),
+    const SHAPE: [u8; 20] = *b"dddd-dd-ddTdd:dd:ddZ";
+    let fits = |(byte, shape): (u8, u8)| if shape == b'd' { byte.is_ascii_digit() } else { byte == shape };
+    if moment.len() == SHAPE.len() && moment.bytes().zip(SHAPE).all(fits) {
+        format!("{} {} UTC", &moment[..10], &moment[11..16])
+    } else {
+        super::sanitize::one_line(moment, 24)
     }
 }
 
@@ -53,6 +56,8 @@ mod tests {
         assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(1_795_431_312)), "2026-11-23T10:55:12Z");
         assert_eq!(civil(&utc(UNIX_EPOCH + Duration::from_secs(1_795_431_312))), "2026-11-23 10:55 UTC");
         assert_eq!((civil(""), civil("T"), civil("yesterdayT at about ten")), ("".into(), "T".into(), "yesterdayT at about ten".into()));
+        assert_eq!(civil("aaaaaaaaaaaaaaaaaaaT"), "aaaaaaaaaaaaaaaaaaaT", "as long as a moment, and none");
+        assert!(!civil("2026T\u{1b}[2Jxxxxxxxxxxx").contains('\u{1b}'), "of a chat file that somebody else wrote");
         assert_eq!(new_id(UNIX_EPOCH + Duration::from_millis(1_042), 255), "19700101T000001-042-ff");
     }
 }
