@@ -151,7 +151,7 @@ const FIELDS: [(&str, &str); 27] = [
     ("hold", "\"auto\", \"always\" or \"never\""),
     ("prove", "\"auto\", \"always\" or \"never\""),
     ("draft", "\"auto\", \"always\" or \"never\""),
-    ("pace", "a number of tokens per second up to 1000; 0 is as fast as they can be"),
+    ("pace", "a number of tokens per second from 0.01 to 1000; 0 is as fast as they can be"),
     ("threads", "a whole number from 1 to 1024"),
     ("policy", "\"rotary\", \"decay\", \"lru\" or \"lfu\""),
     ("warm_start", "true or false"),

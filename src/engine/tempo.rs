@@ -71,9 +71,10 @@ impl Tempo {
                 Pace::PerSecond(rate) => {
                     let due = state.due.unwrap_or(now);
                     if due <= now {
-                        // A token that took longer than its share is not made up for.
+                        // A token that took longer than its share is not made up for by the next.
                         let each = Duration::try_from_secs_f32(1.0 / rate).unwrap_or(Duration::ZERO);
-                        state.due = due.checked_add(each).map(|next| next.max(now));
+                        let from = if now.saturating_duration_since(due) < each { due } else { now };
+                        state.due = from.checked_add(each);
                         return true;
                     }
                     due.min(until)
@@ -132,11 +133,12 @@ mod tests {
     #[test]
     fn a_pace_lets_the_first_token_come_at_once_and_the_next_ones_when_they_are_due() {
         let tempo = Tempo::default();
+        tempo.set(Pace::PerSecond(0.01));
+        assert!(tempo.next(Duration::ZERO));
+        assert!(!tempo.next(Duration::ZERO), "the second is due in 100 seconds");
         tempo.set(Pace::PerSecond(50.0));
         let begin = Instant::now();
-        assert!(tempo.next(Duration::ZERO));
-        assert!(!tempo.next(Duration::ZERO), "the second is due in 20 ms");
-        assert!((0..4).all(|_| tempo.next(LONG)));
+        assert!((0..5).all(|_| tempo.next(LONG)));
         assert!(begin.elapsed() >= Duration::from_millis(80), "{:?}", begin.elapsed());
         tempo.set(Pace::PerSecond(1e-30));
         assert!(tempo.next(Duration::ZERO) && tempo.next(Duration::ZERO), "a rate that is no rate holds nothing off");

@@ -243,10 +243,11 @@ impl Session {
     /// Wait until the next token may come, and carry out what is wished for meanwhile. False if the turn is cancelled.
     fn is_due(&mut self, lanes: &mut Lanes) -> Result<bool, Gone> {
         let begin = Instant::now();
-        while !lanes.signals.tempo.next(HELD_LOOK) {
-            self.obey_slot_wish(lanes)?;
-            if lanes.cancelled() {
-                return Ok(false);
+        let mut held = true;
+        while held && !lanes.cancelled() {
+            held = !lanes.signals.tempo.next(HELD_LOOK);
+            if held {
+                self.obey_slot_wish(lanes)?;
             }
         }
         self.held_off += begin.elapsed();

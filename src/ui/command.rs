@@ -165,10 +165,7 @@ pub fn parse(line: &str) -> Result<Slash, String> {
             _ => return Err(usage()),
         },
         "pace" if argument.is_empty() => Slash::ShowPace,
-        "pace" => {
-            let most = tempo::FASTEST;
-            Slash::Pace(tempo::parse(argument).ok_or_else(|| format!("a pace is a number of tokens per second up to {most}; {}", usage()))?)
-        }
+        "pace" => Slash::Pace(tempo::parse(argument).ok_or_else(|| format!("{}; {}", tempo::meaning(), usage()))?),
         "draft" => Slash::Draft(When::from_name(argument).ok_or_else(usage)?),
         "tint" => Slash::Tint(Tint::parse(argument).ok_or_else(usage)?),
         "quit" | "exit" | "q" => Slash::Quit,

@@ -320,7 +320,10 @@ pub fn sections() -> Vec<(&'static str, Vec<(&'static str, &'static str)>)> {
 
 /// What the keys do that makes sense without the key: for the list of everything that can be done.
 pub fn to_pick() -> impl Iterator<Item = &'static Binding> {
-    let of_the_key = |action| matches!(action, Action::Escape | Action::Interrupt | Action::EndOfInput | Action::Palette | Action::Help);
+    let of_the_key = |action| {
+        use Action::{EndOfInput, Escape, HalfUp, Help, Interrupt, Palette};
+        matches!(action, Escape | Interrupt | EndOfInput | HalfUp | Palette | Help)
+    };
     let shown = |scope| matches!(scope, Scope::Everywhere | Scope::Panes);
     let mut seen = Vec::new();
     KEYS.iter().filter(move |b| {

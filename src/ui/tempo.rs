@@ -6,6 +6,8 @@ use crate::engine::Pace;
 pub const TOY_PACE: f32 = 20.0;
 /// The highest pace; above it nobody sees a difference.
 pub const FASTEST: f32 = 1000.0;
+/// The lowest: a token in 100 seconds.
+pub const SLOWEST: f32 = 0.01;
 
 /// The pace, and whether the answer at hand is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -40,16 +42,22 @@ impl Tempo {
 /// A pace that is written out: tokens per second, or `off`. `None` if it is neither.
 #[must_use]
 pub fn parse(text: &str) -> Option<f32> {
-    if text == "off" {
+    if text.eq_ignore_ascii_case("off") {
         return Some(0.0);
     }
     text.parse().ok().filter(|rate| is_pace(*rate))
 }
 
-/// Whether a number is a pace: 0 (none), or up to [`FASTEST`] and no slower than a token in 100 seconds.
+/// What a pace is, for whoever wrote something else.
+#[must_use]
+pub fn meaning() -> String {
+    format!("a pace is a number of tokens per second from {SLOWEST} to {FASTEST}, or off")
+}
+
+/// Whether a number is a pace: 0 (none), or from [`SLOWEST`] to [`FASTEST`].
 #[must_use]
 pub fn is_pace(rate: f32) -> bool {
-    rate == 0.0 || (0.01..=FASTEST).contains(&rate)
+    rate == 0.0 || (SLOWEST..=FASTEST).contains(&rate)
 }
 
 #[cfg(test)]
@@ -67,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_pace_is_a_number_of_tokens_per_second_or_off() {
-        assert_eq!(["off", "0", "0.5", "20", "1000"].map(parse), [Some(0.0), Some(0.0), Some(0.5), Some(20.0), Some(1000.0)]);
+        assert_eq!(["Off", "0", "0.5", "20", "1000"].map(parse), [Some(0.0), Some(0.0), Some(0.5), Some(20.0), Some(1000.0)]);
         assert_eq!(["", "fast", "-1", "nan", "inf", "1e9", "1e-9"].map(parse), [None; 7]);
     }
 }

@@ -3,7 +3,7 @@
 /// Words of the heatmap.
 pub const HEATMAP: [(&str, &str); 13] = [
     ("hit", "an expert that a token was routed to was in a slot"),
-    ("miss", "it was not: it was computed from host memory"),
+    ("miss", "it was not: the host computed it, or it was sent to the GPU first"),
     ("miss, let in; in", "it was not, and was copied into a slot for next time; among the misses, too"),
     ("evicted, out", "it lost its slot to one that was let in"),
     ("resident, slot", "it has a slot; lighter the more it was used lately"),
@@ -24,7 +24,7 @@ pub const MEMORY: [(&str, &str); 15] = [
         "share of uses that were hits in the latest generated tokens since slots were changed, 64 at most; then of the session",
     ),
     ("speed", "tokens per second by the time of steps, over the same tokens: what a pace holds off does not count"),
-    ("step", "where a step's time goes: trunk (all that every token uses), hits, misses on the host, copies, drawing the token"),
+    ("step", "where a step's time goes: trunk (all that every token uses), hits, misses, copies into slots, drawing the token"),
     ("+ - ] [", "what another slot count is expected to bring once it has settled: today's rate moved along the curve; an estimate, without speed if that was off by more than 25 % the last time"),
     ("curve, LRU", "the hit rate that plain LRU would have with any number of slots, from how long ago experts were last used"),
     ("forecast", "what was expected of the last change of slots, and what came in the 64 tokens after the first 32"),

@@ -103,7 +103,8 @@ fn rule(area: Rect, framed: bool, buf: &mut Buffer, state: &State) {
     let mut spans: Vec<Span> = Vec::new();
     let mut part = |face: Face, text: String| spans.push(theme.span(face, format!(" {text} ")));
     let away = state.focus != Focus::Chat && state.overlay.is_none();
-    if away {
+    let held = state.tempo.held && state.turn.is_some();
+    if away && !held {
         let pane = if state.focus == Focus::Memory { "the memory pane" } else { "the heatmap" };
         part(Face::Notice, format!("{pane} has the keys, Esc to type"));
     }
@@ -116,7 +117,8 @@ fn rule(area: Rect, framed: bool, buf: &mut Buffer, state: &State) {
             (false, Some((done, total))) if done < total => {
                 part(Face::Accent, format!("reading the prompt {done}/{total}"));
             }
-            (false, _) if state.tempo.held => part(Face::Selection, "held: Alt-p goes on, Alt-n a token".into()),
+            (false, _) if held && away => part(Face::Selection, "held: Space goes on, . lets a token through; Esc to type".into()),
+            (false, _) if held => part(Face::Selection, "held: Alt-p goes on, Alt-n lets a token through".into()),
             (false, _) if state.replay.is_some() || away => part(Face::Accent, "answering".into()),
             (false, _) => part(Face::Accent, "answering, Esc cancels".into()),
         }

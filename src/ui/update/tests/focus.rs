@@ -57,6 +57,14 @@ fn a_line_is_deleted_to_its_start_and_an_empty_one_scrolls() {
     s.press(KeyCode::Left);
     s.ctrl('u');
     assert_eq!(s.state.composer.text(), "o");
+    s.press(KeyCode::Backspace);
+    s.press(KeyCode::Delete);
+    for _ in 0..40 {
+        s.send(Message::Engine(Event::Notice { message: "a line".into() }));
+    }
+    assert!(s.state.transcript.at_end());
+    s.ctrl('u');
+    assert!(!s.state.transcript.at_end(), "half a page up");
 }
 
 #[test]
