@@ -318,7 +318,7 @@ fn names(difference: &Difference, theme: &Theme, width: u16) -> Line<'static> {
         notes.push(format!("  routing alike in {:.0}%", alike * 100.0));
         // Rounding alone, on another device, changes less of it.
         if alike < 0.9 {
-            notes.push("  of different text".to_owned());
+            notes.push("  perhaps of different text".to_owned());
         }
     }
     if difference.ended {
