@@ -6,7 +6,7 @@ use crate::engine::open;
 use crate::engine::sampling::{defaults_from_gguf, validate};
 use crate::events::LoadOptions;
 use crate::ui::palette::ColorDepth;
-use crate::ui::{self, Opening, Resume, UiOptions};
+use crate::ui::{self, Given, Opening, Resume, UiOptions};
 use clap::Args;
 use color_eyre::eyre;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub struct App {
     /// Model to chat with [default: the configured one, or demo]
     pub model: Option<String>,
     /// Standing instructions of a new chat
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "resume")]
     pub system: Option<String>,
     #[allow(missing_docs)] // A comment here would become the help text of every flag group.
     #[command(flatten)]
@@ -83,6 +83,7 @@ pub(super) fn app(args: &App) -> eyre::Result<ExitCode> {
         pace: args.pace,
         resume,
         system: args.system.clone(),
+        given: Given { sampling: args.draw.is_given(), thinking: args.think.no_think, effort: args.think.effort.is_some() },
         trace,
         ..UiOptions::new(Opening::Model(source))
     })
@@ -90,5 +91,5 @@ pub(super) fn app(args: &App) -> eyre::Result<ExitCode> {
 
 /// `--pace`.
 fn pace(text: &str) -> Result<f32, String> {
-    ui::tempo::parse(text).ok_or_else(|| format!("it is a number of tokens per second up to {}, or off", ui::tempo::FASTEST))
+    ui::tempo::parse(text).ok_or_else(ui::tempo::meaning)
 }

@@ -172,6 +172,7 @@ impl App {
         state.load = options.load;
         state.tempo.chosen = options.pace.or(config.pace);
         state.system = options.system;
+        state.given = if options.resume == Resume::No { Default::default() } else { options.given };
         state.reasoning = Reasoning { on: config.thinking, effort: config.effort };
         if let Some(sampling) = config.sampling {
             state.sampling = sampling;

@@ -58,3 +58,4 @@ pub mod wrap;
 pub mod writer;
 
 pub use app::{run, Opening, Resume, UiOptions};
+pub use state::Given;

@@ -78,6 +78,17 @@ pub struct Turn {
     pub cancelling: bool,
 }
 
+/// Which settings were said on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Sampling.
+    pub sampling: bool,
+    /// Whether the model is to reason.
+    pub thinking: bool,
+    /// How long.
+    pub effort: bool,
+}
+
 /// What sending a message changed: if no answer comes of it, all is put back.
 #[derive(Clone, Debug)]
 pub(super) struct Sent {
@@ -168,6 +179,8 @@ pub struct State {
     pub own_sampling: bool,
     /// Whether and how long the model is to reason.
     pub reasoning: Reasoning,
+    /// Settings that the next chat that is taken up does not change.
+    pub given: Given,
     /// The standing instruction.
     pub system: Option<String>,
     /// How experts get and lose slots, as the engine (or a recording) tells.
@@ -239,6 +252,7 @@ impl State {
             sampling: Sampling::default(),
             own_sampling: false,
             reasoning: Reasoning::default(),
+            given: Given::default(),
             system: None,
             scheduling: None,
             slots: SlotKnob::default(),

@@ -7,6 +7,7 @@ use crate::trace::player::PlayerControl;
 use crate::trace::record::Recorder;
 use crate::ui::palette::ColorDepth;
 use crate::ui::replay_fold::ReplayFold;
+use crate::ui::state::Given;
 
 /// What to show.
 pub enum Opening {
@@ -52,6 +53,8 @@ pub struct UiOptions {
     pub resume: Resume,
     /// Tokens per second of answers, 0 as fast as they can be, instead of the configuration's.
     pub pace: Option<f32>,
+    /// What was said on the command line, and so is stronger than what the chat says that is taken up at the start.
+    pub given: Given,
     /// Standing instruction of a new chat.
     pub system: Option<String>,
     /// Records what the engine reports and what the person asks.
@@ -72,6 +75,7 @@ impl UiOptions {
             ascii: false,
             resume: Resume::No,
             pace: None,
+            given: Given::default(),
             system: None,
             trace: None,
         }

@@ -361,11 +361,17 @@ pub(super) fn resumed(state: &mut State, id: String, result: Result<Box<SavedCha
     state.chat_id = id;
     state.created = chat.created;
     state.system = chat.system;
+    let given = std::mem::take(&mut state.given);
     match validate(&chat.sampling) {
+        Ok(()) if given.sampling => {}
         Ok(()) => (state.sampling, state.own_sampling) = (chat.sampling, true),
         Err(odd) => note(state, format!("{odd} in the saved chat; its sampling is passed over, /set sets another"), true),
     }
-    state.reasoning = Reasoning { on: chat.thinking, effort: chat.effort };
+    let now_wanted = state.reasoning;
+    state.reasoning = Reasoning {
+        on: if given.thinking { now_wanted.on } else { chat.thinking },
+        effort: if given.effort { now_wanted.effort } else { chat.effort },
+    };
     let with = if state.system.is_some() { " with its standing instruction (/system shows it)" } else { "" };
     state.say(format!("chat of {} taken up{with}", calendar::civil(&chat.updated)), now);
 }
