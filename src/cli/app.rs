@@ -17,6 +17,9 @@ use std::process::ExitCode;
 pub struct App {
     /// Model to chat with [default: the configured one, or demo]
     pub model: Option<String>,
+    /// Go on with a saved chat: the latest, or the one with this id (`rotary chats` lists them)
+    #[arg(long, value_name = "ID", num_args = 0..=1)]
+    pub resume: Option<Option<String>>,
     /// Standing instructions of a new chat
     #[arg(long, value_name = "TEXT", conflicts_with = "resume")]
     pub system: Option<String>,
@@ -29,9 +32,6 @@ pub struct App {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub load: Load,
-    /// Go on with a saved chat: the latest, or the one with this id (`rotary chats` lists them)
-    #[arg(long, value_name = "ID", num_args = 0..=1)]
-    pub resume: Option<Option<String>>,
     /// Colours: dark, light, safe (colour-blind), ember, sixteen, mono, or a theme of your own
     #[arg(long, value_name = "NAME", help_heading = "Screen")]
     pub theme: Option<String>,
