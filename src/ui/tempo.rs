@@ -51,7 +51,7 @@ pub fn parse(text: &str) -> Option<f32> {
 /// What a pace is, for whoever wrote something else.
 #[must_use]
 pub fn meaning() -> String {
-    format!("a pace is a number of tokens per second from {SLOWEST} to {FASTEST}, or off")
+    format!("a pace is {SLOWEST} to {FASTEST} tokens/s, or off")
 }
 
 /// Whether a number is a pace: 0 (none), or from [`SLOWEST`] to [`FASTEST`].
