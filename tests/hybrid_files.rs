@@ -221,7 +221,8 @@ fn what_a_file_says_of_convolutions_is_checked_and_the_last_norm_has_two_names()
     for (key, value, why) in [
         ("shortconv.l_cache", Value::from(4usize), "by the metadata"),
         ("shortconv.l_cache", Value::from(0usize), "must be from 1"),
-        ("shortconv.l_cache", Value::from(65usize), "a kernel has 1 to 64 taps"),
+        ("shortconv.l_cache", Value::from(1usize), "a kernel has 2 to 64 taps"),
+        ("shortconv.l_cache", Value::from(65usize), "a kernel has 2 to 64 taps"),
         (groups, Value::from(vec![0u32, 0, 3]), "must hold one for each of 5 layers"),
         (groups, Value::from(vec![0u32; 5]), "is 0 in all layers"),
         (groups, Value::from(vec![0u32, 0, 4, 0, 3]), "does not divide head_count = 6"),
