@@ -685,6 +685,7 @@ fn an_answer_is_held_goes_on_by_a_token_and_is_let_go() {
     pty.sees("Once upon");
     // No token comes by itself now, held or not.
     pty.enter("/pace 0.01");
+    pty.sees("pace 0.01/s");
     pty.send(TAB);
     pty.sees("the heatmap has the keys");
     pty.send(" ");
