@@ -318,7 +318,10 @@ fn a_recurrent_pass_that_is_stopped_leaves_the_context_as_it_was() {
             let mut fresh = open_long_on(case, device).0;
             step(&mut fresh, &ids[..100], &mut record);
             fresh.model.mark(&[130, 190]);
-            assert!(again == step(&mut fresh, &ids[100..160], &mut record), "{case} on {device:?}, stopped after {stop_at} layers");
+            // On a device what the pass brought up may change who computes what, and with it the last digits.
+            let near = if device == DeviceChoice::Cpu { 0.0 } else { 1e-3 };
+            let apart = furthest(&again, &step(&mut fresh, &ids[100..160], &mut record));
+            assert!(apart <= near, "{case} on {device:?}, stopped after {stop_at} layers: {apart}");
             // A single token is read to its end: half of it would cost the whole state.
             o.experts.begin_step(Phase::Decode, 1);
             assert!(o.model.forward(&ids[160..161], &mut o.experts, Logits::Last, &|| true).unwrap().is_some());
