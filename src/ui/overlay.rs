@@ -43,7 +43,7 @@ fn doables() -> Vec<(Entry, Doable)> {
     commands.chain(to_pick().map(|b| (Entry::new(b.shown, b.help), Doable::Key(b.action)))).collect()
 }
 
-/// What is picked by its number in [`doables`].
+/// What is picked by its number in the list of all that can be done.
 #[must_use]
 pub fn doable(at: usize) -> Option<Doable> {
     doables().get(at).map(|d| d.1)
