@@ -96,6 +96,10 @@ fn what_is_missing_or_contradicts_is_named() {
     }
     let narrow = |f: &mut File| f.set("qwen2moe.expert_shared_feed_forward_length", 27u32);
     refused("qwen2moe", &narrow, &["blk.0.ffn_gate_shexp.weight", "[72, 28]", "[72, 27]"]);
+    let without = |f: &mut File| {
+        ["expert_shared_feed_forward_length", "feed_forward_length"].iter().for_each(|key| f.drop_key(&format!("qwen2moe.{key}")))
+    };
+    refused("qwen2moe", &without, &["missing metadata `qwen2moe.expert_shared_feed_forward_length`"]);
     refused("qwen2moe", &|f| f.set("qwen2moe.expert_gating_func", 2u32), &["expert_gating_func", "only softmax gating (1)"]);
     refused("minimax-m2", &|f| f.set("minimax-m2.expert_gating_func", 3u32), &["expert_gating_func", "softmax (1) and sigmoid (2)"]);
     // A norm per head has another length.

@@ -240,6 +240,24 @@ fn what_a_file_says_of_convolutions_is_checked_and_the_last_norm_has_two_names()
         let text = f.refusal();
         assert!(text.contains(&format!("family.gguf: missing metadata `lfm2moe.{key}`")) && text.contains("download"), "{text}");
     }
+    // Scores are sigmoids unless the file says otherwise, also where no router has a bias for the choice.
+    let scored = |says: Option<u32>, biased: bool| {
+        let mut f = File::read("lfm2moe");
+        f.drop_key("lfm2moe.expert_gating_func");
+        if let Some(says) = says {
+            f.set("lfm2moe.expert_gating_func", says);
+        }
+        f.tensors.retain(|t| biased || !t.0.ends_with("exp_probs_b.bias"));
+        f.logits().unwrap()
+    };
+    assert!(scored(None, true) == want && scored(None, false) == scored(Some(2), false));
+    assert!(scored(None, false) != want && scored(None, false) != scored(Some(1), false));
+    let mut f = File::read("lfm2moe");
+    let (ty, dims, norm) = f.take("blk.0.attn_norm.weight");
+    f.put("blk.0.attn_norm.weight", ty, &dims, norm.clone());
+    f.put("blk.0.shortconv.conv.bias", ty, &dims, norm);
+    let text = f.refusal();
+    assert!(text.starts_with("family.gguf: tensor blk.0.shortconv.conv.bias is a bias of a convolution"), "{text}");
     // A layer that is said to attend lacks what that needs, by name.
     let mut f = File::read("lfm2moe");
     f.set(&format!("lfm2moe.{groups}"), vec![0u32, 3, 3, 0, 3]);

@@ -49,6 +49,16 @@ pub enum ModelError {
         /// Its relatives that run.
         instead: &'static str,
     },
+    /// A tensor of a model that there is no code for here.
+    #[error("{file}: tensor {tensor} is {what}, which can't be run yet; use a model of the family that has none")]
+    Extra {
+        /// File name.
+        file: String,
+        /// Tensor name.
+        tensor: String,
+        /// What it is.
+        what: &'static str,
+    },
     /// A model that a GPU was asked for, and that only the processor can compute.
     #[error("{file}: {what}; --device cpu runs it on the processor")]
     NotOnDevice {

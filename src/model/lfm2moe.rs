@@ -46,9 +46,7 @@ fn short_conv(weights: &Weights<'_>, config: &ModelConfig, hybrid: &Hybrid, bloc
     let name = |part: &str| format!("blk.{block}.shortconv.{part}");
     let hidden = config.hidden;
     if weights.has(&name("conv.bias")) {
-        let what = "a convolution with a bias, which no published model of the family has,";
-        let (file, key) = (weights.file.clone(), name("conv.bias"));
-        return Err(ModelError::Unsupported { file, key, value: format!("[{hidden}]"), what, instead: "one without" });
+        return Err(ModelError::Extra { file: weights.file.clone(), tensor: name("conv.bias"), what: "a bias of a convolution" });
     }
     let parts = ConvWeights {
         input: weights.linear(&name("in_proj"), hidden, 3 * hidden)?,
