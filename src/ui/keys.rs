@@ -375,7 +375,7 @@ pub fn markdown() -> String {
     }
     let parameters: Vec<String> = PARAMETERS.iter().map(|p| format!("`{p}`")).collect();
     let _ = write!(out, "\nParameters of `/set`: {}.\n", parameters.join(", "));
-    for (heading, terms) in [("Words of the heatmap", &terms::HEATMAP[..]), ("Words of the memory pane", &terms::MEMORY[..])] {
+    for (heading, terms) in terms::SECTIONS {
         let _ = write!(out, "\n## {heading}\n\n| word | what it means |\n|---|---|\n");
         for (word, meaning) in terms {
             let _ = writeln!(out, "| {word} | {meaning} |");

@@ -1,7 +1,10 @@
 //! The words on the screen, and what they mean: shown by the help, and written into `docs/keys.md`.
 
+/// All, under their headings.
+pub const SECTIONS: [(&str, &[(&str, &str)]); 2] = [("Words of the heatmap", &HEATMAP), ("Words of the memory pane", &MEMORY)];
+
 /// Words of the heatmap.
-pub const HEATMAP: [(&str, &str); 13] = [
+const HEATMAP: [(&str, &str); 13] = [
     ("hit", "an expert that a token was routed to was in a slot"),
     ("miss", "it was not: the host computed it, or it was sent to the GPU first"),
     ("miss, let in; in", "it was not, and was copied into a slot for next time; among the misses, too"),
@@ -18,7 +21,7 @@ pub const HEATMAP: [(&str, &str); 13] = [
 ];
 
 /// Words of the memory pane.
-pub const MEMORY: [(&str, &str); 15] = [
+const MEMORY: [(&str, &str); 15] = [
     (
         "hits, last 64",
         "share of uses that were hits in the latest generated tokens since slots were changed, 64 at most; then of the session",

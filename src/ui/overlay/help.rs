@@ -24,8 +24,7 @@ pub struct Help {
 fn parts() -> Vec<(&'static str, Vec<Entry>)> {
     let entries = |keys: Vec<(&'static str, &'static str)>| keys.into_iter().map(|(key, help)| Entry::new(key, help)).collect();
     let keys = sections().into_iter().map(|(title, keys)| (title, entries(keys)));
-    let terms = |terms: &[(&'static str, &'static str)]| entries(terms.to_vec());
-    let words = [("Words of the heatmap", terms(&terms::HEATMAP)), ("Words of the memory pane", terms(&terms::MEMORY))];
+    let words = terms::SECTIONS.map(|(title, terms)| (title, entries(terms.to_vec())));
     keys.chain([("Commands", commands())]).chain(words).collect()
 }
 
