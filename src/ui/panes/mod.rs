@@ -27,6 +27,8 @@ pub struct SlotKnob {
     pub refused: Option<usize>,
     /// Why less (or other) than asked was granted.
     pub why: Option<String>,
+    /// Slots are to differ by layer, as soon as enough was seen.
+    pub spread: bool,
     /// The knob turns itself.
     pub auto: Option<Auto>,
 }

@@ -81,7 +81,7 @@ pub(super) fn end_auto(state: &mut State, now: Moment) {
 
 /// `/slots off`: by hand, and the same in every layer.
 pub(super) fn plain(state: &mut State, now: Moment, out: &mut Vec<Effect>) {
-    if state.memory.slot_range().is_none() {
+    if !state.slots.spread && state.memory.slot_range().is_none() {
         return end_auto(state, now);
     }
     let was_auto = state.slots.auto.take().is_some();
@@ -146,6 +146,7 @@ pub(super) fn spread(state: &mut State, on: bool, now: Moment, out: &mut Vec<Eff
         return state.complain("a recorded trace is played with the slots that it has", now);
     }
     let words = if on { "slots by layer, as soon as enough was seen to tell the layers apart" } else { "equal slots in every layer" };
+    state.slots.spread = on;
     state.say(words, now);
     out.push(Effect::WantSpread(on));
 }

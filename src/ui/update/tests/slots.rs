@@ -27,6 +27,8 @@ fn slots_that_differ_by_layer_can_be_made_equal_again() {
     assert_eq!(s.say("/slots off"), [Effect::WantSpread(false)]);
     assert_eq!(s.say("/slots equal"), [Effect::WantSpread(false)]);
     s.engine(Event::Spread { slots: Vec::new(), why: None });
+    s.say("/slots spread");
+    assert_eq!(s.say("/slots off"), [Effect::WantSpread(false)], "also before there was enough to tell layers apart");
     assert!(s.say("/slots off").is_empty() && s.notice().contains("not automatic"));
 }
 
