@@ -715,7 +715,7 @@ fn a_recording_that_is_begun_in_the_app_can_be_played() {
     pty.enter("Tell me a story about a cat and a ball.");
     pty.sees(" tokens · ");
     pty.enter("/record off");
-    pty.sees("the recording is whole");
+    pty.sees("late.rotary: the recording is whole");
     pty.send(CTRL_D);
     assert!(pty.ends_within(patience()).success());
     let mut pty = home.rotary(&["replay", "late.rotary"], 120, 32);

@@ -104,6 +104,8 @@ struct App {
     folders: Folders,
     depth: ColorDepth,
     recorder: Option<Recorder>,
+    /// What it writes, for the person.
+    recorded: String,
     /// The last turn that the engine was asked for.
     asked: RequestId,
     player: Option<PlayerControl<ReplayFold>>,
@@ -160,6 +162,7 @@ impl App {
             folders: options.folders,
             depth,
             recorder: options.trace,
+            recorded: "--trace".to_owned(),
             asked: 0,
             player: None,
             extra: Vec::new(),

@@ -174,8 +174,10 @@ impl App {
         let said = match (path, self.recorder.is_some()) {
             (None, false) => Err("nothing is being recorded; /record FILE begins".to_owned()),
             (None, true) => match self.recorder.take().map(Recorder::finish) {
-                Some(Err(error)) => Err(format!("the recording is not whole: {error}")),
-                _ => Ok("the recording is whole; rotary replay plays it".to_owned()),
+                Some(Err(error)) => {
+                    Err(format!("{}: the recording is not whole: {error}; record again where there is room", self.recorded))
+                }
+                _ => Ok(format!("{}: the recording is whole; rotary replay plays it", self.recorded)),
             },
             (Some(_), true) => Err("this session is being recorded already; /record off ends it".to_owned()),
             (Some(path), false) => match (Recorder::create(path), &self.state.card) {
@@ -189,7 +191,8 @@ impl App {
                         recorder.event(&Event::Scheduling(scheduling));
                     }
                     self.recorder = Some(recorder);
-                    Ok(format!("recording into {}; /record off ends it", crate::text::one_line(&path.display().to_string(), 200)))
+                    self.recorded = crate::text::one_line(&path.display().to_string(), 200);
+                    Ok(format!("recording into {}; /record off ends it", self.recorded))
                 }
             },
         };

@@ -37,7 +37,7 @@ impl App {
             tracing::error!("the chat did not reach the disk in time");
         }
         if let Some(Err(error)) = self.recorder.take().map(Recorder::finish) {
-            tracing::error!("the recording is not whole: {error}");
+            tracing::error!("{}: the recording is not whole: {error}", self.recorded);
         }
         self.input = None;
         let _ = self.pipe.wait(FRAME_WAIT);

@@ -31,8 +31,8 @@ pub(super) fn is_whole(line: &str) -> bool {
 
 /// A recording has no use for these: there is nobody who would answer.
 fn needs_a_model(slash: &Slash) -> bool {
-    use Slash::{Edit, Model, New, Regenerate, Resume, Set, System, Think};
-    matches!(slash, New | Resume | Regenerate | Edit | Set(..) | System(_) | Think(_) | Model(_))
+    use Slash::{Edit, Model, New, Record, Regenerate, Resume, Set, System, Think};
+    matches!(slash, New | Resume | Regenerate | Edit | Record(_) | Set(..) | System(_) | Think(_) | Model(_))
 }
 
 /// Opens a model in place of the one at hand.
@@ -92,10 +92,6 @@ pub(super) fn run(state: &mut State, slash: Slash, now: Moment, out: &mut Vec<Ef
         Slash::SlotsAuto(Some(target)) => knob::begin_auto(state, target, now, out),
         Slash::SlotsAuto(None) => knob::end_auto(state, now),
         Slash::SlotsPlain => knob::plain(state, now, out),
-        Slash::Record(path) if state.replay.is_some() => {
-            let _ = path;
-            state.complain("a recorded trace is recorded already", now);
-        }
         Slash::Record(path) => out.push(Effect::Record(path)),
         Slash::ShowPace => {
             let words = tempo::words(state);
