@@ -15,7 +15,7 @@ say() { # TEMPERATURE MOST ARGUMENTS...
     local heat=$1 most=$2
     shift 2
     "$rotary" run demo --device cpu --threads 1 --cold -q --seed "$seed" --temperature "$heat" -n "$most" --foresee always \
-        --trace "$folder/$seed.rotary" "$@" </dev/null >/dev/null
+        --trace "$folder/$seed.rotary" "$@" >/dev/null
     seed=$((seed + 1))
 }
 say 0.8 320 -p 'Tell me a story about a goat and a bell.'

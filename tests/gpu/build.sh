@@ -39,12 +39,12 @@ echo "kernels: $(stat -c %s "$fatbin") bytes"
 if [ -x "$CUDA_HOME/bin/cuobjdump" ]; then "$CUDA_HOME/bin/cuobjdump" --list-elf "$fatbin"; fi
 
 "$out" doctor | grep GPU || fail 'doctor says nothing of the GPU'
-said=$("$out" run demo -p Hello --greedy --max-tokens 8 </dev/null) || fail 'the program does not answer here'
+said=$("$out" run demo -p Hello --greedy --max-tokens 8) || fail 'the program does not answer here'
 [ -n "$said" ] || fail 'the answer is empty'
 echo "answers: $said"
 if ! ldconfig -p | grep -q libcuda.so.1; then
   "$out" bench demo --json | grep -q 'CPU (no CUDA driver)' || fail 'without a driver the device must be called CPU (no CUDA driver)'
-  if "$out" run demo -p Hello --device gpu </dev/null 2>/tmp/rotary-gpu.$$; then fail '--device gpu must be refused here'; fi
+  if "$out" run demo -p Hello --device gpu 2>/tmp/rotary-gpu.$$; then fail '--device gpu must be refused here'; fi
   cat /tmp/rotary-gpu.$$; grep -q 'driver' /tmp/rotary-gpu.$$ || fail 'the refusal must name the driver'
   rm -f /tmp/rotary-gpu.$$
 fi

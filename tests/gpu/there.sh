@@ -124,7 +124,7 @@ if wanted models; then
       case=along-$name${slots:+-few}
       for draft in never always; do
         "$rotary" run "$fixtures/$name/model.gguf" --raw -p 'The sea and the mountains and the sea and the' -n 48 --greedy --kv-f32 --device $device $slots --draft $draft \
-          </dev/null >"$out/$case-$draft.txt" 2>"$out/$case-$draft.err" || apart="$apart $name:$(tail -1 "$out/$case-$draft.err")"
+          >"$out/$case-$draft.txt" 2>"$out/$case-$draft.err" || apart="$apart $name:$(tail -1 "$out/$case-$draft.err")"
       done
       cmp -s "$out/$case-never.txt" "$out/$case-always.txt" || apart="$apart $name$slots"
       grep -q 'drafted tokens' "$out/$case-always.err" || apart="$apart $name$slots:nothing-drafted"
